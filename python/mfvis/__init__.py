@@ -1,0 +1,1 @@
+"""Masks from boxes: video instance segmentation trained without a single mask."""

@@ -1,0 +1,46 @@
+"""Errors that a user can mend. The command line prints their text alone; a traceback means a bug of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class MfvisError(Exception):
+    """Base of every error that is the input's fault. Its text names the thing and the remedy."""
+
+
+class ConfigError(MfvisError):
+    """A flag, a preset or a combination of them is wrong."""
+
+
+class CheckpointError(MfvisError):
+    """A checkpoint or a weights file is damaged, of another kind, or does not fit the model."""
+
+
+class VideoError(MfvisError):
+    """A frame or a video file cannot be read or written."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault in a user's data: where it is, what it is, what mends it."""
+
+    file: str
+    record: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.record}: {self.problem}. {self.remedy}"
+
+
+class DataError(MfvisError):
+    """All the faults found in a data file, gathered and reported together."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        self.problems = tuple(problems)
+        shown = "\n".join(f"  {problem}" for problem in self.problems[:20])
+        more = f"\n  ... and {len(self.problems) - 20} more" if len(self.problems) > 20 else ""
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        super().__init__(f"{count} in the data:\n{shown}{more}")

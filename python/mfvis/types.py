@@ -1,0 +1,143 @@
+"""The values that travel between the stages of the pipeline; nothing else crosses a module boundary.
+
+Names of tensors and arrays end in their axes:
+    B clip   N object   T frame   Q query   L decoder layer   C channel   K class   H, W height, width   4 x1 y1 x2 y2
+Boxes are float32 ``(x1, y1, x2, y2)`` in pixels, half-open; ``x2 <= x1`` or ``y2 <= y1`` means "absent from this frame".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class of the data set: its id in the JSON file and its name."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object of a video: its class, and where it is in each frame."""
+
+    id: int
+    category_id: int
+    boxes_T4: np.ndarray
+    """float32 ``[T, 4]``; a row of zeros where the object is absent."""
+    segmentations: tuple[Any, ...] | None = None
+    """Per frame the mask as the JSON has it (polygons, either RLE, or None), never decoded on reading; None: no masks."""
+    areas: tuple[float | None, ...] | None = None
+    iscrowd: bool = False
+
+    @property
+    def present_T(self) -> np.ndarray:
+        """bool ``[T]``: the frames in which the object has a box."""
+        return (self.boxes_T4[:, 2] > self.boxes_T4[:, 0]) & (self.boxes_T4[:, 3] > self.boxes_T4[:, 1])
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video and its tracks. The frames stay on the disk until `mfvis.data.video.read_frames` reads some."""
+
+    id: int
+    name: str
+    width: int
+    height: int
+    length: int
+    frames: tuple[Path, ...] | Path
+    """Image files in order, or one video file."""
+    tracks: tuple[Track, ...] = ()
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class VideoDataset:
+    """A data set in memory: everything of the JSON but the pictures."""
+
+    path: Path
+    categories: tuple[Category, ...]
+    """In ascending order of their ids; the position is the model's contiguous label."""
+    videos: tuple[Video, ...]
+
+    def label_of(self, category_id: int) -> int:
+        """The contiguous label, 0 to K - 1, of a category id."""
+        return next(label for label, category in enumerate(self.categories) if category.id == category_id)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """T frames of one video as the model will see them, with the objects that have a box in at least one of them."""
+
+    frames_TCHW: Tensor
+    """uint8 RGB."""
+    boxes_NT4: Tensor
+    labels_N: Tensor
+    """int64, contiguous."""
+    masks_NTHW: Tensor | None
+    """bool; only when masks were asked for (``--supervision masks``, evaluation)."""
+    video_id: int
+    frame_indices: tuple[int, ...]
+    track_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips of equal T, padded at the right and bottom to one size, with their objects in one list."""
+
+    frames_BTCHW: Tensor
+    """uint8 RGB, padded with 0 to a multiple of 32."""
+    boxes_NT4: Tensor
+    labels_N: Tensor
+    video_index_N: Tensor
+    """int64: the clip 0..B-1 of each object."""
+    masks_NTHW: Tensor | None
+    sizes_B2: Tensor
+    """int64 ``(height, width)`` of each clip before padding."""
+    clips: tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]
+    """Per clip: video id, frame indices, track ids. For messages and replay."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        tensors = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says: every query's class and mask tube, after every supervised decoder layer, the last one last."""
+
+    logits_LBQK: Tensor
+    """Class logits, K + 1 of them: the last is "no object"."""
+    masks_LBQTHW: Tensor
+    """Mask logits on the stride-4 grid of the padded frames."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which query stands for which object, per decoder layer."""
+
+    query_LN: Tensor
+    """int64: the query, of the object's own clip, that was assigned to object n at layer l."""
+
+
+@dataclass(frozen=True)
+class TrackResult:
+    """One predicted (or labelled) track of a video at the video's own size."""
+
+    video_id: int
+    category_id: int
+    score: float
+    segmentations: tuple[dict[str, Any] | None, ...]
+    """Per frame a compressed COCO RLE ``{"size": [h, w], "counts": str}``, or None where the mask is empty."""
+    boxes_T4: np.ndarray
+    """float32 ``[T, 4]``: the masks' boxes; zeros where empty."""
+    track_id: int | None = None
+    """The id of the given track in label mode."""
