@@ -1,0 +1,36 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each creates what it needs in .venv.
+PYTHON ?= python3
+# One known torch for development. Any torch >= 2.10 serves: make TORCH=torch test
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+
+.PHONY: build demo test lint clean
+.DELETE_ON_ERROR:
+
+build: .venv/built
+
+.venv/packages: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	touch $@
+
+.venv/built: .venv/packages $(SOURCES)
+	$(BIN)/python -m pip install --editable '.[train,dev]'
+	touch $@
+
+demo: .venv/built
+	$(BIN)/mfvis demo --out demo
+
+test: .venv/built
+	$(BIN)/python -m pytest
+
+lint: .venv/built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+clean:
+	rm -rf .venv build dist demo
