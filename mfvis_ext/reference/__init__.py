@@ -1,0 +1,31 @@
+"""The operators in plain PyTorch, one module per operator: `mfvis_ext.reference.tk_loss.tk_loss` and so on.
+
+They say what each operator means, in the fewest words PyTorch allows. The tests hold the kernels against them, the
+benchmarks measure against them. They need no compiled code and run on any device; float64 input stays float64.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def disagreement(a: Tensor, b: Tensor) -> Tensor:
+    """-log(σ(a)σ(b) + σ(-a)σ(-b)), -log of the probability that two pixels have the same label. BoxInst, eq. 5."""
+    return F.softplus(a) + F.softplus(b) - F.softplus(a + b)
+
+
+def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """bool `[..., H, W]`: which pixel centres lie inside the half-open boxes `[..., 4]`."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    x = torch.arange(width, device=boxes.device) + 0.5
+    y = torch.arange(height, device=boxes.device) + 0.5
+    in_columns = (x1[..., None] <= x) & (x < x2[..., None])
+    in_rows = (y1[..., None] <= y) & (y < y2[..., None])
+    return in_rows[..., :, None] & in_columns[..., None, :]
+
+
+def accumulation(x: Tensor) -> Tensor:
+    """The tensor in the dtype in which sums are accumulated: float64 stays, everything else becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Multi-scale deformable attention. Deformable DETR, eq. 3.
+
+    value: `[B, S, heads, D]`, the levels one behind the other; spatial_shapes: `[L, 2]` (H, W);
+    level_start_index: `[L]`; sampling_locations: `[B, Q, heads, L, points, 2]` (x, y) in 0..1;
+    attention_weights: `[B, Q, heads, L, points]`. Returns `[B, Q, heads·D]`.
+    """
+    batch, _, heads, channels = value.shape
+    queries, _, _, points = attention_weights.shape[1:]
+    output = value.new_zeros(batch * heads, channels, queries)
+    for level, ((height, width), start) in enumerate(
+        zip(spatial_shapes.tolist(), level_start_index.tolist(), strict=True)
+    ):
+        plane = value[:, start : start + height * width].permute(0, 2, 3, 1).reshape(-1, channels, height, width)
+        grid = 2 * sampling_locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
+        sampled = F.grid_sample(plane, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        weights = attention_weights[:, :, :, level].transpose(1, 2).reshape(-1, 1, queries, points)
+        output = output + (sampled * weights).sum(-1)
+    return output.view(batch, heads * channels, queries).transpose(1, 2)

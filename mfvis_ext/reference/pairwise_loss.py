@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfvis_ext.reference import accumulation, disagreement, inside_boxes
+
+
+def pairwise_loss(
+    mask_logits: Tensor,
+    frames: Tensor,
+    boxes: Tensor,
+    video_index: Tensor,
+    kernel_size: int = 3,
+    dilation: int = 2,
+    threshold: float = 0.3,
+) -> Tensor:
+    """Mean disagreement between box pixels and those of their neighbours that have a similar colour. BoxInst, eq. 7.
+
+    mask_logits: `[N, T, H, W]`; frames: `[B, T, 3, H, W]` in LAB; boxes: `[N, T, 4]`; video_index: `[N]`.
+    Returns a scalar; 0 where nothing is counted.
+    """
+    logits = accumulation(mask_logits)
+    height, width = logits.shape[-2:]
+    center = kernel_size**2 // 2
+
+    def neighbours(x: Tensor) -> Tensor:
+        unfolded = F.unfold(x.flatten(0, 1), kernel_size, dilation, padding=dilation * (kernel_size // 2))
+        unfolded = unfolded.view(*x.shape[:3], kernel_size**2, height, width)
+        return torch.cat([unfolded[:, :, :, :center], unfolded[:, :, :, center + 1 :]], dim=3)
+
+    colours = frames.float()
+    exists = neighbours(torch.ones_like(colours[:1, :1, :1]))[:, :, 0] > 0
+    distance = torch.linalg.vector_norm(colours[:, :, :, None] - neighbours(colours), dim=2)
+    similar = (torch.exp(-distance / 2) >= threshold) & exists
+    counted = similar[video_index] & inside_boxes(boxes, height, width)[:, :, None]
+    terms = disagreement(logits[:, :, None], neighbours(logits[:, :, None])[:, :, 0])
+    return torch.where(counted, terms, 0.0).sum() / counted.sum().clamp(min=1)

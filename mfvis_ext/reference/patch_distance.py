@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfvis_ext.reference import accumulation
+
+
+def patch_distance(target: Tensor, source: Tensor, patch_size: int = 3, radius: int = 5, dilation: int = 1) -> Tensor:
+    """L2 distance between every patch of `target` and the patches of `source` in the search window around it.
+
+    target, source: `[B, C, H, W]`; taps outside the frame count as 0. Returns `[B, S², H, W]`, S = 2·radius + 1, in
+    ascending (dy, dx); +inf where the candidate's centre lies outside the frame. Differentiable in both.
+    """
+    return shifted_patch_distance(target, source, patch_size, radius, dilation, 0, 0)
+
+
+def shifted_patch_distance(
+    target: Tensor, source: Tensor, patch_size: int, radius: int, dilation: int, shift_y: int, shift_x: int
+) -> Tensor:
+    """The same with the window displaced: candidate (dy, dx) is centred at (i + shift_y + dilation·dy, j + ...)."""
+    batch, _, height, width = target.shape
+    side = 2 * radius + 1
+
+    def patches(frames: Tensor) -> Tensor:
+        unfolded = F.unfold(accumulation(frames), patch_size, padding=patch_size // 2)
+        return unfolded.view(batch, -1, height, width)
+
+    def window(x: Tensor) -> Tensor:
+        displaced = F.pad(x, (-shift_x, shift_x, -shift_y, shift_y)) if shift_y or shift_x else x
+        unfolded = F.unfold(displaced, side, padding=radius * dilation, dilation=dilation)
+        return unfolded.view(x.shape[0], -1, side * side, height, width)
+
+    exists = window(torch.ones_like(target[:1, :1], dtype=torch.float32))[:, 0] > 0
+    # Two unfoldings: the patches become channels, then the window around each pixel.
+    difference = patches(target)[:, :, None] - window(patches(source))
+    return torch.linalg.vector_norm(difference, dim=1).masked_fill(~exists, torch.inf)
