@@ -1,0 +1,120 @@
+"""Augmentation of whole clips: every frame of a clip gets the same change, and boxes and masks follow it exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mfvis.types import Clip
+
+
+def fitted_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
+    """``(height, width)`` scaled, aspect kept, to `short_side`, or less where the long side would exceed `max_side`."""
+    scale = min(short_side / min(height, width), max_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
+    """uint8 ``[T, C, H, W]`` resampled bilinearly, antialiased when it shrinks."""
+    if frames_TCHW.shape[-2:] == (height, width):
+        return frames_TCHW
+    resized = F.interpolate(frames_TCHW.float(), (height, width), mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def resize(clip: Clip, height: int, width: int) -> Clip:
+    """The clip at another size. A mask pixel takes the value at its centre, so masks keep filling their boxes."""
+    old_height, old_width = clip.frames_TCHW.shape[-2:]
+    scale = torch.tensor([width / old_width, height / old_height] * 2)
+    masks_NTHW = clip.masks_NTHW
+    if masks_NTHW is not None and masks_NTHW.shape[-2:] != (height, width):
+        rows = _nearest(old_height, height)
+        columns = _nearest(old_width, width)
+        masks_NTHW = masks_NTHW[:, :, rows][..., columns]
+    frames_TCHW = resize_frames(clip.frames_TCHW, height, width)
+    return replace(clip, frames_TCHW=frames_TCHW, boxes_NT4=clip.boxes_NT4 * scale, masks_NTHW=masks_NTHW)
+
+
+def flip(clip: Clip) -> Clip:
+    """The clip mirrored left to right; an absent box stays zeros."""
+    width = clip.frames_TCHW.shape[-1]
+    x1, y1, x2, y2 = clip.boxes_NT4.unbind(-1)
+    boxes_NT4 = torch.stack([width - x2, y1, width - x1, y2], -1)
+    return replace(
+        clip,
+        frames_TCHW=clip.frames_TCHW.flip(-1),
+        boxes_NT4=torch.where(_present(clip.boxes_NT4)[..., None], boxes_NT4, 0.0),
+        masks_NTHW=None if clip.masks_NTHW is None else clip.masks_NTHW.flip(-1),
+    )
+
+
+def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
+    """The window of the clip; boxes are clipped to it, objects that it leaves altogether are dropped.
+
+    Boxes alone decide, so that training from masks sees the same objects as training from boxes.
+    """
+    x1, y1, x2, y2 = clip.boxes_NT4.unbind(-1)
+    boxes_NT4 = torch.stack(
+        [
+            (x1 - left).clamp(0, width),
+            (y1 - top).clamp(0, height),
+            (x2 - left).clamp(0, width),
+            (y2 - top).clamp(0, height),
+        ],
+        -1,
+    )
+    boxes_NT4 = torch.where(_present(boxes_NT4)[..., None], boxes_NT4, 0.0)
+    masks_NTHW = None
+    if clip.masks_NTHW is not None:
+        masks_NTHW = clip.masks_NTHW[..., top : top + height, left : left + width]
+    cropped = replace(
+        clip,
+        frames_TCHW=clip.frames_TCHW[..., top : top + height, left : left + width],
+        boxes_NT4=boxes_NT4,
+        masks_NTHW=masks_NTHW,
+    )
+    return keep(cropped, _present(boxes_NT4).any(1))
+
+
+def keep(clip: Clip, kept_N: Tensor) -> Clip:
+    """The clip with only the objects where bool ``kept_N [N]`` holds."""
+    return replace(
+        clip,
+        boxes_NT4=clip.boxes_NT4[kept_N],
+        labels_N=clip.labels_N[kept_N],
+        masks_NTHW=None if clip.masks_NTHW is None else clip.masks_NTHW[kept_N],
+        track_ids=tuple(track for track, kept in zip(clip.track_ids, kept_N.tolist(), strict=True) if kept),
+    )
+
+
+def augment(
+    clip: Clip,
+    random: np.random.Generator,
+    *,
+    short_sides: tuple[int, ...],
+    max_side: int,
+    flip_probability: float,
+    smallest_crop: float,
+) -> Clip:
+    """Crop (if `smallest_crop` < 1, the least share of each side that stays), scale to one of `short_sides`, flip."""
+    height, width = clip.frames_TCHW.shape[-2:]
+    if smallest_crop < 1:
+        new_height, new_width = (max(1, round(side * random.uniform(smallest_crop, 1))) for side in (height, width))
+        top, left = int(random.integers(height - new_height + 1)), int(random.integers(width - new_width + 1))
+        clip = crop(clip, top, left, new_height, new_width)
+        height, width = new_height, new_width
+    clip = resize(clip, *fitted_size(height, width, int(random.choice(short_sides)), max_side))
+    return flip(clip) if random.random() < flip_probability else clip
+
+
+def _present(boxes_NT4: Tensor) -> Tensor:
+    return (boxes_NT4[..., 2] > boxes_NT4[..., 0]) & (boxes_NT4[..., 3] > boxes_NT4[..., 1])
+
+
+def _nearest(old: int, new: int) -> Tensor:
+    """For each of `new` pixels the one of `old` in which its centre lies."""
+    return ((torch.arange(new) * 2 + 1) * old).div(2 * new, rounding_mode="floor")

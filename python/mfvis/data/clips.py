@@ -1,0 +1,257 @@
+"""Training clips: which frames, in which order, with which augmentation - all of it a function of (seed, epoch, position).
+
+That is what makes training resumable bit by bit: no worker, process or prefetched batch has a random state of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import Dataset, Sampler
+
+from mfvis.data.augment import augment
+from mfvis.data.video import read_frames
+from mfvis.data.ytvis import decode_mask
+from mfvis.errors import ConfigError, DataError, Problem
+from mfvis.types import Batch, Clip, Track, Video, VideoDataset
+
+MULTIPLE = 32
+"""Batches are padded to a multiple of the coarsest stride of the backbones."""
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """How training clips are drawn from videos and augmented. Defaults: Ke et al. 2023, section 4.1."""
+
+    frames: int = 5
+    """T, frames of a clip."""
+    sampling: Literal["random", "consecutive"] = "random"
+    """random: a frame and T - 1 others around it, drawn with replacement, shuffled. consecutive: neighbours, in order."""
+    range: int = 5
+    """random: how far from the first frame the others may lie."""
+    stride: int = 1
+    """consecutive: steps between the frames."""
+    short_sides: tuple[int, ...] = (360, 480)
+    """The short side of a clip in pixels is one of these."""
+    max_side: int = 1333
+    """The long side is at most this; the short side gives way."""
+    flip: float = 0.5
+    """Probability that a clip is mirrored left to right."""
+    smallest_crop: float = 1.0
+    """The least share of each side that a random crop keeps; 1 never crops."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} is {getattr(self, name)}, expected at least 1"
+            for name in ("frames", "range", "stride", "max_side")
+            if getattr(self, name) < 1
+        ]
+        if not self.short_sides or min(self.short_sides) < 1:
+            faults.append(f"short_sides is {self.short_sides}, expected one or more sizes in pixels")
+        if not 0 <= self.flip <= 1:
+            faults.append(f"flip is {self.flip}, expected a probability")
+        if not 0 < self.smallest_crop <= 1:
+            faults.append(f"smallest_crop is {self.smallest_crop}, expected more than 0 and at most 1")
+        if self.sampling not in ("random", "consecutive"):
+            faults.append(f"sampling is {self.sampling!r}, expected 'random' or 'consecutive'")
+        if faults:
+            raise ConfigError("clips: " + "; ".join(faults))
+
+
+class Draw(NamedTuple):
+    """One clip to be made: of which video, and the three numbers that seed its randomness."""
+
+    video: int
+    """Position in `ClipDataset.videos`."""
+    seed: int
+    epoch: int
+    position: int
+
+
+class ClipDataset(Dataset[Clip]):
+    """The clips of a data set, made on demand: ``clips[draw]`` for the draws of a `ClipSampler`.
+
+    `videos` are those of the data set in which some object has a box; ``len`` counts them. Crowd tracks are left out.
+
+    Args:
+        dataset: what `mfvis.data.ytvis.load_dataset` returned.
+        config: sampling and augmentation.
+        with_masks: decode masks too. Without, no mask is ever looked at.
+
+    Raises:
+        DataError: when no video has a box, or, with masks, some track has none.
+    """
+
+    def __init__(self, dataset: VideoDataset, config: ClipConfig, with_masks: bool = False):
+        self.dataset = dataset
+        self.config = config
+        self.with_masks = with_masks
+        self.videos = tuple(video for video in dataset.videos if len(_seen(video)))
+        if not self.videos:
+            raise DataError([Problem(str(dataset.path), "file", "no video has a box", "Annotate boxes to learn from")])
+        without = [
+            Problem(
+                str(dataset.path), f"annotation {track.id}", "has no segmentations", "Train from boxes, or add masks"
+            )
+            for video in self.videos
+            for track in video.tracks
+            if with_masks and track.segmentations is None
+        ]
+        if without:
+            raise DataError(without)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, draw: Draw) -> Clip:
+        video = self.videos[draw.video]
+        random = np.random.default_rng([draw.seed, draw.epoch, draw.position])
+        indices = sample_frames(video, self.config, random)
+        clip = make_clip(self.dataset, video, indices, self.with_masks)
+        return augment(
+            clip,
+            random,
+            short_sides=self.config.short_sides,
+            max_side=self.config.max_side,
+            flip_probability=self.config.flip,
+            smallest_crop=self.config.smallest_crop,
+        )
+
+
+class ClipSampler(Sampler[Draw]):
+    """An endless stream of draws: epoch after epoch every video once, in an order of its own.
+
+    It counts what training has *used* (`advance`), not what workers have fetched ahead; `state_dict` is where a new
+    iterator starts.
+    """
+
+    def __init__(self, videos: int, seed: int = 0):
+        if videos < 1:
+            raise ConfigError(f"clips: cannot draw from {videos} videos")
+        self.videos = videos
+        self.seed = seed
+        self.used = 0
+
+    def __iter__(self) -> Iterator[Draw]:
+        epoch, position = divmod(self.used, self.videos)
+        while True:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.videos)
+            for place in range(position, self.videos):
+                yield Draw(int(order[place]), self.seed, epoch, place)
+            epoch, position = epoch + 1, 0
+
+    def advance(self, clips: int) -> None:
+        """Say that `clips` more of them, over all processes, have been trained on."""
+        self.used += clips
+
+    def state_dict(self) -> dict[str, int]:
+        epoch, position = divmod(self.used, self.videos)
+        return {"seed": self.seed, "epoch": epoch, "position": position, "videos": self.videos}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            ConfigError: when it belongs to another number of videos.
+        """
+        if state["videos"] != self.videos:
+            raise ConfigError(
+                f"clips: the checkpoint was trained on {state['videos']} videos, this data set has {self.videos}. "
+                "Resume with the same data"
+            )
+        self.seed = state["seed"]
+        self.used = state["epoch"] * self.videos + state["position"]
+
+
+def sample_frames(video: Video, config: ClipConfig, random: np.random.Generator) -> tuple[int, ...]:
+    """T frame indices around a random frame in which some object has a box.
+
+    A video too short for the asked number of frames gives some of them several times: drawn again by "random", walked
+    back and forth (0 1 2 1 0 ...) by "consecutive".
+    """
+    anchor = int(random.choice(_seen(video)))
+    if config.sampling == "random":
+        first, last = max(0, anchor - config.range), min(video.length - 1, anchor + config.range)
+        around = [index for index in range(first, last + 1) if index != anchor] or [anchor]
+        indices = [anchor, *random.choice(around, config.frames - 1)]
+        return tuple(int(index) for index in random.permutation(indices))
+    span = (config.frames - 1) * config.stride
+    start = anchor - config.stride * int(random.integers(config.frames))
+    start = min(max(start, 0), max(video.length - 1 - span, 0))
+    there_and_back = [*range(video.length), *range(video.length - 2, 0, -1)]
+    return tuple(there_and_back[index % len(there_and_back)] for index in range(start, start + span + 1, config.stride))
+
+
+def make_clip(dataset: VideoDataset, video: Video, indices: Sequence[int], with_masks: bool = False) -> Clip:
+    """The frames of `video` at `indices` as they are on the disk, with the objects that have a box in one of them.
+
+    Raises:
+        VideoError: for a frame that cannot be read.
+        DataError: for a mask that cannot be decoded.
+    """
+    indices = list(indices)
+    tracks = [track for track in video.tracks if not track.iscrowd and track.present_T[indices].any()]
+    boxes_NT4 = np.stack([track.boxes_T4[indices] for track in tracks]) if tracks else np.zeros((0, len(indices), 4))
+    masks_NTHW = None
+    if with_masks:
+        masks_NTHW = torch.zeros((len(tracks), len(indices), video.height, video.width), dtype=torch.bool)
+        for n, track in enumerate(tracks):
+            for t, index in enumerate(indices):
+                masks_NTHW[n, t] = torch.from_numpy(_mask(dataset, video, track, index))
+    return Clip(
+        frames_TCHW=read_frames(video, indices),
+        boxes_NT4=torch.from_numpy(boxes_NT4).float(),
+        labels_N=torch.tensor([dataset.label_of(track.category_id) for track in tracks], dtype=torch.int64),
+        masks_NTHW=masks_NTHW,
+        video_id=video.id,
+        frame_indices=tuple(indices),
+        track_ids=tuple(track.id for track in tracks),
+    )
+
+
+def collate(clips: Sequence[Clip]) -> Batch:
+    """Pad clips of equal T at the right and bottom to one size, a multiple of 32, and join their objects."""
+    lengths = {len(clip.frame_indices) for clip in clips}
+    if len(lengths) != 1:
+        raise ValueError(f"clips of one batch must have equally many frames, got {sorted(lengths)}")
+    with_masks = {clip.masks_NTHW is not None for clip in clips}
+    if len(with_masks) != 1:
+        raise ValueError("clips of one batch must all have masks or none, got both")
+    sizes = [tuple(clip.frames_TCHW.shape[-2:]) for clip in clips]
+    height, width = (-(-max(side) // MULTIPLE) * MULTIPLE for side in zip(*sizes, strict=True))
+
+    def padded(pixels: torch.Tensor) -> torch.Tensor:
+        return F.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]))
+
+    return Batch(
+        frames_BTCHW=torch.stack([padded(clip.frames_TCHW) for clip in clips]),
+        boxes_NT4=torch.cat([clip.boxes_NT4 for clip in clips]),
+        labels_N=torch.cat([clip.labels_N for clip in clips]),
+        video_index_N=torch.repeat_interleave(torch.tensor([len(clip.labels_N) for clip in clips])),
+        masks_NTHW=torch.cat([padded(clip.masks_NTHW) for clip in clips]) if with_masks == {True} else None,
+        sizes_B2=torch.tensor(sizes),
+        clips=tuple((clip.video_id, clip.frame_indices, clip.track_ids) for clip in clips),
+    )
+
+
+def _seen(video: Video) -> np.ndarray:
+    """The frames in which some object, crowds apart, has a box."""
+    present = [track.present_T for track in video.tracks if not track.iscrowd]
+    return np.flatnonzero(np.any(present, axis=0)) if present else np.zeros(0, np.int64)
+
+
+def _mask(dataset: VideoDataset, video: Video, track: Track, index: int) -> np.ndarray:
+    if track.segmentations is None:
+        raise DataError([Problem(str(dataset.path), f"annotation {track.id}", "has no segmentations", "Add masks")])
+    return decode_mask(
+        track.segmentations[index],
+        video.height,
+        video.width,
+        file=str(dataset.path),
+        record=f"annotation {track.id}, frame {index}",
+    )

@@ -1,0 +1,218 @@
+"""Frames from image files or from a video file, and overlay videos back to the disk."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mfvis.errors import VideoError
+from mfvis.types import Video
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+def read_frames(video: Video, indices: Sequence[int]) -> Tensor:
+    """The frames of `video` at `indices` (any order, repeats allowed), RGB uint8 ``[T, 3, H, W]``.
+
+    Raises:
+        VideoError: names the file and the frame that is missing, damaged, or of another size than the video's.
+    """
+    indices = [int(index) for index in indices]
+    for index in indices:
+        if not 0 <= index < video.length:
+            raise VideoError(f"video {video.name}: frame {index} does not exist, it has frames 0 to {video.length - 1}")
+    wanted = sorted(set(indices))
+    if isinstance(video.frames, Path):
+        pictures = dict(zip(wanted, _decode(video.frames, wanted), strict=True))
+    else:
+        pictures = {index: read_image(video.frames[index]) for index in wanted}
+    for index, picture_HW3 in pictures.items():
+        if picture_HW3.shape[:2] != (video.height, video.width):
+            file = video.frames if isinstance(video.frames, Path) else video.frames[index]
+            raise VideoError(
+                f"{file}: frame {index} is {picture_HW3.shape[1]} x {picture_HW3.shape[0]} pixels, "
+                f"but video {video.name} is {video.width} x {video.height} (width x height). Make all frames one size"
+            )
+    if not indices:
+        return torch.empty((0, 3, video.height, video.width), dtype=torch.uint8)
+    frames_THW3 = np.stack([pictures[index] for index in indices])
+    return torch.from_numpy(frames_THW3).permute(0, 3, 1, 2).contiguous()
+
+
+def read_image(path: Path) -> np.ndarray:
+    """One image file as RGB uint8 ``[H, W, 3]``.
+
+    Raises:
+        VideoError: when it is missing, not a picture, or cut off.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise VideoError(f"{path}: the frame's file does not exist. Check the frames folder") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoError(f"{path}: the frame cannot be decoded ({error}). Extract or copy it again") from error
+
+
+def open_video(path: str | Path, fps: float | None = None) -> Video:
+    """A video file, or a folder of frames in natural order (2.jpg before 10.jpg), as a `Video` without tracks.
+
+    `fps` overrides what a file says; a folder says nothing.
+
+    Raises:
+        VideoError: when there is nothing there that can be decoded.
+    """
+    path = Path(path)
+    if path.is_dir():
+        frames = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+        if not frames:
+            raise VideoError(
+                f"{path}: the folder has no {', '.join(sorted(IMAGE_SUFFIXES))} file. Give a folder of frames"
+            )
+        height, width = read_image(frames[0]).shape[:2]
+        return Video(1, path.resolve().name, width, height, len(frames), tuple(frames), fps=fps)
+    width, height, length, rate = probe(path)
+    return Video(1, path.stem, width, height, length, path, fps=fps or rate)
+
+
+def probe(path: Path) -> tuple[int, int, int, float | None]:
+    """Width, height, number of frames, and frames per second (None if the file does not say) of a video file."""
+    times = _timestamps(path)
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        rate = stream.average_rate
+        return stream.width, stream.height, len(times[0]), float(rate) if rate else None
+
+
+class VideoWriter:
+    """Writes an H.264 MP4 that any browser plays; the file appears under its name once it is whole.
+
+    Use it as a context manager and `write` frame after frame; after an exception nothing is left behind. Odd sizes are
+    padded by one row or column, because yuv420p needs even ones.
+
+    Args:
+        path: the file, ``*.mp4``.
+        fps: frames per second.
+        size: ``(height, width)`` of the frames.
+    """
+
+    def __init__(self, path: str | Path, fps: float, size: tuple[int, int]):
+        if not fps > 0 or min(size) < 1:
+            raise VideoError(f"{path}: cannot write {size[1]} x {size[0]} pixels at {fps} frames per second")
+        self.path = Path(path)
+        self.size = size
+        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.mp4")
+        self._fps = Fraction(fps).limit_denominator(1001)
+
+    def __enter__(self) -> VideoWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._temporary), "w", options={"movflags": "+faststart"})
+        self._stream = self._container.add_stream(
+            "libx264", rate=self._fps, options={"crf": "20", "preset": "veryfast"}
+        )
+        self._stream.height, self._stream.width = (side + side % 2 for side in self.size)
+        self._stream.pix_fmt = "yuv420p"
+        return self
+
+    def write(self, frame_HW3: np.ndarray) -> None:
+        """Append one RGB frame, uint8 ``[H, W, 3]``."""
+        if frame_HW3.shape != (*self.size, 3) or frame_HW3.dtype != np.uint8:
+            raise VideoError(
+                f"{self.path}: a frame is {frame_HW3.dtype} {list(frame_HW3.shape)}, expected uint8 {[*self.size, 3]}"
+            )
+        padded = np.pad(frame_HW3, [(0, side % 2) for side in self.size] + [(0, 0)], mode="edge")
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if kind is None:
+                self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> av.container.InputContainer:
+    try:
+        container = av.open(str(path))
+    except FileNotFoundError:
+        raise VideoError(f"{path}: the video file does not exist. Check the path") from None
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: not a video file, or a damaged one ({error}). Copy or encode it again") from error
+    if not container.streams.video:
+        container.close()
+        raise VideoError(f"{path}: the file has no video stream. Give a video")
+    return container
+
+
+def _timestamps(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Presentation times of all frames and of the key frames, in order: where frame i lies, at any frame rate."""
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    return _scanned(path, changed)
+
+
+@functools.lru_cache(maxsize=256)
+def _scanned(path: Path, changed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    times, keys = [], []
+    with _opened(path) as container:
+        try:
+            for packet in container.demux(container.streams.video[0]):
+                if packet.pts is not None and packet.size and not packet.is_discard:
+                    times.append(packet.pts)
+                    if packet.is_keyframe:
+                        keys.append(packet.pts)
+        except av.FFmpegError as error:
+            raise VideoError(f"{path}: damaged after frame {len(times)} ({error}). Copy or encode it again") from error
+    if not times or not keys:
+        raise VideoError(f"{path}: no frame with a time stamp in it. Encode it again, as MP4 for instance")
+    return tuple(sorted(times)), tuple(sorted(keys))
+
+
+def _decode(path: Path, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+    """The frames `wanted` (ascending) of a video file; seeks to the last key frame before each, unless already past it."""
+    times, keys = _timestamps(path)
+    reached: int | None = None
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        decoded: Iterator[av.VideoFrame] = iter(())
+        for index in wanted:
+            if index >= len(times):
+                raise VideoError(f"{path}: frame {index} does not exist, the file has {len(times)} frames")
+            time = times[index]
+            key = max((k for k in keys if k <= time), default=times[0])
+            try:
+                if reached is None or key > reached:
+                    container.seek(key, stream=stream, backward=True)
+                    decoded = container.decode(stream)
+                frame = next((frame for frame in decoded if frame.pts is not None and frame.pts >= time), None)
+            except (av.FFmpegError, OSError) as error:
+                raise VideoError(
+                    f"{path}: frame {index} cannot be decoded ({error}). Encode the video again"
+                ) from error
+            if frame is None or frame.pts != time:
+                raise VideoError(f"{path}: frame {index} cannot be decoded (the data ends). Encode the video again")
+            reached = time
+            yield frame.to_ndarray(format="rgb24")
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]

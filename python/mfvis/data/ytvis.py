@@ -1,0 +1,562 @@
+"""The YouTube-VIS layout: one JSON of videos, annotations (a track each) and categories, with pictures beside it.
+
+    {"videos":      [{"id", "width", "height", "file_names": [T paths], "length"?: T, "fps"?, "name"?}],
+     "annotations": [{"id", "video_id", "category_id", "bboxes": [T of [x, y, w, h] or null],
+                      "segmentations"?: [T of mask or null], "areas"?, "iscrowd"?}],
+     "categories":  [{"id", "name"}]}
+
+Boxes are all that training needs: masks are carried along as they stand and decoded by `decode_mask` when somebody asks.
+``annotations`` may be missing or null. Beyond YouTube-VIS, ``file_names`` may hold the name of one video file; such a
+video must say its ``length``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mfvis.data.video import VIDEO_SUFFIXES
+from mfvis.errors import DataError, Problem
+from mfvis.types import Category, Track, TrackResult, Video, VideoDataset
+
+ROUNDING = 1.0
+"""Pixels by which a box may reach outside its picture (inclusive corners, rounding); it is clipped."""
+
+
+def load_dataset(
+    json_path: str | Path, frames_dir: str | Path | None = None, *, boxes_from_masks: bool = False
+) -> VideoDataset:
+    """Read a YouTube-VIS JSON file; neither a picture nor a mask is touched.
+
+    Args:
+        json_path: the file.
+        frames_dir: the folder that ``file_names`` start from; default ``JPEGImages`` beside the JSON, else its folder.
+        boxes_from_masks: give the annotations that have masks but no ``bboxes`` the boxes of their masks.
+
+    Raises:
+        DataError: with every problem of the file, not only the first.
+    """
+    dataset, problems = parse(json_path, frames_dir, boxes_from_masks=boxes_from_masks)
+    if problems:
+        raise DataError(problems)
+    return dataset
+
+
+def parse(
+    json_path: str | Path, frames_dir: str | Path | None = None, *, boxes_from_masks: bool = False
+) -> tuple[VideoDataset, list[Problem]]:
+    """As `load_dataset`, but returns what is sound in the file together with what is not."""
+    path = Path(json_path)
+    reader = _Reader(str(path), boxes_from_masks)
+    root = read_json(path, reader.problems)
+    if root is not None and not isinstance(root, dict):
+        reader.report("top level", f"is {_kind(root)}, expected an object", "Give an annotation file, not results")
+    root = root if isinstance(root, dict) else None
+    if root is None:
+        return VideoDataset(path, (), ()), reader.problems
+    if frames_dir is None:
+        frames_dir = path.parent / "JPEGImages" if (path.parent / "JPEGImages").is_dir() else path.parent
+    elif not Path(frames_dir).is_dir():
+        reader.report("frames folder", f"{frames_dir} is not a folder", "Name the folder that file_names start from")
+    categories = reader.categories(root)
+    videos = reader.videos(root, Path(frames_dir))
+    tracks = reader.tracks(root, categories, videos)
+    names = Counter(video.name for video in videos.values())
+    return VideoDataset(
+        path,
+        tuple(sorted(categories.values(), key=lambda category: category.id)),
+        tuple(
+            Video(
+                video.id,
+                video.name if names[video.name] == 1 else f"{video.name}-{video.id}",
+                video.width,
+                video.height,
+                video.length,
+                video.frames,
+                tuple(tracks.get(video.id, ())),
+                video.fps,
+            )
+            for video in videos.values()
+        ),
+    ), reader.problems
+
+
+def read_json(path: Path, problems: list[Problem]) -> Any | None:
+    """The value in a JSON file; None, and one more entry in `problems`, where there is none to be had."""
+
+    def report(problem: str, remedy: str) -> None:
+        problems.append(Problem(str(path), "file", problem, remedy))
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return report("does not exist", "Check the path")
+    except UnicodeDecodeError:
+        return report("is not a text file in UTF-8", "Give a JSON file")
+    except OSError as error:
+        return report(f"cannot be read ({error.strerror})", "Check the path and its permissions")
+    if not text.strip():
+        return report("is empty", "Write the file again")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
+            return report(f"ends in the middle of the JSON ({where})", "It was cut off: write or copy it again")
+        return report(f"is not JSON ({where})", "Mend that line, or write the file again")
+
+
+def decode_mask(
+    segmentation: Any, height: int, width: int, *, file: str = "annotation", record: str = "segmentation"
+) -> np.ndarray:
+    """A mask as the JSON has it, as pixels: bool ``[H, W]``.
+
+    `segmentation` is None (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]``, or a COCO run-length encoding
+    ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the compressed string. `file` and `record` say
+    in the message where it came from.
+
+    Raises:
+        DataError: when it is none of these, is damaged, or has another size.
+    """
+
+    def broken(problem: str, remedy: str) -> DataError:
+        return DataError([Problem(file, record, problem, remedy)])
+
+    if segmentation is None:
+        return np.zeros((height, width), bool)
+    if isinstance(segmentation, list):
+        sound = [isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_finite, p)) for p in segmentation]
+        if not all(sound):
+            raise broken(
+                f"polygon {sound.index(False)} is not a list of three or more x, y pairs",
+                "Write [[x1, y1, x2, y2, ...]]",
+            )
+        if not segmentation:
+            return np.zeros((height, width), bool)
+        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))).astype(bool)
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise broken(
+            f"the mask is {_kind(segmentation)}, expected polygons or an RLE with size and counts", "Encode it again"
+        )
+    if list(segmentation["size"] if isinstance(segmentation["size"], list | tuple) else ()) != [height, width]:
+        raise broken(
+            f"the mask's size is {segmentation['size']}, the video's is [{height}, {width}] (height, width)",
+            "Resize the mask, or correct the video's size",
+        )
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if not all(_integer(run) and run >= 0 for run in counts) or sum(counts) != height * width:
+            raise broken(f"the RLE's runs do not add up to {height} x {width} pixels", "Encode the mask again")
+        values = np.arange(len(counts)) % 2 == 1
+        return np.repeat(values, counts).reshape(width, height).T.copy()
+    if not isinstance(counts, str | bytes):
+        raise broken(
+            f"the RLE's counts are {_kind(counts)}, expected a list of runs or a string", "Encode the mask again"
+        )
+    # pycocotools trusts the string: runs that overshoot would be written past the end of its buffer.
+    runs = _uncompress(counts)
+    if runs is None or sum(runs) != height * width:
+        raise broken(f"the RLE string is damaged or not of {height} x {width} pixels", "Encode the mask again")
+    return coco_mask.decode({"size": [height, width], "counts": counts}).astype(bool)
+
+
+def encode_mask(mask_HW: np.ndarray) -> dict[str, Any]:
+    """A mask, bool or uint8 ``[H, W]``, as a compressed COCO RLE ``{"size": [h, w], "counts": str}``."""
+    rle = coco_mask.encode(np.asfortranarray(mask_HW, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def mask_box(mask_HW: np.ndarray) -> np.ndarray:
+    """The smallest half-open box around a mask, float32 ``[4]`` xyxy; zeros where the mask is empty."""
+    rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
+    if len(rows) == 0:
+        return np.zeros(4, np.float32)
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` beside `path` first and rename it then, so that a reader never sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, allow_nan=False, separators=(",", ":")), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
+    """Write predicted tracks as the YouTube-VIS ``results.json`` that evaluation servers and `read_results` take.
+
+    Beyond YouTube-VIS every entry has ``bboxes``, and ``track_id`` where the track was given.
+    """
+    write_json(
+        path,
+        [
+            {
+                "video_id": result.video_id,
+                "category_id": result.category_id,
+                "score": float(result.score),
+                "segmentations": list(result.segmentations),
+                "bboxes": _bboxes(result.boxes_T4),
+            }
+            | ({} if result.track_id is None else {"track_id": result.track_id})
+            for result in results
+        ],
+    )
+
+
+def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
+    """Read a ``results.json`` that belongs to `dataset`; missing ``bboxes`` become the masks' boxes.
+
+    Raises:
+        DataError: with every problem of the file.
+    """
+    reader = _Reader(str(path), boxes_from_masks=True)
+    entries = read_json(Path(path), reader.problems)
+    if not reader.problems and not isinstance(entries, list):
+        reader.report("top level", f"is {_kind(entries)}, expected a list", "Give a results file, not annotations")
+    videos = {video.id: video for video in dataset.videos}
+    categories = {category.id: category for category in dataset.categories}
+    results = []
+    for place, entry in enumerate(entries if isinstance(entries, list) else ()):
+        record = f"results[{place}]"
+        fields = reader.fields(record, entry, ("video_id", "category_id"))
+        if fields is None or not reader.known(record, fields, videos, categories):
+            continue
+        if not _finite(entry.get("score")):
+            reader.report(record, f"score is {entry.get('score')!r}, expected a number", "Write a confidence in 0..1")
+            continue
+        video = videos[entry["video_id"]]
+        segmentations = reader.per_frame(record, "segmentations", entry, video.length)
+        if segmentations is None:
+            reader.report(record, "has no segmentations", "Write one mask or null per frame")
+            continue
+        boxes_T4 = reader.boxes(record, entry, video, segmentations)
+        track_id = entry.get("track_id")
+        score, category_id = float(entry["score"]), entry["category_id"]
+        results.append(TrackResult(video.id, category_id, score, tuple(segmentations), boxes_T4, track_id))
+    if reader.problems:
+        raise DataError(reader.problems)
+    return results
+
+
+def write_labelled(source: str | Path, path: str | Path, results: Sequence[TrackResult]) -> None:
+    """Write the annotation file `source` again with masks: each annotation that a result names by its `track_id` gets
+    RLE ``segmentations`` and pixel ``areas``; every other field, known or not, stays as it is.
+
+    Raises:
+        DataError: when `source` is not an annotation file, or has no annotation of that id and video.
+    """
+    problems: list[Problem] = []
+    root = read_json(Path(source), problems)
+    if problems:
+        raise DataError(problems)
+    annotations = (root.get("annotations") if isinstance(root, dict) else None) or []
+    by_id = {(annotation["video_id"], annotation["id"]): annotation for annotation in annotations}
+    for result in results:
+        annotation = by_id.get((result.video_id, result.track_id))
+        if annotation is None:
+            record = f"track {result.track_id} of video {result.video_id}"
+            problems.append(Problem(str(source), record, "has no annotation", "Complete the file that was labelled"))
+            continue
+        annotation["segmentations"] = list(result.segmentations)
+        annotation["areas"] = [None if rle is None else int(coco_mask.area(rle)) for rle in result.segmentations]
+    if problems:
+        raise DataError(problems)
+    write_json(path, root)
+
+
+@dataclass
+class _Reader:
+    """Reads the parts of one JSON file and gathers what is wrong with them."""
+
+    file: str
+    boxes_from_masks: bool
+    problems: list[Problem] = field(default_factory=list)
+
+    def report(self, record: str, problem: str, remedy: str) -> None:
+        self.problems.append(Problem(self.file, record, problem, remedy))
+
+    def categories(self, root: dict[str, Any]) -> dict[int, Category]:
+        categories: dict[int, Category] = {}
+        for record, entry in self.entries(root, "categories", needed=bool(root.get("annotations"))):
+            fields = self.fields(record, entry, ("id",))
+            if fields is None or not self.unique(fields["id"], categories, record, "category"):
+                continue
+            name = entry.get("name")
+            if not isinstance(name, str) or not name:
+                self.report(record, f"name is {name!r}, expected a text", "Name the category")
+                name = str(entry["id"])
+            categories[entry["id"]] = Category(entry["id"], name)
+        return categories
+
+    def videos(self, root: dict[str, Any], frames_dir: Path) -> dict[int, Video]:
+        videos: dict[int, Video] = {}
+        for record, entry in self.entries(root, "videos", needed=True):
+            fields = self.fields(record, entry, ("id", "width", "height"))
+            if fields is None or not self.unique(fields["id"], videos, record, "video"):
+                continue
+            video = self.video(f"video {entry['id']}", entry, frames_dir)
+            if video is not None:
+                videos[video.id] = video
+        return videos
+
+    def video(self, record: str, entry: dict[str, Any], frames_dir: Path) -> Video | None:
+        sound = True
+        for name in ("width", "height"):
+            if entry[name] <= 0:
+                self.report(record, f"{name} is {entry[name]}", "Write the size of the pictures in pixels")
+                sound = False
+        names, length, fps = entry.get("file_names"), entry.get("length"), entry.get("fps")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+            self.report(
+                record, "file_names is not a list of file names", "Name every frame's file in order, or one video file"
+            )
+            return None
+        if length is not None and (not _integer(length) or length <= 0):
+            self.report(record, f"length is {length!r}, expected a positive integer", "Write the number of frames")
+            return None
+        if fps is not None and (not _finite(fps) or fps <= 0):
+            self.report(
+                record, f"fps is {fps!r}, expected a positive number", "Write frames per second, or leave it out"
+            )
+            fps = None
+        is_file = len(names) == 1 and Path(names[0]).suffix.lower() in VIDEO_SUFFIXES
+        if is_file and length is None:
+            self.report(record, f"has the video file {names[0]} but no length", "Write the number of its frames")
+            return None
+        if not is_file and length not in (None, len(names)):
+            self.report(record, f"length is {length} but file_names has {len(names)}", "Make them agree")
+            return None
+        if not sound:
+            return None
+        given = entry.get("name")
+        name = (
+            given
+            if isinstance(given, str) and given
+            else Path(names[0]).stem
+            if is_file
+            else Path(names[0]).parent.name
+        )
+        return Video(
+            entry["id"],
+            name.replace("/", "-") or str(entry["id"]),
+            entry["width"],
+            entry["height"],
+            length or len(names),
+            frames_dir / names[0] if is_file else tuple(frames_dir / name for name in names),
+            fps=fps,
+        )
+
+    def tracks(
+        self, root: dict[str, Any], categories: dict[int, Category], videos: dict[int, Video]
+    ) -> dict[int, list[Track]]:
+        # A reference to a video or category whose own record is broken is reported there, once, and not here again.
+        declared = {
+            name: {entry.get("id") for entry in root.get(name) or () if isinstance(entry, dict)}
+            for name in ("videos", "categories")
+            if isinstance(root.get(name) or (), list | tuple)
+        }
+        tracks: dict[int, list[Track]] = {}
+        seen: dict[int, None] = {}
+        for place, entry in self.entries(root, "annotations", needed=False):
+            fields = self.fields(place, entry, ("id", "video_id", "category_id"))
+            if fields is None or not self.unique(fields["id"], seen, place, "annotation"):
+                continue
+            seen[entry["id"]] = None
+            record = f"annotation {entry['id']}"
+            known = self.known(record, fields, declared.get("videos", ()), declared.get("categories", ()))
+            video = videos.get(entry["video_id"])
+            if video is None:
+                continue
+            segmentations = self.per_frame(record, "segmentations", entry, video.length)
+            areas = self.per_frame(record, "areas", entry, video.length)
+            boxes_T4 = self.boxes(record, entry, video, segmentations)
+            for name in ("width", "height", "length"):
+                if entry.get(name) not in (None, getattr(video, name)):
+                    self.report(
+                        record,
+                        f"{name} is {entry[name]!r}, but video {video.id} has {getattr(video, name)}",
+                        "Make them agree, or leave it out of the annotation",
+                    )
+            if entry.get("iscrowd", 0) not in (0, 1):
+                self.report(record, f"iscrowd is {entry['iscrowd']!r}, expected 0 or 1", "Write 0 or 1")
+            if known and entry["category_id"] in categories:
+                track = Track(
+                    entry["id"],
+                    entry["category_id"],
+                    boxes_T4,
+                    None if segmentations is None else tuple(segmentations),
+                    None if areas is None else tuple(areas),
+                    bool(entry.get("iscrowd", 0)),
+                )
+                tracks.setdefault(video.id, []).append(track)
+        return tracks
+
+    def boxes(self, record: str, entry: dict[str, Any], video: Video, segmentations: list[Any] | None) -> np.ndarray:
+        """float32 ``[T, 4]`` xyxy of an annotation's or a result's ``bboxes``; zeros where there is none or none sound."""
+        boxes_T4 = np.zeros((video.length, 4), np.float32)
+        if entry.get("bboxes") is None:
+            if segmentations is None:
+                self.report(record, "has no bboxes", "Write [x, y, width, height] or null per frame")
+            elif not self.boxes_from_masks:
+                self.report(record, "has masks but no bboxes", "Write bboxes, or ask for boxes_from_masks")
+            else:
+                for t, segmentation in enumerate(segmentations):
+                    try:
+                        frame = f"{record}, frame {t}"
+                        mask_HW = decode_mask(segmentation, video.height, video.width, file=self.file, record=frame)
+                        boxes_T4[t] = mask_box(mask_HW)
+                    except DataError as error:
+                        self.problems += error.problems
+            return boxes_T4
+        for t, box in enumerate(self.per_frame(record, "bboxes", entry, video.length) or ()):
+            if box is not None:
+                boxes_T4[t] = self.box(f"{record}, frame {t}", box, video)
+        return boxes_T4
+
+    def box(self, record: str, box: Any, video: Video) -> tuple[float, float, float, float]:
+        absent = (0.0, 0.0, 0.0, 0.0)
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+            self.report(record, f"the box is {_short(box)}", "Write [x, y, width, height] in pixels, or null")
+            return absent
+        x, y, w, h = box
+        if not all(map(_finite, box)):
+            self.report(
+                record, f"the box {_short(box)} is not finite", "Write numbers, or null where the object is absent"
+            )
+            return absent
+        if w <= 0 or h <= 0:
+            self.report(record, f"the box {_short(box)} has no size", "Write null where the object is absent")
+            return absent
+        x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, video.width), min(y + h, video.height)
+        if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > ROUNDING or x2 <= x1 or y2 <= y1:
+            self.report(
+                record,
+                f"the box {_short(box)} reaches outside the picture, {video.width} x {video.height}",
+                "Clip it to the picture (boxes are [x, y, width, height])",
+            )
+        return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else absent
+
+    def entries(self, root: dict[str, Any], name: str, needed: bool) -> Iterator[tuple[str, Any]]:
+        entries = root.get(name)
+        if entries is None:
+            if needed:
+                self.report("top level", f"has no {name!r}", f"Add the list {name!r}")
+            return
+        if not isinstance(entries, list):
+            self.report(
+                "top level", f"{name!r} is {_kind(entries)}, expected a list", f"Make {name!r} a list of objects"
+            )
+            return
+        for place, entry in enumerate(entries):
+            yield f"{name}[{place}]", entry
+
+    def fields(self, record: str, entry: Any, names: Sequence[str]) -> dict[str, int] | None:
+        """The integers that a record must have; None, reported, unless it has them all."""
+        if not isinstance(entry, dict):
+            self.report(record, f"is {_kind(entry)}, expected an object", "Write an object with its keys")
+            return None
+        sound = True
+        for name in names:
+            if name not in entry:
+                self.report(record, f"has no {name!r}", "Add it")
+                sound = False
+            elif not _integer(entry[name]):
+                self.report(record, f"{name} is {_short(entry[name])}, expected an integer", "Write an integer")
+                sound = False
+        return {name: entry[name] for name in names} if sound else None
+
+    def unique(self, number: int, seen: dict[int, Any], record: str, noun: str) -> bool:
+        if number in seen:
+            self.report(record, f"{noun} id {number} is a duplicate", "Give each one an id of its own")
+        return number not in seen
+
+    def known(self, record: str, fields: dict[str, int], videos: Any, categories: Any) -> bool:
+        if fields["video_id"] not in videos:
+            self.report(record, f"video {fields['video_id']} is unknown", "Add it to 'videos', or correct video_id")
+        if fields["category_id"] not in categories:
+            shown = ", ".join(str(number) for number in list(categories)[:10]) or "none"
+            self.report(
+                record,
+                f"category {fields['category_id']} is unknown, known are {shown}",
+                "Add it to 'categories', or correct category_id",
+            )
+        return fields["video_id"] in videos and fields["category_id"] in categories
+
+    def per_frame(self, record: str, name: str, entry: dict[str, Any], length: int) -> list[Any] | None:
+        values = entry.get(name)
+        if values is None:
+            return None
+        if not isinstance(values, list):
+            self.report(record, f"{name} is {_kind(values)}, expected a list", "Write one entry or null per frame")
+            return None
+        if len(values) != length:
+            self.report(
+                record,
+                f"{name} has {len(values)} entries, the video {length} frames",
+                "Write one entry or null per frame",
+            )
+            return None
+        return values
+
+
+def _uncompress(counts: str | bytes) -> list[int] | None:
+    """The runs of a compressed RLE (COCO's variable-length numbers, from the fourth on as a difference); None if broken."""
+    try:
+        text = counts.encode("ascii") if isinstance(counts, str) else counts
+    except UnicodeEncodeError:
+        return None
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = character - 48
+        if not 0 <= digit < 64 or shift > 30:
+            return None
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        if runs[-1] < 0:
+            return None
+        value = shift = 0
+    return runs if shift == 0 else None
+
+
+def _bboxes(boxes_T4: np.ndarray) -> list[list[float] | None]:
+    return [
+        [float(x1), float(y1), float(x2 - x1), float(y2 - y1)] if x2 > x1 and y2 > y1 else None
+        for x1, y1, x2, y2 in boxes_T4
+    ]
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return kinds.get(type(value), "a number")
