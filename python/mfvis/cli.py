@@ -1,0 +1,110 @@
+"""``mfvis COMMAND``: finds the function of a command, reads its flags, calls it.
+
+Nothing heavy is imported before a command is known, so that ``mfvis --help`` is quick and ``mfvis doctor`` works in an
+environment where half of the packages are missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mfvis.errors import MfvisError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: a function of one frozen dataclass, whose fields are the flags."""
+
+    summary: str
+    target: str
+    """``module:function``."""
+    preset: str | None = None
+    """The preset that holds unless the user names another."""
+
+
+COMMANDS = {
+    "train": Command("train a model from box tracks", "mfvis.train.engine:run"),
+    "label": Command("give box tracks their masks: boxes in, masks out", "mfvis.infer.label:run", "label"),
+    "predict": Command("find and segment the objects of a video", "mfvis.infer.predictor:run"),
+    "eval": Command("measure results against true masks: AP, or mean J of labels", "mfvis.eval.run:run"),
+    "demo": Command("synthetic videos, box-only training, evaluation, an HTML report", "mfvis.demo:run", "demo"),
+    "doctor": Command("what was built, what is installed, what is missing", "mfvis.doctor:run"),
+    "replay": Command("compute the losses of a batch that stopped a training once more", "mfvis.train.engine:replay"),
+    "data check": Command("report every problem of an annotation file", "mfvis.data.check:run"),
+    "data demo": Command("write synthetic videos with boxes and masks", "mfvis.data.synthetic:run"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Status 0; 2 for a user's error, told without a traceback; 130 when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    words = 2 if argv[0] == "data" else 1
+    name = " ".join(argv[:words])
+    try:
+        if name not in COMMANDS:
+            return _fail(f"no command {name!r}{_guess(name)}\n\n{usage()}")
+        return _call(name, argv[words:])
+    except MfvisError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        from mfvis.doctor import pip_line
+
+        line = pip_line(error.name or "")
+        if line is None:
+            raise
+        return _fail(f"mfvis {name} needs {error.name}, which is not installed: {line}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  mfvis {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(["Masks from boxes. mfvis COMMAND --help lists the flags of a command.\n", *lines])
+
+
+def _call(name: str, argv: list[str]) -> int:
+    command = COMMANDS[name]
+    module, _, function_name = command.target.partition(":")
+    if name == "doctor" and not argv:
+        # must answer even where the parser is missing
+        function, arguments = getattr(importlib.import_module(module), function_name), []
+    else:
+        from mfvis.parsing import parse, to_yaml
+
+        function = getattr(importlib.import_module(module), function_name)
+        kinds = [kind for key, kind in typing.get_type_hints(function).items() if key != "return"]
+        dry_run = "--dry-run" in argv
+        argv = [argument for argument in argv if argument != "--dry-run"]
+        arguments = [parse(kind, argv, prog=f"mfvis {name}", preset=command.preset) for kind in kinds]
+        if dry_run:
+            plan = getattr(importlib.import_module(module), "plan", None)
+            print("\n".join([to_yaml(*arguments), *(plan(*arguments) if plan else [])]))
+            return 0
+    status = function(*arguments)
+    return status if isinstance(status, int) else 0
+
+
+def _guess(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+    return f", did you mean 'mfvis {close[0]}'?" if close else ""
+
+
+def _fail(text: str) -> int:
+    print(f"mfvis: {text}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

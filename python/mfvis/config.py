@@ -1,0 +1,96 @@
+"""The configuration of a training, composed of its components' own, and the numbers that follow from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mfvis.data.clips import ClipConfig
+from mfvis.errors import ConfigError
+from mfvis.losses.criterion import LossConfig
+from mfvis.models.mask2former import ModelConfig
+from mfvis.train.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig(OptimConfig):
+    """The training loop: batch, steps, learning rate, precision, what is written when."""
+
+    batch: int = 16
+    """Clips per optimiser step, over all processes."""
+    per_device: int = 2
+    """Clips that one process holds at a time; what is missing to `batch` is accumulated."""
+    seed: int = 0
+    """Every random number of step n follows from this, n and the process."""
+    amp: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the model; the losses accumulate in float32 anyway."""
+    workers: int = 4
+    """Processes that read clips; 0 reads them in the training process."""
+    log_every: int = 20
+    """Steps between progress lines."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the last step always makes one."""
+    keep: int = 2
+    """Newest checkpoints that stay on the disk."""
+
+    def problems(self) -> list[str]:
+        positive = ("batch", "per_device", "log_every", "checkpoint_every", "keep")
+        least = dict.fromkeys(positive, 1) | {"seed": 0, "workers": 0}
+        return super().problems() + [
+            f"{name} is {getattr(self, name)}; expected {bound} or more"
+            for name, bound in least.items()
+            if getattr(self, name) < bound
+        ]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a model from box tracks."""
+
+    data: Path
+    """YouTube-VIS JSON with the videos to train on; boxes are enough."""
+    frames: Path | None = None
+    """Directory of the frames; by default JPEGImages beside the JSON, else the JSON's own directory."""
+    out: Path = Path("runs/train")
+    """Directory for checkpoints and logs."""
+    supervision: Literal["boxes", "masks"] = "boxes"
+    """"boxes" never looks at a mask; "masks" trains the fully supervised twin for comparison."""
+    init: Path | None = None
+    """Checkpoint whose weights the training starts from; the class head only if the classes are the same."""
+    resume: bool = False
+    """Go on from the last checkpoint in `out`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def accumulation(train: TrainConfig, processes: int) -> int:
+    """Forward passes per optimiser step. ConfigError if `batch` cannot be dealt out evenly."""
+    at_a_time = train.per_device * processes
+    if train.batch % at_a_time:
+        raise ConfigError(
+            f"train.batch is {train.batch}, which is no multiple of {at_a_time} "
+            f"(train.per_device {train.per_device} x {processes} processes); set one of them so that it is"
+        )
+    return train.batch // at_a_time
+
+
+def derived(config: Config, processes: int, videos: int) -> list[str]:
+    """The numbers that follow from the configuration, each with its origin."""
+    train = config.train
+    passes = accumulation(train, processes)
+    clips = train.batch * train.steps
+    drops = ", ".join(str(round(fraction * train.steps)) for fraction in train.drops)
+    course = f"x 0.1 at step {drops}" if train.schedule == "step" and drops else train.schedule
+    backbone = f"backbone {train.lr * train.backbone_lr:g} = {train.lr:g} x {train.backbone_lr:g}"
+    checkpoints = math.ceil(train.steps / train.checkpoint_every)
+    return [
+        f"batch {train.batch} = {train.per_device} clips x {processes} processes x {passes} forward passes",
+        f"clips {clips} = batch {train.batch} x {train.steps} steps",
+        f"epochs {clips / max(videos, 1):.1f} = {clips} clips / {videos} videos",
+        f"learning rate {train.lr:g}, {backbone}; {course}",
+        f"checkpoints {checkpoints} = {train.steps} steps / {train.checkpoint_every}, the newest {train.keep} kept",
+    ]

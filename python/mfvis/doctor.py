@@ -1,0 +1,98 @@
+"""``mfvis doctor``: what was built, what is installed, what is missing and the line that installs it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+import sys
+
+PACKAGES = {
+    "transformers": "backbones",
+    "accelerate": "training",
+    "safetensors": "checkpoints",
+    "scipy": "matching",
+    "pycocotools": "masks in JSON",
+    "av": "video files",
+    "pillow": "pictures",
+    "pyyaml": "presets",
+    "tyro": "flags",
+    "matplotlib": "reports",
+    "nvidia-ml-py": "the GPU's state",
+    "tensorboard": "curves, optional",
+}
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
+
+
+def pip_line(module: str) -> str | None:
+    """How to install the package of a module that could not be imported; None if it is none of ours."""
+    top = module.partition(".")[0]
+    package = next((name for name, imported in IMPORTED_AS.items() if imported == top), top)
+    if package == "tensorboard":
+        return "pip install tensorboard"
+    if package in PACKAGES:
+        return "pip install 'mfvis-ext[train]'"
+    return "pip install mfvis-ext" if package == "mfvis_ext" else None
+
+
+def run() -> int:
+    """Print the report. Status 1 if the operators or torch do not load, else 0."""
+    print(f"python        {platform.python_version()} at {sys.executable}, {platform.machine()} {platform.system()}")
+    usable = _torch() and _operators()
+    _gpus()
+    print("packages")
+    for package, purpose in PACKAGES.items():
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = f"missing: {pip_line(package)}"
+        print(f"  {package:<14}{version:<12} {purpose}")
+    return 0 if usable else 1
+
+
+def _torch() -> bool:
+    try:
+        import torch
+    except ImportError as error:
+        print(f"torch         does not load: {error}")
+        return False
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    print(f"torch         {torch.__version__}, {cuda}, {torch.get_num_threads()} threads")
+    print(f"CPU           {torch.backends.cpu.get_cpu_capability()} as torch sees it")
+    return True
+
+
+def _operators() -> bool:
+    try:
+        mfvis_ext = importlib.import_module("mfvis_ext")
+        built = mfvis_ext.build_info()
+    except (ImportError, AttributeError, OSError) as error:
+        print(f"mfvis_ext     does not load: {error}")
+        return False
+    print("mfvis_ext")
+    for name, value in built.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        print(f"  {name:<12}  {shown if shown not in ('', None) else 'none'}")
+    return True
+
+
+def _gpus() -> None:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception as error:  # the library's own error class is missing when the library is
+        print(f"GPU           none that can be asked ({error})")
+        return
+    try:
+        print(f"driver        {pynvml.nvmlSystemGetDriverVersion()}")
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu)
+            used, total = memory.used / 2**30, memory.total / 2**30
+            print(
+                f"GPU {index}         {pynvml.nvmlDeviceGetName(gpu)}, sm_{major}{minor}, {used:.1f} of {total:.1f} GiB used"
+            )
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,0 +1,25 @@
+"""The background term: a pixel outside the box of an object is not that object."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def background_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, normaliser: Tensor | float) -> Tensor:
+    """Mean of -log(1 - σ(logit)) over the pixels outside each object's box, in all frames of the clip.
+
+    A frame without a box is outside everywhere. masks: logits; boxes: on the grid of the masks. The sum over the
+    objects is divided by `normaliser`. The projection alone pushes down one pixel per row and column; this all of them.
+    """
+    _, frames, height, width = masks_NTHW.shape
+    x1, y1, x2, y2 = boxes_NT4.unbind(-1)
+    x = torch.arange(width, device=boxes_NT4.device) + 0.5
+    y = torch.arange(height, device=boxes_NT4.device) + 0.5
+    columns = ((x1[..., None] <= x) & (x < x2[..., None])).float()
+    rows = ((y1[..., None] <= y) & (y < y2[..., None])).float()
+    cost = F.softplus(masks_NTHW.float())
+    inside = torch.einsum("nthw,nth,ntw->n", cost, rows, columns)
+    outside_pixels = frames * height * width - (rows.sum(-1) * columns.sum(-1)).sum(-1)
+    return ((cost.sum((1, 2, 3)) - inside) / outside_pixels.clamp(min=1)).sum() / normaliser

@@ -1,0 +1,14 @@
+"""The projection term: the mask's shadows on both axes are those of its box."""
+
+from __future__ import annotations
+
+import mfvis_ext
+from torch import Tensor
+
+
+def projection_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, normaliser: Tensor | float) -> Tensor:
+    """Dice between the projections of the masks and of the boxes on x and y, BoxInst eq. 2, averaged over frames.
+
+    masks: logits; boxes: on the grid of the masks. The sum over the objects is divided by `normaliser`.
+    """
+    return mfvis_ext.box_projection_loss(masks_NTHW, boxes_NT4) * (masks_NTHW.shape[0] / normaliser)

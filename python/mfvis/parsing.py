@@ -1,0 +1,180 @@
+"""The one parser of every command: flags (tyro), over a preset, over the defaults of a frozen dataclass.
+
+A preset is a YAML file whose nested keys are the flags: ``train: {lr: 3e-4}`` says ``--train.lr 3e-4``. Flags win.
+Each component checks its part in ``__post_init__``; what is wrong in several parts is reported together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from mfvis.errors import ConfigError
+
+T = TypeVar("T")
+PRESETS = Path(__file__).parent / "presets"
+
+
+def load_preset(preset: str | Path) -> dict[str, Any]:
+    """The nested keys of a preset: a name of `mfvis/presets`, or a YAML file. ConfigError if it cannot be read."""
+    path = Path(preset)
+    if path.suffix not in (".yaml", ".yml"):
+        names = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+        if str(preset) not in names:
+            raise ConfigError(
+                f"no preset {str(preset)!r}{_suggestion(str(preset), names)}; there are {', '.join(names)}, "
+                "or name a .yaml file"
+            )
+        path = PRESETS / f"{preset}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no preset file {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"preset {path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"preset {path} holds {type(values).__name__}; expected keys such as 'train: {{lr: 1e-4}}'")
+    return values
+
+
+def parse(cls: type[T], argv: Sequence[str], prog: str, preset: str | None = None) -> T:
+    """An instance of the dataclass `cls` from flags over a preset (``--preset``, or the given default) over defaults.
+
+    Unknown and malformed flags end the program with tyro's message and status 2; everything else is a ConfigError.
+    """
+    import tyro
+
+    argv = list(argv)
+    for position, argument in enumerate(argv):
+        if argument == "--preset" or argument.startswith("--preset="):
+            inline = argument.partition("=")[2]
+            if not inline and position + 1 == len(argv):
+                raise ConfigError("--preset names nothing; give a preset or a .yaml file")
+            preset = inline or argv[position + 1]
+            del argv[position : position + (1 if inline else 2)]
+            break
+    relaxed = _unchecked(cls)
+    default = build(relaxed, load_preset(preset) if preset else {}, f"preset {preset}", missing=tyro.MISSING)
+    description = f"{cls.__doc__}\n\n--preset NAME|FILE.yaml sets any of the flags below; flags win over it."
+    flags = tyro.cli(relaxed, args=argv, default=default, prog=prog, description=description)
+    return build(cls, _shallow(flags), "the configuration")
+
+
+def build(cls: type[T], values: Mapping[str, Any], source: str, missing: Any = None) -> T:
+    """The dataclass `cls` from nested plain values, as YAML and JSON have them.
+
+    Unknown keys, wrong types and failed checks of all components are gathered into one ConfigError that names `source`.
+    With `missing`, required fields that are not given get it instead of being reported.
+    """
+    problems: list[str] = []
+    instance = _build(cls, values, "", problems, missing)
+    if problems:
+        raise ConfigError(f"{source}:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return instance
+
+
+def to_plain(config: Any) -> Any:
+    """Nested dicts, lists and scalars that YAML and JSON can write and `build` can read back."""
+    if dataclasses.is_dataclass(config):
+        return {name: to_plain(value) for name, value in _shallow(config).items()}
+    if isinstance(config, (tuple, list)):
+        return [to_plain(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def to_yaml(config: Any) -> str:
+    """The configuration as a preset that says all of it."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=None)
+
+
+def _shallow(config: Any) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+
+def _unchecked(cls: type) -> type:
+    """The same dataclass without its checks, nested ones too: the parser fills it, and all checks run after that."""
+    hints = typing.get_type_hints(cls)
+    kinds = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    nested = {name: _unchecked(kind) for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+    body: dict[str, Any] = {name: field(default_factory=kind) for name, kind in nested.items()}
+    body |= {"__annotations__": nested, "__post_init__": lambda self: None, "__doc__": cls.__doc__}
+    return dataclass(frozen=True)(type(cls.__name__, (cls,), body | {"__module__": cls.__module__}))
+
+
+def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: Any) -> Any:
+    if dataclasses.is_dataclass(values):
+        values = _shallow(values)
+    if not isinstance(values, Mapping):
+        problems.append(f"{prefix.rstrip('.') or 'the top level'} is {values!r}; expected keys")
+        return None
+    before = len(problems)
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    problems += [
+        f"unknown key {prefix}{key}{_suggestion(str(key), list(fields), prefix)}" for key in values if key not in fields
+    ]
+    arguments = {}
+    for name, f in fields.items():
+        if name in values:
+            try:
+                arguments[name] = _convert(hints[name], values[name], f"{prefix}{name}", problems, missing)
+            except ValueError as error:
+                problems.append(str(error))
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            if missing is None:
+                problems.append(f"{prefix}{name} is not given")
+            arguments[name] = missing
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**arguments)
+    except (ConfigError, ValueError) as error:
+        # A check's text begins with the field at fault; the place of the component makes it a flag.
+        for line in str(error).splitlines():
+            named = line.replace("=", " ").partition(" ")[0].rstrip(":,;") in fields
+            problems.append(f"{prefix}{line}" if named or not prefix else f"{prefix.rstrip('.')}: {line}")
+        return None
+
+
+def _convert(kind: Any, value: Any, name: str, problems: list[str], missing: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, f"{name}.", problems, missing)
+    if missing is not None and value is missing:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, name, problems, missing)
+    if origin is Literal:
+        if value in arguments and type(value) is not bool:
+            return value
+        guess = _suggestion(str(value), [str(a) for a in arguments])
+        raise ValueError(f"{name} is {value!r}{guess}; expected one of {', '.join(map(repr, arguments))}")
+    if origin is tuple and isinstance(value, (list, tuple)):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) == len(value):
+            return tuple(_convert(k, v, name, problems, missing) for k, v in zip(kinds, value, strict=True))
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    if kind is float and not isinstance(value, bool):
+        try:  # YAML reads 1e-4, without a point, as text
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    raise ValueError(f"{name} is {value!r}; expected {getattr(kind, '__name__', str(kind))}")
+
+
+def _suggestion(word: str, known: Sequence[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", did you mean {prefix}{close[0]}?" if close else ""

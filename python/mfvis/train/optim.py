@@ -1,0 +1,101 @@
+"""AdamW with the groups and the schedule of Mask2Former; the learning rate is a function of the step alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from mfvis.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule; the defaults are the paper's."""
+
+    steps: int = 6000
+    """Optimiser steps."""
+    lr: float = 1e-4
+    """Learning rate of everything but the backbone."""
+    backbone_lr: float = 0.1
+    """Factor on the learning rate for the backbone; 0 freezes it."""
+    weight_decay: float = 0.05
+    """Not applied to norms and embeddings."""
+    clip_norm: float = 0.01
+    """Largest gradient norm over all parameters; 0 does not clip."""
+    warmup: int = 0
+    """Steps in which the learning rate rises linearly from 0."""
+    schedule: Literal["step", "linear", "cosine", "constant"] = "step"
+    """After the warm-up: drops by ten at `drops`, or falls to 0 along a line or half a cosine."""
+    drops: tuple[float, ...] = (2 / 3,)
+    """Fractions of `steps` at which "step" multiplies the learning rate by 0.1."""
+
+    def __post_init__(self) -> None:
+        if problems := self.problems():
+            raise ConfigError("\n".join(problems))
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong, each line beginning with its field."""
+        wanted = {
+            "steps": (self.steps >= 1, "1 or more"),
+            "lr": (math.isfinite(self.lr) and self.lr > 0, "a positive number"),
+            "backbone_lr": (math.isfinite(self.backbone_lr) and self.backbone_lr >= 0, "0 or more"),
+            "weight_decay": (math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or more"),
+            "clip_norm": (math.isfinite(self.clip_norm) and self.clip_norm >= 0, "0 or more"),
+            "warmup": (0 <= self.warmup <= max(self.steps, 0), f"0 to {self.steps}, the number of steps"),
+            "drops": (all(0 < drop <= 1 for drop in self.drops), "fractions of the training, above 0 and up to 1"),
+        }
+        return [f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good]
+
+
+def learning_rate(config: OptimConfig, step: int) -> float:
+    """The factor on every learning rate at `step`, counted from 0."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    if config.schedule == "step":
+        return 0.1 ** sum(step >= round(fraction * config.steps) for fraction in config.drops)
+    if config.schedule == "linear":
+        return 1 - progress
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1.0
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters. Each group keeps its full learning rate under ``base_lr``.
+
+    The backbone is whatever lies under the name ``backbone``. Frozen parameters are left out.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for module_name, module in model.named_modules():
+        # A norm is told by its kind or, in other people's backbones, by having only vectors for parameters.
+        own = list(module.named_parameters(recurse=False))
+        plain = isinstance(module, nn.Embedding) or (own and all(p.dim() <= 1 for _, p in own))
+        for name, parameter in own:
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            in_backbone = "backbone" in f"{module_name}.{name}".split(".")
+            embedding = plain or "embed" in name or name.endswith("bias_table")
+            key = (config.lr * (config.backbone_lr if in_backbone else 1.0), 0.0 if embedding else config.weight_decay)
+            groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay}
+            for (lr, decay), parameters in sorted(groups.items())
+            if lr > 0
+        ]
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
+    """Put the schedule's learning rate for `step` into the optimiser; returns that of the decoder."""
+    factor = learning_rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return config.lr * factor
