@@ -121,6 +121,16 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class BoxPrompts:
+    """Given box tubes, Q for each clip of a batch, that the model shall turn into one query each."""
+
+    boxes_BQT4: Tensor
+    """float32 pixels of the padded frames."""
+    valid_BQ: Tensor
+    """bool; False fills clips that have fewer tubes than Q."""
+
+
+@dataclass(frozen=True)
 class Match:
     """Which query stands for which object, per decoder layer."""
 

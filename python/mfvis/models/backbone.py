@@ -1,0 +1,230 @@
+"""Backbones: frames in, four feature maps at strides 4, 8, 16 and 32 out. Each normalises the frames its own way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoBackbone, MobileNetV2Config, MobileNetV2Model, ResNetConfig, SwinConfig
+
+from mfvis.errors import ConfigError
+from mfvis.models.weights import load_weights, read_state_dict
+
+BackboneName = Literal["tiny", "mobilenet_v2", "resnet50", "resnet101", "swin-t", "swin-s", "swin-b", "swin-l"]
+
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+_SWIN = {
+    "swin-t": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24), "window_size": 7},
+    "swin-s": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "window_size": 7},
+    "swin-b": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "window_size": 12},
+    "swin-l": {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48), "window_size": 12},
+}
+_HUB = {
+    "resnet50": "microsoft/resnet-50",
+    "resnet101": "microsoft/resnet-101",
+    "swin-t": "microsoft/swin-tiny-patch4-window7-224",
+    "swin-s": "microsoft/swin-small-patch4-window7-224",
+    "swin-b": "microsoft/swin-base-patch4-window12-384-in22k",
+    "swin-l": "microsoft/swin-large-patch4-window12-384-in22k",
+    "mobilenet_v2": "google/mobilenet_v2_1.0_224",
+}
+_NAMES = ("tiny", *_HUB)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which backbone, and where its pretrained weights come from."""
+
+    name: BackboneName = "resnet50"
+    weights: str | None = None
+    """A .safetensors or PyTorch file, "hub" (downloads from the Hugging Face hub), or None: random."""
+    frozen: bool = False
+    """Keep the backbone as it is; its forward pass then records no gradient."""
+
+    def __post_init__(self) -> None:
+        if self.name not in _NAMES:
+            raise ConfigError(f"model.backbone.name: unknown backbone {self.name!r}; there are {', '.join(_NAMES)}")
+        if self.weights == "hub" and self.name not in _HUB:
+            raise ConfigError(f"model.backbone.weights: the hub has no weights for {self.name!r}; leave them out")
+
+
+class Backbone(nn.Module):
+    """The backbone named in the configuration.
+
+    Batch norms of pretrained backbones are frozen, statistics and affine part, as the field does: a batch holds few
+    clips and their frames resemble one another.
+
+    Args:
+        config: Which one.
+        pretrained: Read ``config.weights``. Not needed where a checkpoint is loaded afterwards.
+    """
+
+    def __init__(self, config: BackboneConfig, pretrained: bool = True):
+        super().__init__()
+        self.config = config
+        mean, std = [127.5] * 3, [127.5] * 3
+        if config.name == "tiny":
+            self.net = TinyNet()
+            self.channels = TinyNet.channels
+        elif config.name == "mobilenet_v2":
+            self.net = MobileNetV2()
+            self.channels = MobileNetV2.channels
+        else:
+            if config.name in _RESNET_DEPTHS:
+                architecture = ResNetConfig(depths=_RESNET_DEPTHS[config.name], out_features=_STAGES)
+            else:
+                architecture = SwinConfig(**_SWIN[config.name], drop_path_rate=0.3, out_features=_STAGES)
+            self.net = AutoBackbone.from_config(architecture)
+            self.channels = tuple(self.net.channels)
+            mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        if pretrained and config.weights is not None:
+            self._load_pretrained(config.weights)
+        if config.frozen:
+            self.net.requires_grad_(False)
+        for norm in self._frozen_norms():
+            norm.requires_grad_(False)
+
+    def _load_pretrained(self, weights: str) -> None:
+        if weights != "hub":
+            prefix = "resnet." if self.config.name in _RESNET_DEPTHS else ""
+            own = self.net.state_dict()
+            state = {name.removeprefix(prefix): value for name, value in read_state_dict(weights).items()}
+            # A classifier's file also holds its head, and Swin's output norms are no part of its pretraining.
+            known = {name: value for name, value in own.items() if name.startswith("hidden_states_norms.")}
+            known |= {name: value for name, value in state.items() if name in own}
+            load_weights(self.net, known, f"backbone weights {Path(weights)}")
+        elif self.config.name == "mobilenet_v2":
+            self.net.load_state_dict(
+                MobileNetV2Model.from_pretrained(_HUB[self.config.name]).state_dict(), strict=False
+            )
+        else:
+            self.net = AutoBackbone.from_pretrained(_HUB[self.config.name], out_features=_STAGES)
+
+    def _frozen_norms(self) -> list[nn.Module]:
+        if self.config.weights is None and not self.config.frozen:
+            return []
+        return [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        if self.config.frozen:
+            self.net.eval()
+        for norm in self._frozen_norms():
+            norm.eval()
+        return self
+
+    def forward(self, frames_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Feature maps ``[N, channels[i], H / s, W / s]`` at the strides s = 4, 8, 16, 32.
+
+        Args:
+            frames_NCHW: RGB ``[N, 3, H, W]``, uint8 or floating point in 0..255; H and W multiples of 32.
+        """
+        pixels = ((frames_NCHW - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen):
+            if self.config.name in ("tiny", "mobilenet_v2"):
+                return self.net(pixels)
+            return self.net(pixels).feature_maps
+
+
+class _SamePaddedConv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 2 on even sizes, padded at the right and bottom only, as TensorFlow does."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(F.pad(features, (0, 1, 0, 1)))
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 (Sandler et al., CVPR 2018) up to stride 32, with the names and numbers of
+    ``transformers.MobileNetV2Model(MobileNetV2Config(tf_padding=True))``.
+
+    That model pads before every convolution, with a copy of the features; here only where the padding is lopsided.
+    """
+
+    channels = (24, 32, 96, 320)
+    _taps = (1, 4, 11, 15)
+
+    def __init__(self) -> None:
+        super().__init__()
+        model = MobileNetV2Model(MobileNetV2Config(tf_padding=False), add_pooling_layer=False)
+        self.conv_stem, self.layer = model.conv_stem, model.layer
+        for block in (self.conv_stem.first_conv, *(layer.conv_3x3 for layer in self.layer)):
+            old = block.convolution
+            if old.stride == (2, 2):
+                block.convolution = _SamePaddedConv2d(
+                    old.in_channels, old.out_channels, 3, stride=2, groups=old.groups, bias=False
+                )
+
+    def forward(self, pixels_NCHW: Tensor) -> tuple[Tensor, ...]:
+        features = self.conv_stem(pixels_NCHW)
+        taps = []
+        for index, layer in enumerate(self.layer):
+            features = layer(features)
+            if index in self._taps:
+                taps.append(features)
+        return tuple(taps)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels // 8, channels)
+
+
+class _Residual(nn.Module):
+    """Depthwise 3x3, then 1x1, added to the input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            _norm(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.body(features)
+
+
+class TinyNet(nn.Module):
+    """A backbone of some ten thousand parameters for tests and the demo, to be trained from scratch.
+
+    Full convolutions up to stride 4, where the masks' edges are decided; separable ones from there on. Group norm, as
+    the statistics of a batch of a few frames are worth nothing.
+    """
+
+    channels = (16, 24, 32, 48)
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = self.channels[0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False),
+            _norm(first),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(first, first, 3, stride=2, padding=1, bias=False),
+            _norm(first),
+            nn.ReLU(inplace=True),
+            _Residual(first),
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, before, 3, stride=2, padding=1, groups=before, bias=False),
+                nn.Conv2d(before, after, 1, bias=False),
+                _norm(after),
+                nn.ReLU(inplace=True),
+                _Residual(after),
+            )
+            for before, after in zip(self.channels, self.channels[1:], strict=False)
+        )
+
+    def forward(self, pixels_NCHW: Tensor) -> tuple[Tensor, ...]:
+        features = [self.stem(pixels_NCHW)]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return tuple(features)

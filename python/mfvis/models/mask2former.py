@@ -1,0 +1,118 @@
+"""Video Mask2Former: backbone, pixel decoder and masked-attention decoder in one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mfvis.errors import ConfigError
+from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.models.decoder import MaskedAttentionDecoder
+from mfvis.models.pixel_decoder import PixelDecoder
+from mfvis.models.prompts import BoxPromptEncoder
+from mfvis.types import BoxPrompts, Prediction
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the model; the defaults are Mask2Former's with a ResNet-50."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    hidden_dim: int = 256
+    heads: int = 8
+    encoder_layers: int = 6
+    encoder_ffn_dim: int = 1024
+    decoder_layers: int = 9
+    decoder_ffn_dim: int = 2048
+    queries: int = 100
+    points: int = 4
+    """Sampling points per head and level in the pixel decoder's deformable attention."""
+    dropout: float = 0.0
+    box_prompts: bool = False
+    """Also learn to make queries from given box tubes."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_dim", "heads", "encoder_ffn_dim", "decoder_ffn_dim", "queries", "points"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name}: {getattr(self, name)} given, at least 1 expected")
+        for name in ("encoder_layers", "decoder_layers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"model.{name}: {getattr(self, name)} given, at least 0 expected")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout: {self.dropout} given, a share from 0 to below 1 expected")
+        if self.hidden_dim % self.heads or self.hidden_dim % 4:
+            raise ConfigError(
+                f"model.hidden_dim: {self.hidden_dim} given with {self.heads} heads; it must be a multiple of the heads "
+                "and of 4 (sines and cosines of x and y)"
+            )
+
+
+class VideoMask2Former(nn.Module):
+    """Frames of clips in, classes and mask tubes of all queries out.
+
+    Args:
+        config: Sizes.
+        num_classes: K, without "no object".
+        pretrained: Read the backbone's weights named in the configuration. Pass False where a checkpoint with all
+            weights is loaded afterwards, so that the file need not be there.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int, pretrained: bool = True):
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        dim, heads = config.hidden_dim, config.heads
+        self.backbone = Backbone(config.backbone, pretrained)
+        self.pixel_decoder = PixelDecoder(
+            self.backbone.channels,
+            dim,
+            heads,
+            config.encoder_layers,
+            config.points,
+            config.encoder_ffn_dim,
+            config.dropout,
+        )
+        self.decoder = MaskedAttentionDecoder(
+            dim, heads, config.decoder_layers, config.decoder_ffn_dim, config.queries, num_classes, config.dropout
+        )
+        self.prompts = BoxPromptEncoder(dim) if config.box_prompts else None
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, frames_BTCHW: Tensor, prompts: BoxPrompts | None = None, last_only: bool = False) -> Prediction:
+        """Predict the tubes of every query.
+
+        Args:
+            frames_BTCHW: RGB ``[B, T, 3, H, W]``, uint8 or floating point in 0..255, H and W multiples of 32.
+            prompts: Box tubes, each of which becomes a query, instead of the learnt queries.
+            last_only: Give the last decoder layer alone, L = 1: all that inference needs.
+
+        Returns:
+            Logits ``[L, B, Q, K + 1]`` and mask logits ``[L, B, Q, T, H / 4, W / 4]`` with L = decoder layers + 1: the
+            first is said by the queries themselves, before any layer.
+
+        Raises:
+            ValueError: a wrong shape, or prompts for a model without them.
+        """
+        shape = tuple(frames_BTCHW.shape)
+        if len(shape) != 5 or shape[2] != 3:
+            raise ValueError(f"frames_BTCHW: shape {shape} given, [B, T, 3, H, W] expected")
+        batch, frames, _, height, width = shape
+        if height % 32 or width % 32 or not height or not width:
+            raise ValueError(
+                f"frames_BTCHW: {height}x{width} pixels given, multiples of 32 expected. Pad at the right and bottom"
+            )
+        if prompts is not None:
+            if self.prompts is None:
+                raise ValueError("prompts: this model was built without them. Set model.box_prompts and train it so")
+            given = tuple(prompts.boxes_BQT4.shape)
+            if len(given) != 4 or (given[0], *given[2:]) != (batch, frames, 4) or given[:2] != prompts.valid_BQ.shape:
+                raise ValueError(
+                    f"prompts: boxes {given} and valid {tuple(prompts.valid_BQ.shape)} given, [{batch}, Q, {frames}, 4] "
+                    f"and [{batch}, Q] expected"
+                )
+        pixels = self.pixel_decoder(self.backbone(frames_BTCHW.flatten(0, 1)))
+        queries = (
+            self.decoder.learnt_queries(batch) if prompts is None else self.prompts(prompts, pixels, height, width)
+        )
+        return self.decoder(pixels, queries, last_only)
