@@ -1,4 +1,4 @@
-"""Training clips: which frames, in which order, with which augmentation - all of it a function of (seed, epoch, position).
+"""Training clips: which frames, in which order, how augmented - all of it a function of (seed, epoch, position).
 
 That is what makes training resumable bit by bit: no worker, process or prefetched batch has a random state of its own.
 """
@@ -31,7 +31,7 @@ class ClipConfig:
     frames: int = 5
     """T, frames of a clip."""
     sampling: Literal["random", "consecutive"] = "random"
-    """random: a frame and T - 1 others around it, drawn with replacement, shuffled. consecutive: neighbours, in order."""
+    """random: a frame and T - 1 others around it, drawn with replacement, shuffled. consecutive: in order."""
     range: int = 5
     """random: how far from the first frame the others may lie."""
     stride: int = 1

@@ -188,7 +188,7 @@ def _scanned(path: Path, changed: int) -> tuple[tuple[int, ...], tuple[int, ...]
 
 
 def _decode(path: Path, wanted: Sequence[int]) -> Iterator[np.ndarray]:
-    """The frames `wanted` (ascending) of a video file; seeks to the last key frame before each, unless already past it."""
+    """The frames `wanted` (ascending) of a video file, from the last key frame before each, or from where we are."""
     times, keys = _timestamps(path)
     reached: int | None = None
     with _opened(path) as container:
@@ -209,7 +209,7 @@ def _decode(path: Path, wanted: Sequence[int]) -> Iterator[np.ndarray]:
                     f"{path}: frame {index} cannot be decoded ({error}). Encode the video again"
                 ) from error
             if frame is None or frame.pts != time:
-                raise VideoError(f"{path}: frame {index} cannot be decoded (the data ends). Encode the video again")
+                raise VideoError(f"{path}: frame {index} cannot be decoded (the data ends). Encode it again")
             reached = time
             yield frame.to_ndarray(format="rgb24")
 

@@ -5,7 +5,7 @@
                       "segmentations"?: [T of mask or null], "areas"?, "iscrowd"?}],
      "categories":  [{"id", "name"}]}
 
-Boxes are all that training needs: masks are carried along as they stand and decoded by `decode_mask` when somebody asks.
+Boxes are all that training needs: masks are carried along as they stand, and decoded by `decode_mask` when asked for.
 ``annotations`` may be missing or null. Beyond YouTube-VIS, ``file_names`` may hold the name of one video file; such a
 video must say its ``length``.
 """
@@ -120,9 +120,9 @@ def decode_mask(
 ) -> np.ndarray:
     """A mask as the JSON has it, as pixels: bool ``[H, W]``.
 
-    `segmentation` is None (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]``, or a COCO run-length encoding
-    ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the compressed string. `file` and `record` say
-    in the message where it came from.
+    `segmentation` is None (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]``, or a COCO run-length
+    encoding ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the compressed string. `file` and
+    `record` say in the message where it came from.
 
     Raises:
         DataError: when it is none of these, is damaged, or has another size.
@@ -405,7 +405,7 @@ class _Reader:
         return tracks
 
     def boxes(self, record: str, entry: dict[str, Any], video: Video, segmentations: list[Any] | None) -> np.ndarray:
-        """float32 ``[T, 4]`` xyxy of an annotation's or a result's ``bboxes``; zeros where there is none or none sound."""
+        """float32 ``[T, 4]`` xyxy of an annotation's or a result's ``bboxes``; zeros where there is no sound box."""
         boxes_T4 = np.zeros((video.length, 4), np.float32)
         if entry.get("bboxes") is None:
             if segmentations is None:
@@ -414,17 +414,19 @@ class _Reader:
                 self.report(record, "has masks but no bboxes", "Write bboxes, or ask for boxes_from_masks")
             else:
                 for t, segmentation in enumerate(segmentations):
-                    try:
-                        frame = f"{record}, frame {t}"
-                        mask_HW = decode_mask(segmentation, video.height, video.width, file=self.file, record=frame)
-                        boxes_T4[t] = mask_box(mask_HW)
-                    except DataError as error:
-                        self.problems += error.problems
+                    boxes_T4[t] = self.box_of_mask(f"{record}, frame {t}", segmentation, video)
             return boxes_T4
         for t, box in enumerate(self.per_frame(record, "bboxes", entry, video.length) or ()):
             if box is not None:
                 boxes_T4[t] = self.box(f"{record}, frame {t}", box, video)
         return boxes_T4
+
+    def box_of_mask(self, record: str, segmentation: Any, video: Video) -> np.ndarray:
+        try:
+            return mask_box(decode_mask(segmentation, video.height, video.width, file=self.file, record=record))
+        except DataError as error:
+            self.problems += error.problems
+            return np.zeros(4, np.float32)
 
     def box(self, record: str, box: Any, video: Video) -> tuple[float, float, float, float]:
         absent = (0.0, 0.0, 0.0, 0.0)
@@ -513,7 +515,7 @@ class _Reader:
 
 
 def _uncompress(counts: str | bytes) -> list[int] | None:
-    """The runs of a compressed RLE (COCO's variable-length numbers, from the fourth on as a difference); None if broken."""
+    """The runs of a compressed RLE (variable-length numbers, from the fourth on differences); None if broken."""
     try:
         text = counts.encode("ascii") if isinstance(counts, str) else counts
     except UnicodeEncodeError:
