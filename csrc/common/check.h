@@ -1,0 +1,40 @@
+// Checks of an operator's arguments. Every message names the operator and the argument, says what came and what was
+// expected; Python sees a ValueError.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <string>
+
+#include "dtype.h"
+
+namespace mfvis {
+
+using torch::stable::Tensor;
+
+class Check {
+ public:
+  explicit Check(const char* op) : op_(op) {}
+
+  // expected: the axes in words, "[N, T, H, W]".
+  void dim(const char* name, const Tensor& tensor, int64_t dim, const char* expected) const;
+  // -1 stands for any size.
+  void sizes(const char* name, const Tensor& tensor, std::initializer_list<int64_t> sizes, const char* expected) const;
+  void dtype(const char* name, const Tensor& tensor, std::initializer_list<torch::headeronly::ScalarType> types) const;
+  // float16, bfloat16, float32 or float64.
+  void floating(const char* name, const Tensor& tensor) const;
+  void same_device(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) const;
+  // `got` and `expected` in words.
+  void that(bool holds, const char* name, const std::string& got, const std::string& expected) const;
+
+ private:
+  [[noreturn]] void fail(const char* name, const std::string& got, const std::string& expected) const;
+
+  const char* op_;
+};
+
+// The kernels' name of a tensor's dtype; only after a check.
+Dtype dtype_of(const Tensor& tensor);
+
+}  // namespace mfvis

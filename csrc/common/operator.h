@@ -1,0 +1,22 @@
+// What every bridge (csrc/ops/<op>.cpp) includes: libtorch's stable ABI, the checks, and the registration.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "check.h"
+#include "kernel.h"
+
+namespace mfvis {
+
+using torch::headeronly::ScalarType;
+
+// Defines torch.ops.mfvis.<name> with one C++ function for all devices: it checks the arguments, then Kernel::on picks
+// the device's kernel or says that there is none.
+#define MFVIS_OPERATOR(name, signature)                                         \
+  STABLE_TORCH_LIBRARY_FRAGMENT(mfvis, m) { m.def(#name signature); }           \
+  STABLE_TORCH_LIBRARY_IMPL(mfvis, CPU, m) { m.impl(#name, TORCH_BOX(&name)); } \
+  STABLE_TORCH_LIBRARY_IMPL(mfvis, CUDA, m) { m.impl(#name, TORCH_BOX(&name)); }
+
+}  // namespace mfvis

@@ -1,0 +1,184 @@
+#include "../box_projection_loss.h"
+
+#include <cstring>
+
+#include "../../common/box.h"
+#include "../../common/math.h"
+#include "../../common/parallel.h"
+#include "../../common/scratch.h"
+
+namespace mfvis {
+namespace {
+
+constexpr double epsilon = 1e-5;
+
+// σ grows with its argument, so the maximum of the probabilities is the probability of the maximal logit: one pass over
+// the logits, then H + W sigmoids. A frame is two profiles, what each row and what each column shows of the mask.
+template <typename C>
+struct Profiles {
+  Profiles(int64_t height, int64_t width)
+      : row(width), row_max(height), column_max(width), column_first(width), row_p(height), column_p(width) {}
+
+  Scratch<C> row;                 // [W] the current row in the compute type
+  Scratch<C> row_max;             // [H]
+  Scratch<C> column_max;          // [W]
+  Scratch<int64_t> column_first;  // [W] the first row that has the maximum; only where the gradient is asked for
+  Scratch<C> row_p;               // [H] σ(row_max)
+  Scratch<C> column_p;            // [W]
+};
+
+template <typename C>
+C maximum(const C* row, int64_t width) {
+  C highest = -__builtin_inf();
+#pragma omp simd reduction(max : highest)
+  for (int64_t x = 0; x < width; ++x) highest = row[x] > highest ? row[x] : highest;
+  return highest;
+}
+
+template <bool with_first, typename T, typename C>
+void find_profiles(const T* frame, int64_t height, int64_t width, const Profiles<C>& profiles) {
+  C* const row = profiles.row.data();
+  C* const column_max = profiles.column_max.data();
+  int64_t* const column_first = profiles.column_first.data();
+  C poison = 0;  // NaN as soon as one logit is, else 0: the comparisons below would lose it.
+  for (int64_t x = 0; x < width; ++x) {
+    column_max[x] = -__builtin_inf();
+    column_first[x] = 0;
+  }
+  for (int64_t y = 0; y < height; ++y) {
+    const T* const from = frame + y * width;
+#pragma omp simd
+    for (int64_t x = 0; x < width; ++x) row[x] = load(from[x]);
+#pragma omp simd
+    for (int64_t x = 0; x < width; ++x) {
+      const bool higher = row[x] > column_max[x];
+      if (with_first) column_first[x] = higher ? y : column_first[x];
+      column_max[x] = higher ? row[x] : column_max[x];
+    }
+#pragma omp simd reduction(+ : poison)
+    for (int64_t x = 0; x < width; ++x) poison += row[x] != row[x] ? row[x] : 0;
+    profiles.row_max[y] = maximum(row, width);
+  }
+  for (int64_t y = 0; y < height; ++y) profiles.row_p[y] = sigmoid(profiles.row_max[y]) + poison;
+  for (int64_t x = 0; x < width; ++x) profiles.column_p[x] = sigmoid(column_max[x]) + poison;
+}
+
+// 1 - 2 I / D with I = sum of p inside the span, D = sum of p² + length of the span + epsilon.
+struct Dice {
+  double inside;
+  double denominator;
+
+  double loss() const { return 1 - 2 * inside / denominator; }
+  double by_p(double p, bool is_inside) const {
+    return (4 * inside * p / denominator - (is_inside ? 2 : 0)) / denominator;
+  }
+};
+
+template <typename C>
+Dice dice(const C* p, int64_t size, Span span) {
+  double squares = 0, inside = 0;
+  for (int64_t i = 0; i < size; ++i) squares += static_cast<double>(p[i]) * p[i];
+  for (int64_t i = span.begin; i < span.end; ++i) inside += p[i];
+  return {inside, squares + static_cast<double>(span.end - span.begin) + epsilon};
+}
+
+struct FrameSpans {
+  Span x;
+  Span y;
+};
+
+FrameSpans spans_of(const float* box, int64_t height, int64_t width) {
+  if (!box_is_present(box)) return {{0, 0}, {0, 0}};
+  return {pixels_inside(box[0], box[2], width), pixels_inside(box[1], box[3], height)};
+}
+
+bool ever_present(const BoxProjection& args, int64_t instance) {
+  for (int64_t t = 0; t < args.frames; ++t) {
+    if (box_is_present(args.boxes + (instance * args.frames + t) * 4)) return true;
+  }
+  return false;
+}
+
+template <typename T>
+void forward(const BoxProjection& args, Compute<T>* loss, double* per_frame) {
+  const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
+  parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
+    const Profiles<Compute<T>> profiles(height, width);
+    for (int64_t i = begin; i < end; ++i) {
+      per_frame[i] = 0;
+      if (!ever_present(args, i / args.frames)) continue;
+      find_profiles<false>(static_cast<const T*>(args.logits) + i * height * width, height, width, profiles);
+      const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
+      per_frame[i] =
+          dice(profiles.column_p.data(), width, spans.x).loss() + dice(profiles.row_p.data(), height, spans.y).loss();
+    }
+  });
+  double sum = 0;
+  for (int64_t i = 0; i < items; ++i) sum += per_frame[i];
+  *loss = static_cast<Compute<T>>(sum / static_cast<double>(items));
+}
+
+template <typename T>
+int64_t first_of(const T* row, int64_t width, Compute<T> value) {
+  constexpr int64_t block = 32;
+  int64_t x = 0;
+  for (; x + block <= width; x += block) {
+    int found = 0;
+    for (int64_t l = 0; l < block; ++l) found |= load(row[x + l]) == value;
+    if (found) break;
+  }
+  for (; x < width; ++x) {
+    if (load(row[x]) == value) return x;
+  }
+  return 0;  // Only a row of NaN has no maximum.
+}
+
+template <typename T>
+void backward(const BoxProjection& args, Compute<T> grad_loss, T* grad_logits) {
+  using C = Compute<T>;
+  const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
+  const double scale = static_cast<double>(grad_loss) / static_cast<double>(items);
+  parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
+    const Profiles<C> profiles(height, width);
+    for (int64_t i = begin; i < end; ++i) {
+      const T* const frame = static_cast<const T*>(args.logits) + i * height * width;
+      T* const grad = grad_logits + i * height * width;
+      std::memset(grad, 0, static_cast<size_t>(height * width) * sizeof(T));
+      if (!ever_present(args, i / args.frames)) continue;
+      find_profiles<true>(frame, height, width, profiles);
+      const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
+
+      const Dice on_x = dice(profiles.column_p.data(), width, spans.x);
+      for (int64_t x = 0; x < width; ++x) {
+        const double p = profiles.column_p[x], by_p = on_x.by_p(p, spans.x.begin <= x && x < spans.x.end);
+        store(static_cast<C>(scale * by_p * p * (1 - p)), grad + profiles.column_first[x] * width + x);
+      }
+      const Dice on_y = dice(profiles.row_p.data(), height, spans.y);
+      for (int64_t y = 0; y < height; ++y) {
+        const double p = profiles.row_p[y], by_p = on_y.by_p(p, spans.y.begin <= y && y < spans.y.end);
+        const int64_t at = y * width + first_of(frame + y * width, width, profiles.row_max[y]);
+        store(load(grad[at]) + static_cast<C>(scale * by_p * p * (1 - p)), grad + at);
+      }
+    }
+  });
+}
+
+void box_projection_loss(const BoxProjection& args, void* loss, double* per_frame) {
+  with_floating_type(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    forward<T>(args, static_cast<Compute<T>*>(loss), per_frame);
+  });
+}
+
+void box_projection_loss_backward(const BoxProjection& args, const void* grad_loss, void* grad_logits) {
+  with_floating_type(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    backward<T>(args, *static_cast<const Compute<T>*>(grad_loss), static_cast<T*>(grad_logits));
+  });
+}
+
+MFVIS_CPU_KERNEL(box_projection_loss_kernel, box_projection_loss)
+MFVIS_CPU_KERNEL(box_projection_loss_backward_kernel, box_projection_loss_backward)
+
+}  // namespace
+}  // namespace mfvis

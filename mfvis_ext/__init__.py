@@ -1,0 +1,51 @@
+"""The operators of mfvis: mask-free video instance segmentation (MaskFreeVIS) as `torch.ops.mfvis.*`.
+
+`import mfvis_ext` loads the compiled library and registers the operators. The documented functions, one module each in
+`mfvis_ext.ops`, are all here by name: ``mfvis_ext.box_tube_dice`` and so on; `mfvis_ext.reference` has the same functions
+in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError("mfvis_ext needs PyTorch: `pip install 'torch>=2.10'`") from error
+
+if tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2]) < (2, 10):
+    raise ImportError(
+        f"mfvis_ext needs torch >= 2.10, this is {torch.__version__}: `pip install --upgrade 'torch>=2.10'`"
+    )
+
+try:
+    from mfvis_ext import _C
+except ImportError as error:
+    raise ImportError(
+        f"the compiled part of mfvis_ext cannot be loaded ({error}); in a checkout build it with `pip install -e .`, "
+        "else reinstall it with `pip install --force-reinstall --no-deps mfvis-ext`"
+    ) from error
+
+from mfvis_ext import ops
+
+__version__: str = _C.build_info()["version"]
+
+
+def build_info() -> dict[str, Any]:
+    """What was built, and what of it is in use.
+
+    Keys: version, compiler, torch_target (the oldest torch), torch_built_with, torch (the one at hand), cuda (the toolkit, or
+    None), cuda_archs, cpu_levels (built), cpu_level (in use; MFVIS_CPU_LEVEL forces a lower one).
+    """
+    return {**_C.build_info(), "torch": torch.__version__}
+
+
+__all__ = ["build_info", "ops"]
+for _module in pkgutil.iter_modules(ops.__path__, "mfvis_ext.ops."):
+    _operator = importlib.import_module(_module.name)
+    for _name in _operator.__all__:
+        globals()[_name] = getattr(_operator, _name)
+        __all__.append(_name)

@@ -1,0 +1,19 @@
+"""One module per operator: the documented function, its fake kernel for `torch.compile`, its autograd formula.
+
+`mfvis_ext` finds the modules here by themselves and re-exports what their ``__all__`` names.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+
+
+def forbid_backward(operator: str, reason: str) -> None:
+    """Makes a backward pass through `operator` ("mfvis::x") an error with that reason, instead of a silent zero."""
+
+    def backward(ctx, *grads) -> NoReturn:
+        raise RuntimeError(f"{operator} {reason}")
+
+    torch.library.register_autograd(operator, backward)

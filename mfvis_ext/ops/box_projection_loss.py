@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mfvis_ext.ops import forbid_backward
+
+__all__ = ["box_projection_loss"]
+
+
+def box_projection_loss(mask_logits: Tensor, boxes: Tensor) -> Tensor:
+    """Dice loss between the projections of mask and box on each axis (Tian et al., BoxInst, CVPR 2021, eq. 2 and 3).
+
+    With p the maximum of σ(logits) over the rows (columns) and b the indicator of the box on the x (y) axis, the loss of
+    a frame is the sum over both axes of ``1 - 2 Σ p b / (Σ p² + Σ b² + 1e-5)``; an instance without any box costs nothing.
+
+    Args:
+        mask_logits: ``[N, T, H, W]``, float16, bfloat16, float32 or float64.
+        boxes: float32 ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in pixels of the logits; a pixel is inside iff its centre is.
+
+    Returns:
+        A scalar, the mean over instances and frames: float64 for float64 logits, float32 for all others; 0 if there are
+        none. The gradient of a maximum goes to its first position and has the dtype of the logits. A second
+        derivative is an error.
+
+    Raises:
+        ValueError: a wrong shape, dtype or device, naming the argument.
+    """
+    return torch.ops.mfvis.box_projection_loss(mask_logits, boxes)
+
+
+@torch.library.register_fake("mfvis::box_projection_loss")
+def _(mask_logits: Tensor, boxes: Tensor) -> Tensor:
+    dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
+    return mask_logits.new_empty((), dtype=dtype)
+
+
+@torch.library.register_fake("mfvis::box_projection_loss_backward")
+def _(grad_loss: Tensor, mask_logits: Tensor, boxes: Tensor) -> Tensor:
+    return mask_logits.new_empty(mask_logits.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad_loss: Tensor) -> tuple[Tensor, None]:
+    mask_logits, boxes = ctx.saved_tensors
+    return torch.ops.mfvis.box_projection_loss_backward(grad_loss, mask_logits, boxes), None
+
+
+torch.library.register_autograd("mfvis::box_projection_loss", _backward, setup_context=_setup_context)
+forbid_backward(
+    "mfvis::box_projection_loss_backward", "cannot be differentiated: the loss has no second derivative here"
+)

@@ -1,0 +1,208 @@
+"""Builds mfvis_ext._C with CMake and Ninja. `pip install .`, or `python setup.py build_ext --inplace` in a checkout.
+
+MFVIS_CUDA=auto|0|1   CUDA kernels: if nvcc is there (the default), never, or else fail.
+TORCH_CUDA_ARCH_LIST  "8.0;9.0+PTX"; without it the GPU at hand, else the default of the toolkit.
+MAX_JOBS              compilers at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+VERSION = "0.1.0"
+TORCH_TARGET = "2.10"
+"""The oldest torch that the binary loads in; it uses nothing of libtorch that is younger."""
+
+ROOT = Path(__file__).resolve().parent
+
+
+def fail(problem: str, remedy: str) -> None:
+    raise SystemExit(f"mfvis-ext cannot be built: {problem}. {remedy}")
+
+
+def version_pair(version: str) -> tuple[int, int]:
+    """The first two numbers of "2.13.0+cu130"."""
+    major, minor = re.findall(r"\d+", version)[:2]
+    return int(major), int(minor)
+
+
+@dataclass(frozen=True)
+class Torch:
+    """An installed torch, looked at without importing it."""
+
+    version: str
+    directory: Path
+
+
+def find_torch() -> Torch | None:
+    """The torch of this environment, or else of the one outside pip's build isolation.
+
+    Isolation hides the installed torch, and fetching another would cost gigabytes. The binary does not depend on which
+    torch it was built with, so the one outside serves: isolation works by PYTHONPATH, without which one looks past it.
+    """
+    look = (
+        "import importlib.util as u, importlib.metadata as m, json, os\n"
+        "s = u.find_spec('torch')\n"
+        "print(json.dumps([m.version('torch'), os.path.dirname(s.origin)] if s and s.origin else None))"
+    )
+    outside = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
+    for environment in (dict(os.environ), outside):
+        done = subprocess.run(
+            [sys.executable, "-c", look], env=environment, cwd=ROOT.anchor, capture_output=True, text=True
+        )
+        found = json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
+        if found:
+            return Torch(found[0], Path(found[1]))
+    return None
+
+
+def find_program(name: str, remedy: str) -> str:
+    """A program on the PATH or beside this Python, where pip puts cmake and ninja."""
+    beside = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    program = shutil.which(name, path=beside)
+    if program is None:
+        fail(f"{name} is missing", remedy)
+    return program
+
+
+def find_compiler() -> str:
+    names = [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    if compiler is None:
+        fail(f"no C++ compiler ({', '.join(names)})", "Install one: `apt install g++`, `dnf install gcc-c++`")
+    return compiler
+
+
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    places = [str(Path(home) / "bin")] if home else []
+    return shutil.which("nvcc", path=os.pathsep.join([*places, os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """What to do about CUDA kernels, and why."""
+
+    nvcc: str | None
+    reason: str
+
+
+def choose_cuda() -> Cuda:
+    """Obeys MFVIS_CUDA. "1" never ends in a CPU build."""
+    wish = os.environ.get("MFVIS_CUDA", "").strip().lower() or "auto"
+    if wish not in ("auto", "0", "1"):
+        fail(f"MFVIS_CUDA is {wish!r}", "Expected auto, 0 or 1")
+    if wish == "0":
+        return Cuda(None, "MFVIS_CUDA=0")
+    nvcc = find_nvcc()
+    if not any((ROOT / "csrc/ops/cuda").glob("*.cu")):
+        if wish == "1":
+            fail("MFVIS_CUDA=1, but this version has no CUDA kernels", "Build with MFVIS_CUDA=auto or 0")
+        return Cuda(None, "this version has no CUDA kernels")
+    if nvcc is None and wish == "1":
+        fail("MFVIS_CUDA=1, but nvcc was not found", "Install the CUDA toolkit, or point CUDA_HOME to it")
+    return Cuda(nvcc, f"MFVIS_CUDA={wish}" if nvcc else "nvcc was not found")
+
+
+def cuda_architectures() -> list[str]:
+    """CMake's names, "80-real" or "90"; an empty list means the toolkit's default."""
+    wish = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(",", ";").replace(" ", ";")
+    names = [name for name in wish.split(";") if name]
+    if not names and shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True)
+        names = sorted(set(done.stdout.split())) if done.returncode == 0 else []
+    for name in names:
+        if not re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", name):
+            fail(f"TORCH_CUDA_ARCH_LIST has {name!r}", 'Expected compute capabilities such as "8.0;9.0+PTX"')
+    return [name.removesuffix("+PTX").replace(".", "") + ("" if name.endswith("+PTX") else "-real") for name in names]
+
+
+class CMakeBuild(build_ext):
+    """One extension, built by CMakeLists.txt."""
+
+    def run(self) -> None:
+        torch = find_torch()
+        if torch is None:
+            fail("torch is missing", f"Install it first: `pip install 'torch>={TORCH_TARGET}'`")
+        if version_pair(torch.version) < version_pair(TORCH_TARGET):
+            fail(f"torch {torch.version} is too old", f"Upgrade it: `pip install 'torch>={TORCH_TARGET}'`")
+        remedy = "Install it: `pip install cmake ninja`"
+        cmake, ninja, compiler = find_program("cmake", remedy), find_program("ninja", remedy), find_compiler()
+        try:
+            import pybind11
+        except ImportError:
+            fail("pybind11 is missing", "Install it: `pip install pybind11`")
+        cuda = choose_cuda()
+        architectures = cuda_architectures() if cuda.nvcc else []
+
+        major, minor = version_pair(TORCH_TARGET)
+        build = Path(self.build_temp).resolve() / "cmake"
+        settings = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_MAKE_PROGRAM": ninja,
+            "CMAKE_CXX_COMPILER": compiler,
+            "CMAKE_LIBRARY_OUTPUT_DIRECTORY": build / "module",
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "MFVIS_VERSION": VERSION,
+            "MFVIS_TORCH_TARGET": TORCH_TARGET,
+            "MFVIS_TORCH_TARGET_VERSION": f"0x{major:02x}{minor:02x}000000000000",
+            "MFVIS_TORCH_BUILT_WITH": torch.version,
+            "MFVIS_TORCH_INCLUDE": torch.directory / "include",
+            "MFVIS_TORCH_LIB": torch.directory / "lib",
+            "MFVIS_CUDA": "ON" if cuda.nvcc else "OFF",
+        }
+        if cuda.nvcc:
+            settings["CMAKE_CUDA_COMPILER"] = cuda.nvcc
+        if architectures:
+            settings["CMAKE_CUDA_ARCHITECTURES"] = ";".join(architectures)
+        kernels = f"{cuda.nvcc}, architectures {', '.join(architectures) or 'of the toolkit'}" if cuda.nvcc else "no"
+        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+        print(
+            f"mfvis-ext {VERSION}\n"
+            f"  torch      {torch.version} in {torch.directory}; the binary loads in torch >= {TORCH_TARGET}\n"
+            f"  compiler   {compiler}, {jobs} jobs (MAX_JOBS)\n"
+            f"  CUDA       {kernels} ({cuda.reason})\n"
+            f"  CPU levels baseline, and on x86-64 avx2 and avx512; chosen when the module is loaded",
+            flush=True,
+        )
+
+        build.mkdir(parents=True, exist_ok=True)
+        options = [f"-D{name}={value}" for name, value in settings.items()]
+        self.call([cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options])
+        self.call([cmake, "--build", str(build), "--parallel", jobs])
+        # A rename, so that a Python that has the old library open keeps it.
+        library = Path(self.get_ext_fullpath("mfvis_ext._C")).resolve()
+        library.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = library.with_name(f".{library.name}.{os.getpid()}")
+        shutil.copyfile(build / "module" / library.name, unfinished)
+        os.replace(unfinished, library)
+
+    def call(self, command: list[str]) -> None:
+        if subprocess.run(command).returncode:
+            fail(f"`{' '.join(command[:3])} ...` failed", "The reason stands above")
+
+
+torch_to_fetch = [] if find_torch() else [f"torch>={TORCH_TARGET}"]
+
+setup(
+    version=VERSION,
+    packages=find_packages(include=["mfvis_ext*"]) + find_packages("python"),
+    package_dir={"mfvis": "python/mfvis"},
+    package_data={"mfvis": ["presets/*.yaml"]},
+    ext_modules=[Extension("mfvis_ext._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    setup_requires=torch_to_fetch,
+    zip_safe=False,
+)
