@@ -1,0 +1,198 @@
+"""``mfvis predict``: the objects of a whole video, each with its class, score and mask tube, from the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+
+from mfvis.data.augment import fitted_size, resize_frames
+from mfvis.data.clips import MULTIPLE
+from mfvis.data.video import VideoWriter, open_video, read_frames
+from mfvis.data.ytvis import decode_mask, encode_mask, load_dataset, mask_box, write_json, write_results
+from mfvis.errors import ConfigError
+from mfvis.models.mask2former import VideoMask2Former
+from mfvis.models.pixel_decoder import PixelFeatures
+from mfvis.types import Category, TrackResult, Video
+from mfvis.vis.draw import overlay
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """How a video goes through the model."""
+
+    short_side: int = 360
+    """Frames are scaled to this short side, aspect kept."""
+    max_side: int = 1333
+    """The long side is at most this; the short side gives way."""
+    top: int = 10
+    """Tracks per video: the best pairs of query and class."""
+    chunk: int = 8
+    """Frames that go through the backbone at a time. It changes memory and speed, not the result."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} is {getattr(self, name)}, expected at least 1"
+            for name in ("short_side", "max_side", "top", "chunk")
+            if getattr(self, name) < 1
+        ]
+        if faults:
+            raise ConfigError("\n".join(faults))
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Find and segment the objects of a video, a folder of frames, or all videos of a YouTube-VIS JSON."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """A video file, a folder of frames, or a YouTube-VIS JSON."""
+    checkpoint: Path
+    """A checkpoint of `mfvis train`."""
+    out: Path = Path("predictions")
+    """Directory for results.json, tracks.json and the overlay videos."""
+    min_score: float = 0.3
+    """Tracks below this are not drawn and not in tracks.json; results.json has them all."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
+    infer: InferConfig = field(default_factory=InferConfig)
+
+
+def run(config: PredictConfig) -> None:
+    """Write results.json (YouTube-VIS), tracks.json (for people) and one overlay MP4 per video into `config.out`."""
+    from mfvis.train.checkpoint import load_model
+
+    if config.source.suffix == ".json":
+        videos: Sequence[Video] = load_dataset(config.source, boxes_from_masks=True).videos
+    else:
+        videos = (open_video(config.source),)
+    model, categories, _ = load_model(config.checkpoint)
+    model.to(device_of(config.device))
+    results: list[TrackResult] = []
+    for number, video in enumerate(videos, start=1):
+        found = predict_video(model, video, categories, config.infer)
+        kept = [result for result in found if result.score >= config.min_score]
+        names = {category.id: category.name for category in categories}
+        labels = [f"{names[result.category_id]} {result.score:.2f}" for result in kept]
+        write_overlay(config.out / f"{video.name}.mp4", video, kept, labels)
+        results += found
+        print(f"[{number}/{len(videos)}] {video.name}: {video.length} frames, {len(kept)} tracks")
+    write_results(config.out / "results.json", results)
+    write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
+    print(f"wrote results.json, tracks.json and {len(videos)} overlay videos to {config.out}")
+
+
+def device_of(name: str) -> torch.device:
+    """The device a flag names; ConfigError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device is {name!r}, which cannot be used ({reason}); give cpu, cuda or auto") from None
+    return device
+
+
+@torch.inference_mode()
+def predict_video(
+    model: VideoMask2Former, video: Video, categories: Sequence[Category], config: InferConfig = InferConfig()
+) -> list[TrackResult]:
+    """The tracks of one video, best first, with masks at the video's own size.
+
+    The whole video is one clip, as in the paper: softmax over the classes, the `top` best pairs of query and class,
+    mask where the logit is above 0. Frames are read and pass the backbone and the pixel decoder `chunk` at a time; the
+    masks of the chosen pairs alone are enlarged, frame by frame. What grows with the video is what the decoder sees:
+    per frame the stride-4 embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    height, width = fitted_size(video.height, video.width, config.short_side, config.max_side)
+    features = []
+    for first in range(0, video.length, config.chunk):
+        frames = read_frames(video, range(first, min(first + config.chunk, video.length)))
+        resized = resize_frames(frames, height, width)
+        padded = F.pad(resized, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+        features.append(model.pixel_decoder(model.backbone(padded.to(device))))
+    pixels = PixelFeatures(
+        tuple(torch.cat(level) for level in zip(*(part.levels_NSC for part in features), strict=True)),
+        features[0].shapes,
+        torch.cat([part.mask_NCHW for part in features]),
+    )
+    del features
+    prediction = model.decoder(pixels, model.decoder.learnt_queries(1), last_only=True)
+    del pixels
+
+    # K classes without the last one, "no object"; the flat index counts classes within a query.
+    scores_QK = prediction.logits_LBQK[-1, 0].softmax(-1)[:, :-1]
+    scores_D, flat_D = scores_QK.flatten().topk(min(config.top, scores_QK.numel()))
+    query_D, label_D = flat_D // scores_QK.shape[1], flat_D % scores_QK.shape[1]
+    # One query may be chosen for several classes; its masks are made once.
+    chosen_M, mask_D = query_D.unique(return_inverse=True)
+    masks_MTHW = prediction.masks_LBQTHW[-1, 0, chosen_M]
+    del prediction
+    tubes = encode_tubes(masks_MTHW, (height, width), (video.height, video.width))
+    return [
+        TrackResult(video.id, categories[label].id, score, *tubes[place])
+        for score, label, place in zip(scores_D.tolist(), label_D.tolist(), mask_D.tolist(), strict=True)
+    ]
+
+
+def encode_tubes(
+    masks_MTHW: Tensor, resized: tuple[int, int], original: tuple[int, int]
+) -> list[tuple[tuple[dict | None, ...], np.ndarray]]:
+    """Mask logits at stride 4 of padded frames as one RLE and box per frame at the original size, None where empty.
+
+    Enlarged bilinearly to the padded frame, cut to its `resized` part, scaled to `original`, thresholded at 0 - frame
+    by frame, so that no more than one frame of full-size logits exists.
+    """
+    tubes = [([], np.zeros((masks_MTHW.shape[1], 4), dtype=np.float32)) for _ in masks_MTHW]
+    for t in range(masks_MTHW.shape[1]):
+        logits = F.interpolate(masks_MTHW[None, :, t].float(), scale_factor=4, mode="bilinear", align_corners=False)
+        logits = logits[..., : resized[0], : resized[1]]
+        masks_MHW = (F.interpolate(logits, original, mode="bilinear", align_corners=False)[0] > 0).cpu().numpy()
+        for (rles, boxes_T4), mask_HW in zip(tubes, masks_MHW, strict=True):
+            boxes_T4[t] = mask_box(mask_HW)
+            rles.append(encode_mask(mask_HW) if mask_HW.any() else None)
+    return [(tuple(rles), boxes_T4) for rles, boxes_T4 in tubes]
+
+
+def write_overlay(path: Path, video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> None:
+    """The video as MP4, the tracks' masks, boxes and labels drawn over it. Folders of frames play at 10 a second."""
+    ids = [place if result.track_id is None else result.track_id for place, result in enumerate(results)]
+    with VideoWriter(path, video.fps or 10.0, (video.height, video.width)) as writer:
+        for first in range(0, video.length, 16):  # every read of a video file seeks; 16 frames are still little memory
+            indices = range(first, min(first + 16, video.length))
+            for t, frame_HW3 in zip(indices, read_frames(video, indices).permute(0, 2, 3, 1).numpy(), strict=True):
+                masks = [decode_mask(result.segmentations[t], video.height, video.width) for result in results]
+                boxes_N4 = np.array([result.boxes_T4[t] for result in results]).reshape(-1, 4)
+                writer.write(overlay(frame_HW3, np.array(masks), boxes_N4, labels, ids))
+
+
+def readable(
+    results: Sequence[TrackResult], videos: Sequence[Video], categories: Sequence[Category], min_score: float
+) -> list[dict]:
+    """Per video its tracks with class name, score and box ``[x1, y1, x2, y2]`` or null per frame, for JSON."""
+    names = {category.id: category.name for category in categories}
+    return [
+        {
+            "video": video.name,
+            "tracks": [
+                {
+                    "class": names[result.category_id],
+                    "score": round(result.score, 4),
+                    "boxes": [box.tolist() if box[2] > box[0] else None for box in result.boxes_T4],
+                }
+                for result in results
+                if result.video_id == video.id and result.score >= min_score
+            ],
+        }
+        for video in videos
+    ]

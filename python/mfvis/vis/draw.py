@@ -1,0 +1,150 @@
+"""Pictures of tracks: masks, boxes and names over frames, and sheets that put what should be beside what is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Neighbours in the list differ in hue and in lightness, so that they stay apart for colour-blind eyes too.
+_PALETTE = ("ff5a5f", "1fb6ff", "ffc53d", "9b5de5", "2ec27e", "ff8fab", "00d1c7", "f77f00", "4361ee", "b5e048")
+_PALETTE_RGB = [tuple(bytes.fromhex(colour)) for colour in _PALETTE]
+_BACKGROUND = (250, 250, 249)
+_INK = (28, 27, 26)
+
+
+def colour_of(track_id: int) -> tuple[int, int, int]:
+    """The RGB colour of a track, the same in every frame and every run."""
+    lap, place = divmod(track_id, len(_PALETTE_RGB))
+    shade = (1.0, 0.72, 0.86)[lap % 3]
+    red, green, blue = _PALETTE_RGB[place]
+    return round(red * shade), round(green * shade), round(blue * shade)
+
+
+def overlay(
+    frame_HW3: np.ndarray,
+    masks_NHW: np.ndarray | None,
+    boxes_N4: np.ndarray | None,
+    labels: Sequence[str] | None,
+    ids: Sequence[int],
+    opacity: float = 0.42,
+) -> np.ndarray:
+    """A frame with its objects drawn over it, uint8 ``[H, W, 3]``.
+
+    Args:
+        frame_HW3: RGB uint8.
+        masks_NHW: bool; None draws no masks.
+        boxes_N4: xyxy pixels, a box without size is not drawn; None draws no boxes.
+        labels: a text for each box; None or an empty one draws none. Text needs a box.
+        ids: the number of each object's track, which decides its colour.
+        opacity: of the masks' insides; their outlines are opaque.
+    """
+    height, width = frame_HW3.shape[:2]
+    line = max(1, round(min(height, width) / 240))
+    picture_HW3 = frame_HW3.astype(np.float32)
+    if masks_NHW is not None:
+        outlines = []
+        for mask_HW, track_id in zip(np.asarray(masks_NHW, dtype=bool), ids, strict=True):
+            picture_HW3[mask_HW] += opacity * (np.array(colour_of(track_id), dtype=np.float32) - picture_HW3[mask_HW])
+            outlines.append(_outline(mask_HW, line))
+        # All outlines lie above all insides: where objects overlap, both edges stay visible.
+        for outline_HW, track_id in zip(outlines, ids, strict=True):
+            picture_HW3[outline_HW] = colour_of(track_id)
+    drawn = np.clip(picture_HW3 + 0.5, 0, 255).astype(np.uint8)
+    if boxes_N4 is None:
+        return drawn
+    image = Image.fromarray(drawn)
+    draw = ImageDraw.Draw(image)
+    present = [n for n, (x1, y1, x2, y2) in enumerate(boxes_N4) if x2 > x1 and y2 > y1]
+    for n in present:
+        x1, y1, x2, y2 = (round(float(side)) for side in boxes_N4[n])
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour_of(ids[n]), width=line)
+    for n in present if labels is not None else ():
+        if labels[n]:
+            _label(draw, labels[n], boxes_N4[n], colour_of(ids[n]), (height, width))
+    return np.asarray(image)
+
+
+def enlarge(pixels: np.ndarray, factor: int, smooth: bool) -> np.ndarray:
+    """A picture ``[H, W, 3]`` (smooth) or masks ``[..., H, W]`` (not smooth) at a whole multiple of their size."""
+    if not smooth:
+        return pixels.repeat(factor, -2).repeat(factor, -1)
+    height, width = pixels.shape[:2]
+    return np.asarray(Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.BICUBIC))
+
+
+def compare(
+    frame_HW3: np.ndarray,
+    boxes_N4: np.ndarray,
+    predicted_NHW: np.ndarray,
+    true_NHW: np.ndarray,
+    ids: Sequence[int],
+    least_height: int = 220,
+) -> np.ndarray:
+    """One row of a sheet, frame | boxes | predicted masks | true masks, uint8 ``[H, W, 3]``.
+
+    Small frames are enlarged to `least_height` or more. Predicted and true masks of an object have the same place in
+    their arrays and the same colour.
+    """
+    factor = max(1, -(-least_height // frame_HW3.shape[0]))
+    picture = enlarge(frame_HW3, factor, smooth=True)
+    predicted, true = (
+        enlarge(np.asarray(masks, dtype=bool), factor, smooth=False) for masks in (predicted_NHW, true_NHW)
+    )
+    return side_by_side(
+        [
+            picture,
+            overlay(picture, None, np.asarray(boxes_N4) * factor, None, ids),
+            overlay(picture, predicted, None, None, ids),
+            overlay(picture, true, None, None, ids),
+        ]
+    )
+
+
+def side_by_side(panels: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
+    """Panels of one height in a row, with light gaps between them."""
+    gutter = np.full((panels[0].shape[0], gap, 3), _BACKGROUND, dtype=np.uint8)
+    pieces = [piece for panel in panels for piece in (gutter, panel)]
+    return np.concatenate(pieces[1:], axis=1)
+
+
+def sheet(rows: Sequence[np.ndarray], captions: Sequence[str], gap: int = 6) -> np.ndarray:
+    """Rows of one width under each other, with captions spread evenly above the first."""
+    width = rows[0].shape[1]
+    font = ImageFont.load_default(size=max(12, width // 70))
+    head = Image.new("RGB", (width, round(font.size * 1.9)), _BACKGROUND)
+    draw = ImageDraw.Draw(head)
+    for place, caption in enumerate(captions):
+        draw.text((width * place / len(captions) + 2, head.height / 2), caption, fill=_INK, font=font, anchor="lm")
+    gutter = np.full((gap, width, 3), _BACKGROUND, dtype=np.uint8)
+    pieces = [piece for row in rows for piece in (gutter, row)]
+    return np.concatenate([np.asarray(head), *pieces[1:]])
+
+
+def _outline(mask_HW: np.ndarray, width: int) -> np.ndarray:
+    """The pixels of a mask within `width` steps of its edge; the frame's border is no edge."""
+    inner = mask_HW
+    for _ in range(width):
+        padded = np.pad(inner, 1, mode="edge")
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask_HW & ~inner
+
+
+def _label(
+    draw: ImageDraw.ImageDraw, text: str, box_4: np.ndarray, colour: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    """A small plate in the track's colour that sits on the box's top edge, or below it where the frame ends."""
+    height, width = size
+    font = ImageFont.load_default(size=max(10, round(min(height, width) / 28)))
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    pad = max(2, font.size // 5)
+    plate_width, plate_height = right - left + 2 * pad, bottom - top + 2 * pad
+    x = min(max(0, round(float(box_4[0]))), max(0, width - plate_width))
+    y = round(float(box_4[1])) - plate_height
+    if y < 0:
+        y = min(max(0, round(float(box_4[1]))), max(0, height - plate_height))
+    draw.rectangle((x, y, x + plate_width - 1, y + plate_height - 1), fill=colour)
+    luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    ink = _INK if luminance > 140 else (255, 255, 255)
+    draw.text((x + pad - left, y + pad - top), text, fill=ink, font=font)

@@ -1,0 +1,132 @@
+"""Prediction over whole videos: what is chosen, at which size, and what the command writes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mfvis.data.augment import resize_frames
+from mfvis.data.video import VideoWriter, open_video, read_frames
+from mfvis.data.ytvis import decode_mask, mask_box
+from mfvis.errors import ConfigError
+from mfvis.infer import predictor
+from mfvis.infer.predictor import InferConfig, encode_tubes, predict_video
+from mfvis.models.backbone import BackboneConfig
+from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.types import Category
+
+CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
+TINY = ModelConfig(
+    backbone=BackboneConfig(name="tiny"),
+    hidden_dim=16,
+    heads=2,
+    encoder_layers=1,
+    encoder_ffn_dim=16,
+    decoder_layers=2,
+    decoder_ffn_dim=16,
+    queries=5,
+)
+
+
+@pytest.fixture
+def model() -> VideoMask2Former:
+    torch.manual_seed(0)
+    return VideoMask2Former(TINY, len(CATEGORIES)).eval()
+
+
+@pytest.fixture
+def video_file(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    path = tmp_path / "moving.mp4"
+    with VideoWriter(path, 10, (50, 70)) as writer:
+        background = random.integers(0, 255, (50, 70, 3), dtype=np.uint8)
+        for t in range(11):
+            frame = background.copy()
+            frame[10:30, 5 + 3 * t : 25 + 3 * t] = (250, 20, 20)
+            writer.write(frame)
+    return path
+
+
+def test_equals_the_plain_way_that_enlarges_every_mask_first(model, video_file):
+    video = open_video(video_file)
+    results = predict_video(model, video, CATEGORIES, InferConfig(short_side=45, top=4, chunk=3))
+
+    frames = resize_frames(read_frames(video, range(video.length)), 45, 63)
+    with torch.no_grad():
+        prediction = model(F.pad(frames, (0, 1, 0, 19))[None])
+    logits = F.interpolate(prediction.masks_LBQTHW[-1, 0], scale_factor=4, mode="bilinear", align_corners=False)
+    masks_QTHW = F.interpolate(logits[..., :45, :63], (50, 70), mode="bilinear", align_corners=False) > 0
+    scores_QK = prediction.logits_LBQK[-1, 0].softmax(-1)[:, :2]
+    best = sorted(((s.item(), q, k) for q, row in enumerate(scores_QK) for k, s in enumerate(row)), reverse=True)
+    assert len(results) == 4
+    for result, (score, query, label) in zip(results, best, strict=False):
+        assert result.score == pytest.approx(score, abs=1e-5)
+        assert result.category_id == CATEGORIES[label].id
+        for t, rle in enumerate(result.segmentations):
+            mask_HW = decode_mask(rle, 50, 70)
+            # A pixel whose logit is 0 but for rounding may fall either way.
+            assert (mask_HW != masks_QTHW[query, t].numpy()).mean() < 0.002
+            np.testing.assert_array_equal(result.boxes_T4[t], mask_box(mask_HW))
+            assert (rle is None) == (not mask_HW.any())
+
+
+def test_the_chunk_does_not_change_the_result(model, video_file):
+    video = open_video(video_file)
+    one, all_at_once = (
+        predict_video(model, video, CATEGORIES, InferConfig(short_side=32, chunk=chunk)) for chunk in (1, 99)
+    )
+    assert [result.category_id for result in one] == [result.category_id for result in all_at_once]
+    for a, b in zip(one, all_at_once, strict=True):
+        assert a.score == pytest.approx(b.score, abs=1e-5)
+        np.testing.assert_allclose(a.boxes_T4, b.boxes_T4, atol=1)
+
+
+def test_no_more_tracks_than_pairs_of_query_and_class(model, video_file):
+    assert len(predict_video(model, open_video(video_file), CATEGORIES, InferConfig(short_side=32, top=99))) == 10
+
+
+def test_masks_come_out_where_their_logits_are():
+    masks_MTHW = torch.full((2, 2, 8, 16), -5.0)
+    masks_MTHW[0, 0, 2:6, 4:8] = 5.0  # 16 pixels a side of a 32x64 padded frame, of which 30x60 are picture
+    (full, full_boxes), (empty, empty_boxes) = encode_tubes(masks_MTHW, (30, 60), (60, 120))
+    np.testing.assert_allclose(full_boxes[0], [32, 16, 64, 48], atol=1)
+    assert full[1] is None
+    assert empty == (None, None)
+    assert not empty_boxes.any()
+    assert full[0]["size"] == [60, 120]
+
+
+def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("mfvis.train.checkpoint.load_model", lambda path: (model, CATEGORIES, None))
+    out = tmp_path / "out"
+    config = predictor.PredictConfig(video_file, Path("any"), out, 0.0, "cpu", InferConfig(short_side=32))
+    predictor.run(config)
+    results = json.loads((out / "results.json").read_text())
+    tracks = json.loads((out / "tracks.json").read_text())
+    assert len(results) == 10
+    assert all(len(result["segmentations"]) == 11 for result in results)
+    assert {result["category_id"] for result in results} <= {3, 8}
+    assert tracks[0]["video"] == "moving"
+    assert {track["class"] for track in tracks[0]["tracks"]} <= {"cat", "dog"}
+    written = open_video(out / "moving.mp4")
+    assert (written.length, written.height, written.width) == (11, 50, 70)
+
+    predictor.run(replace(config, min_score=1.0))
+    assert json.loads((out / "tracks.json").read_text())[0]["tracks"] == []
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_named(name):
+    with pytest.raises(ConfigError, match=f"device is '{name}', which cannot be used"):
+        predictor.device_of(name)
+
+
+@pytest.mark.parametrize("name", ["short_side", "max_side", "top", "chunk"])
+def test_sizes_are_positive(name):
+    with pytest.raises(ConfigError, match=f"{name} is 0, expected at least 1"):
+        InferConfig(**{name: 0})
