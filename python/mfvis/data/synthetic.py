@@ -1,0 +1,301 @@
+"""Synthetic videos with exact masks: what the demo and the tests train on.
+
+Textured, non-convex shapes swing, turn, breathe and ripple in front of each other and of a drifting background. Shapes
+are the classes; colours and textures say nothing about the class, and every object shares a colour with the background,
+so neither a filled box nor a colour threshold solves it. Textures are fixed to their objects, so that patches of one
+frame are found again in the next, which is what the temporal loss lives on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy.ndimage import map_coordinates
+
+from mfvis.data.ytvis import encode_mask, mask_box, write_json
+
+SUPERSAMPLING = 4
+TEXTURE = 96
+"""Side of the textures, which repeat."""
+LEAST_VISIBLE = 24
+"""Pixels of which less counts as hidden."""
+COLOURS = np.array(
+    [
+        (38, 112, 120), (226, 190, 140), (184, 76, 58), (42, 56, 104), (112, 126, 60), (224, 170, 48),
+        (116, 62, 114), (132, 182, 222), (242, 230, 206), (50, 54, 60), (238, 126, 102), (70, 104, 74),
+    ],
+    np.float32,
+)  # fmt: skip
+
+
+def write_demo(
+    directory: str | Path,
+    *,
+    seed: int = 0,
+    videos: int = 60,
+    val_videos: int = 16,
+    frames: int = 8,
+    size: tuple[int, int] = (96, 160),
+    objects: tuple[int, int] = (2, 4),
+) -> tuple[Path, Path]:
+    """Write a data set in the YouTube-VIS layout, pictures in ``JPEGImages``; returns ``(train.json, val.json)``.
+
+    Both have boxes and masks of the *visible* part of each object. The same arguments give the same files.
+
+    Args:
+        directory: made if need be; files of the same names are replaced.
+        seed: of everything.
+        videos, val_videos: how many of either split.
+        frames: of each video.
+        size: ``(height, width)`` in pixels.
+        objects: fewest and most per video.
+    """
+    directory = Path(directory)
+    paths = []
+    for split, (name, count) in enumerate((("train", videos), ("val", val_videos))):
+        records: list[dict] = []
+        annotations: list[dict] = []
+        for index in range(count):
+            random = np.random.default_rng([seed, split, index])
+            pictures_THW3, masks_NTHW, classes_N = draw_video(random, frames, size, objects)
+            folder = f"{name}{index:04d}"
+            (directory / "JPEGImages" / folder).mkdir(parents=True, exist_ok=True)
+            files = [f"{folder}/{frame:05d}.jpg" for frame in range(frames)]
+            for file, picture_HW3 in zip(files, pictures_THW3, strict=True):
+                Image.fromarray(picture_HW3).save(directory / "JPEGImages" / file, quality=93, subsampling=0)
+            shape = {"height": size[0], "width": size[1], "length": frames}
+            records.append({"id": index + 1, "name": folder, "fps": 8, "file_names": files} | shape)
+            annotations += [
+                {"id": len(annotations) + place, "video_id": index + 1, "category_id": int(label) + 1, "iscrowd": 0}
+                | shape
+                | _annotated(masks_THW)
+                for place, (masks_THW, label) in enumerate(zip(masks_NTHW, classes_N, strict=True), 1)
+            ]
+        categories = [{"id": number, "name": shape} for number, shape in enumerate(SHAPES, 1)]
+        paths.append(directory / f"{name}.json")
+        write_json(paths[-1], {"videos": records, "annotations": annotations, "categories": categories})
+    return paths[0], paths[1]
+
+
+def draw_video(
+    random: np.random.Generator, frames: int, size: tuple[int, int], objects: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One video: pictures uint8 ``[T, H, W, 3]``, visible masks bool ``[N, T, H, W]``, shapes int64 ``[N]``."""
+    height, width = size
+    palette = random.permutation(COLOURS)
+    background = _Background(random, palette[:3], size)
+    shapes_N = random.integers(len(SHAPES), size=random.integers(objects[0], objects[1] + 1))
+    # One of the object's two colours is the background's; the other is nobody else's.
+    things: list[_Thing] = []
+    for n, shape in enumerate(shapes_N):
+        things.append(_Thing(random, list(SHAPES.values())[shape], palette[[n % 3, 3 + n % 9]], size, things))
+    pictures_THW3 = np.empty((frames, height, width, 3), np.uint8)
+    owner_THW = np.full((frames, height, width), -1)
+    for t in range(frames):
+        picture_HW3 = background.draw(t)
+        for n, thing in enumerate(things):
+            thing.draw(t, picture_HW3, owner_THW[t], n)
+        picture_HW3 += random.normal(0, 2.0, (height, width, 1))
+        pictures_THW3[t] = picture_HW3.clip(0, 255)
+    masks_NTHW = owner_THW == np.arange(len(things))[:, None, None, None]
+    masks_NTHW[masks_NTHW.sum((2, 3)) < LEAST_VISIBLE] = False
+    seen_N = masks_NTHW.any((1, 2, 3))
+    return pictures_THW3, masks_NTHW[seen_N], shapes_N[seen_N]
+
+
+class _Background:
+    """A marbled picture under a camera that drifts, turns and zooms a little."""
+
+    def __init__(self, random: np.random.Generator, colours: np.ndarray, size: tuple[int, int]):
+        self.size = size
+        self.unit = size[0] / 96
+        coarse, middle, fine = (_noise(random, 2 * TEXTURE, wave * self.unit) for wave in (56, 24, 6))
+        share = np.stack(
+            [coarse + 0.5 * middle, np.roll(coarse, TEXTURE, 0) - 0.5 * middle, 0.8 * np.roll(middle, 50, 1)]
+        )
+        share = np.exp(1.8 * share)
+        share /= share.sum(0)
+        self.texture = np.einsum("khw,kc->hwc", share, colours) * 0.8 + 26 + 8 * fine[..., None]
+        self.start, self.speed = random.uniform(0, 2 * TEXTURE, 2), random.uniform(-1.6, 1.6, 2) * self.unit
+        self.turn, self.zoom = random.uniform(-0.008, 0.008), random.uniform(-0.006, 0.006)
+
+    def draw(self, t: int) -> np.ndarray:
+        y, x = np.mgrid[: self.size[0], : self.size[1]] - np.array(self.size)[:, None, None] / 2
+        local = _rotation(self.turn * t) * (1 + self.zoom * t) @ np.stack([x.ravel(), y.ravel()])
+        local += (self.start + self.speed * t)[:, None]
+        return _sample(self.texture, local).reshape(*self.size, 3)
+
+
+class _Thing:
+    """One object: an outline and a texture in coordinates of its own, and the motion that takes them to the picture."""
+
+    def __init__(
+        self,
+        random: np.random.Generator,
+        outline: Callable[[np.random.Generator], np.ndarray],
+        colours: np.ndarray,
+        size: tuple[int, int],
+        others: Sequence[_Thing],
+    ):
+        self.unit = size[0] / 96
+        self.radius = random.uniform(17, 27) * self.unit
+        self.outline = outline(random) * [1.0, random.uniform(0.85, 1.15)] * random.choice([-1, 1], 2)
+        self.texture = _pattern(random, colours, self.unit)
+        self.centre, self.drift = self._course(random, others, size)
+        self.swing = random.uniform(5, 20, 2) * self.unit
+        self.pace, self.phase = random.uniform(0.12, 0.28, 2), random.uniform(0, 2 * np.pi, 2)
+        self.angle, self.turn = random.uniform(0, 2 * np.pi), random.uniform(0.02, 0.11) * random.choice([-1, 1])
+        self.ripple, self.breath = random.uniform(0.04, 0.14), random.uniform(0.02, 0.1)
+        self.beat = random.uniform(0.3, 0.7)
+
+    def _course(
+        self, random: np.random.Generator, others: Sequence[_Thing], size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Start and step per frame: one in eight comes in from a side, the rest begin at some distance from each other."""
+        height, width = size
+        if random.random() < 1 / 8:
+            direction = random.choice([-1, 1])
+            x = width / 2 - direction * (width / 2 + self.radius)
+            return np.array([x, random.uniform(0.25, 0.75) * height]), np.array([direction * 5.0 * self.unit, 0])
+        places = random.uniform((0.16 * width, 0.22 * height), (0.84 * width, 0.78 * height), (3, 2))
+        gaps = [min((np.linalg.norm(place - other.centre) for other in others), default=0) for place in places]
+        return places[np.argmax(gaps)], random.uniform(-0.7, 0.7, 2) * self.unit
+
+    def draw(self, t: int, picture_HW3: np.ndarray, owner_HW: np.ndarray, number: int) -> None:
+        """Paint frame `t` of the object over the picture, and its number over the owners' map, in place."""
+        position = self.centre + self.drift * t + self.swing * np.sin(self.pace * t + self.phase)
+        scale = self.radius * (1 + self.breath * np.sin(self.beat * t + self.phase[0]))
+        matrix = _rotation(self.angle + self.turn * t) * scale
+        x, y = self.outline.T
+        corners = matrix @ np.stack([x, y + self._wave(x, t)]) + position[:, None]
+        low = np.maximum(np.floor(corners.min(1)).astype(int) - 1, 0)
+        high = np.minimum(np.ceil(corners.max(1)).astype(int) + 2, picture_HW3.shape[1::-1])
+        if (high <= low).any():
+            return
+        (left, top), (right, bottom) = low, high
+        canvas = Image.new("L", tuple(int(side) * SUPERSAMPLING for side in high - low))
+        # ImageDraw counts from the centre of the first pixel.
+        points = (corners - low[:, None]) * SUPERSAMPLING - 0.5
+        ImageDraw.Draw(canvas).polygon([tuple(point) for point in points.T], fill=255)
+        cover_HW = np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / 255
+        y, x = np.mgrid[top:bottom, left:right] + 0.5
+        local = np.linalg.inv(matrix) @ (np.stack([x.ravel(), y.ravel()]) - position[:, None])
+        local[1] -= self._wave(local[0], t)
+        colour_HW3 = _sample(self.texture, local * self.radius).reshape(*cover_HW.shape, 3)
+        window = picture_HW3[top:bottom, left:right]
+        window += cover_HW[..., None] * (colour_HW3 - window)
+        owner_HW[top:bottom, left:right][cover_HW > 0.5] = number
+
+    def _wave(self, x: np.ndarray, t: int) -> np.ndarray:
+        """How far a point ripples sideways: a shear along y by x alone, so that it is undone by subtracting it."""
+        return self.ripple * np.sin(2.5 * x + self.beat * t + self.phase[1])
+
+
+def _annotated(masks_THW: np.ndarray) -> dict[str, list]:
+    seen_T = masks_THW.any((1, 2))
+    boxes_T4 = np.stack([mask_box(mask_HW) for mask_HW in masks_THW])
+    boxes_T4[:, 2:] -= boxes_T4[:, :2]
+    return {
+        "bboxes": [box.tolist() if seen else None for box, seen in zip(boxes_T4, seen_T, strict=True)],
+        "areas": [int(mask_HW.sum()) if seen else None for mask_HW, seen in zip(masks_THW, seen_T, strict=True)],
+        "segmentations": [
+            encode_mask(mask_HW) if seen else None for mask_HW, seen in zip(masks_THW, seen_T, strict=True)
+        ],
+    }
+
+
+def _star(random: np.random.Generator) -> np.ndarray:
+    arms = int(random.integers(5, 7))
+    angle = np.arange(2 * arms) * np.pi / arms
+    radius = np.where(np.arange(2 * arms) % 2, random.uniform(0.56, 0.7), 1.12)
+    return _dense(np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1))
+
+
+def _crescent(random: np.random.Generator) -> np.ndarray:
+    shift, radius = random.uniform(0.5, 0.62), random.uniform(0.72, 0.8)
+    x = (1 + shift**2 - radius**2) / (2 * shift)
+    outer = np.linspace(np.arccos(x), 2 * np.pi - np.arccos(x), 40)
+    inner = np.arctan2(np.sqrt(1 - x**2), x - shift)
+    inner = np.linspace(2 * np.pi - inner, inner, 40)
+    outside = np.stack([np.cos(outer), np.sin(outer)], 1)
+    return np.concatenate([outside, np.stack([shift + radius * np.cos(inner), radius * np.sin(inner)], 1)]) + [0.15, 0]
+
+
+def _corner(random: np.random.Generator) -> np.ndarray:
+    a, b = random.uniform(-0.25, 0.05, 2)
+    return _dense(np.array([(-1, -1), (a, -1), (a, -b), (1, -b), (1, 1), (-1, 1)]) * 0.85)
+
+
+def _blob(random: np.random.Generator) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, 120, endpoint=False)
+    radius = 1 + 0.12 * np.cos(2 * angle + random.uniform(0, 6)) + 0.07 * np.cos(3 * angle + random.uniform(0, 6))
+    for bite in random.uniform(0, 2 * np.pi) + np.arange(2) * random.uniform(1.8, 2.6):
+        away = (angle - bite + np.pi) % (2 * np.pi) - np.pi
+        radius -= 0.72 * np.exp(-((away / 0.36) ** 4))
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
+
+
+def _letter(random: np.random.Generator) -> np.ndarray:
+    h = [(0, 0), (1.2, 0), (1.2, 1.8), (2.4, 1.8), (2.4, 0), (3.6, 0)]
+    h += [(3.6 - x, 5 - y) for x, y in h]
+    t = [(0, 0), (3.6, 0), (3.6, 1.6), (2.6, 1.6), (2.6, 5), (1, 5), (1, 1.6), (0, 1.6)]
+    z = [(0, 0), (3.6, 0), (3.6, 1.5), (1.7, 3.5), (3.6, 3.5)]
+    z += [(3.6 - x, 5 - y) for x, y in z]
+    corners = np.array([h, t, z][random.integers(3)], float)
+    return _dense((corners - [1.8, 2.5]) * [0.5, 0.4])
+
+
+SHAPES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "star": _star,
+    "crescent": _crescent,
+    "corner": _corner,
+    "blob": _blob,
+    "letter": _letter,
+}
+"""The classes: outlines ``[P, 2]`` (x, y) of about unit radius, one after the other around the shape."""
+
+
+def _dense(corners: np.ndarray, steps: int = 8) -> np.ndarray:
+    """Points along the edges too, so that straight edges can ripple."""
+    share = np.arange(steps)[:, None, None] / steps
+    return (corners * (1 - share) + np.roll(corners, -1, 0) * share).transpose(1, 0, 2).reshape(-1, 2)
+
+
+def _pattern(random: np.random.Generator, colours: np.ndarray, unit: float) -> np.ndarray:
+    """A repeating texture of two colours, ``[TEXTURE, TEXTURE, 3]``: stripes, checks, spots or marble, with some grain."""
+    v, u = np.mgrid[:TEXTURE, :TEXTURE] * 2 * np.pi / TEXTURE
+    warp, grain = _noise(random, TEXTURE, 30 * unit), _noise(random, TEXTURE, 4.5 * unit)
+    # Whole numbers of waves repeat without a seam; at this size a wave is about nine pixels long.
+    waves = max(2, round(TEXTURE / (random.uniform(8, 12) * unit)))
+    kind = random.integers(4)
+    if kind == 0:
+        value = np.sin(waves * u + 0.9 * warp)
+    elif kind == 1:
+        value = np.sin(waves * u) * np.sin(waves * v) * 1.5
+    elif kind == 2:
+        value = 2.2 * (_noise(random, TEXTURE, 9 * unit) - 0.35)
+    else:
+        value = np.sin(2.2 * warp + 2.0 * _noise(random, TEXTURE, 14 * unit))
+    share = 1 / (1 + np.exp(-4 * value))
+    return colours[0] + (colours[1] - colours[0]) * share[..., None] + 12 * grain[..., None]
+
+
+def _noise(random: np.random.Generator, side: int, wavelength: float) -> np.ndarray:
+    """Smooth noise ``[side, side]`` that repeats, of about this wavelength in pixels, mean 0 and deviation 1."""
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) * wavelength
+    band = np.exp(-((frequency - 1) ** 2) / 0.18)
+    noise = np.fft.irfft2(np.fft.rfft2(random.normal(size=(side, side))) * band, s=(side, side))
+    return ((noise - noise.mean()) / noise.std()).astype(np.float32)
+
+
+def _sample(texture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The texture's colours ``[P, 3]`` at `points` ``[2, P]`` (x, y), bilinear, repeating."""
+    channels = texture.transpose(2, 0, 1)
+    return np.stack([map_coordinates(channel, points[::-1], order=1, mode="grid-wrap") for channel in channels], 1)
+
+
+def _rotation(angle: float) -> np.ndarray:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
