@@ -1,0 +1,100 @@
+"""Everything that is wrong with a data set, found before training instead of in the middle of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mfvis.data.video import probe
+from mfvis.data.ytvis import decode_mask, mask_box, parse
+from mfvis.errors import DataError, Problem, VideoError
+from mfvis.types import Track, Video
+
+LEAST_AGREEMENT = 0.5
+"""IoU of a box and its mask's box below which one of the two must be wrong. Boxes drawn by hand reach 0.8 and more."""
+
+
+def check_file(json_path: str | Path, frames_dir: str | Path | None = None) -> list[Problem]:
+    """Every problem of a YouTube-VIS file: what `load_dataset` objects to, then frames on the disk, then masks.
+
+    Every frame is opened and read to its end; every mask, where there are masks, is decoded. A record that is broken
+    itself is reported, and what hangs on it is not looked at.
+    """
+    dataset, problems = parse(json_path, frames_dir)
+    for video in dataset.videos:
+        record = f"video {video.id}"
+        problems += _video_file(video, record) if isinstance(video.frames, Path) else _frame_files(video, record)
+        for track in video.tracks:
+            problems += _masks(str(json_path), video, track)
+    return problems
+
+
+def _frame_files(video: Video, record: str) -> Iterator[Problem]:
+    missing = [path for path in video.frames if not path.is_file()]
+    if len(missing) == len(video.frames) > 1:
+        problem = f"none of its {len(missing)} frame files exists"
+        yield Problem(str(missing[0]), record, problem, "Copy them there, or name the right frames folder")
+        return
+    for t, path in enumerate(video.frames):
+        frame = f"{record}, frame {t}"
+        if path in missing:
+            yield Problem(str(path), frame, "the frame's file does not exist", "Copy it there, or correct file_names")
+            continue
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+                # JPEG only: read all of the file, but compute an eighth of the picture.
+                image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            yield Problem(str(path), frame, f"the picture cannot be decoded ({error})", "Extract or copy it again")
+            continue
+        if (width, height) != (video.width, video.height):
+            problem = f"the picture is {width} x {height}, the video is declared {video.width} x {video.height}"
+            yield Problem(str(path), frame, problem, "Correct width and height, or resize the picture")
+
+
+def _video_file(video: Video, record: str) -> Iterator[Problem]:
+    file = str(video.frames)
+    try:
+        width, height, length, _ = probe(video.frames)
+    except VideoError as error:
+        yield Problem(file, record, str(error).removeprefix(f"{file}: "), "Or correct file_names")
+        return
+    if (width, height) != (video.width, video.height):
+        problem = f"the film is {width} x {height}, the video is declared {video.width} x {video.height}"
+        yield Problem(file, record, problem, "Correct width and height, or scale the film")
+    if length < video.length:
+        problem = f"the film has {length} frames, the video is declared to have {video.length}"
+        yield Problem(file, record, problem, "Correct length, or give the whole film")
+
+
+def _masks(file: str, video: Video, track: Track) -> Iterator[Problem]:
+    for t, segmentation in enumerate(track.segmentations or ()):
+        record = f"annotation {track.id}, frame {t}"
+        try:
+            box = mask_box(decode_mask(segmentation, video.height, video.width, file=file, record=record))
+        except DataError as error:
+            yield from error.problems
+            continue
+        if not box.any():
+            continue
+        if not track.present_T[t]:
+            yield Problem(
+                file, record, "has a mask but no box", f"Write the mask's box, {_xywh(box)}, or drop the mask"
+            )
+        elif _iou(track.boxes_T4[t], box) < LEAST_AGREEMENT:
+            problem = f"the box {_xywh(track.boxes_T4[t])} and the mask's box {_xywh(box)} disagree"
+            yield Problem(file, record, problem, "Correct whichever is wrong (boxes are [x, y, width, height])")
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    overlap = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+    return float(overlap / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - overlap))
+
+
+def _xywh(box: np.ndarray) -> list[float]:
+    return [round(float(value), 1) for value in (*box[:2], *(box[2:] - box[:2]))]
