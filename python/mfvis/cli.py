@@ -27,13 +27,13 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train a model from box tracks", "mfvis.train.engine:run"),
+    "train": Command("train a model from box tracks", "mfvis.train.engine:train"),
     "label": Command("give box tracks their masks: boxes in, masks out", "mfvis.infer.label:run", "label"),
     "predict": Command("find and segment the objects of a video", "mfvis.infer.predictor:run"),
     "eval": Command("measure results against true masks: AP, or mean J of labels", "mfvis.eval.run:run"),
     "demo": Command("synthetic videos, box-only training, evaluation, an HTML report", "mfvis.demo:run", "demo"),
     "doctor": Command("what was built, what is installed, what is missing", "mfvis.doctor:run"),
-    "replay": Command("compute the losses of a batch that stopped a training once more", "mfvis.train.engine:replay"),
+    "replay": Command("compute the losses of a batch that stopped a training once more", "mfvis.train.replay:run"),
     "data check": Command("report every problem of an annotation file", "mfvis.data.check:run"),
     "data demo": Command("write synthetic videos with boxes and masks", "mfvis.data.synthetic:run"),
 }

@@ -26,6 +26,10 @@ class TrainConfig(OptimConfig):
     """Every random number of step n follows from this, n and the process."""
     amp: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the model; the losses accumulate in float32 anyway."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes the GPU where there is one."""
+    prompted: float = 0.0
+    """Share of the steps in which the queries are made from the given boxes (with --model.box-prompts)."""
     workers: int = 4
     """Processes that read clips; 0 reads them in the training process."""
     log_every: int = 20
@@ -38,11 +42,15 @@ class TrainConfig(OptimConfig):
     def problems(self) -> list[str]:
         positive = ("batch", "per_device", "log_every", "checkpoint_every", "keep")
         least = dict.fromkeys(positive, 1) | {"seed": 0, "workers": 0}
-        return super().problems() + [
-            f"{name} is {getattr(self, name)}; expected {bound} or more"
-            for name, bound in least.items()
-            if getattr(self, name) < bound
-        ]
+        return (
+            super().problems()
+            + [
+                f"{name} is {getattr(self, name)}; expected {bound} or more"
+                for name, bound in least.items()
+                if getattr(self, name) < bound
+            ]
+            + ([] if 0 <= self.prompted <= 1 else [f"prompted is {self.prompted}; expected 0 to 1"])
+        )
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,12 @@ class Config:
     clip: ClipConfig = field(default_factory=ClipConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.train.prompted > 0 and not self.model.box_prompts:
+            raise ConfigError(
+                f"train.prompted is {self.train.prompted}, but the model takes no boxes; set model.box_prompts too"
+            )
 
 
 def accumulation(train: TrainConfig, processes: int) -> int:

@@ -91,8 +91,7 @@ def _gpus() -> None:
             memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
             major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu)
             used, total = memory.used / 2**30, memory.total / 2**30
-            print(
-                f"GPU {index}         {pynvml.nvmlDeviceGetName(gpu)}, sm_{major}{minor}, {used:.1f} of {total:.1f} GiB used"
-            )
+            name = pynvml.nvmlDeviceGetName(gpu)
+            print(f"GPU {index:<10}{name}, sm_{major}{minor}, {used:.1f} of {total:.1f} GiB used")
     finally:
         pynvml.nvmlShutdown()

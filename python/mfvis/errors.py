@@ -18,6 +18,10 @@ class CheckpointError(MfvisError):
     """A checkpoint or a weights file is damaged, of another kind, or does not fit the model."""
 
 
+class TrainingError(MfvisError):
+    """A training cannot go on; what led there was kept for a look."""
+
+
 class VideoError(MfvisError):
     """A frame or a video file cannot be read or written."""
 
@@ -44,3 +48,7 @@ class DataError(MfvisError):
         more = f"\n  ... and {len(self.problems) - 20} more" if len(self.problems) > 20 else ""
         count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
         super().__init__(f"{count} in the data:\n{shown}{more}")
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[tuple[Problem, ...]]]:
+        # readers in worker processes send it as it is
+        return DataError, (self.problems,)

@@ -139,8 +139,11 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: An
     except (ConfigError, ValueError) as error:
         # A check's text begins with the field at fault; the place of the component makes it a flag.
         for line in str(error).splitlines():
-            named = line.replace("=", " ").partition(" ")[0].rstrip(":,;") in fields
-            problems.append(f"{prefix}{line}" if named or not prefix else f"{prefix.rstrip('.')}: {line}")
+            first = line.partition(" ")[0].rstrip(":,;")
+            if first.startswith(prefix):
+                problems.append(line)
+            else:
+                problems.append(f"{prefix}{line}" if first in fields else f"{prefix.rstrip('.')}: {line}")
         return None
 
 

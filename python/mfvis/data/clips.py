@@ -60,7 +60,7 @@ class ClipConfig:
         if self.sampling not in ("random", "consecutive"):
             faults.append(f"sampling is {self.sampling!r}, expected 'random' or 'consecutive'")
         if faults:
-            raise ConfigError("clips: " + "; ".join(faults))
+            raise ConfigError("\n".join(faults))
 
 
 class Draw(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import mfvis_ext
 from torch import Tensor
+
+import mfvis_ext
 
 
 def projection_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, normaliser: Tensor | float) -> Tensor:

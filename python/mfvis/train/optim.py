@@ -48,7 +48,9 @@ class OptimConfig:
             "warmup": (0 <= self.warmup <= max(self.steps, 0), f"0 to {self.steps}, the number of steps"),
             "drops": (all(0 < drop <= 1 for drop in self.drops), "fractions of the training, above 0 and up to 1"),
         }
-        return [f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good]
+        return [
+            f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good
+        ]
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:

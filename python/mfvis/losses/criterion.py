@@ -1,0 +1,175 @@
+"""The criterion: from a prediction and its batch to one number, all decoder layers in one call of each loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mfvis_ext
+from mfvis.errors import ConfigError
+from mfvis.losses.background import background_loss
+from mfvis.losses.masks import MaskConfig, mask_losses
+from mfvis.losses.matcher import MatchConfig, match
+from mfvis.losses.pairwise import PairwiseConfig, pairwise_loss
+from mfvis.losses.projection import projection_loss
+from mfvis.losses.temporal import TemporalConfig, match_frames, temporal_terms
+from mfvis.types import Batch, Match, Prediction
+
+STRIDE = 4
+"""Pixels of a frame in a cell of the mask grid."""
+PADDING_COLOUR = 1e3
+"""Far from every LAB colour, so that padding resembles nothing but padding."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses; the defaults are the paper's."""
+
+    classification: float = 2.0
+    no_object: float = 0.1
+    """Weight of the class "no object" among the others."""
+    projection: float = 5.0
+    background: float = 0.0
+    """On -log(1 - p) of the pixels outside the box; not in the paper."""
+    pairwise: PairwiseConfig = field(default_factory=PairwiseConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    swap_red_blue: bool = False
+    """Compute LAB from swapped channels, as the released code of the paper does."""
+
+    def __post_init__(self) -> None:
+        names = ("classification", "no_object", "projection", "background")
+        problems = [f"{name} is {getattr(self, name)}; expected 0 or more" for name in names if getattr(self, name) < 0]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The weighted losses of one batch; `total` is their sum. Terms that were not computed are 0."""
+
+    total: Tensor
+    classification: Tensor
+    projection: Tensor
+    pairwise: Tensor
+    temporal: Tensor
+    background: Tensor
+    mask_bce: Tensor
+    mask_dice: Tensor
+
+    def named(self) -> dict[str, Tensor]:
+        """Detached, by name, `total` first."""
+        return {f.name: getattr(self, f.name).detach() for f in fields(self)}
+
+
+class Criterion(nn.Module):
+    """Mask-free (or, for comparison, mask-supervised) losses of video Mask2Former; Ke et al. 2023, eq. 6.
+
+    Args:
+        config: Weights and settings of every term.
+        num_classes: K, without "no object".
+        with_masks: False never touches `Batch.masks_NTHW`. True replaces the projection, pairwise, temporal and
+            background terms by cross-entropy and dice against the masks.
+    """
+
+    def __init__(self, config: LossConfig, num_classes: int, with_masks: bool = False):
+        super().__init__()
+        self.config, self.num_classes, self.with_masks = config, num_classes, with_masks
+
+    def forward(
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        step: int,
+        matched: Match | None = None,
+        shift_BP2: Tensor | None = None,
+    ) -> LossTerms:
+        """The losses, summed over the decoder layers.
+
+        Args:
+            prediction: Of all decoder layers.
+            batch: What it was computed from, on the same device.
+            step: Optimiser steps done so far, for the warm-up of the temporal term.
+            matched: The assignment, where it is known (queries made from the boxes); otherwise it is sought.
+            shift_BP2: int64 camera motion (dy, dx) in cells of the mask grid, per clip and pair of frames.
+        """
+        config, layers = self.config, prediction.masks_LBQTHW.shape[0]
+        boxes_NT4 = batch.boxes_NT4 / STRIDE
+        matched = matched or match(prediction, batch, boxes_NT4, config.match, self.with_masks)
+        masks_LNTHW = _matched_masks(prediction, matched, batch.video_index_N)
+
+        # ---- What is summed here is divided by the mean over the processes below.
+        objects = masks_LNTHW.new_full((1,), len(batch.labels_N), dtype=torch.float32)
+        temporal_P = weight_P = objects[:0]
+        if not self.with_masks:
+            # All layers as one list of objects: the matched masks go through each loss in one call.
+            masks, boxes = masks_LNTHW.flatten(0, 1), boxes_NT4.repeat(layers, 1, 1)
+            video_index = batch.video_index_N.repeat(layers)
+            lab_BTCHW = _colours(batch, config.swap_red_blue)
+            if config.temporal.weight > 0:
+                matches = match_frames(lab_BTCHW, config.temporal, shift_BP2)
+                temporal_P, weight_P = temporal_terms(masks, matches, boxes, video_index, config.temporal)
+        normalisers = mean_over_processes(torch.cat([objects, weight_P / layers])).clamp(min=1)
+        normaliser, weight_P = normalisers[0], normalisers[1:]
+
+        # ---- The weighted terms; the sum over layers is what deep supervision means.
+        zero = masks_LNTHW.sum(dtype=torch.float32) * 0  # in the graph, so that a batch without objects has a gradient
+        terms = dict.fromkeys((f.name for f in fields(LossTerms) if f.name != "total"), zero)
+        terms["classification"] = config.classification * self._classification(prediction, matched, batch)
+        if self.with_masks:
+            bce, dice = mask_losses(masks_LNTHW, batch.masks_NTHW, config.masks, normaliser)
+            terms |= {"mask_bce": config.masks.bce * bce, "mask_dice": config.masks.dice * dice}
+        else:
+            if config.projection > 0:
+                terms["projection"] = config.projection * projection_loss(masks, boxes, normaliser)
+            if config.pairwise.weight > 0:
+                mean = pairwise_loss(masks, lab_BTCHW, boxes, video_index, config.pairwise)
+                terms["pairwise"] = config.pairwise.weight * layers * mean
+            if config.temporal.weight > 0:
+                ramp = min((step + 1) / config.temporal.warmup, 1.0) if config.temporal.warmup else 1.0
+                terms["temporal"] = config.temporal.weight * ramp * (temporal_P / weight_P).sum()
+            if config.background > 0:
+                terms["background"] = config.background * background_loss(masks, boxes, normaliser)
+        return LossTerms(total=sum(terms.values(), start=zero), **terms)
+
+    def _classification(self, prediction: Prediction, matched: Match, batch: Batch) -> Tensor:
+        """Cross-entropy of every query, unmatched ones being "no object"; a weighted mean per layer, as in DETR."""
+        logits_LBQK = prediction.logits_LBQK.float()
+        layers = logits_LBQK.shape[0]
+        target_LBQ = torch.full(logits_LBQK.shape[:3], self.num_classes, device=logits_LBQK.device)
+        layer = torch.arange(layers, device=logits_LBQK.device)[:, None]
+        target_LBQ[layer, batch.video_index_N, matched.query_LN] = batch.labels_N
+        weight_K = logits_LBQK.new_ones(self.num_classes + 1)
+        weight_K[-1] = self.config.no_object
+        # Every layer has the same number of matched queries, hence the same sum of weights.
+        return layers * F.cross_entropy(logits_LBQK.flatten(0, 2), target_LBQ.flatten(), weight_K)
+
+
+def _matched_masks(prediction: Prediction, matched: Match, video_index_N: Tensor) -> Tensor:
+    """``[L, N, T, H, W]``: at every layer the mask of the query that stands for each object."""
+    layer = torch.arange(len(matched.query_LN), device=video_index_N.device)[:, None]
+    return prediction.masks_LBQTHW[layer, video_index_N, matched.query_LN]
+
+
+def _colours(batch: Batch, swap_red_blue: bool) -> Tensor:
+    """float32 ``[B, T, 3, H / 4, W / 4]``: LAB on the mask grid, the padding unlike any colour."""
+    frames = batch.frames_BTCHW.flip(2) if swap_red_blue else batch.frames_BTCHW
+    lab_BTCHW = mfvis_ext.rgb_to_lab(frames, STRIDE)
+    height, width = lab_BTCHW.shape[-2:]
+    rows = torch.arange(height, device=lab_BTCHW.device) < (batch.sizes_B2[:, :1] // STRIDE)
+    columns = torch.arange(width, device=lab_BTCHW.device) < (batch.sizes_B2[:, 1:] // STRIDE)
+    content = rows[:, None, None, :, None] & columns[:, None, None, None, :]
+    return torch.where(content, lab_BTCHW, PADDING_COLOUR)
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean of a tensor over the processes of a distributed training; itself where there is but one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    values = values.detach().clone()
+    torch.distributed.all_reduce(values)
+    return values / torch.distributed.get_world_size()

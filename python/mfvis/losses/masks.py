@@ -1,0 +1,83 @@
+"""The losses of the fully supervised twin: cross-entropy and dice on sampled points, as in Mask2Former."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfvis.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Weights and points; used with ``--supervision masks`` only. The defaults are Mask2Former's."""
+
+    bce: float = 5.0
+    dice: float = 5.0
+    points: int = 12544
+    """Points per object and frame, 112 x 112; never more than the mask has cells."""
+    oversample: float = 3.0
+    """Candidates for each uncertain point."""
+    importance: float = 0.75
+    """Share of the points put where the prediction is least certain."""
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "bce": (self.bce >= 0, "0 or more"),
+            "dice": (self.dice >= 0, "0 or more"),
+            "points": (self.points >= 1, "1 or more"),
+            "oversample": (self.oversample >= 1, "1 or more"),
+            "importance": (0 <= self.importance <= 1, "0 to 1"),
+        }
+        problems = [
+            f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+
+def point_sample(maps_MHW: Tensor, points_MP2: Tensor) -> Tensor:
+    """Bilinear values ``[M, P]`` of maps at points (x, y) in 0..1; zero outside."""
+    sampled = F.grid_sample(maps_MHW[:, None], (2 * points_MP2 - 1)[:, None], align_corners=False)
+    return sampled[:, 0, 0]
+
+
+@torch.no_grad()
+def uncertain_points(logits_MHW: Tensor, points: int, config: MaskConfig) -> Tensor:
+    """``[M, points, 2]`` in 0..1: a share where |logit| is smallest among random candidates, the rest anywhere.
+
+    PointRend, section 3.1.
+    """
+    maps = logits_MHW.shape[0]
+    candidates = torch.rand(maps, int(points * config.oversample), 2, device=logits_MHW.device)
+    chosen = int(points * config.importance)
+    nearest = point_sample(logits_MHW, candidates).abs().topk(chosen, dim=1, largest=False).indices
+    uncertain = candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
+    return torch.cat([uncertain, torch.rand(maps, points - chosen, 2, device=logits_MHW.device)], 1)
+
+
+def mask_losses(
+    masks_LNTHW: Tensor, truth_NTHW: Tensor, config: MaskConfig, normaliser: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and dice (Mask2Former, eq. 3) on points, averaged over frames, summed over layers and objects.
+
+    masks: logits on the stride-4 grid; truth: bool at the size of the padded frames. The sums are divided by
+    `normaliser`.
+    """
+    layers, objects, frames, height, width = masks_LNTHW.shape
+    logits = masks_LNTHW.float().reshape(-1, height, width)
+    if not logits.numel():
+        return logits.sum(), logits.sum()
+    points = uncertain_points(logits, min(config.points, height * width), config)
+    predicted = point_sample(logits, points)
+    # One copy of the truth serves all layers: their points lie side by side.
+    per_truth = points.view(layers, objects * frames, -1, 2).transpose(0, 1).flatten(1, 2)
+    true = point_sample(truth_NTHW.flatten(0, 1).float(), per_truth)
+    true = true.view(objects * frames, layers, -1).transpose(0, 1).reshape(predicted.shape)
+    bce = F.binary_cross_entropy_with_logits(predicted, true, reduction="none").mean(1)
+    probability = predicted.sigmoid()
+    dice = 1 - (2 * (probability * true).sum(1) + 1) / (probability.sum(1) + true.sum(1) + 1)
+    return bce.sum() / frames / normaliser, dice.sum() / frames / normaliser

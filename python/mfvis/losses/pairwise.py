@@ -1,0 +1,48 @@
+"""The spatial term: neighbours of similar colour, inside a box, belong together or apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+import mfvis_ext
+from mfvis.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PairwiseConfig:
+    """Which neighbours count; the defaults are BoxInst's and the paper's."""
+
+    weight: float = 5.0
+    kernel_size: int = 3
+    """Side of the neighbourhood, odd."""
+    dilation: int = 2
+    """Cells of the stride-4 grid between neighbours."""
+    threshold: float = 0.3
+    """Least colour similarity exp(-|difference in LAB| / 2) of a pair that counts."""
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "weight": (self.weight >= 0, "0 or more"),
+            "kernel_size": (self.kernel_size >= 3 and self.kernel_size % 2 == 1, "an odd number, 3 or more"),
+            "dilation": (self.dilation >= 1, "1 or more"),
+            "threshold": (0 <= self.threshold <= 1, "0 to 1"),
+        }
+        problems = [
+            f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+
+def pairwise_loss(
+    masks_NTHW: Tensor, lab_BTCHW: Tensor, boxes_NT4: Tensor, video_index_N: Tensor, config: PairwiseConfig
+) -> Tensor:
+    """Mean disagreement of similar neighbours, BoxInst eq. 7, over all objects and frames of this process.
+
+    masks: logits; lab: colours, and boxes: coordinates, on the grid of the masks.
+    """
+    return mfvis_ext.pairwise_loss(
+        masks_NTHW, lab_BTCHW, boxes_NT4, video_index_N, config.kernel_size, config.dilation, config.threshold
+    )

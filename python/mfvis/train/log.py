@@ -1,0 +1,122 @@
+"""What a training says while it runs: a progress line, one JSON object per line in ``log.jsonl``, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Log:
+    """Averages the losses between two reports and writes them. Only the main process writes anything.
+
+    Args:
+        out: The run's directory.
+        first_step: Steps done before; what an interrupted run wrote beyond them is taken out of the log.
+        steps: The last step, for the time left.
+        every: Steps between reports.
+        active: False in all but the main process.
+    """
+
+    def __init__(self, out: Path, first_step: int, steps: int, every: int, active: bool):
+        self.first_step, self.steps, self.every, self.active = first_step, steps, every, active
+        self.file = out / "log.jsonl"
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count = 0
+        self.waited = 0.0
+        self.since = self.started = time.perf_counter()
+        self.board = None
+        if active:
+            out.mkdir(parents=True, exist_ok=True)
+            _keep_until(self.file, first_step)
+            self.board = _tensorboard(out, first_step)
+
+    def step(self, step: int, losses: Mapping[str, torch.Tensor], rates: Mapping[str, float], waited: float) -> None:
+        """Count one optimiser step, the `step`-th; report when one is due.
+
+        losses: scalars, read only when a report is due, so that no step waits for the device; rates: shown as they are;
+        waited: seconds without data.
+        """
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += 1
+        self.waited += waited
+        if step % self.every and step != self.steps:
+            return
+        now = time.perf_counter()
+        seconds = (now - self.since) / self.count
+        values = {name: float(total) / self.count for name, total in self.sums.items()}
+        record = {
+            "step": step,
+            **values,
+            **rates,
+            "step_seconds": seconds,
+            "data_wait": self.waited / self.count,
+            "memory_gib": _memory(),
+        }
+        left = (now - self.started) / (step - self.first_step) * (self.steps - step)
+        self.sums, self.count, self.waited, self.since = {}, 0, 0.0, now
+        if self.active:
+            self._write(record)
+            print(_line(record, values, left, self.steps), file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line for the reader of the terminal."""
+        if self.active:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Finish what TensorBoard has not written yet."""
+        if self.board is not None:
+            self.board.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        with self.file.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record) + "\n")
+        if self.board is not None:
+            for name, value in record.items():
+                if name != "step":
+                    self.board.add_scalar(name, value, record["step"])
+
+
+def _line(record: Mapping[str, Any], losses: Mapping[str, float], left: float, steps: int) -> str:
+    terms = " ".join(f"{name} {value:.3g}" for name, value in losses.items() if name != "total" and value)
+    hours, minutes = divmod(int(left) // 60, 60)
+    return (
+        f"step {record['step']}/{steps}  loss {losses['total']:.4g} ({terms})  lr {record['lr']:.2g}  "
+        f"{record['step_seconds']:.3g} s/step, {record['data_wait']:.2g} s waiting for data  "
+        f"{record['memory_gib']:.2f} GiB  {hours}:{minutes:02}:{int(left) % 60:02} left"
+    )
+
+
+def _memory() -> float:
+    """Peak GiB: of the GPU where one is in use, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _keep_until(file: Path, step: int) -> None:
+    """Rewrite a log without the records after `step`, which will be made again, and without a half-written line."""
+    if not file.exists():
+        return
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    temporary = file.with_suffix(".partial")
+    temporary.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def _tensorboard(out: Path, first_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(out / "tensorboard", purge_step=first_step + 1)

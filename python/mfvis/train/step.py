@@ -1,0 +1,44 @@
+"""One forward pass of the training with everything random in it, as the loop and ``mfvis replay`` both need it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mfvis.config import Config
+from mfvis.losses.criterion import Criterion, LossTerms
+from mfvis.types import Batch, BoxPrompts, Match
+
+
+def seed_everything(seed: int, step: int, part: int, rank: int) -> None:
+    """Make torch's random numbers a function of these four: nothing is left for a checkpoint to carry."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def is_prompted(config: Config, step: int) -> bool:
+    """Whether the queries of this step are made from the boxes; the same in all processes."""
+    return bool(np.random.default_rng([config.train.seed, step]).random() < config.train.prompted)
+
+
+def forward(model: torch.nn.Module, criterion: Criterion, batch: Batch, step: int, prompted: bool) -> LossTerms:
+    """The losses of a batch, with learnt queries, or with those made from the batch's own boxes."""
+    if not prompted:
+        return criterion(model(batch.frames_BTCHW), batch, step)
+    prompts, query_N = box_prompts(batch)
+    prediction = model(batch.frames_BTCHW, prompts)
+    matched = Match(query_N.expand(len(prediction.logits_LBQK), -1))
+    return criterion(prediction, batch, step, matched)
+
+
+def box_prompts(batch: Batch) -> tuple[BoxPrompts, torch.Tensor]:
+    """The boxes of a batch as prompts, and int64 ``[N]``: the query of its clip that each object becomes."""
+    index = batch.video_index_N
+    mine = index[:, None] == torch.arange(len(batch.clips), device=index.device)
+    query_N = mine.cumsum(0).gather(1, index[:, None])[:, 0] - 1
+    queries = max((len(tracks) for _, _, tracks in batch.clips), default=0)
+    frames = batch.boxes_NT4.shape[1]
+    boxes_BQT4 = batch.boxes_NT4.new_zeros(len(batch.clips), max(queries, 1), frames, 4)
+    boxes_BQT4[index, query_N] = batch.boxes_NT4
+    valid_BQ = torch.zeros(boxes_BQT4.shape[:2], dtype=torch.bool, device=index.device)
+    valid_BQ[index, query_N] = True
+    return BoxPrompts(boxes_BQT4, valid_BQ), query_N
