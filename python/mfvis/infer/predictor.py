@@ -115,18 +115,21 @@ def predict_video(
     model.eval()
     device = next(model.parameters()).device
     height, width = fitted_size(video.height, video.width, config.short_side, config.max_side)
-    features = []
+    pixels: PixelFeatures | None = None
     for first in range(0, video.length, config.chunk):
         frames = read_frames(video, range(first, min(first + config.chunk, video.length)))
-        resized = resize_frames(frames, height, width)
-        padded = F.pad(resized, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
-        features.append(model.pixel_decoder(model.backbone(padded.to(device))))
-    pixels = PixelFeatures(
-        tuple(torch.cat(level) for level in zip(*(part.levels_NSC for part in features), strict=True)),
-        features[0].shapes,
-        torch.cat([part.mask_NCHW for part in features]),
-    )
-    del features
+        padded = F.pad(resize_frames(frames, height, width), (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+        part = model.pixel_decoder(model.backbone(padded.to(device)))
+        # One allocation that is filled: joining the chunks at the end would hold everything twice.
+        pixels = pixels or PixelFeatures(
+            tuple(level.new_empty((video.length, *level.shape[1:])) for level in part.levels_NSC),
+            part.shapes,
+            part.mask_NCHW.new_empty((video.length, *part.mask_NCHW.shape[1:])),
+        )
+        for whole, piece in zip(
+            (*pixels.levels_NSC, pixels.mask_NCHW), (*part.levels_NSC, part.mask_NCHW), strict=True
+        ):
+            whole[first : first + len(frames)] = piece
     prediction = model.decoder(pixels, model.decoder.learnt_queries(1), last_only=True)
     del pixels
 
