@@ -1,8 +1,8 @@
 """The operators of mfvis: mask-free video instance segmentation (MaskFreeVIS) as `torch.ops.mfvis.*`.
 
 `import mfvis_ext` loads the compiled library and registers the operators. The documented functions, one module each in
-`mfvis_ext.ops`, are all here by name: ``mfvis_ext.box_tube_dice`` and so on; `mfvis_ext.reference` has the same functions
-in plain PyTorch.
+`mfvis_ext.ops`, are all here by name: ``mfvis_ext.box_tube_dice`` and so on; `mfvis_ext.reference` has the same
+functions in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __version__: str = _C.build_info()["version"]
 def build_info() -> dict[str, Any]:
     """What was built, and what of it is in use.
 
-    Keys: version, compiler, torch_target (the oldest torch), torch_built_with, torch (the one at hand), cuda (the toolkit, or
+    Keys: version, compiler, torch_target (the oldest torch), torch_built_with, torch (now), cuda (toolkit or
     None), cuda_archs, cpu_levels (built), cpu_level (in use; MFVIS_CPU_LEVEL forces a lower one).
     """
     return {**_C.build_info(), "torch": torch.__version__}

@@ -11,8 +11,9 @@ __all__ = ["box_projection_loss"]
 def box_projection_loss(mask_logits: Tensor, boxes: Tensor) -> Tensor:
     """Dice loss between the projections of mask and box on each axis (Tian et al., BoxInst, CVPR 2021, eq. 2 and 3).
 
-    With p the maximum of σ(logits) over the rows (columns) and b the indicator of the box on the x (y) axis, the loss of
-    a frame is the sum over both axes of ``1 - 2 Σ p b / (Σ p² + Σ b² + 1e-5)``; an instance without any box costs nothing.
+    With p the maximum of σ(logits) over the rows (columns) and b the indicator of the box on the x (y) axis, the loss
+    of a frame is the sum over both axes of ``1 - 2 Σ p b / (Σ p² + Σ b² + 1e-5)``. An instance without any box costs
+    nothing.
 
     Args:
         mask_logits: ``[N, T, H, W]``, float16, bfloat16, float32 or float64.

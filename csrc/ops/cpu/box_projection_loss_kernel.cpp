@@ -12,53 +12,67 @@ namespace {
 
 constexpr double epsilon = 1e-5;
 
+template <typename C>
+C sigmoid(C x) {
+  return C(x > 0) - sigmoid_tail(x);
+}
+
 // σ grows with its argument, so the maximum of the probabilities is the probability of the maximal logit: one pass over
 // the logits, then H + W sigmoids. A frame is two profiles, what each row and what each column shows of the mask.
 template <typename C>
 struct Profiles {
   Profiles(int64_t height, int64_t width)
-      : row(width), row_max(height), column_max(width), column_first(width), row_p(height), column_p(width) {}
+      : row_max(height), column_max(width), column_first(width), row_p(height), column_p(width) {}
 
-  Scratch<C> row;                 // [W] the current row in the compute type
   Scratch<C> row_max;             // [H]
   Scratch<C> column_max;          // [W]
-  Scratch<int64_t> column_first;  // [W] the first row that has the maximum; only where the gradient is asked for
+  Scratch<int32_t> column_first;  // [W] the first row that has the maximum; only where the gradient is asked for
   Scratch<C> row_p;               // [H] σ(row_max)
   Scratch<C> column_p;            // [W]
 };
 
-template <typename C>
-C maximum(const C* row, int64_t width) {
-  C highest = -__builtin_inf();
-#pragma omp simd reduction(max : highest)
-  for (int64_t x = 0; x < width; ++x) highest = row[x] > highest ? row[x] : highest;
-  return highest;
-}
-
+// One pass over a frame. Four rows at a time: four independent running maxima hide the latency of one, and the columns'
+// maxima are read and written a quarter as often. What there is to a row beyond the frame's end is its last row again.
 template <bool with_first, typename T, typename C>
 void find_profiles(const T* frame, int64_t height, int64_t width, const Profiles<C>& profiles) {
-  C* const row = profiles.row.data();
-  C* const column_max = profiles.column_max.data();
-  int64_t* const column_first = profiles.column_first.data();
-  C poison = 0;  // NaN as soon as one logit is, else 0: the comparisons below would lose it.
+  C* const __restrict column_max = profiles.column_max;
+  int32_t* const __restrict column_first = profiles.column_first;
+  const C lowest = -__builtin_inf();
   for (int64_t x = 0; x < width; ++x) {
-    column_max[x] = -__builtin_inf();
+    column_max[x] = lowest;
     column_first[x] = 0;
   }
-  for (int64_t y = 0; y < height; ++y) {
-    const T* const from = frame + y * width;
-#pragma omp simd
-    for (int64_t x = 0; x < width; ++x) row[x] = load(from[x]);
-#pragma omp simd
+  int has_nan = 0;  // The comparisons lose a NaN, so it is looked for apart.
+  for (int64_t y = 0; y < height; y += 4) {
+    const auto row_at = [=](int64_t i) { return i < height ? i : height - 1; };
+    const T* const __restrict row0 = frame + y * width;
+    const T* const __restrict row1 = frame + row_at(y + 1) * width;
+    const T* const __restrict row2 = frame + row_at(y + 2) * width;
+    const T* const __restrict row3 = frame + row_at(y + 3) * width;
+    C max0 = lowest, max1 = lowest, max2 = lowest, max3 = lowest;
+    const int32_t first = static_cast<int32_t>(y);
+#pragma omp simd reduction(max : max0, max1, max2, max3) reduction(| : has_nan)
     for (int64_t x = 0; x < width; ++x) {
-      const bool higher = row[x] > column_max[x];
-      if (with_first) column_first[x] = higher ? y : column_first[x];
-      column_max[x] = higher ? row[x] : column_max[x];
+      const C v0 = load(row0[x]), v1 = load(row1[x]), v2 = load(row2[x]), v3 = load(row3[x]);
+      max0 = v0 > max0 ? v0 : max0;
+      max1 = v1 > max1 ? v1 : max1;
+      max2 = v2 > max2 ? v2 : max2;
+      max3 = v3 > max3 ? v3 : max3;
+      const C left = v1 > v0 ? v1 : v0, right = v3 > v2 ? v3 : v2;
+      const C highest = right > left ? right : left;
+      if (with_first) {
+        const int32_t at = right > left ? (v3 > v2 ? 3 : 2) : (v1 > v0 ? 1 : 0);
+        column_first[x] = highest > column_max[x] ? first + at : column_first[x];
+      }
+      column_max[x] = highest > column_max[x] ? highest : column_max[x];
+      has_nan |= (v0 != v0) | (v1 != v1) | (v2 != v2) | (v3 != v3);
     }
-#pragma omp simd reduction(+ : poison)
-    for (int64_t x = 0; x < width; ++x) poison += row[x] != row[x] ? row[x] : 0;
-    profiles.row_max[y] = maximum(row, width);
+    profiles.row_max[y] = max0;
+    profiles.row_max[row_at(y + 1)] = max1;
+    profiles.row_max[row_at(y + 2)] = max2;
+    profiles.row_max[row_at(y + 3)] = max3;
   }
+  const C poison = has_nan ? static_cast<C>(__builtin_nan("")) : 0;
   for (int64_t y = 0; y < height; ++y) profiles.row_p[y] = sigmoid(profiles.row_max[y]) + poison;
   for (int64_t x = 0; x < width; ++x) profiles.column_p[x] = sigmoid(column_max[x]) + poison;
 }
@@ -101,21 +115,22 @@ bool ever_present(const BoxProjection& args, int64_t instance) {
 
 template <typename T>
 void forward(const BoxProjection& args, Compute<T>* loss, double* per_frame) {
+  using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
-    const Profiles<Compute<T>> profiles(height, width);
+    const Profiles<C> profiles(height, width);
     for (int64_t i = begin; i < end; ++i) {
       per_frame[i] = 0;
       if (!ever_present(args, i / args.frames)) continue;
       find_profiles<false>(static_cast<const T*>(args.logits) + i * height * width, height, width, profiles);
       const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
       per_frame[i] =
-          dice(profiles.column_p.data(), width, spans.x).loss() + dice(profiles.row_p.data(), height, spans.y).loss();
+          dice<C>(profiles.column_p, width, spans.x).loss() + dice<C>(profiles.row_p, height, spans.y).loss();
     }
   });
   double sum = 0;
   for (int64_t i = 0; i < items; ++i) sum += per_frame[i];
-  *loss = static_cast<Compute<T>>(sum / static_cast<double>(items));
+  *loss = static_cast<C>(sum / static_cast<double>(items));
 }
 
 template <typename T>
@@ -148,12 +163,12 @@ void backward(const BoxProjection& args, Compute<T> grad_loss, T* grad_logits) {
       find_profiles<true>(frame, height, width, profiles);
       const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
 
-      const Dice on_x = dice(profiles.column_p.data(), width, spans.x);
+      const Dice on_x = dice<C>(profiles.column_p, width, spans.x);
       for (int64_t x = 0; x < width; ++x) {
         const double p = profiles.column_p[x], by_p = on_x.by_p(p, spans.x.begin <= x && x < spans.x.end);
         store(static_cast<C>(scale * by_p * p * (1 - p)), grad + profiles.column_first[x] * width + x);
       }
-      const Dice on_y = dice(profiles.row_p.data(), height, spans.y);
+      const Dice on_y = dice<C>(profiles.row_p, height, spans.y);
       for (int64_t y = 0; y < height; ++y) {
         const double p = profiles.row_p[y], by_p = on_y.by_p(p, spans.y.begin <= y && y < spans.y.end);
         const int64_t at = y * width + first_of(frame + y * width, width, profiles.row_max[y]);
