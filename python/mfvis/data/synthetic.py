@@ -154,7 +154,7 @@ class _Thing:
     def _course(
         self, random: np.random.Generator, others: Sequence[_Thing], size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Start and step per frame: one in eight comes in from a side, the rest begin at some distance from each other."""
+        """Start and step per frame: one in eight comes in from a side, the rest keep some distance."""
         height, width = size
         if random.random() < 1 / 8:
             direction = random.choice([-1, 1])
@@ -265,7 +265,7 @@ def _dense(corners: np.ndarray, steps: int = 8) -> np.ndarray:
 
 
 def _pattern(random: np.random.Generator, colours: np.ndarray, unit: float) -> np.ndarray:
-    """A repeating texture of two colours, ``[TEXTURE, TEXTURE, 3]``: stripes, checks, spots or marble, with some grain."""
+    """A repeating texture of two colours, ``[TEXTURE, TEXTURE, 3]``: stripes, checks, spots or marble."""
     v, u = np.mgrid[:TEXTURE, :TEXTURE] * 2 * np.pi / TEXTURE
     warp, grain = _noise(random, TEXTURE, 30 * unit), _noise(random, TEXTURE, 4.5 * unit)
     # Whole numbers of waves repeat without a seam; at this size a wave is about nine pixels long.

@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def decode_mask(
         sound = [isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_finite, p)) for p in segmentation]
         if not all(sound):
             raise broken(
-                f"polygon {sound.index(False)} is not a list of three or more x, y pairs",
+                f"polygon {sound.index(False)} is not a list of three or more points",
                 "Write [[x1, y1, x2, y2, ...]]",
             )
         if not segmentation:
@@ -240,10 +240,13 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
         video = videos[entry["video_id"]]
         segmentations = reader.per_frame(record, "segmentations", entry, video.length)
         if segmentations is None:
-            reader.report(record, "has no segmentations", "Write one mask or null per frame")
+            if entry.get("segmentations") is None:
+                reader.report(record, "has no segmentations", "Write one mask or null per frame")
             continue
         boxes_T4 = reader.boxes(record, entry, video, segmentations)
         track_id = entry.get("track_id")
+        if track_id is not None and not _integer(track_id):
+            reader.report(record, f"track_id is {_short(track_id)}, expected an integer", "Write an annotation's id")
         score, category_id = float(entry["score"]), entry["category_id"]
         results.append(TrackResult(video.id, category_id, score, tuple(segmentations), boxes_T4, track_id))
     if reader.problems:
@@ -362,12 +365,16 @@ class _Reader:
     def tracks(
         self, root: dict[str, Any], categories: dict[int, Category], videos: dict[int, Video]
     ) -> dict[int, list[Track]]:
-        # A reference to a video or category whose own record is broken is reported there, once, and not here again.
-        declared = {
-            name: {entry.get("id") for entry in root.get(name) or () if isinstance(entry, dict)}
-            for name in ("videos", "categories")
-            if isinstance(root.get(name) or (), list | tuple)
-        }
+        # One fault, one problem: references to a broken record are fine, and all are (None) where an id is unreadable.
+        declared: dict[str, dict[int, None] | None] = {}
+        for name in ("videos", "categories"):
+            entries = root.get(name)
+            ids = (
+                [entry.get("id") if isinstance(entry, dict) else None for entry in entries]
+                if isinstance(entries, list)
+                else [None]
+            )
+            declared[name] = dict.fromkeys(ids) if all(map(_integer, ids)) else None
         tracks: dict[int, list[Track]] = {}
         seen: dict[int, None] = {}
         for place, entry in self.entries(root, "annotations", needed=False):
@@ -376,7 +383,7 @@ class _Reader:
                 continue
             seen[entry["id"]] = None
             record = f"annotation {entry['id']}"
-            known = self.known(record, fields, declared.get("videos", ()), declared.get("categories", ()))
+            known = self.known(record, fields, declared["videos"], declared["categories"])
             video = videos.get(entry["video_id"])
             if video is None:
                 continue
@@ -485,17 +492,21 @@ class _Reader:
             self.report(record, f"{noun} id {number} is a duplicate", "Give each one an id of its own")
         return number not in seen
 
-    def known(self, record: str, fields: dict[str, int], videos: Any, categories: Any) -> bool:
-        if fields["video_id"] not in videos:
+    def known(
+        self, record: str, fields: dict[str, int], videos: Collection[int] | None, categories: Collection[int] | None
+    ) -> bool:
+        known_video = videos is None or fields["video_id"] in videos
+        known_category = categories is None or fields["category_id"] in categories
+        if not known_video:
             self.report(record, f"video {fields['video_id']} is unknown", "Add it to 'videos', or correct video_id")
-        if fields["category_id"] not in categories:
+        if not known_category:
             shown = ", ".join(str(number) for number in list(categories)[:10]) or "none"
             self.report(
                 record,
                 f"category {fields['category_id']} is unknown, known are {shown}",
                 "Add it to 'categories', or correct category_id",
             )
-        return fields["video_id"] in videos and fields["category_id"] in categories
+        return known_video and known_category
 
     def per_frame(self, record: str, name: str, entry: dict[str, Any], length: int) -> list[Any] | None:
         values = entry.get(name)

@@ -1,0 +1,26 @@
+"""Data for the tests: a tiny synthetic set, made once, and the real clips where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from mfvis.data.synthetic import write_demo
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """``(train.json, val.json)``: four and two synthetic videos of six frames, 64 x 96 pixels. Do not write there."""
+    folder = tmp_path_factory.mktemp("demo")
+    return write_demo(folder, seed=1, videos=4, val_videos=2, frames=6, size=(64, 96), objects=(2, 3))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real clips (``realvid``, ``clips``, ``weights``); the test is skipped where it is absent."""
+    default = Path(__file__).parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("MFVIS_REAL_DATA", default))
+    if not (folder / "realvid" / "train.json").is_file():
+        pytest.skip(f"no real clips in {folder}; set MFVIS_REAL_DATA")
+    return folder

@@ -1,0 +1,268 @@
+"""What malformed data sets are told: every problem, with file, record and remedy."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mfvis.data.check import check_file
+from mfvis.data.ytvis import decode_mask, load_dataset, read_results
+from mfvis.errors import DataError
+from PIL import Image
+
+SOUND: dict[str, Any] = {
+    "videos": [{"id": 7, "width": 40, "height": 30, "length": 2, "file_names": ["cat/0.png", "cat/1.png"]}],
+    "annotations": [{"id": 3, "video_id": 7, "category_id": 1, "bboxes": [[5, 5, 10, 10], None]}],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+
+
+def rle(area: int, height: int = 30, width: int = 40) -> dict[str, Any]:
+    return {"size": [height, width], "counts": [0, area, height * width - area]}
+
+
+def change(part: str, **fields: Any) -> Callable[[dict], dict]:
+    """The sound file with some fields of the first record of a part changed; None removes them."""
+
+    def apply(root: dict) -> dict:
+        root[part][0] |= fields
+        root[part][0] = {name: value for name, value in root[part][0].items() if value is not None}
+        return root
+
+    return apply
+
+
+def again(part: str) -> Callable[[dict], dict]:
+    return lambda root: root | {part: root[part] * 2}
+
+
+STRUCTURE = {
+    "a list at the top": (lambda root: [root], ["top level", "is a list, expected an object"]),
+    "no videos": (lambda root: {"categories": []}, ["top level", "has no 'videos'"]),
+    "videos as object": (lambda root: root | {"videos": {}}, ["'videos' is an object, expected a list"]),
+    "video as text": (lambda root: root | {"videos": ["cat"]}, ["videos[0]", "is a text, expected an object"]),
+    "no id": (change("videos", id=None), ["videos[0]", "has no 'id'"]),
+    "id as text": (change("videos", id="7"), ["videos[0]", "id is '7', expected an integer"]),
+    "no width": (change("videos", width=None), ["videos[0]", "has no 'width'"]),
+    "height of zero": (change("videos", height=0), ["video 7", "height is 0", "size of the pictures"]),
+    "no file_names": (change("videos", file_names=None), ["video 7", "file_names is not a list of file names"]),
+    "length against file_names": (change("videos", length=3), ["video 7", "length is 3 but file_names has 2"]),
+    "a film without length": (change("videos", file_names=["a.mp4"], length=None), ["video 7", "a.mp4 but no length"]),
+    "fps below zero": (change("videos", fps=-1), ["video 7", "fps is -1, expected a positive number"]),
+    "video twice": (again("videos"), ["videos[1]", "video id 7 is a duplicate"]),
+    "category twice": (again("categories"), ["categories[1]", "category id 1 is a duplicate"]),
+    "annotation twice": (again("annotations"), ["annotations[1]", "annotation id 3 is a duplicate"]),
+    "category without name": (change("categories", name=None), ["categories[0]", "name is None, expected a text"]),
+    "no categories": (lambda root: root | {"categories": None}, ["has no 'categories'"]),
+    "unknown video": (change("annotations", video_id=8), ["annotation 3", "video 8 is unknown"]),
+    "unknown category": (change("annotations", category_id=5), ["annotation 3", "category 5 is unknown, known are 1"]),
+    "no boxes": (change("annotations", bboxes=None), ["annotation 3", "has no bboxes", "or null per frame"]),
+    "masks only": (
+        change("annotations", bboxes=None, segmentations=[rle(4), None]),
+        ["annotation 3", "has masks but no bboxes", "boxes_from_masks"],
+    ),
+    "too few boxes": (
+        change("annotations", bboxes=[None]),
+        ["annotation 3", "bboxes has 1 entries, the video 2 frames"],
+    ),
+    "too many masks": (
+        change("annotations", segmentations=[None] * 3),
+        ["annotation 3", "segmentations has 3 entries, the video 2 frames"],
+    ),
+    "too many areas": (change("annotations", areas=[1, 2, 3]), ["annotation 3", "areas has 3 entries"]),
+    "box of three": (
+        change("annotations", bboxes=[[1, 2, 3], None]),
+        ["annotation 3, frame 0", "the box is [1, 2, 3]"],
+    ),
+    "box of texts": (
+        change("annotations", bboxes=[None, ["a"] * 4]),
+        ["annotation 3, frame 1", "[x, y, width, height]"],
+    ),
+    "box of NaN": (change("annotations", bboxes=[[1, 2, float("nan"), 4], None]), ["frame 0", "is not finite"]),
+    "box without size": (change("annotations", bboxes=[[1, 2, 0, 4], None]), ["frame 0", "has no size", "Write null"]),
+    "box outside": (
+        change("annotations", bboxes=[[35, 2, 10, 4], None]),
+        ["annotation 3, frame 0", "the box [35, 2, 10, 4] reaches outside the picture, 40 x 30", "Clip it"],
+    ),
+    "box far outside": (
+        change("annotations", bboxes=[[99, 2, 10, 4], None]),
+        ["frame 0", "reaches outside the picture"],
+    ),
+    "another length": (change("annotations", length=9), ["annotation 3", "length is 9, but video 7 has 2"]),
+    "crowd of two": (change("annotations", iscrowd=2), ["annotation 3", "iscrowd is 2, expected 0 or 1"]),
+}
+
+TEXTS = {
+    "empty": ("", ["is empty", "Write the file again"]),
+    "not JSON": ("id,x,y\n1,2,3", ["is not JSON (line 1, column 1"]),
+    "cut off": (json.dumps(SOUND)[:90], ["ends in the middle of the JSON"]),
+    "a comma too many": ('{"videos": [],}', ["is not JSON (line 1"]),
+    "not text": (b"\xff\xd8\xff\xe0\x00", ["is not a text file in UTF-8"]),
+}
+
+MASKS = {
+    "a number": (5, "the mask is a number, expected polygons or an RLE"),
+    "no counts": ({"size": [30, 40]}, "expected polygons or an RLE with size and counts"),
+    "another size": (rle(4, 40, 30), "the mask's size is [40, 30], the video's is [30, 40] (height, width)"),
+    "runs too short": ({"size": [30, 40], "counts": [0, 5]}, "do not add up to 30 x 40 pixels"),
+    "negative runs": ({"size": [30, 40], "counts": [-5, 1205]}, "do not add up"),
+    "string cut off": ({"size": [30, 40], "counts": "`h"}, "the RLE string is damaged"),
+    "string of another alphabet": ({"size": [30, 40], "counts": "ä!"}, "the RLE string is damaged"),
+    "string that overshoots": ({"size": [30, 40], "counts": "oooooo1"}, "the RLE string is damaged"),
+    "counts as number": ({"size": [30, 40], "counts": 7}, "counts are a number"),
+    "polygon of two points": ([[1, 2, 3, 4]], "polygon 0 is not a list of three or more points"),
+    "polygon of NaN": ([[1, 2, 3, 4, 5, float("nan")]], "polygon 0 is not"),
+}
+
+
+@pytest.mark.parametrize("case", STRUCTURE)
+def test_structure(tmp_path: Path, case: str) -> None:
+    make, fragments = STRUCTURE[case]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(make(copy.deepcopy(SOUND))))
+    with pytest.raises(DataError) as error:
+        load_dataset(path)
+    assert len(error.value.problems) == 1, "one fault, one problem"
+    for fragment in [str(path), *fragments]:
+        assert fragment in str(error.value)
+    assert error.value.problems[0] in check_file(path)
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_file(tmp_path: Path, case: str) -> None:
+    text, fragments = TEXTS[case]
+    path = tmp_path / "instances.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError) as error:
+        load_dataset(path)
+    assert all(fragment in str(error.value) for fragment in [str(path), *fragments])
+
+
+def test_file_absent(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        load_dataset(tmp_path / "none.json")
+    (tmp_path / "some.json").write_text(json.dumps(SOUND))
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        load_dataset(tmp_path / "some.json", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_mask(case: str) -> None:
+    segmentation, fragment = MASKS[case]
+    with pytest.raises(DataError) as error:
+        decode_mask(segmentation, 30, 40, file="f.json", record="annotation 3, frame 0")
+    assert fragment in str(error.value)
+    assert "f.json: annotation 3, frame 0" in str(error.value)
+
+
+def test_all_problems_come_together(tmp_path: Path) -> None:
+    root = copy.deepcopy(SOUND)
+    root["videos"].append({"id": 8, "width": 40, "height": 0, "file_names": ["a/0.png"]})
+    root["annotations"][0] |= {"bboxes": [[1, 1, 0, 1], [90, 1, 5, 5]], "category_id": 9}
+    # The video of this one is broken itself, which is reported there and not here again.
+    root["annotations"].append({"id": 4, "video_id": 8, "category_id": 1, "bboxes": [None]})
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(root))
+    with pytest.raises(DataError) as error:
+        load_dataset(path)
+    records = [problem.record for problem in error.value.problems]
+    assert records == ["video 8", "annotation 3", "annotation 3, frame 0", "annotation 3, frame 1"]
+    assert "4 problems" in str(error.value)
+    assert all(problem.remedy for problem in error.value.problems)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A sound data set with its two pictures."""
+    (tmp_path / "cat").mkdir()
+    for frame in range(2):
+        noise = np.random.default_rng(frame).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"cat/{frame}.png")
+    (tmp_path / "instances.json").write_text(json.dumps(SOUND))
+    return tmp_path / "instances.json"
+
+
+def only_problem(path: Path) -> str:
+    problems = check_file(path)
+    assert len(problems) == 1
+    return str(problems[0])
+
+
+def test_check_sound(pictures: Path) -> None:
+    assert check_file(pictures) == []
+
+
+def test_check_missing_frame(pictures: Path) -> None:
+    (pictures.parent / "cat/1.png").unlink()
+    assert "1.png: video 7, frame 1: the frame's file does not exist" in only_problem(pictures)
+
+
+def test_check_no_frames_at_all(pictures: Path) -> None:
+    for frame in range(2):
+        (pictures.parent / f"cat/{frame}.png").unlink()
+    assert "none of its 2 frame files exists. Copy them there, or name the right frames folder" in only_problem(
+        pictures
+    )
+
+
+def test_check_frame_cut_off(pictures: Path) -> None:
+    file = pictures.parent / "cat/0.png"
+    file.write_bytes(file.read_bytes()[:600])
+    assert "0.png: video 7, frame 0: the picture cannot be decoded" in only_problem(pictures)
+
+
+def test_check_frame_of_another_size(pictures: Path) -> None:
+    Image.new("RGB", (30, 40)).save(pictures.parent / "cat/1.png")
+    assert "the picture is 30 x 40, the video is declared 40 x 30" in only_problem(pictures)
+
+
+def test_check_film(pictures: Path) -> None:
+    root = change("videos", file_names=["film.mp4"])(copy.deepcopy(SOUND))
+    pictures.write_text(json.dumps(root))
+    assert "film.mp4: video 7: the video file does not exist" in only_problem(pictures)
+    (pictures.parent / "film.mp4").write_bytes(b"no film at all")
+    assert "film.mp4: video 7: not a video file, or a damaged one" in only_problem(pictures)
+
+
+@pytest.mark.parametrize(
+    ("segmentations", "fragment"),
+    [
+        ([{"size": [3, 4], "counts": [12]}, None], "annotation 3, frame 0: the mask's size is [3, 4]"),
+        ([rle(3), None], "the box [5.0, 5.0, 10.0, 10.0] and the mask's box [0.0, 0.0, 1.0, 3.0] disagree"),
+        ([None, rle(3)], "annotation 3, frame 1: has a mask but no box. Write the mask's box, [0.0, 0.0, 1.0, 3.0]"),
+    ],
+)
+def test_check_masks(pictures: Path, segmentations: list, fragment: str) -> None:
+    pictures.write_text(json.dumps(change("annotations", segmentations=segmentations)(copy.deepcopy(SOUND))))
+    assert fragment in only_problem(pictures)
+
+
+@pytest.mark.parametrize(
+    ("results", "fragment"),
+    [
+        (SOUND, "is an object, expected a list"),
+        ([{"video_id": 9, "category_id": 1}], "results[0]: video 9 is unknown"),
+        ([{"video_id": 7, "category_id": 1}], "results[0]: score is None"),
+        ([{"video_id": 7, "category_id": 1, "score": 0.5}], "results[0]: has no segmentations"),
+        (
+            [{"video_id": 7, "category_id": 1, "score": 0.5, "segmentations": [None]}],
+            "has 1 entries, the video 2 frames",
+        ),
+        (
+            [{"video_id": 7, "category_id": 1, "score": 0.5, "segmentations": [3, None]}],
+            "frame 0: the mask is a number",
+        ),
+    ],
+)
+def test_results(pictures: Path, results: Any, fragment: str) -> None:
+    path = pictures.with_name("results.json")
+    path.write_text(json.dumps(results))
+    with pytest.raises(DataError) as error:
+        read_results(path, load_dataset(pictures))
+    assert len(error.value.problems) == 1
+    assert fragment in str(error.value)
