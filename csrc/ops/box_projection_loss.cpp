@@ -1,5 +1,8 @@
 #include "box_projection_loss.h"
 
+#include <algorithm>
+#include <cstdint>
+
 #include "../common/operator.h"
 
 namespace mfvis {
@@ -12,6 +15,8 @@ ScalarType loss_type(const Tensor& mask_logits) {
 void check_arguments(const Check& check, const Tensor& mask_logits, const Tensor& boxes) {
   check.dim("mask_logits", mask_logits, 4, "[N, T, H, W]");
   check.floating("mask_logits", mask_logits);
+  const int64_t longest = std::max(mask_logits.size(2), mask_logits.size(3));
+  check.that(longest <= INT32_MAX, "mask_logits", "has an axis of " + std::to_string(longest), "H and W below 2^31");
   check.sizes("boxes", boxes, {mask_logits.size(0), mask_logits.size(1), 4}, "[N, T, 4]");
   check.dtype("boxes", boxes, {ScalarType::Float});
   check.same_device("boxes", boxes, "mask_logits", mask_logits);

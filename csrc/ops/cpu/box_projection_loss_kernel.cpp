@@ -21,27 +21,29 @@ C sigmoid(C x) {
 // the logits, then H + W sigmoids. A frame is two profiles, what each row and what each column shows of the mask.
 template <typename C>
 struct Profiles {
-  Profiles(int64_t height, int64_t width)
-      : row_max(height), column_max(width), column_first(width), row_p(height), column_p(width) {}
+  Profiles(int64_t height, int64_t width) : row_max(height), column_max(width), row_p(height), column_p(width) {}
 
-  Scratch<C> row_max;             // [H]
-  Scratch<C> column_max;          // [W]
-  Scratch<int32_t> column_first;  // [W] the first row that has the maximum; only where the gradient is asked for
-  Scratch<C> row_p;               // [H] σ(row_max)
-  Scratch<C> column_p;            // [W]
+  Scratch<C> row_max;     // [H]
+  Scratch<C> column_max;  // [W]
+  Scratch<C> row_p;       // [H] σ(row_max)
+  Scratch<C> column_p;    // [W]
+};
+
+// Where the maxima are: of each row the first column, of each column the first row.
+struct FirstPositions {
+  FirstPositions(int64_t height, int64_t width) : of_row(height), of_column(width) {}
+
+  Scratch<int32_t> of_row;     // [H]
+  Scratch<int32_t> of_column;  // [W]
 };
 
 // One pass over a frame. Four rows at a time: four independent running maxima hide the latency of one, and the columns'
 // maxima are read and written a quarter as often. What there is to a row beyond the frame's end is its last row again.
-template <bool with_first, typename T, typename C>
+template <typename T, typename C>
 void find_profiles(const T* frame, int64_t height, int64_t width, const Profiles<C>& profiles) {
   C* const __restrict column_max = profiles.column_max;
-  int32_t* const __restrict column_first = profiles.column_first;
   const C lowest = -__builtin_inf();
-  for (int64_t x = 0; x < width; ++x) {
-    column_max[x] = lowest;
-    column_first[x] = 0;
-  }
+  for (int64_t x = 0; x < width; ++x) column_max[x] = lowest;
   int has_nan = 0;  // The comparisons lose a NaN, so it is looked for apart.
   for (int64_t y = 0; y < height; y += 4) {
     const auto row_at = [=](int64_t i) { return i < height ? i : height - 1; };
@@ -50,7 +52,6 @@ void find_profiles(const T* frame, int64_t height, int64_t width, const Profiles
     const T* const __restrict row2 = frame + row_at(y + 2) * width;
     const T* const __restrict row3 = frame + row_at(y + 3) * width;
     C max0 = lowest, max1 = lowest, max2 = lowest, max3 = lowest;
-    const int32_t first = static_cast<int32_t>(y);
 #pragma omp simd reduction(max : max0, max1, max2, max3) reduction(| : has_nan)
     for (int64_t x = 0; x < width; ++x) {
       const C v0 = load(row0[x]), v1 = load(row1[x]), v2 = load(row2[x]), v3 = load(row3[x]);
@@ -60,10 +61,6 @@ void find_profiles(const T* frame, int64_t height, int64_t width, const Profiles
       max3 = v3 > max3 ? v3 : max3;
       const C left = v1 > v0 ? v1 : v0, right = v3 > v2 ? v3 : v2;
       const C highest = right > left ? right : left;
-      if (with_first) {
-        const int32_t at = right > left ? (v3 > v2 ? 3 : 2) : (v1 > v0 ? 1 : 0);
-        column_first[x] = highest > column_max[x] ? first + at : column_first[x];
-      }
       column_max[x] = highest > column_max[x] ? highest : column_max[x];
       has_nan |= (v0 != v0) | (v1 != v1) | (v2 != v2) | (v3 != v3);
     }
@@ -75,6 +72,29 @@ void find_profiles(const T* frame, int64_t height, int64_t width, const Profiles
   const C poison = has_nan ? static_cast<C>(__builtin_nan("")) : 0;
   for (int64_t y = 0; y < height; ++y) profiles.row_p[y] = sigmoid(profiles.row_max[y]) + poison;
   for (int64_t x = 0; x < width; ++x) profiles.column_p[x] = sigmoid(column_max[x]) + poison;
+}
+
+// A second pass, from the last row to the first one, so that the first one has the last word.
+template <typename T, typename C>
+void find_positions(const T* frame, int64_t height, int64_t width, const Profiles<C>& profiles,
+                    const FirstPositions& first) {
+  const C* const __restrict column_max = profiles.column_max;
+  int32_t* const __restrict of_column = first.of_column;
+  const int32_t end = static_cast<int32_t>(width);
+  for (int32_t x = 0; x < end; ++x) of_column[x] = 0;
+  for (int32_t y = static_cast<int32_t>(height) - 1; y >= 0; --y) {
+    const T* const __restrict row = frame + y * width;
+    const C row_max = profiles.row_max[y];
+    int32_t of_row = end;
+#pragma omp simd reduction(min : of_row)
+    for (int32_t x = 0; x < end; ++x) {
+      const C v = load(row[x]);
+      of_column[x] = v == column_max[x] ? y : of_column[x];
+      const int32_t here = v == row_max ? x : end;
+      of_row = here < of_row ? here : of_row;
+    }
+    first.of_row[y] = of_row < end ? of_row : 0;  // A row of NaN has no maximum.
+  }
 }
 
 // 1 - 2 I / D with I = sum of p inside the span, D = sum of p² + length of the span + epsilon.
@@ -122,7 +142,7 @@ void forward(const BoxProjection& args, Compute<T>* loss, double* per_frame) {
     for (int64_t i = begin; i < end; ++i) {
       per_frame[i] = 0;
       if (!ever_present(args, i / args.frames)) continue;
-      find_profiles<false>(static_cast<const T*>(args.logits) + i * height * width, height, width, profiles);
+      find_profiles(static_cast<const T*>(args.logits) + i * height * width, height, width, profiles);
       const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
       per_frame[i] =
           dice<C>(profiles.column_p, width, spans.x).loss() + dice<C>(profiles.row_p, height, spans.y).loss();
@@ -134,44 +154,31 @@ void forward(const BoxProjection& args, Compute<T>* loss, double* per_frame) {
 }
 
 template <typename T>
-int64_t first_of(const T* row, int64_t width, Compute<T> value) {
-  constexpr int64_t block = 32;
-  int64_t x = 0;
-  for (; x + block <= width; x += block) {
-    int found = 0;
-    for (int64_t l = 0; l < block; ++l) found |= load(row[x + l]) == value;
-    if (found) break;
-  }
-  for (; x < width; ++x) {
-    if (load(row[x]) == value) return x;
-  }
-  return 0;  // Only a row of NaN has no maximum.
-}
-
-template <typename T>
 void backward(const BoxProjection& args, Compute<T> grad_loss, T* grad_logits) {
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   const double scale = static_cast<double>(grad_loss) / static_cast<double>(items);
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
     const Profiles<C> profiles(height, width);
+    const FirstPositions first(height, width);
     for (int64_t i = begin; i < end; ++i) {
       const T* const frame = static_cast<const T*>(args.logits) + i * height * width;
       T* const grad = grad_logits + i * height * width;
       std::memset(grad, 0, static_cast<size_t>(height * width) * sizeof(T));
       if (!ever_present(args, i / args.frames)) continue;
-      find_profiles<true>(frame, height, width, profiles);
+      find_profiles(frame, height, width, profiles);
+      find_positions(frame, height, width, profiles, first);
       const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
 
       const Dice on_x = dice<C>(profiles.column_p, width, spans.x);
       for (int64_t x = 0; x < width; ++x) {
         const double p = profiles.column_p[x], by_p = on_x.by_p(p, spans.x.begin <= x && x < spans.x.end);
-        store(static_cast<C>(scale * by_p * p * (1 - p)), grad + profiles.column_first[x] * width + x);
+        store(static_cast<C>(scale * by_p * p * (1 - p)), grad + first.of_column[x] * width + x);
       }
       const Dice on_y = dice<C>(profiles.row_p, height, spans.y);
       for (int64_t y = 0; y < height; ++y) {
         const double p = profiles.row_p[y], by_p = on_y.by_p(p, spans.y.begin <= y && y < spans.y.end);
-        const int64_t at = y * width + first_of(frame + y * width, width, profiles.row_max[y]);
+        const int64_t at = y * width + first.of_row[y];
         store(load(grad[at]) + static_cast<C>(scale * by_p * p * (1 - p)), grad + at);
       }
     }
