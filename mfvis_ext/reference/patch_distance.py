@@ -21,15 +21,18 @@ def shifted_patch_distance(
 ) -> Tensor:
     """The same with the window displaced: candidate (dy, dx) is centred at (i + shift_y + dilation·dy, j + ...)."""
     batch, _, height, width = target.shape
-    side = 2 * radius + 1
+    side, reach = 2 * radius + 1, radius * dilation
+    # Farther off no candidate exists, and negative padding may not cut away more than there is.
+    dy = max(-height - reach, min(height + reach, shift_y))
+    dx = max(-width - reach, min(width + reach, shift_x))
 
     def patches(frames: Tensor) -> Tensor:
         unfolded = F.unfold(accumulation(frames), patch_size, padding=patch_size // 2)
         return unfolded.view(batch, -1, height, width)
 
     def window(x: Tensor) -> Tensor:
-        displaced = F.pad(x, (-shift_x, shift_x, -shift_y, shift_y)) if shift_y or shift_x else x
-        unfolded = F.unfold(displaced, side, padding=radius * dilation, dilation=dilation)
+        displaced = F.pad(x, (reach - dx, reach + dx, reach - dy, reach + dy))
+        unfolded = F.unfold(displaced, side, dilation=dilation)
         return unfolded.view(x.shape[0], -1, side * side, height, width)
 
     exists = window(torch.ones_like(target[:1, :1], dtype=torch.float32))[:, 0] > 0

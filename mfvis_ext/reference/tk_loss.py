@@ -20,7 +20,7 @@ def tk_loss_terms(
     """Weighted disagreement and weight, each summed per instance and pair: `[N, P]` twice.
 
     mask_logits: `[N, T, H, W]`; offset, weight: `[B, P, K, H, W]`; pairs: `[P, 2]`; boxes: `[N, T, 4]`;
-    video_index: `[N]`; shift: `[B, P, 2]` or None. A match outside the frame, offset -1 included, is no match.
+    video_index: `[N]`; shift: `[B, P, 2]` or None. A match outside the window or the frame, offset -1 too, is none.
     """
     logits = accumulation(mask_logits)
     instances, _, height, width = logits.shape
@@ -36,7 +36,7 @@ def tk_loss_terms(
         if shift is not None:
             dy, dx = shift[video_index, p, :, None, None, None].unbind(1)
             y, x = y + dy, x + dx
-        matched = (window >= 0) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        matched = (window >= 0) & (window < side**2) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
         flat = torch.where(matched, y * width + x, 0).flatten(1)
         b = logits[:, source].flatten(1).gather(1, flat).view(window.shape)
         w = weight[video_index, p].to(logits.dtype) * matched * counted[:, None]

@@ -1,0 +1,215 @@
+// The disagreement is symmetric, so every unordered pair of neighbours is computed once and counted as often as the
+// contract meets it: once for each of its two pixels that lies in the box. Half the neighbours therefore suffice, those
+// below and those to the right. Only the box and its surroundings are visited, one row of pairs at a time; each instance
+// and frame has its own sums and its own gradient, written by one thread in a fixed order.
+#include "../pairwise_loss.h"
+
+#include "../../common/box.h"
+#include "../../common/math.h"
+#include "../../common/parallel.h"
+#include "../../common/scratch.h"
+
+namespace mfvis {
+namespace {
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// The box of an instance in a frame, and the frame around it.
+struct Region {
+  Region(const PairwiseLoss& args, int64_t item) : height(args.height), width(args.width) {
+    const float* box = args.boxes + item * 4;
+    rows = columns = {0, 0};
+    if (box_is_present(box)) {
+      rows = pixels_inside(box[1], box[3], height);
+      columns = pixels_inside(box[0], box[2], width);
+    }
+    const int64_t reach = args.dilation * (args.kernel_size / 2);
+    if (empty()) return;
+    around_rows = {larger(0, rows.begin - reach), smaller(height, rows.end + reach)};
+    around_columns = {larger(0, columns.begin - reach), smaller(width, columns.end + reach)};
+  }
+  bool empty() const { return rows.begin >= rows.end || columns.begin >= columns.end; }
+
+  int64_t height, width;
+  Span rows, columns;
+  Span around_rows{0, 0}, around_columns{0, 0};
+};
+
+// visit(y, dy, dx, x_begin, x_end, first_counts, second_counts) for every row of pairs (y, x), (y + dy, x + dx) that touches
+// the box; first_counts and second_counts say whether the rows of the two pixels do.
+template <typename Visit>
+void each_row_of_pairs(const PairwiseLoss& args, const Region& region, const Visit& visit) {
+  const int64_t half = args.kernel_size / 2;
+  for (int64_t y = region.around_rows.begin; y < region.rows.end; ++y) {
+    const bool first_counts = y >= region.rows.begin;
+    for (int64_t step_y = 0; step_y <= half; ++step_y) {
+      const int64_t dy = step_y * args.dilation;
+      const bool second_counts = y + dy >= region.rows.begin && y + dy < region.rows.end;
+      if (y + dy >= region.height || !(first_counts || second_counts)) continue;
+      for (int64_t step_x = step_y == 0 ? 1 : -half; step_x <= half; ++step_x) {
+        const int64_t dx = step_x * args.dilation;
+        const Span &first = region.columns, second{region.columns.begin - dx, region.columns.end - dx};
+        Span x = first_counts ? first : second;
+        if (first_counts && second_counts) x = {smaller(first.begin, second.begin), larger(first.end, second.end)};
+        x = {larger(x.begin, larger(0, -dx)), smaller(x.end, smaller(region.width, region.width - dx))};
+        if (x.begin < x.end) visit(y, dy, dx, x.begin, x.end, first_counts, second_counts);
+      }
+    }
+  }
+}
+
+// How often each pair of a row counts: 0, 1 or 2; 0 where the colours differ too much.
+void count_pairs(const PairwiseLoss& args, const Region& region, const float* colours, int64_t y, int64_t dy,
+                 int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts, bool second_counts,
+                 int32_t* __restrict count) {
+  const int64_t area = args.height * args.width;
+  const float *p = colours + y * args.width, *q = p + dy * args.width + dx;
+  const int32_t first = first_counts, second = second_counts, size = static_cast<int32_t>(x_end - x_begin);
+  const int32_t x1 = static_cast<int32_t>(region.columns.begin - x_begin);
+  const int32_t x2 = static_cast<int32_t>(region.columns.end - x_begin);
+  const int32_t step = static_cast<int32_t>(dx);
+  p += x_begin;
+  q += x_begin;
+#pragma omp simd
+  for (int32_t i = 0; i < size; ++i) {
+    const float l = p[i] - q[i], a = p[area + i] - q[area + i], b = p[2 * area + i] - q[2 * area + i];
+    const int32_t in_box = first * ((i >= x1) & (i < x2)) + second * ((i + step >= x1) & (i + step < x2));
+    count[i] = l * l + a * a + b * b <= args.max_squared_distance ? in_box : 0;
+  }
+}
+
+template <typename C>
+struct Planes {
+  Planes(int64_t height, int64_t width)
+      : logits(height * width), tails(height * width), loss(width), counts(width), slope(width), count(width) {}
+
+  Scratch<C> logits, tails, loss, counts, slope;
+  Scratch<int32_t> count;
+};
+
+// The logits around the box in the type of the computation, and the tails that every pair of a pixel shares.
+template <typename T, typename Tail>
+void prepare(const Region& region, const T* logits, const Planes<Compute<T>>& planes, const Tail& tail) {
+  for (int64_t y = region.around_rows.begin; y < region.around_rows.end; ++y) {
+    const int64_t first = y * region.width + region.around_columns.begin;
+    const int64_t size = region.around_columns.end - region.around_columns.begin;
+    Compute<T> *a = planes.logits + first, *tail_a = planes.tails + first;
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) {
+      a[i] = load(logits[first + i]);
+      tail_a[i] = tail(a[i]);
+    }
+  }
+}
+
+const float* colours_of(const PairwiseLoss& args, int64_t item) {
+  const int64_t n = item / args.frames, t = item % args.frames;
+  return args.colours + (args.video_index[n] * args.frames + t) * 3 * args.height * args.width;
+}
+
+template <typename T>
+void sum_frame(const PairwiseLoss& args, int64_t item, const Planes<Compute<T>>& planes, Compute<T>* loss_sum,
+               Compute<T>* count_sum) {
+  using C = Compute<T>;
+  *loss_sum = *count_sum = 0;
+  const Region region(args, item);
+  if (region.empty()) return;
+  prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes,
+          [](C x) { return softplus_tail(x); });
+  C *loss = planes.loss, *counts = planes.counts;  // per column, added up at the end
+  for (int64_t x = 0; x < args.width; ++x) loss[x] = counts[x] = 0;
+  const float* colours = colours_of(args, item);
+  each_row_of_pairs(args, region, [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts,
+                                      bool second_counts) {
+    int32_t* const count = planes.count;
+    count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
+    const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = x_end - x_begin;
+    const C *a = planes.logits + p, *tail_a = planes.tails + p, *b = planes.logits + q, *tail_b = planes.tails + q;
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) {
+      const C term = static_cast<C>(count[i]) * disagreement(a[i], tail_a[i], b[i], tail_b[i]);
+      loss[x_begin + i] += count[i] != 0 ? term : C(0);  // what is not counted may be infinite
+      counts[x_begin + i] += static_cast<C>(count[i]);
+    }
+  });
+  double total_loss = 0, total_count = 0;
+  for (int64_t x = 0; x < args.width; ++x) {
+    total_loss += loss[x];
+    total_count += counts[x];
+  }
+  *loss_sum = static_cast<C>(total_loss);
+  *count_sum = static_cast<C>(total_count);
+}
+
+// grad: [H, W] of zeros on entry.
+template <typename T>
+void backward_frame(const PairwiseLoss& args, int64_t item, Compute<T> grad_sum, const Planes<Compute<T>>& planes,
+                    Compute<T>* grad) {
+  using C = Compute<T>;
+  const Region region(args, item);
+  if (region.empty()) return;
+  prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes,
+          [](C x) { return sigmoid_tail(x); });
+  const float* colours = colours_of(args, item);
+  each_row_of_pairs(args, region, [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts,
+                                      bool second_counts) {
+    int32_t* const count = planes.count;
+    count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
+    const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = x_end - x_begin;
+    const C *a = planes.logits + p, *tail_a = planes.tails + p, *b = planes.logits + q, *tail_b = planes.tails + q;
+    C *slope_b = planes.slope, *grad_a = grad + p, *grad_b = grad + q;
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) {
+      const C sum = a[i] + b[i], tail_sum = sigmoid_tail(sum), scale = grad_sum * static_cast<C>(count[i]);
+      const C slope_a = disagreement_slope(a[i], tail_a[i], sum, tail_sum);
+      const C to_b = disagreement_slope(b[i], tail_b[i], sum, tail_sum);
+      grad_a[i] += count[i] != 0 ? scale * slope_a : C(0);
+      slope_b[i] = count[i] != 0 ? scale * to_b : C(0);
+    }
+    // Not in the loop above: the two rows are one where dy is 0.
+    for (int64_t i = 0; i < size; ++i) grad_b[i] += slope_b[i];
+  });
+}
+
+template <typename T>
+void forward(const PairwiseLoss& args, Compute<T>* loss_sum, Compute<T>* count) {
+  parallel_for(args.instances * args.frames, 1, [&](int64_t begin, int64_t end) {
+    const Planes<Compute<T>> planes(args.height, args.width);
+    for (int64_t item = begin; item < end; ++item) sum_frame<T>(args, item, planes, loss_sum + item, count + item);
+  });
+}
+
+template <typename T>
+void backward(const PairwiseLoss& args, const Compute<T>* grad_loss_sum, T* grad_logits) {
+  const int64_t area = args.height * args.width;
+  parallel_for(args.instances * args.frames, 1, [&](int64_t begin, int64_t end) {
+    const Planes<Compute<T>> planes(args.height, args.width);
+    const Scratch<Compute<T>> grad(area);
+    for (int64_t item = begin; item < end; ++item) {
+      for (int64_t i = 0; i < area; ++i) grad[i] = 0;
+      backward_frame<T>(args, item, grad_loss_sum[item], planes, grad);
+      for (int64_t i = 0; i < area; ++i) store(grad[i], grad_logits + item * area + i);
+    }
+  });
+}
+
+void pairwise_loss_terms(const PairwiseLoss& args, void* loss_sum, void* count) {
+  with_floating_type(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    forward<T>(args, static_cast<Compute<T>*>(loss_sum), static_cast<Compute<T>*>(count));
+  });
+}
+
+void pairwise_loss_terms_backward(const PairwiseLoss& args, const void* grad_loss_sum, void* grad_logits) {
+  with_floating_type(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    backward<T>(args, static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
+  });
+}
+
+MFVIS_CPU_KERNEL(pairwise_loss_terms_kernel, pairwise_loss_terms)
+MFVIS_CPU_KERNEL(pairwise_loss_terms_backward_kernel, pairwise_loss_terms_backward)
+
+}  // namespace
+}  // namespace mfvis

@@ -1,0 +1,108 @@
+#include "pairwise_loss.h"
+
+#include <cmath>
+#include <limits>
+
+#include "../common/operator.h"
+#include "match_geometry.h"
+
+namespace mfvis {
+namespace {
+
+ScalarType sum_type(const Tensor& mask_logits) {
+  return mask_logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// exp(-d / 2) >= threshold as a bound of d²; a negative one holds for no colours at all.
+float max_squared_distance(double threshold) {
+  if (threshold <= 0) return std::numeric_limits<float>::infinity();
+  const double distance = -2 * std::log(threshold);
+  return distance < 0 ? -1.0f : static_cast<float>(distance * distance);
+}
+
+// The checked, contiguous tensors of one call, alive as long as the kernel runs.
+struct Arguments {
+  Tensor logits, colours, boxes, video_index;
+  int64_t kernel_size, dilation;
+  double threshold;
+
+  PairwiseLoss pointers() const {
+    return {logits.const_data_ptr(),
+            dtype_of(logits),
+            colours.const_data_ptr<float>(),
+            boxes.const_data_ptr<float>(),
+            video_index.const_data_ptr<int64_t>(),
+            logits.size(0),
+            logits.size(1),
+            logits.size(2),
+            logits.size(3),
+            kernel_size,
+            dilation,
+            max_squared_distance(threshold)};
+  }
+};
+
+Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& frames, const Tensor& boxes,
+                  const Tensor& video_index, int64_t kernel_size, int64_t dilation, double threshold) {
+  check.dim("mask_logits", mask_logits, 4, "[N, T, H, W]");
+  check.floating("mask_logits", mask_logits);
+  check.sizes("frames", frames, {-1, mask_logits.size(1), 3, mask_logits.size(2), mask_logits.size(3)},
+              "[B, T, 3, H, W]");
+  check.dtype("frames", frames, {ScalarType::Float});
+  check.same_device("frames", frames, "mask_logits", mask_logits);
+  check.sizes("boxes", boxes, {mask_logits.size(0), mask_logits.size(1), 4}, "[N, T, 4]");
+  check.dtype("boxes", boxes, {ScalarType::Float});
+  check.same_device("boxes", boxes, "mask_logits", mask_logits);
+  check_video_index(check, mask_logits, video_index, frames.size(0));
+  check.that(kernel_size >= 1 && kernel_size % 2 == 1 && kernel_size < 256, "kernel_size",
+             "is " + std::to_string(kernel_size), "an odd number, 1 to 255");
+  check.that(dilation >= 1 && dilation <= 16384, "dilation", "is " + std::to_string(dilation), "1 to 16384");
+  check.that(!std::isnan(threshold), "threshold", "is nan", "a number");
+  return {torch::stable::contiguous(mask_logits), torch::stable::contiguous(frames),
+          torch::stable::contiguous(boxes),       torch::stable::contiguous(video_index),
+          kernel_size,                            dilation,
+          threshold};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> pairwise_loss_terms(const Tensor& mask_logits, const Tensor& frames, const Tensor& boxes,
+                                               const Tensor& video_index, int64_t kernel_size, int64_t dilation,
+                                               double threshold) {
+  const Arguments arguments = checked(Check("pairwise_loss_terms"), mask_logits, frames, boxes, video_index,
+                                      kernel_size, dilation, threshold);
+  const std::initializer_list<int64_t> shape{mask_logits.size(0), mask_logits.size(1)};
+  Tensor loss_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
+  Tensor count = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
+  if (mask_logits.numel() > 0) {
+    pairwise_loss_terms_kernel.on(mask_logits)(arguments.pointers(), loss_sum.mutable_data_ptr(),
+                                               count.mutable_data_ptr());
+  }
+  return {loss_sum, count};
+}
+
+Tensor pairwise_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_logits, const Tensor& frames,
+                                    const Tensor& boxes, const Tensor& video_index, int64_t kernel_size,
+                                    int64_t dilation, double threshold) {
+  const Check check("pairwise_loss_terms_backward");
+  const Arguments arguments =
+      checked(check, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
+  check.sizes("grad_loss_sum", grad_loss_sum, {mask_logits.size(0), mask_logits.size(1)}, "[N, T]");
+  check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(mask_logits)});
+  check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", mask_logits);
+  Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());
+  if (mask_logits.numel() == 0) return grad_logits;
+  const Tensor tight_grad = torch::stable::contiguous(grad_loss_sum);
+  pairwise_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(), tight_grad.const_data_ptr(),
+                                                      grad_logits.mutable_data_ptr());
+  return grad_logits;
+}
+
+MFVIS_OPERATOR(pairwise_loss_terms,
+               "(Tensor mask_logits, Tensor frames, Tensor boxes, Tensor video_index, int kernel_size=3, "
+               "int dilation=2, float threshold=0.3) -> (Tensor, Tensor)")
+MFVIS_OPERATOR(pairwise_loss_terms_backward,
+               "(Tensor grad_loss_sum, Tensor mask_logits, Tensor frames, Tensor boxes, Tensor video_index, "
+               "int kernel_size, int dilation, float threshold) -> Tensor")
+
+}  // namespace mfvis

@@ -1,0 +1,111 @@
+#include "tk_loss.h"
+
+#include "../common/operator.h"
+#include "match_geometry.h"
+
+namespace mfvis {
+namespace {
+
+ScalarType sum_type(const Tensor& mask_logits) {
+  return mask_logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The checked, contiguous tensors of one call, alive as long as the kernel runs.
+struct Arguments {
+  Tensor logits, offset, weight, pairs, boxes, video_index;
+  std::optional<Tensor> shift;
+  int64_t radius, dilation;
+
+  TkLoss pointers() const {
+    return {logits.const_data_ptr(),
+            dtype_of(logits),
+            offset.const_data_ptr<int16_t>(),
+            weight.const_data_ptr<float>(),
+            pairs.const_data_ptr<int64_t>(),
+            boxes.const_data_ptr<float>(),
+            video_index.const_data_ptr<int64_t>(),
+            shift ? shift->const_data_ptr<int64_t>() : nullptr,
+            logits.size(0),
+            logits.size(1),
+            logits.size(2),
+            logits.size(3),
+            pairs.size(0),
+            offset.size(2),
+            radius,
+            dilation};
+  }
+};
+
+Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
+                  const Tensor& pairs, const Tensor& boxes, const Tensor& video_index, int64_t radius, int64_t dilation,
+                  const std::optional<Tensor>& shift) {
+  check.dim("mask_logits", mask_logits, 4, "[N, T, H, W]");
+  check.floating("mask_logits", mask_logits);
+  const int64_t frames = mask_logits.size(1), height = mask_logits.size(2), width = mask_logits.size(3);
+  check.sizes("pairs", pairs, {-1, 2}, "[P, 2]");
+  check.sizes("offset", offset, {-1, pairs.size(0), -1, height, width}, "[B, P, K, H, W]");
+  check.dtype("offset", offset, {ScalarType::Short});
+  check.same_device("offset", offset, "mask_logits", mask_logits);
+  check.sizes("weight", weight, {offset.size(0), offset.size(1), offset.size(2), height, width}, "the shape of offset");
+  check.dtype("weight", weight, {ScalarType::Float});
+  check.same_device("weight", weight, "mask_logits", mask_logits);
+  check_match_geometry(check, mask_logits, "mask_logits", pairs, shift, offset.size(0), frames, height, width, radius,
+                       dilation);
+  check.sizes("boxes", boxes, {mask_logits.size(0), frames, 4}, "[N, T, 4]");
+  check.dtype("boxes", boxes, {ScalarType::Float});
+  check.same_device("boxes", boxes, "mask_logits", mask_logits);
+  check_video_index(check, mask_logits, video_index, offset.size(0));
+  return {torch::stable::contiguous(mask_logits),
+          torch::stable::contiguous(offset),
+          torch::stable::contiguous(weight),
+          torch::stable::contiguous(pairs),
+          torch::stable::contiguous(boxes),
+          torch::stable::contiguous(video_index),
+          contiguous(shift),
+          radius,
+          dilation};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> tk_loss_terms(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
+                                         const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
+                                         int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
+  const Arguments arguments = checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index,
+                                      radius, dilation, shift);
+  const std::initializer_list<int64_t> shape{mask_logits.size(0), pairs.size(0)};
+  Tensor loss_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
+  Tensor weight_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
+  if (loss_sum.numel() > 0 && mask_logits.numel() > 0) {
+    tk_loss_terms_kernel.on(mask_logits)(arguments.pointers(), loss_sum.mutable_data_ptr(),
+                                         weight_sum.mutable_data_ptr());
+  }
+  return {loss_sum, weight_sum};
+}
+
+Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_logits, const Tensor& offset,
+                              const Tensor& weight, const Tensor& pairs, const Tensor& boxes,
+                              const Tensor& video_index, int64_t radius, int64_t dilation,
+                              std::optional<Tensor> shift) {
+  const Check check("tk_loss_terms_backward");
+  const Arguments arguments =
+      checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
+  check.sizes("grad_loss_sum", grad_loss_sum, {mask_logits.size(0), pairs.size(0)}, "[N, P]");
+  check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(mask_logits)});
+  check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", mask_logits);
+  Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());
+  if (mask_logits.numel() == 0) return grad_logits;
+  const Tensor tight_grad = torch::stable::contiguous(grad_loss_sum);
+  tk_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(), tight_grad.const_data_ptr(),
+                                                grad_logits.mutable_data_ptr());
+  return grad_logits;
+}
+
+MFVIS_OPERATOR(tk_loss_terms,
+               "(Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, Tensor video_index, "
+               "int radius=5, int dilation=1, Tensor? shift=None) -> (Tensor, Tensor)")
+MFVIS_OPERATOR(tk_loss_terms_backward,
+               "(Tensor grad_loss_sum, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, "
+               "Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
+
+}  // namespace mfvis

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mfvis_ext.ops import forbid_backward
+
+__all__ = ["pairwise_loss"]
+
+
+def pairwise_loss(
+    mask_logits: Tensor,
+    frames: Tensor,
+    boxes: Tensor,
+    video_index: Tensor,
+    kernel_size: int = 3,
+    dilation: int = 2,
+    threshold: float = 0.3,
+) -> Tensor:
+    """Neighbours of similar colour should have the same label (Tian et al., BoxInst, CVPR 2021, eq. 5 to 7).
+
+    For every pixel inside the instance's box in its frame, and each of the kernel_size² - 1 neighbours that exist, the
+    disagreement of their logits (see `tk_loss`), counted iff ``exp(-‖c_p - c_q‖ / 2) >= threshold``.
+
+    Args:
+        mask_logits: ``[N, T, H, W]``, float16, bfloat16, float32 or float64.
+        frames: float32 ``[B, T, 3, H, W]``, LAB colours, see `rgb_to_lab`. Constants: no gradient.
+        boxes: float32 ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in the logits' pixels; ``x2 <= x1`` or ``y2 <= y1``: absent.
+        video_index: int64 ``[N]``, the video of each instance.
+        kernel_size: odd side of the neighbourhood.
+        dilation: pixels from one neighbour to the next.
+        threshold: smallest colour similarity of a pair that counts.
+
+    Returns:
+        A scalar, the sum over everything divided by ``max(count, 1)``: float64 for float64 logits, else float32. The gradient
+        has the dtype of the logits. A second derivative is an error.
+
+    Raises:
+        ValueError: a wrong shape, dtype, device or range, naming the argument; frames that require a gradient.
+    """
+    return torch.ops.mfvis.pairwise_loss(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
+
+
+torch.library.define(
+    "mfvis::pairwise_loss",
+    "(Tensor mask_logits, Tensor frames, Tensor boxes, Tensor video_index, int kernel_size=3, int dilation=2, "
+    "float threshold=0.3) -> Tensor",
+)
+
+
+@torch.library.impl("mfvis::pairwise_loss", "CompositeImplicitAutograd")
+def _(mask_logits, frames, boxes, video_index, kernel_size=3, dilation=2, threshold=0.3):
+    loss, count = torch.ops.mfvis.pairwise_loss_terms(
+        mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold
+    )
+    return loss.sum() / count.sum().clamp(min=1)
+
+
+@torch.library.register_fake("mfvis::pairwise_loss_terms")
+def _(mask_logits, frames, boxes, video_index, kernel_size=3, dilation=2, threshold=0.3):
+    dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
+    shape = mask_logits.shape[:2]
+    return mask_logits.new_empty(shape, dtype=dtype), mask_logits.new_empty(shape, dtype=dtype)
+
+
+@torch.library.register_fake("mfvis::pairwise_loss_terms_backward")
+def _(grad_loss_sum, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):
+    return mask_logits.new_empty(mask_logits.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    if ctx.needs_input_grad[1]:
+        raise ValueError("mfvis::pairwise_loss: frames require a gradient; expected constants, see frames.detach()")
+    *tensors, ctx.kernel_size, ctx.dilation, ctx.threshold = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, grad_loss_sum: Tensor, grad_count: Tensor) -> tuple[Tensor | None, ...]:
+    grad_logits = torch.ops.mfvis.pairwise_loss_terms_backward(
+        grad_loss_sum, *ctx.saved_tensors, ctx.kernel_size, ctx.dilation, ctx.threshold
+    )
+    return (grad_logits,) + (None,) * 6
+
+
+torch.library.register_autograd("mfvis::pairwise_loss_terms", _backward, setup_context=_setup_context)
+forbid_backward(
+    "mfvis::pairwise_loss_terms_backward", "cannot be differentiated: the loss has no second derivative here"
+)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mfvis_ext.ops import forbid_backward
+
+__all__ = ["tk_loss", "tk_loss_terms"]
+
+
+def tk_loss(
+    mask_logits: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    pairs: Tensor,
+    boxes: Tensor,
+    video_index: Tensor,
+    radius: int = 5,
+    dilation: int = 1,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """The temporal KNN-patch loss: matched pixels have the same label (Ke et al., MaskFreeVIS, CVPR 2023, eq. 3 to 5).
+
+    With a, b the logits of a target pixel and of its match, their disagreement is
+    ``-log(σ(a)σ(b) + σ(-a)σ(-b)) = softplus(a) + softplus(b) - softplus(a + b)``. A target pixel counts for an instance
+    iff it is inside one of the instance's boxes in any frame of the clip.
+
+    Args:
+        mask_logits: ``[N, T, H, W]``, float16, bfloat16, float32 or float64; N runs over all videos and decoder layers.
+        offset: int16 ``[B, P, K, H, W]`` of `temporal_topk`.
+        weight: float32 ``[B, P, K, H, W]``, see `match_weight`; 0 means "no match". A constant: no gradient.
+        pairs: int64 ``[P, 2]``, (target frame, source frame).
+        boxes: float32 ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in the logits' pixels; ``x2 <= x1`` or ``y2 <= y1``: absent.
+        video_index: int64 ``[N]``, the video of each instance.
+        radius, dilation, shift: as `temporal_topk` was given them.
+
+    Returns:
+        A scalar, ``sum over pairs of sum(weight · disagreement) / max(sum(weight), 1)``, the sums over all instances,
+        counted pixels and matches: float64 for float64 logits, else float32; 0 where nothing counts. The gradient
+        flows to both ends of every match, in the dtype of the logits. A second derivative is an error.
+
+    Raises:
+        ValueError: a wrong shape, dtype, device or range, naming the argument; a weight that requires a gradient.
+    """
+    return torch.ops.mfvis.tk_loss(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift)
+
+
+def tk_loss_terms(
+    mask_logits: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    pairs: Tensor,
+    boxes: Tensor,
+    video_index: Tensor,
+    radius: int = 5,
+    dilation: int = 1,
+    shift: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The sums of `tk_loss` before the division, for those who normalise otherwise or across processes.
+
+    Arguments and errors as `tk_loss`.
+
+    Returns:
+        ``(sum(weight · disagreement), sum(weight))``, each ``[N, P]``, float64 for float64 logits, else float32. Only
+        the first depends on the logits.
+    """
+    return torch.ops.mfvis.tk_loss_terms(
+        mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift
+    )
+
+
+torch.library.define(
+    "mfvis::tk_loss",
+    "(Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, Tensor video_index, "
+    "int radius=5, int dilation=1, Tensor? shift=None) -> Tensor",
+)
+
+
+@torch.library.impl("mfvis::tk_loss", "CompositeImplicitAutograd")
+def _(mask_logits, offset, weight, pairs, boxes, video_index, radius=5, dilation=1, shift=None):
+    loss, total = torch.ops.mfvis.tk_loss_terms(
+        mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift
+    )
+    return (loss.sum(0) / total.sum(0).clamp(min=1)).sum()
+
+
+@torch.library.register_fake("mfvis::tk_loss_terms")
+def _(mask_logits, offset, weight, pairs, boxes, video_index, radius=5, dilation=1, shift=None):
+    dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
+    shape = (mask_logits.shape[0], pairs.shape[0])
+    return mask_logits.new_empty(shape, dtype=dtype), mask_logits.new_empty(shape, dtype=dtype)
+
+
+@torch.library.register_fake("mfvis::tk_loss_terms_backward")
+def _(grad_loss_sum, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
+    return mask_logits.new_empty(mask_logits.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    if ctx.needs_input_grad[2]:
+        raise ValueError("mfvis::tk_loss_terms: weight requires a gradient; expected a constant, see weight.detach()")
+    *tensors, ctx.radius, ctx.dilation, shift = inputs
+    ctx.save_for_backward(*tensors, shift)
+
+
+def _backward(ctx, grad_loss_sum: Tensor, grad_weight_sum: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, shift = ctx.saved_tensors
+    grad_logits = torch.ops.mfvis.tk_loss_terms_backward(grad_loss_sum, *tensors, ctx.radius, ctx.dilation, shift)
+    return (grad_logits,) + (None,) * 8
+
+
+torch.library.register_autograd("mfvis::tk_loss_terms", _backward, setup_context=_setup_context)
+forbid_backward("mfvis::tk_loss_terms_backward", "cannot be differentiated: the loss has no second derivative here")
