@@ -44,8 +44,8 @@ class ModelConfig:
             raise ConfigError(f"model.dropout: {self.dropout} given, a share from 0 to below 1 expected")
         if self.hidden_dim % self.heads or self.hidden_dim % 4:
             raise ConfigError(
-                f"model.hidden_dim: {self.hidden_dim} given with {self.heads} heads; it must be a multiple of the heads "
-                "and of 4 (sines and cosines of x and y)"
+                f"model.hidden_dim: {self.hidden_dim} given with {self.heads} heads; it must be a multiple of the "
+                "heads and of 4 (sines and cosines of x and y)"
             )
 
 
@@ -108,8 +108,8 @@ class VideoMask2Former(nn.Module):
             given = tuple(prompts.boxes_BQT4.shape)
             if len(given) != 4 or (given[0], *given[2:]) != (batch, frames, 4) or given[:2] != prompts.valid_BQ.shape:
                 raise ValueError(
-                    f"prompts: boxes {given} and valid {tuple(prompts.valid_BQ.shape)} given, [{batch}, Q, {frames}, 4] "
-                    f"and [{batch}, Q] expected"
+                    f"prompts: boxes {given} and valid {tuple(prompts.valid_BQ.shape)} given, "
+                    f"[{batch}, Q, {frames}, 4] and [{batch}, Q] expected"
                 )
         pixels = self.pixel_decoder(self.backbone(frames_BTCHW.flatten(0, 1)))
         queries = (

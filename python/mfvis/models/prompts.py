@@ -13,7 +13,7 @@ from mfvis.types import BoxPrompts
 
 
 def _overlap(low: Tensor, high: Tensor, cells: int, size: float) -> Tensor:
-    """The share of each of ``cells`` equal parts of ``0..size`` that lies in ``low..high``: ``[...] -> [..., cells]``."""
+    """``[...] -> [..., cells]``: the share of each of the equal parts of ``0..size`` that lies in ``low..high``."""
     edge = torch.arange(cells + 1, device=low.device) * (size / cells)
     covered = torch.minimum(high[..., None], edge[1:]) - torch.maximum(low[..., None], edge[:-1])
     return covered.clamp(min=0) * (cells / size)
