@@ -78,9 +78,8 @@ def open_video(path: str | Path, fps: float | None = None) -> Video:
     if path.is_dir():
         frames = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
         if not frames:
-            raise VideoError(
-                f"{path}: the folder has no {', '.join(sorted(IMAGE_SUFFIXES))} file. Give a folder of frames"
-            )
+            kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise VideoError(f"{path}: the folder has no picture in it. Give a folder of frames, one of {kinds} each")
         height, width = read_image(frames[0]).shape[:2]
         return Video(1, path.resolve().name, width, height, len(frames), tuple(frames), fps=fps)
     width, height, length, rate = probe(path)
@@ -89,11 +88,12 @@ def open_video(path: str | Path, fps: float | None = None) -> Video:
 
 def probe(path: Path) -> tuple[int, int, int, float | None]:
     """Width, height, number of frames, and frames per second (None if the file does not say) of a video file."""
-    times = _timestamps(path)
+    length = len(_timestamps(path)[0])
+    # Of a decoded frame, because the stream's own size knows nothing of turned phones.
+    height, width = next(_decode(path, [0])).shape[:2]
     with _opened(path) as container:
-        stream = container.streams.video[0]
-        rate = stream.average_rate
-        return stream.width, stream.height, len(times[0]), float(rate) if rate else None
+        rate = container.streams.video[0].average_rate
+    return width, height, length, float(rate) if rate else None
 
 
 class VideoWriter:
@@ -211,7 +211,8 @@ def _decode(path: Path, wanted: Sequence[int]) -> Iterator[np.ndarray]:
             if frame is None or frame.pts != time:
                 raise VideoError(f"{path}: frame {index} cannot be decoded (the data ends). Encode it again")
             reached = time
-            yield frame.to_ndarray(format="rgb24")
+            # Phones store upright films lying down and say by how much to turn them, counterclockwise.
+            yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -142,7 +142,7 @@ def decode_mask(
             )
         if not segmentation:
             return np.zeros((height, width), bool)
-        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))).astype(bool)
+        return decode_mask(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)), height, width)
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise broken(
             f"the mask is {_kind(segmentation)}, expected polygons or an RLE with size and counts", "Encode it again"
@@ -153,20 +153,14 @@ def decode_mask(
             "Resize the mask, or correct the video's size",
         )
     counts = segmentation["counts"]
-    if isinstance(counts, list):
-        if not all(_integer(run) and run >= 0 for run in counts) or sum(counts) != height * width:
-            raise broken(f"the RLE's runs do not add up to {height} x {width} pixels", "Encode the mask again")
-        values = np.arange(len(counts)) % 2 == 1
-        return np.repeat(values, counts).reshape(width, height).T.copy()
-    if not isinstance(counts, str | bytes):
-        raise broken(
-            f"the RLE's counts are {_kind(counts)}, expected a list of runs or a string", "Encode the mask again"
-        )
-    # pycocotools trusts the string: runs that overshoot would be written past the end of its buffer.
-    runs = _uncompress(counts)
-    if runs is None or sum(runs) != height * width:
-        raise broken(f"the RLE string is damaged or not of {height} x {width} pixels", "Encode the mask again")
-    return coco_mask.decode({"size": [height, width], "counts": counts}).astype(bool)
+    if not isinstance(counts, list | str | bytes):
+        raise broken(f"the RLE's counts are {_kind(counts)}, expected a list or a string", "Encode the mask again")
+    # Not by pycocotools: it trusts the string, and runs that overshoot would be written past the end of its buffer.
+    runs = counts if isinstance(counts, list) else _uncompress(counts)
+    if runs is None or not all(_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
+        what = "runs" if isinstance(counts, list) else "string's runs"
+        raise broken(f"the RLE {what} are damaged or not of {height} x {width} pixels", "Encode the mask again")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
 
 
 def encode_mask(mask_HW: np.ndarray) -> dict[str, Any]:
@@ -544,8 +538,6 @@ def _uncompress(counts: str | bytes) -> list[int] | None:
         if digit & 16:
             value -= 1 << shift
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        if runs[-1] < 0:
-            return None
         value = shift = 0
     return runs if shift == 0 else None
 

@@ -1,0 +1,189 @@
+"""Frames in and films out."""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from mfvis.data.video import VideoWriter, open_video, read_frames
+from mfvis.errors import VideoError
+from mfvis.types import Video
+from PIL import Image
+
+
+def numbered(t: int, height: int = 34, width: int = 48) -> np.ndarray:
+    """A frame whose grey level says which it is, with a little structure."""
+    frame_HW3 = np.full((height, width, 3), 20 + 7 * t, np.uint8)
+    frame_HW3[: height // 2, : width // 4] = (200, 30, 60)
+    return frame_HW3
+
+
+def numbers(frames_TCHW: torch.Tensor) -> list[int]:
+    levels = frames_TCHW[:, :, -4:, -4:].float().mean((1, 2, 3))
+    return [round((level - 20) / 7) for level in levels.tolist()]
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 frames with B-frames, a key frame every eight, at uneven times."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "8", "bf": "2", "crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 48, 34, "yuv420p"
+        for t in range(30):
+            frame = av.VideoFrame.from_ndarray(numbered(t), format="rgb24")
+            frame.pts = t + (t // 7) * 3
+            frame.time_base = Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("indices", [[0], [29], [5, 3, 5], [8, 7, 9, 16, 15], list(range(30)), [28, 0]])
+def test_random_access(film: Path, indices: list[int]) -> None:
+    video = open_video(film)
+    assert (video.width, video.height, video.length, video.name) == (48, 34, 30, "film")
+    frames_TCHW = read_frames(video, indices)
+    assert frames_TCHW.dtype == torch.uint8 and frames_TCHW.shape == (len(indices), 3, 34, 48)
+    assert numbers(frames_TCHW) == indices
+    red = frames_TCHW[:, :, 4:8, 2:6].float().mean((0, 2, 3))
+    assert red[0] > 150 and red[1] < 80, "RGB, not BGR"
+
+
+def test_film_of_a_turned_phone(film: Path, tmp_path: Path) -> None:
+    one, none, last = struct.pack(">i", 1 << 16), bytes(4), struct.pack(">i", 1 << 30)
+    upright = one + none * 3 + one + none * 3 + last
+    clockwise = none + one + none + struct.pack(">i", -(1 << 16)) + none * 4 + last
+    head, track = film.read_bytes().split(b"tkhd")
+    (tmp_path / "turned.mp4").write_bytes(head + b"tkhd" + track.replace(upright, clockwise, 1))
+    video = open_video(tmp_path / "turned.mp4")
+    assert (video.width, video.height) == (34, 48)
+    lying, turned = read_frames(open_video(film), [9]), read_frames(video, [9])
+    assert torch.equal(turned, lying.rot90(-1, (2, 3))), "the red corner, top left, goes to the top right"
+
+
+def test_folder_in_natural_order(tmp_path: Path) -> None:
+    for t in (0, 1, 2, 10, 11, 100):
+        Image.fromarray(numbered(t % 30)).save(tmp_path / f"{t}.png")
+    (tmp_path / "notes.txt").write_text("not a frame")
+    video = open_video(tmp_path, fps=5)
+    assert [path.stem for path in video.frames] == ["0", "1", "2", "10", "11", "100"]
+    assert (video.length, video.fps) == (6, 5)
+    assert numbers(read_frames(video, [4, 0])) == [11, 0]
+    assert read_frames(video, []).shape == (0, 3, 34, 48)
+
+
+def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
+    Image.new("L", (6, 4), 77).save(tmp_path / "0.png")
+    Image.new("RGBA", (6, 4), (1, 2, 3, 0)).save(tmp_path / "1.png")
+    frames_TCHW = read_frames(open_video(tmp_path), [0, 1])
+    assert frames_TCHW[0].unique().tolist() == [77]
+    assert frames_TCHW[1, :, 0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("size", [(34, 48), (33, 47), (1, 1)])
+def test_writer(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "new" / "out.mp4"
+    with VideoWriter(path, 12.5, size) as writer:
+        for t in range(5):
+            writer.write(numbered(t, *size))
+        assert not path.exists(), "a film appears when it is whole"
+    assert [file.name for file in path.parent.iterdir()] == ["out.mp4"]
+    video = open_video(path)
+    assert (video.height, video.width) == tuple(side + side % 2 for side in size)
+    assert (video.length, video.fps) == (5, 12.5)
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+    if size == (34, 48):
+        assert numbers(read_frames(video, range(5))) == list(range(5))
+
+
+def test_writer_leaves_nothing_after_an_exception(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "out.mp4", 10, (34, 48)) as writer:
+        writer.write(numbered(0))
+        raise RuntimeError
+    message = r"float32 \[34, 48, 3\], expected uint8 \[34, 48, 3\]"
+    with pytest.raises(VideoError, match=message), VideoWriter(tmp_path / "out.mp4", 10, (34, 48)) as writer:
+        writer.write(numbered(0).astype(np.float32))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(VideoError, match="at 0 frames per second"):
+        VideoWriter(tmp_path / "out.mp4", 0, (34, 48))
+
+
+def test_bad_files(tmp_path: Path, film: Path) -> None:
+    cases = {
+        "none.mp4": (None, "none.mp4: the video file does not exist"),
+        "empty.mp4": (b"", "empty.mp4: not a video file, or a damaged one"),
+        "text.mp4": (b"no film at all " * 50, "text.mp4: not a video file, or a damaged one"),
+        "cut.mp4": (film.read_bytes()[:1200], "cut.mp4: not a video file, or a damaged one"),
+    }
+    for name, (content, message) in cases.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(VideoError, match=message):
+            open_video(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(VideoError, match="folder: the folder has no picture"):
+        open_video(tmp_path / "folder")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="sound.mp4: the file has no video stream"):
+        open_video(tmp_path / "sound.mp4")
+
+
+def test_film_cut_off(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "film.mp4", 10, (64, 64)) as writer:
+        for t in range(20):
+            writer.write(np.random.default_rng(t).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    content = (tmp_path / "film.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    video = open_video(tmp_path / "cut.mp4")
+    assert read_frames(video, [3]).shape == (1, 3, 64, 64)
+    with pytest.raises(VideoError, match="cut.mp4: frame 18 (cannot be decoded|does not exist)"):
+        read_frames(Video(1, "cut", 64, 64, 20, video.frames), [18])
+
+
+def test_bad_frames(tmp_path: Path, film: Path) -> None:
+    video = open_video(film)
+    with pytest.raises(VideoError, match="video film: frame 30 does not exist, it has frames 0 to 29"):
+        read_frames(video, [3, 30])
+    longer = Video(1, "film", 48, 34, 99, film)
+    with pytest.raises(VideoError, match="film.mp4: frame 60 does not exist, the file has 30 frames"):
+        read_frames(longer, [60])
+    with pytest.raises(VideoError, match="frame 2 is 48 x 34 pixels, but video film is 34 x 48"):
+        read_frames(Video(1, "film", 34, 48, 30, film), [2])
+    for t in range(3):
+        Image.fromarray(numbered(t)).save(tmp_path / f"{t}.jpg")
+    folder = open_video(tmp_path)
+    (tmp_path / "0.jpg").unlink()
+    (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:500])
+    Image.fromarray(numbered(2)[:, :20]).save(tmp_path / "2.jpg")
+    with pytest.raises(VideoError, match="0.jpg: the frame's file does not exist"):
+        read_frames(folder, [0])
+    with pytest.raises(VideoError, match="1.jpg: the frame cannot be decoded"):
+        read_frames(folder, [1])
+    with pytest.raises(VideoError, match="2.jpg: frame 2 is 20 x 34 pixels"):
+        read_frames(folder, [2])
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("name", "length"), [("bedroom", 200), ("car-detection", 377)])
+def test_real_films(real_data: Path, name: str, length: int) -> None:
+    video = open_video(real_data / "clips" / f"{name}.mp4")
+    assert video.length == length
+    wanted = [40, 3, 41]
+    frames_TCHW = read_frames(video, wanted)
+    with av.open(str(video.frames)) as container:
+        decoded = [frame for _, frame in zip(range(42), container.decode(video=0), strict=False)]
+    for frame_CHW, index in zip(frames_TCHW, wanted, strict=True):
+        assert np.array_equal(frame_CHW.permute(1, 2, 0).numpy(), decoded[index].to_ndarray(format="rgb24"))
