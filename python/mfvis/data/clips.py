@@ -171,8 +171,8 @@ class ClipSampler(Sampler[Draw]):
 def sample_frames(video: Video, config: ClipConfig, random: np.random.Generator) -> tuple[int, ...]:
     """T frame indices around a random frame in which some object has a box.
 
-    A video too short for the asked number of frames gives some of them several times: drawn again by "random", walked
-    back and forth (0 1 2 1 0 ...) by "consecutive".
+    A video too short for T frames around that one gives some of them several times: drawn again by "random", walked
+    back and forth (1 2 1 0 1 ...) by "consecutive".
     """
     anchor = int(random.choice(_seen(video)))
     if config.sampling == "random":
@@ -181,8 +181,8 @@ def sample_frames(video: Video, config: ClipConfig, random: np.random.Generator)
         indices = [anchor, *random.choice(around, config.frames - 1)]
         return tuple(int(index) for index in random.permutation(indices))
     span = (config.frames - 1) * config.stride
-    start = anchor - config.stride * int(random.integers(config.frames))
-    start = min(max(start, 0), max(video.length - 1 - span, 0))
+    starts = [anchor - step for step in range(0, span + 1, config.stride) if 0 <= anchor - step < video.length - span]
+    start = int(random.choice(starts or [anchor]))
     there_and_back = [*range(video.length), *range(video.length - 2, 0, -1)]
     return tuple(there_and_back[index % len(there_and_back)] for index in range(start, start + span + 1, config.stride))
 
