@@ -52,19 +52,17 @@ def parse(cls: type[T], argv: Sequence[str], prog: str, preset: str | None = Non
     """
     import tyro
 
-    argv = list(argv)
-    for position, argument in enumerate(argv):
-        if argument == "--preset" or argument.startswith("--preset="):
-            inline = argument.partition("=")[2]
-            if not inline and position + 1 == len(argv):
-                raise ConfigError("--preset names nothing; give a preset or a .yaml file")
-            preset = inline or argv[position + 1]
-            del argv[position : position + (1 if inline else 2)]
-            break
+    rest, given = [], iter(argv)
+    for argument in given:
+        name, _, inline = argument.partition("=")
+        if name != "--preset":
+            rest.append(argument)
+        elif not (preset := inline or next(given, "")):
+            raise ConfigError("--preset names nothing; give a preset or a .yaml file")
     relaxed = _unchecked(cls)
     default = build(relaxed, load_preset(preset) if preset else {}, f"preset {preset}", missing=tyro.MISSING)
     description = f"{cls.__doc__}\n\n--preset NAME|FILE.yaml sets any of the flags below; flags win over it."
-    flags = tyro.cli(relaxed, args=argv, default=default, prog=prog, description=description)
+    flags = tyro.cli(relaxed, args=rest, default=default, prog=prog, description=description)
     return build(cls, _shallow(flags), "the configuration")
 
 

@@ -20,6 +20,9 @@ def background_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, normaliser: Tensor | 
     columns = ((x1[..., None] <= x) & (x < x2[..., None])).float()
     rows = ((y1[..., None] <= y) & (y < y2[..., None])).float()
     cost = F.softplus(masks_NTHW.float())
-    inside = torch.einsum("nthw,nth,ntw->n", cost, rows, columns)
-    outside_pixels = frames * height * width - (rows.sum(-1) * columns.sum(-1)).sum(-1)
-    return ((cost.sum((1, 2, 3)) - inside) / outside_pixels.clamp(min=1)).sum() / normaliser
+    # Rows beside the box, and in its rows the columns beside it: no box mask is built, and nothing cancels.
+    beside = torch.einsum("nth,nth->n", cost.sum(-1), 1 - rows) + torch.einsum(
+        "nthw,nth,ntw->n", cost, rows, 1 - columns
+    )
+    pixels = frames * height * width - (rows.sum(-1) * columns.sum(-1)).sum(-1)
+    return (beside / pixels.clamp(min=1)).sum() / normaliser

@@ -68,6 +68,7 @@ def match(
     return Match(torch.from_numpy(query_LN).to(prediction.logits_LBQK.device))
 
 
+@torch.no_grad()
 def matching_cost(
     prediction: Prediction, batch: Batch, boxes_NT4: Tensor, config: MatchConfig, with_masks: bool = False
 ) -> Tensor:
@@ -93,11 +94,13 @@ def matching_cost(
 def _mask_cost(masks_LQTHW: Tensor, truth_NTHW: Tensor, config: MatchConfig) -> Tensor:
     layers, queries, frames, height, width = masks_LQTHW.shape
     objects = truth_NTHW.shape[0]
+    if not objects:
+        return masks_LQTHW.new_zeros(layers, queries, 0)
     points = torch.rand(1, min(config.points, height * width), 2, device=masks_LQTHW.device)
     predicted = point_sample(masks_LQTHW.reshape(-1, height, width), points.expand(layers * queries * frames, -1, -1))
     predicted = predicted.view(layers, queries, -1)
     true = point_sample(truth_NTHW.flatten(0, 1).float(), points.expand(objects * frames, -1, -1)).view(objects, -1)
-    bce = (F.softplus(-predicted) @ true.T + F.softplus(predicted) @ (1 - true).T) / max(true.shape[1], 1)
+    bce = (F.softplus(-predicted) @ true.T + F.softplus(predicted) @ (1 - true).T) / true.shape[1]
     probability = predicted.sigmoid()
     dice = 1 - (2 * probability @ true.T + 1) / (probability.sum(-1, keepdim=True) + true.sum(-1) + 1)
     return config.mask_bce * bce + config.mask_dice * dice

@@ -1,0 +1,319 @@
+"""Losses and matcher against cases small enough to compute by hand, and against sums over single layers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from mfvis.errors import ConfigError
+from mfvis.losses.background import background_loss
+from mfvis.losses.criterion import Criterion, LossConfig
+from mfvis.losses.masks import MaskConfig, mask_losses, point_sample, uncertain_points
+from mfvis.losses.matcher import MatchConfig, match, matching_cost
+from mfvis.losses.pairwise import PairwiseConfig, pairwise_loss
+from mfvis.losses.projection import projection_loss
+from mfvis.losses.temporal import TemporalConfig, match_frames, temporal_terms, tube_pairs
+from mfvis.types import Batch, Match, Prediction
+
+H, W = 8, 12
+
+
+def make_batch(objects: tuple[int, ...] = (2, 1), frames: int = 3, classes: int = 3, seed: int = 0) -> Batch:
+    """Clips of 32 x 48 pixels: blocks of colour that move by a cell per frame; objects that fill their boxes."""
+    random = torch.Generator().manual_seed(seed)
+    colours = torch.randint(20, 236, (len(objects), 3, H // 2, W // 2), generator=random)
+    blocks = colours.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    pictures = torch.stack([blocks.roll(4 * t, -1) for t in range(frames)], 1)
+    noise = torch.randint(-3, 4, pictures.shape, generator=random)
+    count = sum(objects)
+    corner = torch.randint(0, 5, (count, frames, 2), generator=random).float()
+    size = torch.randint(2, 4, (count, frames, 2), generator=random).float()
+    boxes = 4 * torch.cat([corner, corner + size], -1)
+    y, x = torch.arange(4 * H)[:, None] + 0.5, torch.arange(4 * W) + 0.5
+    x1, y1, x2, y2 = (side[..., None, None] for side in boxes.unbind(-1))
+    return Batch(
+        frames_BTCHW=(pictures + noise).to(torch.uint8),
+        boxes_NT4=boxes,
+        labels_N=torch.randint(0, classes, (count,), generator=random),
+        video_index_N=torch.repeat_interleave(torch.tensor(objects)),
+        masks_NTHW=(x > x1) & (x < x2) & (y > y1) & (y < y2),
+        sizes_B2=torch.tensor([[4 * H, 4 * W]] * len(objects)),
+        clips=tuple((video, tuple(range(frames)), tuple(range(n))) for video, n in enumerate(objects)),
+    )
+
+
+def make_prediction(batch: Batch, layers: int = 2, queries: int = 4, classes: int = 3, seed: int = 1) -> Prediction:
+    random = torch.Generator().manual_seed(seed)
+    clips, frames = batch.frames_BTCHW.shape[:2]
+    return Prediction(
+        logits_LBQK=torch.randn(layers, clips, queries, classes + 1, generator=random).requires_grad_(),
+        masks_LBQTHW=torch.randn(layers, clips, queries, frames, H, W, generator=random).requires_grad_(),
+    )
+
+
+def only_layer(prediction: Prediction, layer: int) -> Prediction:
+    return Prediction(prediction.logits_LBQK[layer : layer + 1], prediction.masks_LBQTHW[layer : layer + 1])
+
+
+# ---- single terms
+
+
+def test_projection_of_a_mask_that_fills_its_box_is_zero() -> None:
+    boxes = torch.tensor([[[2.0, 1, 6, 5]]])
+    masks = torch.full((1, 1, H, W), -30.0)
+    masks[0, 0, 1:5, 2:6] = 30
+    assert projection_loss(masks, boxes, 1.0).item() == pytest.approx(0, abs=1e-5)
+    # p = 1 on all 8 rows and 12 columns, b = 1 on 4 of each
+    everywhere = projection_loss(torch.full_like(masks, 30.0), boxes, 1.0).item()
+    assert everywhere == pytest.approx((1 - 8 / 12) + (1 - 8 / 16), abs=1e-5)
+
+
+def test_projection_is_divided_by_its_normaliser() -> None:
+    batch = make_batch()
+    masks = torch.randn(3, 3, H, W)
+    boxes = batch.boxes_NT4 / 4
+    alone = sum(projection_loss(masks[n : n + 1], boxes[n : n + 1], 1.0) for n in range(3))
+    assert projection_loss(masks, boxes, 6.0).item() == pytest.approx(alone.item() / 6, rel=1e-5)
+
+
+def test_background_counts_outside_pixels_only() -> None:
+    boxes = torch.tensor([[[2.0, 1, 6, 5], [0, 0, 0, 0]]])
+    masks = torch.zeros(1, 2, H, W)
+    masks[0, 0, 1:5, 2:6] = 50  # inside: free
+    assert background_loss(masks, boxes, 1.0).item() == pytest.approx(math.log(2), rel=1e-5)
+    masks[0, 1] = -50  # the whole second frame is outside
+    outside = 2 * H * W - 16
+    assert background_loss(masks, boxes, 1.0).item() == pytest.approx(math.log(2) * (H * W - 16) / outside, rel=1e-5)
+
+
+def test_background_of_a_box_as_large_as_the_picture_is_zero() -> None:
+    assert background_loss(torch.zeros(1, 1, H, W), torch.tensor([[[0.0, 0, W, H]]]), 1.0).item() == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_pairwise_of_a_constant_picture_is_the_mean_disagreement() -> None:
+    boxes = torch.tensor([[[0.0, 0, W, H]]])
+    lab = torch.zeros(1, 1, 3, H, W)
+    loss = pairwise_loss(torch.zeros(1, 1, H, W), lab, boxes, torch.zeros(1, dtype=torch.int64), PairwiseConfig())
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-5)  # -log(1/4 + 1/4)
+
+
+@pytest.mark.parametrize(
+    ("tube", "frames", "pairs"),
+    [
+        ("cyclic", 3, [(0, 1), (1, 2), (2, 0)]),
+        ("cyclic", 2, [(0, 1), (1, 0)]),
+        ("chain", 3, [(0, 1), (1, 2)]),
+        ("dense", 2, [(0, 1), (1, 0)]),
+        ("cyclic", 1, []),
+        ("chain", 1, []),
+        ("dense", 1, []),
+    ],
+)
+def test_tube_pairs(tube: str, frames: int, pairs: list[tuple[int, int]]) -> None:
+    assert tube_pairs(tube, frames).tolist() == [list(pair) for pair in pairs]
+
+
+def test_temporal_terms_of_a_still_picture() -> None:
+    config = TemporalConfig(radius=0, k=1)
+    lab = torch.randn(1, 1, 3, H, W).repeat(1, 2, 1, 1, 1) * 20
+    boxes = torch.tensor([[[2.0, 1, 6, 5], [2.0, 1, 6, 5]]])
+    matches = match_frames(lab, config)
+    loss, weight = temporal_terms(torch.zeros(1, 2, H, W), matches, boxes, torch.zeros(1, dtype=torch.int64), config)
+    # Every pixel matches itself: 16 pixels in the box, each undecided about its label in both frames.
+    assert weight.tolist() == [16, 16]
+    assert loss.tolist() == pytest.approx([16 * math.log(2)] * 2, rel=1e-5)
+
+
+def test_point_sample_reads_pixel_centres() -> None:
+    maps = torch.arange(H * W, dtype=torch.float32).view(1, H, W)
+    points = torch.tensor([[[(3 + 0.5) / W, (2 + 0.5) / H], [(4 + 0.0) / W, (2 + 0.5) / H]]])
+    assert point_sample(maps, points)[0].tolist() == pytest.approx([2 * W + 3, 2 * W + 3.5], rel=1e-5)
+
+
+def test_most_points_lie_where_the_prediction_is_least_certain() -> None:
+    torch.manual_seed(0)
+    logits = (torch.arange(64.0) - 32).expand(1, 64, 64)
+    x = uncertain_points(logits, 400, MaskConfig())[0, :, 0]
+    assert x.shape == (400,)
+    # The 300 least certain of 1200 candidates span the middle quarter of the width, twice that at the upper and lower
+    # edge, where the reading is halved; the last 100 lie anywhere.
+    assert (x[:300] - 0.5).abs().max() < 0.27
+    assert (x[:300] - 0.5).abs().median() < 0.08
+    assert (x[300:] - 0.5).abs().max() > 0.4
+
+
+def test_mask_losses_of_right_and_wrong_masks() -> None:
+    torch.manual_seed(0)
+    truth = torch.zeros(1, 2, 32, 48, dtype=torch.bool)
+    truth[..., :24] = True
+    right = torch.where(truth[..., ::4, ::4], 40.0, -40.0)[None]
+    bce, dice = mask_losses(right, truth, MaskConfig(points=96, importance=0.0), 1.0)
+    assert bce < 1.5 and dice < 0.05  # only points between the cells on both sides of the edge are unsure
+    wrong_bce, wrong_dice = mask_losses(-right, truth, MaskConfig(points=96, importance=0.0), 1.0)
+    assert wrong_bce > 30 and wrong_dice > 0.9
+    # An even logit of 0 costs log 2 at every point, in each of two layers.
+    flat, _ = mask_losses(torch.zeros(2, 1, 2, 8, 12), truth, MaskConfig(points=10), 4.0)
+    assert flat.item() == pytest.approx(2 * math.log(2) / 4, rel=1e-5)
+
+
+# ---- matcher
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_matcher_is_optimal_at_every_layer(with_masks: bool) -> None:
+    batch = make_batch((2, 0, 3))
+    prediction, config = make_prediction(batch, queries=4), MatchConfig()
+    torch.manual_seed(3)
+    cost = matching_cost(prediction, batch, batch.boxes_NT4 / 4, config, with_masks)
+    torch.manual_seed(3)
+    matched = match(prediction, batch, batch.boxes_NT4 / 4, config, with_masks).query_LN
+    assert cost.shape == (2, 4, 5) and matched.shape == (2, 5)
+    for layer, clip in itertools.product(range(2), (0, 2)):
+        mine = (batch.video_index_N == clip).nonzero()[:, 0]
+        totals = [
+            sum(cost[layer, q, n] for q, n in zip(queries, mine, strict=True))
+            for queries in itertools.permutations(range(4), len(mine))
+        ]
+        chosen = matched[layer, mine]
+        assert len(set(chosen.tolist())) == len(mine)
+        assert cost[layer, chosen, mine].sum() == pytest.approx(min(totals).item(), rel=1e-6)
+
+
+def test_matching_cost_by_hand() -> None:
+    batch = make_batch((1,), frames=1)
+    batch = replace(batch, boxes_NT4=torch.tensor([[[8.0, 4, 24, 20]]]), labels_N=torch.tensor([1]))
+    masks = torch.full((1, 1, 2, 1, H, W), -1.0)
+    masks[0, 0, 0, 0, 1:5, 2:6] = 1  # the box itself
+    masks[0, 0, 1, 0, 1:5, 4:8] = 1  # half of it
+    logits = torch.zeros(1, 1, 2, 4)
+    cost = matching_cost(Prediction(logits, masks), batch, batch.boxes_NT4 / 4, MatchConfig())
+    assert cost[0, :, 0].tolist() == pytest.approx([2 * 0.75, 2 * 0.75 + 5 * 0.5], rel=1e-6)
+
+
+def test_matcher_keeps_the_order_of_mixed_clips() -> None:
+    batch = make_batch((2, 2))
+    mixed = [2, 0, 3, 1]
+    shuffled = replace(
+        batch,
+        boxes_NT4=batch.boxes_NT4[mixed],
+        labels_N=batch.labels_N[mixed],
+        video_index_N=batch.video_index_N[mixed],
+    )
+    prediction = make_prediction(batch)
+    straight = match(prediction, batch, batch.boxes_NT4 / 4, MatchConfig()).query_LN
+    assert torch.equal(match(prediction, shuffled, shuffled.boxes_NT4 / 4, MatchConfig()).query_LN, straight[:, mixed])
+
+
+def test_too_few_queries_are_told() -> None:
+    batch = make_batch((5,))
+    with pytest.raises(ConfigError, match="model.queries is 4, but video 0 has 5 objects .* set model.queries to 5"):
+        match(make_prediction(batch, queries=4), batch, batch.boxes_NT4 / 4, MatchConfig())
+
+
+# ---- criterion
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_total_is_the_sum_of_the_terms_and_reaches_the_prediction(with_masks: bool) -> None:
+    batch = make_batch()
+    prediction = make_prediction(batch)
+    terms = Criterion(LossConfig(background=1.0), 3, with_masks)(prediction, batch, step=500)
+    parts = {name: value for name, value in terms.named().items() if name != "total"}
+    assert sum(parts.values()).item() == pytest.approx(terms.total.item(), rel=1e-6)
+    used = {name for name, value in parts.items() if value > 0}
+    boxes_only = {"classification", "projection", "pairwise", "temporal", "background"}
+    assert used == ({"classification", "mask_bce", "mask_dice"} if with_masks else boxes_only)
+    terms.total.backward()
+    assert prediction.masks_LBQTHW.grad.abs().sum() > 0 and prediction.logits_LBQK.grad.abs().sum() > 0
+
+
+def test_layers_in_one_call_equal_the_sum_over_layers() -> None:
+    batch = make_batch()
+    prediction = make_prediction(batch, layers=3)
+    criterion = Criterion(LossConfig(background=0.5, temporal=TemporalConfig(radius=2, k=3)), 3)
+    together = criterion(prediction, batch, step=500).named()
+    apart = [criterion(only_layer(prediction, layer), batch, step=500).named() for layer in range(3)]
+    for name, value in together.items():
+        assert value.item() == pytest.approx(sum(terms[name].item() for terms in apart), rel=1e-5), name
+
+
+def test_classification_by_hand() -> None:
+    batch = make_batch((1,))
+    prediction = make_prediction(batch, layers=1, queries=3)
+    matched = Match(torch.tensor([[2]]))
+    terms = Criterion(LossConfig(classification=1.0), 3)(prediction, batch, 0, matched)
+    log_p = prediction.logits_LBQK[0, 0].log_softmax(-1)
+    expected = -(log_p[2, batch.labels_N[0]] + 0.1 * (log_p[0, 3] + log_p[1, 3])) / 1.2
+    assert terms.classification.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_temporal_term_rises_over_the_warmup() -> None:
+    batch = make_batch()
+    prediction = make_prediction(batch)
+    criterion = Criterion(LossConfig(temporal=TemporalConfig(warmup=10)), 3)
+    at = [criterion(prediction, batch, step).temporal.item() for step in (0, 4, 9, 100)]
+    assert at[:3] == pytest.approx([at[3] / 10, at[3] / 2, at[3]], rel=1e-5)
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+@pytest.mark.parametrize(("objects", "frames"), [((0, 0), 3), ((1,), 1)])
+def test_no_objects_and_single_frames(objects: tuple[int, ...], frames: int, with_masks: bool) -> None:
+    batch = make_batch(objects, frames)
+    prediction = make_prediction(batch)
+    terms = Criterion(LossConfig(background=1.0), 3, with_masks)(prediction, batch, step=0)
+    terms.total.backward()
+    assert torch.isfinite(terms.total)
+    assert torch.isfinite(prediction.masks_LBQTHW.grad).all()
+    if not sum(objects):
+        assert prediction.masks_LBQTHW.grad.abs().sum() == 0
+    assert terms.temporal.item() == 0
+
+
+def test_padding_is_never_matched_nor_paired() -> None:
+    """The black padding of a picture, black itself at the edge, changes no loss."""
+    batch = make_batch((1,), frames=2)
+    content = replace(batch, frames_BTCHW=batch.frames_BTCHW.clone(), sizes_B2=torch.tensor([[4 * H, 4 * W - 16]]))
+    content.frames_BTCHW[..., -24:] = 0
+    boxes = torch.tensor([[[8.0, 0, 4.0 * W - 16, 32]] * 2])
+    prediction = make_prediction(batch, layers=1)
+    criterion = Criterion(LossConfig(temporal=TemporalConfig(radius=2, k=5, warmup=0)), 3)
+    matched = Match(torch.tensor([[0]]))
+    reference = criterion(prediction, replace(content, boxes_NT4=boxes), 0, matched).named()
+    with torch.no_grad():
+        prediction.masks_LBQTHW[..., -4:] = -100 * prediction.masks_LBQTHW[..., -4:].abs()
+    changed = criterion(prediction, replace(content, boxes_NT4=boxes), 0, matched).named()
+    assert changed["pairwise"] == reference["pairwise"]
+    assert changed["temporal"] == reference["temporal"]
+
+
+def test_broken_prediction_reaches_the_loss() -> None:
+    batch = make_batch()
+    prediction = make_prediction(batch)
+    with torch.no_grad():
+        prediction.logits_LBQK[0, 0, 0, 0] = float("nan")
+    assert not torch.isfinite(Criterion(LossConfig(), 3)(prediction, batch, step=0).total)
+
+
+def test_half_precision_masks() -> None:
+    batch = make_batch()
+    prediction = make_prediction(batch)
+    half = Prediction(prediction.logits_LBQK.bfloat16(), prediction.masks_LBQTHW.bfloat16())
+    matched = Match(torch.tensor([[0, 1, 0]] * 2))
+    full = Criterion(LossConfig(), 3)(prediction, batch, 500, matched).named()
+    for name, value in Criterion(LossConfig(), 3)(half, batch, 500, matched).named().items():
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(full[name].item(), rel=2e-2), name
+
+
+def test_swapped_channels_are_a_switch() -> None:
+    batch = make_batch()
+    prediction, matched = make_prediction(batch), Match(torch.tensor([[0, 1, 0]] * 2))
+    swapped = replace(batch, frames_BTCHW=batch.frames_BTCHW.flip(2))
+    a = Criterion(LossConfig(swap_red_blue=True), 3)(prediction, batch, 500, matched)
+    b = Criterion(LossConfig(), 3)(prediction, swapped, 500, matched)
+    assert torch.equal(a.total, b.total)
