@@ -70,7 +70,7 @@ void Check::that(bool holds, const char* name, const std::string& got, const std
 }
 
 void Check::dim(const char* name, const Tensor& tensor, int64_t dim, const char* expected) const {
-  if (tensor.dim() != dim) fail(name, "has shape " + text_of(tensor.sizes()), expected);
+  if (tensor.dim() != dim) fail(name, "has shape " + shape_of(tensor), expected);
 }
 
 void Check::sizes(const char* name, const Tensor& tensor, std::initializer_list<int64_t> sizes,
@@ -81,7 +81,7 @@ void Check::sizes(const char* name, const Tensor& tensor, std::initializer_list<
     equal = equal && (size < 0 || tensor.size(axis) == size);
     ++axis;
   }
-  if (!equal) fail(name, "has shape " + text_of(tensor.sizes()), std::string(expected) + " = " + text_of(sizes));
+  if (!equal) fail(name, "has shape " + shape_of(tensor), std::string(expected) + " = " + text_of(sizes));
 }
 
 void Check::dtype(const char* name, const Tensor& tensor, std::initializer_list<ScalarType> types) const {
@@ -101,6 +101,8 @@ void Check::same_device(const char* name, const Tensor& tensor, const char* othe
   if (tensor.is_cpu() == other.is_cpu() && tensor.get_device_index() == other.get_device_index()) return;
   fail(name, "is on " + device_of(tensor), "the device of " + std::string(other_name) + ", " + device_of(other));
 }
+
+std::string shape_of(const Tensor& tensor) { return text_of(tensor.sizes()); }
 
 Dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {

@@ -34,6 +34,9 @@ class Check {
   const char* op_;
 };
 
+// "[2, 3, 4]", for messages.
+std::string shape_of(const Tensor& tensor);
+
 // The kernels' name of a tensor's dtype; only after a check.
 Dtype dtype_of(const Tensor& tensor);
 
