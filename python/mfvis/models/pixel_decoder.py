@@ -73,14 +73,17 @@ def ms_deform_attn(
     """
     batch, _, heads, depth = value.shape
     queries = sampling_locations.shape[1]
-    grids = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
-    samples = []
-    for (height, width), start, grid in zip(spatial_shapes.tolist(), level_start_index.tolist(), grids, strict=True):
+    # The queries come last: neighbours then read neighbouring pixels, and the sums run over long rows.
+    grids = (2 * sampling_locations - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
+    weights = attention_weights.permute(3, 0, 2, 4, 1).flatten(1, 2).unsqueeze(2)
+    attended = value.new_zeros(())
+    for (height, width), start, grid, weight in zip(
+        spatial_shapes.tolist(), level_start_index.tolist(), grids, weights, strict=True
+    ):
         level = value[:, start : start + height * width].permute(0, 2, 3, 1)
         level = level.reshape(batch * heads, depth, height, width)
-        samples.append(F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
-    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
-    attended = (torch.cat(samples, dim=-1) * weights).sum(-1)
+        samples = F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        attended = attended + (samples * weight).sum(2)
     return attended.view(batch, heads * depth, queries).transpose(1, 2)
 
 
