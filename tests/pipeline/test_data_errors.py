@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mfvis.cli import main
 from mfvis.data.check import check_file
 from mfvis.data.ytvis import decode_mask, load_dataset, read_results
 from mfvis.errors import DataError
@@ -266,3 +267,24 @@ def test_results(pictures: Path, results: Any, fragment: str) -> None:
         read_results(path, load_dataset(pictures))
     assert len(error.value.problems) == 1
     assert fragment in str(error.value)
+
+
+def test_check_command(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(pictures)]) == 0
+    assert "1 videos, 1 tracks, 1 boxes, no problem" in capsys.readouterr().out
+    (pictures.parent / "cat/0.png").unlink()
+    (pictures.parent / "cat/1.png").write_text("no picture")
+    assert main(["data", "check", str(pictures)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "frame 0: the frame's file does not exist" in lines[0] and "frame 1: the picture cannot" in lines[1]
+    assert lines[2:] == ["2 problems"]
+
+
+def test_demo_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--videos", "1", "--val-videos", "1", "--frames", "2", "--height", "32", "--width", "48"]
+    assert main(["data", "demo", str(tmp_path / "demo"), *flags]) == 0
+    assert "train.json (1 videos)" in capsys.readouterr().out
+    assert check_file(tmp_path / "demo/val.json") == []
+    assert main(["data", "demo", str(tmp_path), "--height", "3", "--fewest", "5"]) == 2
+    message = capsys.readouterr().err
+    assert "height is 3, expected at least 32" in message and "most is 4, expected at least fewest, 5" in message

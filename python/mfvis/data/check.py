@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from PIL import Image
 
 from mfvis.data.video import probe
-from mfvis.data.ytvis import decode_mask, mask_box, parse
+from mfvis.data.ytvis import decode_mask, load_dataset, mask_box, parse
 from mfvis.errors import DataError, Problem, VideoError
 from mfvis.types import Track, Video
 
 LEAST_AGREEMENT = 0.5
 """IoU of a box and its mask's box below which one of the two must be wrong. Boxes drawn by hand reach 0.8 and more."""
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Report every problem of an annotation file, of the frames it names, and of its masks."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """A YouTube-VIS JSON."""
+    frames: Path | None = None
+    """The folder that file_names start from; default JPEGImages beside the JSON, else its folder."""
+
+
+def run(config: CheckConfig) -> int:
+    """Print what `check_file` finds; status 1 if that is anything."""
+    problems = check_file(config.file, config.frames)
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
+        return 1
+    videos = load_dataset(config.file, config.frames).videos
+    tracks = [track for video in videos for track in video.tracks]
+    boxes = sum(int(track.present_T.sum()) for track in tracks)
+    print(f"{config.file}: {len(videos)} videos, {len(tracks)} tracks, {boxes} boxes, no problem")
+    return 0
 
 
 def check_file(json_path: str | Path, frames_dir: str | Path | None = None) -> list[Problem]:

@@ -9,13 +9,17 @@ frame are found again in the next, which is what the temporal loss lives on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from PIL import Image, ImageDraw
 from scipy.ndimage import map_coordinates
 
 from mfvis.data.ytvis import encode_mask, mask_box, write_json
+from mfvis.errors import ConfigError
 
 SUPERSAMPLING = 4
 TEXTURE = 96
@@ -29,6 +33,56 @@ COLOURS = np.array(
     ],
     np.float32,
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """How many synthetic videos, of which size."""
+
+    videos: int = 60
+    val_videos: int = 16
+    frames: int = 8
+    height: int = 96
+    width: int = 160
+    fewest: int = 2
+    """Objects per video, at least."""
+    most: int = 4
+    """Objects per video, at most."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"videos": 1, "val_videos": 1, "frames": 1, "height": 32, "width": 32, "fewest": 1, "seed": 0}
+        faults = [
+            f"{name} is {getattr(self, name)}, expected at least {value}"
+            for name, value in least.items()
+            if getattr(self, name) < value
+        ]
+        if self.most < self.fewest:
+            faults.append(f"most is {self.most}, expected at least fewest, {self.fewest}")
+        if faults:
+            raise ConfigError("\n".join(faults))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectoryConfig(SyntheticConfig):
+    """Write synthetic videos with boxes and masks, in the YouTube-VIS layout."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """Where to; files of the same names are replaced."""
+
+
+def run(config: DirectoryConfig) -> None:
+    """Write the videos and say where they are."""
+    train_json, val_json = write_demo(
+        config.directory,
+        seed=config.seed,
+        videos=config.videos,
+        val_videos=config.val_videos,
+        frames=config.frames,
+        size=(config.height, config.width),
+        objects=(config.fewest, config.most),
+    )
+    print(f"wrote {train_json} ({config.videos} videos) and {val_json} ({config.val_videos})")
 
 
 def write_demo(
