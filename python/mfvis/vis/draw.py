@@ -77,27 +77,25 @@ def enlarge(pixels: np.ndarray, factor: int, smooth: bool) -> np.ndarray:
 def compare(
     frame_HW3: np.ndarray,
     boxes_N4: np.ndarray,
-    predicted_NHW: np.ndarray,
     true_NHW: np.ndarray,
-    ids: Sequence[int],
+    true_ids: Sequence[int],
+    predicted_MHW: np.ndarray,
+    predicted_ids: Sequence[int],
     least_height: int = 220,
 ) -> np.ndarray:
-    """One row of a sheet, frame | boxes | predicted masks | true masks, uint8 ``[H, W, 3]``.
+    """Four panels, frame | boxes | predicted masks | true masks, in a row, uint8 ``[H, W, 3]``.
 
-    Small frames are enlarged to `least_height` or more. Predicted and true masks of an object have the same place in
-    their arrays and the same colour.
+    Small frames are enlarged to `least_height` or more. Equal ids give equal colours.
     """
     factor = max(1, -(-least_height // frame_HW3.shape[0]))
     picture = enlarge(frame_HW3, factor, smooth=True)
-    predicted, true = (
-        enlarge(np.asarray(masks, dtype=bool), factor, smooth=False) for masks in (predicted_NHW, true_NHW)
-    )
+    predicted, true = (enlarge(np.asarray(masks, bool), factor, smooth=False) for masks in (predicted_MHW, true_NHW))
     return side_by_side(
         [
             picture,
-            overlay(picture, None, np.asarray(boxes_N4) * factor, None, ids),
-            overlay(picture, predicted, None, None, ids),
-            overlay(picture, true, None, None, ids),
+            overlay(picture, None, np.asarray(boxes_N4) * factor, None, true_ids),
+            overlay(picture, predicted, None, None, predicted_ids),
+            overlay(picture, true, None, None, true_ids),
         ]
     )
 

@@ -1,0 +1,207 @@
+"""One static HTML page about a training: numbers, pictures and curves in a single file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number to see first."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts under a header; the first column names the row."""
+
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row of panels under the captions of its gallery."""
+
+    pixels_HW3: np.ndarray
+    caption: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves that share one pair of axes."""
+
+    title: str
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page, from top to bottom. `lead` and `notes` are paragraphs of plain text."""
+
+    title: str
+    lead: str
+    tiles: tuple[Tile, ...]
+    captions: tuple[str, ...]
+    """Of the pictures' panels, from left to right."""
+    pictures: tuple[Picture, ...]
+    tables: tuple[Table, ...]
+    charts: tuple[Chart, ...]
+    notes: tuple[str, ...]
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the page: pictures are embedded, charts are inline SVG, nothing is loaded from anywhere."""
+    captions = "".join(f"<span>{escape(caption)}</span>" for caption in report.captions)
+    body = [
+        f"<header><h1>{escape(report.title)}</h1><p class=lead>{escape(report.lead)}</p></header>",
+        f"<section class=tiles>{''.join(map(_tile, report.tiles))}</section>",
+        "<section><h2>What it sees</h2>",
+        f"<div class=captions style='--panels:{len(report.captions)}'>{captions}</div>",
+        *map(_figure, report.pictures),
+        "</section>",
+        *map(_table, report.tables),
+        f"<section><h2>Training</h2><div class=charts>{''.join(map(_chart, report.charts))}</div></section>",
+        f"<section><h2>How to read this</h2>{''.join(f'<p>{escape(note)}</p>' for note in report.notes)}</section>",
+    ]
+    page = f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(report.title)}</title>"
+    page += f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style></head><body><main>"
+    page += "\n".join(body) + "</main></body></html>\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+
+
+def svg_chart(chart: Chart, width: int = 330, height: int = 190) -> str:
+    """A line chart as SVG text: few gridlines, each line named at its end."""
+    left, right, top, bottom = 40, 78, 12, 24
+    points = [(s, v) for curve in chart.curves for s, v in zip(curve.steps, curve.values, strict=True)]
+    last = max((step for step, _ in points), default=1)
+    ticks = _ticks(max((value for _, value in points), default=1.0))
+
+    def x(step: float) -> float:
+        return left + (width - left - right) * step / last
+
+    def y(value: float) -> float:
+        return height - bottom - (height - top - bottom) * value / ticks[-1]
+
+    parts = [f"<svg viewBox='0 0 {width} {height}' role=img aria-label='{escape(chart.title, quote=True)}'>"]
+    for tick in ticks:
+        parts.append(f"<line class=grid x1={left} x2={width - right} y1={y(tick):.1f} y2={y(tick):.1f} />")
+        parts.append(f"<text x={left - 6} y={y(tick) + 3.5:.1f} text-anchor=end>{tick:g}</text>")
+    parts += [f"<text x={x(step):.1f} y={height - 6} text-anchor=middle>{step}</text>" for step in (0, last)]
+    # Names at the lines' ends, pushed apart where lines end together.
+    ends = sorted((y(curve.values[-1]), place) for place, curve in enumerate(chart.curves) if len(curve.values))
+    lowest = -math.inf
+    for end, place in ends:
+        curve = chart.curves[place]
+        lowest = max(end + 3.5, lowest + 12)
+        line = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in zip(curve.steps, curve.values, strict=True))
+        parts.append(f"<polyline class='line c{place}' points='{line}' />")
+        name = escape(curve.name)
+        parts.append(f"<text class='name t{place}' x={width - right + 6} y={lowest:.1f}>{name}</text>")
+    return "".join(parts) + "</svg>"
+
+
+def _ticks(largest: float) -> list[float]:
+    """0 to at least `largest` in three to five round steps."""
+    if not (math.isfinite(largest) and largest > 0):
+        return [0.0, 1.0]
+    rough = largest / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return [round(step * n, 12) for n in range(math.ceil(largest / step - 1e-9) + 1)]
+
+
+def _tile(tile: Tile) -> str:
+    name, value, note = map(escape, (tile.name, tile.value, tile.note))
+    return (
+        f"<div class=tile><div class=name>{name}</div><div class=value>{value}</div><div class=note>{note}</div></div>"
+    )
+
+
+def _figure(picture: Picture) -> str:
+    # JPEG at this quality is a fifth of a PNG here, and outlines stay crisp without chroma subsampling.
+    encoded = io.BytesIO()
+    Image.fromarray(picture.pixels_HW3).save(encoded, "JPEG", quality=88, subsampling=0)
+    source = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+    caption = escape(picture.caption)
+    return f"<figure><img src='{source}' alt='{caption}'><figcaption>{caption}</figcaption></figure>"
+
+
+def _table(table: Table) -> str:
+    header = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    note = f"<p>{escape(table.note)}</p>" if table.note else ""
+    return (
+        f"<section><h2>{escape(table.title)}</h2>{note}<div class=scroll><table><thead><tr>{header}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _chart(chart: Chart) -> str:
+    return f"<div class=chart><h3>{escape(chart.title)}</h3>{svg_chart(chart)}</div>"
+
+
+_STYLE = """
+:root{--paper:#fafaf9;--ink:#1c1b1a;--soft:#6b6864;--rule:#e4e1dc;--card:#fff;--c0:#d6453d;--c1:#1779ba;--c2:#2c8a5b;
+--c3:#8a56c2;--c4:#b7791f;color-scheme:light dark}
+@media(prefers-color-scheme:dark){:root{--paper:#171615;--ink:#eceae6;--soft:#a19c95;--rule:#34312e;--card:#1f1e1c;
+--c0:#ff7a70;--c1:#5bb5f0;--c2:#5fc793;--c3:#bd93ee;--c4:#e0ab54}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:1180px;margin:0 auto;padding:48px 24px 80px}
+h1{font-size:34px;line-height:1.15;letter-spacing:-.02em;margin:0 0 10px}
+h2{font-size:20px;letter-spacing:-.01em;margin:48px 0 12px}
+h3{font-size:14px;font-weight:600;margin:0 0 4px}
+p{max-width:72ch;margin:0 0 10px;color:var(--soft)}
+.lead{font-size:18px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:14px;margin-top:28px}
+.tile,.chart{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px 18px}
+.tile .name{font-size:14px;color:var(--soft)}
+.tile .value{font-size:36px;font-weight:650;letter-spacing:-.02em;line-height:1.2}
+.tile .note{font-size:13px;color:var(--soft);line-height:1.4}
+.captions{display:grid;grid-template-columns:repeat(var(--panels),1fr);font-size:14px;font-weight:600;margin-bottom:6px}
+figure{margin:0 0 14px}
+figure img{width:100%;display:block;border-radius:6px}
+figcaption{font-size:13px;color:var(--soft);margin-top:4px}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;min-width:60%;font-variant-numeric:tabular-nums}
+th,td{text-align:right;padding:8px 14px;border-bottom:1px solid var(--rule);white-space:nowrap}
+th{font-size:13px;font-weight:600;color:var(--soft)}
+th:first-child,td:first-child{text-align:left;padding-left:0}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:14px}
+.chart{padding:14px 16px 6px}
+svg{width:100%;display:block}
+svg text{font:10.5px system-ui,sans-serif;fill:var(--soft)}
+.grid{stroke:var(--rule);stroke-width:1}
+.line{fill:none;stroke-width:1.8;stroke-linejoin:round}
+svg .name{font-weight:600}
+.c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}
+svg .t0{fill:var(--c0)}svg .t1{fill:var(--c1)}svg .t2{fill:var(--c2)}svg .t3{fill:var(--c3)}svg .t4{fill:var(--c4)}
+@media(max-width:700px){main{padding:28px 14px}h1{font-size:27px}}
+"""

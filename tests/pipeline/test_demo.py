@@ -1,0 +1,87 @@
+"""``mfvis demo`` from data to report with a model of a few thousand parameters; which tube belongs to which track."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mfvis import demo
+from mfvis.data.ytvis import decode_mask
+from mfvis.errors import ConfigError
+from mfvis.parsing import build, load_preset
+from mfvis.types import Track, TrackResult, Video
+
+SMALL = {
+    "synthetic": {"videos": 3, "val_videos": 2, "frames": 4, "height": 64, "width": 64},
+    "model": {
+        "hidden_dim": 8,
+        "heads": 2,
+        "encoder_ffn_dim": 8,
+        "decoder_layers": 1,
+        "decoder_ffn_dim": 8,
+    },
+    "train": {"steps": 4, "warmup": 1, "batch": 2, "per_device": 2, "log_every": 2},
+    "infer": {"short_side": 64},
+}
+
+
+def config(out: Path, twin: bool = False) -> demo.DemoConfig:
+    preset = load_preset("demo")
+    for part, changes in SMALL.items():
+        preset[part] = preset[part] | changes
+    return build(demo.DemoConfig, preset | {"out": str(out), "twin": twin}, "the test")
+
+
+def test_the_demo_ends_in_a_report_and_says_where(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("stays")
+    demo.run(config(tmp_path))
+    report = tmp_path / "report.html"
+    assert str(report.resolve()) in capsys.readouterr().out
+    assert report.read_text().count("data:image/jpeg") == 2
+    (numbers,) = json.loads((tmp_path / "metrics.json").read_text())
+    assert 0 <= numbers["ap"] <= 1
+    assert 0 < numbers["filled_box_j"] < 1
+    # A second demo in the same place replaces the first one, and only that.
+    demo.run(config(tmp_path))
+    assert json.loads((tmp_path / "metrics.json").read_text())[0]["ap"] == numbers["ap"]
+    assert (tmp_path / "mine.txt").read_text() == "stays"
+
+
+def test_the_twin_and_the_model_without_tk_differ_in_supervision_alone(tmp_path, capsys):
+    demo.run(config(tmp_path, twin=True))
+    names = [entry["supervision"] for entry in json.loads((tmp_path / "metrics.json").read_text())]
+    assert names == ["boxes alone", "boxes alone, without TK-Loss", "masks (the supervised twin)"]
+    logs = [
+        {curve.name for curve in demo.read_curves(tmp_path / "runs" / run / "log.jsonl")}
+        for run in ("boxes", "boxes-no-tk", "masks")
+    ]
+    assert "temporal" in logs[0]
+    assert "temporal" not in logs[1]
+    assert "projection" in logs[1]
+    assert "mask_dice" in logs[2]
+    assert "projection" not in logs[2]
+    assert "of the twin&#x27;s AP" in (tmp_path / "report.html").read_text()
+
+
+def test_tubes_are_assigned_by_boxes_alone_and_one_to_one():
+    near, far = np.array([[0, 0, 10, 10]] * 2, np.float32), np.array([[30, 30, 40, 40]] * 2, np.float32)
+    tracks = tuple(Track(id, 1, boxes) for id, boxes in ((5, near), (6, far), (7, far + 5)))
+    video = Video(1, "v", 50, 50, 2, (), tracks)
+    found = [TrackResult(1, category, 0.1, (None, None), boxes) for category, boxes in ((1, far), (2, near))]
+    assigned = {result.track_id: result for result in demo.assign(video, found)}
+    np.testing.assert_array_equal(assigned[5].boxes_T4, near)
+    np.testing.assert_array_equal(assigned[6].boxes_T4, far)
+    assert not decode_mask(assigned[7].segmentations[0], 50, 50).any()
+    assert demo.assign(replace(video, tracks=()), found) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"videos": 0}, "videos is 0"), ({"fewest": 3, "most": 2}, "most is 2, expected at least fewest, 3")],
+)
+def test_sizes_of_the_synthetic_videos_are_checked(change, message):
+    with pytest.raises(ConfigError, match=message):
+        demo.SyntheticConfig(**change)

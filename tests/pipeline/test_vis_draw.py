@@ -1,0 +1,91 @@
+"""Overlays and comparison sheets: what is drawn where, and in which colour."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mfvis.vis.draw import colour_of, compare, enlarge, overlay, sheet, side_by_side
+
+GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
+
+
+def square() -> np.ndarray:
+    mask_HW = np.zeros((60, 80), dtype=bool)
+    mask_HW[20:40, 30:60] = True
+    return mask_HW
+
+
+def test_colours_are_stable_and_differ_between_tracks():
+    colours = [colour_of(number) for number in range(30)]
+    assert len(set(colours)) == 30
+    assert colours == [colour_of(number) for number in range(30)]
+    assert all(0 <= channel <= 255 for colour in colours for channel in colour)
+
+
+def test_the_inside_is_blended_the_outline_is_opaque_and_the_rest_untouched():
+    mask_HW = square()
+    drawn = overlay(GREY, mask_HW[None], None, None, [1], opacity=0.5)
+    blended = np.round((np.array(colour_of(1)) + 128) / 2)
+    np.testing.assert_allclose(drawn[30, 45], blended, atol=1)
+    assert tuple(drawn[20, 45]) == colour_of(1)
+    assert tuple(drawn[39, 30]) == colour_of(1)
+    np.testing.assert_array_equal(drawn[~mask_HW], GREY[~mask_HW])
+
+
+def test_the_frame_border_is_no_outline():
+    mask_HW = np.zeros((60, 80), dtype=bool)
+    mask_HW[:, :40] = True
+    drawn = overlay(GREY, mask_HW[None], None, None, [0], opacity=0.5)
+    assert tuple(drawn[30, 0]) != colour_of(0)
+    assert tuple(drawn[30, 39]) == colour_of(0)
+
+
+def test_boxes_are_outlined_half_open_and_absent_ones_are_not_drawn():
+    boxes = np.array([[10, 5, 30, 25], [0, 0, 0, 0]])
+    drawn = overlay(GREY, None, boxes, None, [2, 3])
+    assert tuple(drawn[5, 10]) == colour_of(2)
+    assert tuple(drawn[24, 29]) == colour_of(2)
+    assert tuple(drawn[25, 30]) == (128, 128, 128)
+    assert tuple(drawn[15, 20]) == (128, 128, 128)
+    assert not (drawn == colour_of(3)).all(-1).any()
+
+
+@pytest.mark.parametrize("box", [[10, 40, 30, 55], [60, 0, 80, 20], [0, 0, 80, 60]])
+def test_labels_stay_inside_the_frame(box):
+    without, with_label = (overlay(GREY, None, np.array([box]), labels, [0]) for labels in (None, ["cat 0.93"]))
+    assert with_label.shape == GREY.shape
+    added = (with_label != without).any(-1)
+    assert 100 < added.sum() < 60 * 80 / 2
+    assert (with_label[added] == colour_of(0)).all(-1).mean() > 0.4
+
+
+def test_nothing_to_draw_gives_the_frame_back():
+    np.testing.assert_array_equal(overlay(GREY, np.zeros((0, 60, 80), bool), np.zeros((0, 4)), [], []), GREY)
+    np.testing.assert_array_equal(overlay(GREY, None, None, None, []), GREY)
+
+
+def test_enlarging_masks_repeats_pixels():
+    np.testing.assert_array_equal(
+        enlarge(np.eye(2, dtype=bool)[None], 2, smooth=False)[0], np.kron(np.eye(2), np.ones((2, 2)))
+    )
+    assert enlarge(GREY, 3, smooth=True).shape == (180, 240, 3)
+
+
+def test_compare_puts_frame_boxes_predicted_and_true_side_by_side():
+    boxes = np.array([[30.0, 20, 60, 40]])
+    row = compare(GREY, boxes, square()[None], [0], np.zeros((0, 60, 80), bool), [], least_height=120)
+    assert row.shape == (120, 4 * 160 + 3 * 6, 3)
+    panels = [row[:, start : start + 160] for start in range(0, 4 * 166, 166)]
+    coloured = [(panel == colour_of(0)).all(-1).sum() for panel in panels]
+    assert coloured[0] == 0
+    assert coloured[1] > 0
+    assert coloured[2] == 0
+    assert coloured[3] > 0
+
+
+def test_a_sheet_stacks_its_rows_under_the_captions():
+    row = side_by_side([GREY, GREY])
+    page = sheet([row, row], ["left", "right"])
+    assert page.shape[1] == row.shape[1]
+    assert page.shape[0] > 2 * 60
+    np.testing.assert_array_equal(page[-60:], row)
