@@ -46,7 +46,7 @@ def run() -> int:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             version = f"missing: {pip_line(package)}"
-        print(f"  {package:<14}{version:<12} {purpose}")
+        print(f"  {package:<13} {version:<12} {purpose}")
     return 0 if usable else 1
 
 

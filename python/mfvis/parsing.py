@@ -173,7 +173,7 @@ def _convert(kind: Any, value: Any, name: str, problems: list[str], missing: Any
             pass
     if isinstance(kind, type) and type(value) is kind:
         return value
-    raise ValueError(f"{name} is {value!r}; expected {getattr(kind, '__name__', str(kind))}")
+    raise ValueError(f"{name} is {value!r}; expected {kind.__name__ if origin is None else kind}")
 
 
 def _suggestion(word: str, known: Sequence[str], prefix: str = "") -> str:

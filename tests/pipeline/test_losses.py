@@ -24,8 +24,8 @@ H, W = 8, 12
 def make_batch(objects: tuple[int, ...] = (2, 1), frames: int = 3, classes: int = 3, seed: int = 0) -> Batch:
     """Clips of 32 x 48 pixels: blocks of colour that move by a cell per frame; objects that fill their boxes."""
     random = torch.Generator().manual_seed(seed)
-    colours = torch.randint(20, 236, (len(objects), 3, H // 2, W // 2), generator=random)
-    blocks = colours.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    colours = torch.randint(20, 236, (len(objects), 3, H // 4, W // 4), generator=random)
+    blocks = colours.repeat_interleave(16, -1).repeat_interleave(16, -2)
     pictures = torch.stack([blocks.roll(4 * t, -1) for t in range(frames)], 1)
     noise = torch.randint(-3, 4, pictures.shape, generator=random)
     count = sum(objects)

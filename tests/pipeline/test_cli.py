@@ -1,0 +1,93 @@
+"""The command line: one message and a status for whatever the user does, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mfvis import doctor
+from mfvis.cli import COMMANDS, Command, main
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"mfvis {name} " in listed for name in COMMANDS)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from mfvis.cli import main; main([]); print(sorted({'torch', 'tyro', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "no command 'trian', did you mean 'mfvis train'?"),
+        (["data"], "no command 'data'"),
+        (["data", "chek"], "did you mean 'mfvis data check'?"),
+        (["train", "--preset", "tset"], "no preset 'tset', did you mean test?"),
+        (["train", "--preset", "test", "--data", "gone.json"], "gone.json"),
+        (["train", "--preset", "test", "--data", "gone.json", "--train.lr", "-1"], "train.lr is -1"),
+        (["replay", "gone"], "gone: no batch to replay"),
+    ],
+)
+def test_errors_are_one_message_and_status_two(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mfvis: ") and message in error and "Traceback" not in error
+
+
+def test_dry_run_shows_derived_numbers_and_trains_nothing(
+    demo_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "--preset", "test", "--data", str(demo_data[0]), "--out", str(tmp_path / "run"), "--dry-run"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "batch 2 = 1 clips x 1 processes x 2 forward passes" in printed
+    assert "epochs 3.0 = 12 clips / 4 videos" in printed
+    assert "hidden_dim: 16" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_package_is_answered_with_the_pip_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_av(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'av'", name="av")
+
+    monkeypatch.setattr("mfvis.cli._call", without_av)
+    assert main(["train"]) == 2
+    assert "needs av, which is not installed: pip install 'mfvis-ext[train]'" in capsys.readouterr().err
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "train", Command("broken", "mfvis.no_such_module:run"))
+    with pytest.raises(ModuleNotFoundError):
+        main(["train"])
+
+
+def test_doctor_reports_what_is_there_and_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(doctor.PACKAGES, "no-such-package", "nothing")
+    assert main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    for word in ("python", "torch", "mfvis_ext", "cpu_level", "GPU", "transformers"):
+        assert word in report
+    assert "no-such-package missing" in " ".join(report.split())
+
+
+def test_doctor_answers_where_the_operators_do_not_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mfvis_ext", None)  # importing it raises ImportError
+    assert main(["doctor"]) == 1
+    assert "mfvis_ext     does not load" in capsys.readouterr().out
