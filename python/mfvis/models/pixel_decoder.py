@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mfvis_ext.reference.ms_deform_attn import ms_deform_attn
+
 LEVELS = 3
 """Feature maps that are attended to: strides 32, 16, 8, in this order everywhere."""
 
@@ -50,41 +52,6 @@ def grid_positions(height: int, width: int, features: int, device: torch.device)
         ),
         dim=-1,
     )
-
-
-def ms_deform_attn(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
-    """Multi-scale deformable attention (Deformable DETR, equation 3): bilinear samples, weighted and summed.
-
-    Args:
-        value: ``[B, S, heads, D]``, the levels one after the other.
-        spatial_shapes: int64 ``[L, 2]``, (h, w) of each level. On the CPU, so that reading it waits for no device.
-        level_start_index: int64 ``[L]``, where each level starts among the S.
-        sampling_locations: ``[B, Q, heads, L, points, 2]``, (x, y) in 0..1; what lies outside counts as zero.
-        attention_weights: ``[B, Q, heads, L, points]``.
-
-    Returns:
-        ``[B, Q, heads * D]``.
-    """
-    batch, _, heads, depth = value.shape
-    queries = sampling_locations.shape[1]
-    # The queries come last: neighbours then read neighbouring pixels, and the sums run over long rows.
-    grids = (2 * sampling_locations - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
-    weights = attention_weights.permute(3, 0, 2, 4, 1).flatten(1, 2).unsqueeze(2)
-    attended = value.new_zeros(())
-    for (height, width), start, grid, weight in zip(
-        spatial_shapes.tolist(), level_start_index.tolist(), grids, weights, strict=True
-    ):
-        level = value[:, start : start + height * width].permute(0, 2, 3, 1)
-        level = level.reshape(batch * heads, depth, height, width)
-        samples = F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        attended = attended + (samples * weight).sum(2)
-    return attended.view(batch, heads * depth, queries).transpose(1, 2)
 
 
 class DeformableAttention(nn.Module):
@@ -196,6 +163,7 @@ class PixelDecoder(nn.Module):
             y = (torch.arange(height, device=device) + 0.5) / height
             x = (torch.arange(width, device=device) + 0.5) / width
             reference.append(torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).flatten(0, 1))
+        # On the CPU, so that reading them waits for no device.
         shapes_L2 = torch.tensor(shapes, device="cpu")
         starts_L = torch.tensor([sum(lengths[:level]) for level in range(LEVELS)], device="cpu")
         places = (torch.cat(positions), torch.cat(reference), shapes_L2, starts_L)
