@@ -1,0 +1,204 @@
+"""The ladder that every operator climbs: reference, gradcheck, opcheck, compile, strides, determinism, CPU and CUDA.
+
+A test module derives one class from `Ladder`, says how to make arguments, and lists its malformed ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import mfvis_ext
+
+HALF, BFLOAT, FLOAT, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
+
+TOLERANCE: dict[torch.dtype, dict[str, float]] = {
+    HALF: {"rtol": 2e-3, "atol": 1e-6},
+    BFLOAT: {"rtol": 1.6e-2, "atol": 1e-6},
+    FLOAT: {"rtol": 2e-5, "atol": 2e-6},
+    DOUBLE: {"rtol": 1e-10, "atol": 1e-12},
+}
+"""By the dtype of the tensor compared: a few units in the last place, sums of some thousand terms included."""
+
+
+def reference_of(name: str) -> Callable[..., Any]:
+    """The plain-PyTorch definition of an operator; `tk_loss_terms` shares a module with `tk_loss`."""
+    module = importlib.import_module(f"mfvis_ext.reference.{name.removesuffix('_terms')}")
+    return getattr(module, name)
+
+
+def random_boxes(generator: torch.Generator, *shape: int, height: int, width: int) -> Tensor:
+    """float32 `[*shape, 4]` with edges anywhere, also a little outside of the picture; every fourth box is absent."""
+    corners = torch.rand(*shape, 2, 2, generator=generator) * 1.2 - 0.1
+    boxes = torch.cat([corners.amin(-2), corners.amax(-2)], -1) * torch.tensor([width, height, width, height])
+    absent = torch.rand(*shape, 1, generator=generator) < 0.25
+    return torch.where(absent, 0.0, boxes)
+
+
+def tensors_of(outputs: Any) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same values in memory of another order, with gaps."""
+    wide = torch.empty(*tensor.shape, 2, dtype=tensor.dtype) if tensor.dim() else tensor.repeat(2)
+    spread = wide.movedim(0, -2)[..., 0].movedim(-1, 0) if tensor.dim() > 1 else wide[..., 0]
+    return spread.copy_(tensor).requires_grad_(tensor.requires_grad)
+
+
+class Ladder:
+    name: str
+    """Of the operator."""
+    sizes: dict[str, int]
+    """Of the axes, in the fixed cases."""
+    ranges: dict[str, tuple[int, int]]
+    """Of the axes, in the property test."""
+    differentiable: tuple[str, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = (FLOAT,)
+    """What `arguments` is asked for."""
+    malformed: dict[str, tuple[dict[str, Any], str]]
+    """What is wrong: the arguments to replace, and a pattern that the error must show; it names the argument."""
+
+    def arguments(self, generator: torch.Generator, dtype: torch.dtype, **sizes: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def tolerance(self, dtype: torch.dtype) -> dict[str, float]:
+        return TOLERANCE[dtype]
+
+    def compare(self, actual: Any, expected: Any, arguments: dict[str, Any]) -> None:
+        for ours, theirs in zip(tensors_of(actual), tensors_of(expected), strict=True):
+            assert ours.dtype == theirs.dtype
+            if ours.dtype.is_floating_point:
+                torch.testing.assert_close(ours, theirs, equal_nan=True, **self.tolerance(ours.dtype))
+            else:
+                assert torch.equal(ours, theirs)
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return getattr(mfvis_ext, self.name)
+
+    def make(self, dtype: torch.dtype = FLOAT, seed: int = 0, **sizes: int) -> dict[str, Any]:
+        made = self.arguments(torch.Generator().manual_seed(seed), dtype, **{**self.sizes, **sizes})
+        return {name: value.requires_grad_() if name in self.differentiable else value for name, value in made.items()}
+
+    def gradients(self, function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, tuple[Tensor, ...]]:
+        """The outputs, and the gradients of a fixed random combination of those that have any."""
+        outputs = function(**arguments)
+        if not self.differentiable:
+            return outputs, ()
+        weights = torch.Generator().manual_seed(99)
+        loss = sum(
+            (output * torch.randn(output.shape, generator=weights).to(output)).sum()
+            for output in tensors_of(outputs)
+            if output.requires_grad
+        )
+        return outputs, torch.autograd.grad(loss, [arguments[name] for name in self.differentiable])
+
+    def agree(self, arguments: dict[str, Any]) -> None:
+        outputs, gradients = self.gradients(self.function, arguments)
+        expected, expected_gradients = self.gradients(reference_of(self.name), arguments)
+        self.compare(outputs, expected, arguments)
+        for name, ours, theirs in zip(self.differentiable, gradients, expected_gradients, strict=True):
+            assert ours.dtype == arguments[name].dtype
+            torch.testing.assert_close(ours, theirs, equal_nan=True, **self.tolerance(ours.dtype))
+
+    def test_reference(self, dtype: torch.dtype) -> None:
+        self.agree(self.make(dtype))
+
+    def test_any_size(self) -> None:
+        axes = {axis: st.integers(low, high) for axis, (low, high) in self.ranges.items()}
+
+        @settings(max_examples=25, deadline=None, database=None, derandomize=True)
+        @given(sizes=st.fixed_dictionaries(axes), seed=st.integers(0, 1000))
+        def check(sizes: dict[str, int], seed: int) -> None:
+            self.agree(self.make(seed=seed, **sizes))
+
+        check()
+
+    def test_gradcheck(self) -> None:
+        if not self.differentiable:
+            pytest.skip("not differentiable")
+        arguments = self.make(DOUBLE)
+
+        def function(*inputs: Tensor) -> tuple[Tensor, ...]:
+            outputs = self.function(**{**arguments, **dict(zip(self.differentiable, inputs, strict=True))})
+            return tuple(output for output in tensors_of(outputs) if output.requires_grad)
+
+        assert torch.autograd.gradcheck(function, [arguments[name] for name in self.differentiable], fast_mode=True)
+
+    def test_no_second_derivative(self) -> None:
+        if not self.differentiable:
+            pytest.skip("not differentiable")
+        arguments = self.make()
+        outputs = self.function(**arguments)
+        loss = sum(output.sum() for output in tensors_of(outputs) if output.requires_grad)
+        (gradient,) = torch.autograd.grad(loss, arguments[self.differentiable[0]], create_graph=True)
+        with pytest.raises(RuntimeError, match="cannot be differentiated"):
+            gradient.sum().backward()
+
+    def test_opcheck(self) -> None:
+        torch.library.opcheck(getattr(torch.ops.mfvis, self.name).default, tuple(self.make().values()))
+
+    def test_compile(self) -> None:
+        torch._dynamo.reset()
+        compiled = torch.compile(self.function, fullgraph=True, dynamic=True, backend="aot_eager")
+        for sizes in (self.sizes, {axis: size + 1 for axis, size in self.sizes.items()}):
+            arguments = self.make(**sizes)
+            outputs, gradients = self.gradients(compiled, arguments)
+            expected, expected_gradients = self.gradients(self.function, arguments)
+            for ours, theirs in zip(
+                (*tensors_of(outputs), *gradients), (*tensors_of(expected), *expected_gradients), strict=True
+            ):
+                assert torch.equal(ours, theirs)
+
+    def test_strided(self) -> None:
+        arguments = self.make()
+        views = {n: strided(v.detach()) if isinstance(v, Tensor) else v for n, v in arguments.items()}
+        views = {n: v.requires_grad_() if n in self.differentiable else v for n, v in views.items()}
+        outputs, gradients = self.gradients(self.function, views)
+        expected, expected_gradients = self.gradients(self.function, arguments)
+        for ours, theirs in zip(
+            (*tensors_of(outputs), *gradients), (*tensors_of(expected), *expected_gradients), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+
+    def test_repeatable(self, threads: int) -> None:
+        """Bit for bit, from run to run and whatever the number of threads."""
+        arguments = self.make()
+        expected = self.gradients(self.function, arguments)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            again = self.gradients(self.function, arguments)
+        finally:
+            torch.set_num_threads(before)
+        for ours, theirs in zip(
+            (*tensors_of(again[0]), *again[1]), (*tensors_of(expected[0]), *expected[1]), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+
+    def test_malformed(self, malformed: str) -> None:
+        changes, pattern = self.malformed[malformed]
+        with pytest.raises(ValueError, match=pattern):
+            self.function(**{**self.make(), **changes})
+
+    @pytest.mark.cuda
+    def test_cuda(self) -> None:
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+        arguments = self.make()
+        moved = {n: v.detach().cuda() if isinstance(v, Tensor) else v for n, v in arguments.items()}
+        moved = {n: v.requires_grad_() if n in self.differentiable else v for n, v in moved.items()}
+        if not mfvis_ext.build_info()["cuda"]:
+            with pytest.raises(RuntimeError, match=f"mfvis::{self.name} has no CUDA kernel in this build"):
+                self.function(**moved)
+            return
+        outputs = tuple(output.cpu() for output in tensors_of(self.function(**moved)))
+        self.compare(outputs, tensors_of(self.function(**arguments)), arguments)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder, random_boxes
+
+from mfvis_ext import box_projection_loss
+
+
+class TestBoxProjectionLoss(Ladder):
+    name = "box_projection_loss"
+    sizes = {"N": 3, "T": 2, "H": 9, "W": 21}
+    ranges = {"N": (0, 3), "T": (0, 3), "H": (0, 9), "W": (0, 40)}
+    differentiable = ("mask_logits",)
+    dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
+    malformed = {
+        "no frames": ({"mask_logits": torch.zeros(3, 9, 21)}, r"mask_logits has shape \[3, 9, 21\]; .* \[N, T, H, W\]"),
+        "integers": ({"mask_logits": torch.zeros(3, 2, 9, 21).long()}, "mask_logits is int64; expected float32 or"),
+        "other count": ({"boxes": torch.zeros(4, 2, 4)}, r"boxes has shape \[4, 2, 4\]; .* \[N, T, 4\] = \[3, 2, 4\]"),
+        "three numbers": ({"boxes": torch.zeros(3, 2, 3)}, "boxes has shape"),
+        "float16 boxes": ({"boxes": torch.zeros(3, 2, 4).half()}, "boxes is float16; expected float32"),
+    }
+
+    def arguments(self, generator, dtype, N, T, H, W):
+        logits = torch.randn(N, T, H, W, generator=generator, dtype=DOUBLE) * 4
+        return {"mask_logits": logits.to(dtype), "boxes": random_boxes(generator, N, T, height=H, width=W)}
+
+
+def test_a_perfect_mask_costs_nothing():
+    logits = torch.full((1, 1, 6, 8), -100.0)
+    logits[..., 1:4, 2:7] = 100
+    assert box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]])).item() == pytest.approx(0, abs=1e-5)
+    assert box_projection_loss(-logits, torch.tensor([[[2.0, 1, 7, 4]]])).item() > 0.3
+
+
+def test_pixel_centres_decide():
+    logits = torch.full((1, 1, 1, 4), -100.0)
+    logits[..., 1:3] = 100
+    inside = box_projection_loss(
+        logits, torch.tensor([[[1.5, 0, 2.6, 1]]])
+    )  # centres 1.5 and 2.5: half-open on the left
+    outside = box_projection_loss(logits, torch.tensor([[[1.51, 0, 2.5, 1]]]))  # neither centre
+    assert inside.item() == pytest.approx(0, abs=1e-5)
+    assert outside.item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 4, 5), (2, 0, 4, 5), (2, 1, 0, 5), (2, 1, 4, 5)])
+def test_nothing_to_learn_from_is_zero(shape):
+    logits = torch.randn(shape, requires_grad=True)
+    loss = box_projection_loss(logits, torch.zeros(*shape[:2], 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+def test_the_gradient_of_a_maximum_goes_to_its_first_position():
+    logits = torch.zeros(1, 1, 3, 3, requires_grad=True)
+    box_projection_loss(logits, torch.tensor([[[0.0, 0, 3, 3]]])).backward()
+    assert logits.grad[0, 0].nonzero().tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [2, 0]]
+
+
+@pytest.mark.parametrize("position", [(0, 0), (3, 5), (8, 20)])
+def test_nan_is_not_swallowed(position):
+    logits = torch.zeros(1, 1, 9, 21)
+    logits[0, 0][position] = math.nan
+    assert box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]])).isnan()
+
+
+def test_infinite_logits_are_probabilities_zero_and_one():
+    logits = torch.full((1, 1, 6, 8), -math.inf)
+    logits[..., 1:4, 2:7] = math.inf
+    logits.requires_grad_()
+    loss = box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+    assert logits.grad.isfinite().all()
+
+
+def test_autocast_keeps_the_loss_in_float32():
+    logits, boxes = torch.randn(2, 1, 4, 5), torch.tensor([0.0, 0, 3, 3]).expand(2, 1, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert box_projection_loss(logits, boxes).dtype == torch.float32
+        assert box_projection_loss(logits.bfloat16(), boxes).dtype == torch.float32

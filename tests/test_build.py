@@ -1,0 +1,88 @@
+"""setup.py: what it decides, and what it says when something is missing. The build itself ran before the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mfvis_ext
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def build(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`build_ext` into an empty directory, with these environment variables."""
+    command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def test_build_info():
+    info = mfvis_ext.build_info()
+    assert info["version"] == mfvis_ext.__version__
+    assert info["torch"] == torch.__version__
+    assert info["torch_target"] == "2.10"
+    assert info["cpu_level"] in info["cpu_levels"]
+    assert info["cpu_levels"][0] == "baseline"
+    assert (info["cuda"] is None) == (info["cuda_archs"] == "")
+
+
+def test_the_library_is_bound_to_no_python_library_of_torch():
+    """What the stable ABI promises: libtorch_python and libc10 are not needed, whatever torch it was built with."""
+    library = Path(mfvis_ext._C.__file__).read_bytes()
+    assert b"libtorch_cpu.so" in library
+    assert b"libtorch_python.so" not in library
+    assert b"libc10.so" not in library
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"MFVIS_CUDA": "yes"}, "MFVIS_CUDA is 'yes'. Expected auto, 0 or 1"),
+        ({"CXX": "no-such-compiler"}, r"no C\+\+ compiler \(no-such-compiler\). Install one"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(tmp_path, environment, message):
+    done = build(tmp_path, **environment)
+    assert done.returncode != 0
+    assert re.search(f"mfvis-ext cannot be built: {message}", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_cuda_is_never_left_out_in_silence(tmp_path):
+    """MFVIS_CUDA=1 without nvcc, or without a CUDA kernel to compile, is an error."""
+    done = build(tmp_path, MFVIS_CUDA="1", CUDA_HOME="", PATH=str(tmp_path))
+    assert done.returncode != 0
+    assert "mfvis-ext cannot be built: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "message"), [("2.9.1", "torch 2.9.1 is too old. Upgrade it: `pip install 'torch>=2.10'`")]
+)
+def test_old_torch(tmp_path, version, message):
+    package = tmp_path / "site" / "torch"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    information = tmp_path / "site" / f"torch-{version}.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    done = build(tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_a_missing_library_is_one_sentence(tmp_path):
+    """A checkout that was never built: `import mfvis_ext` says how to build it."""
+    (tmp_path / "mfvis_ext").symlink_to(tmp_path / "source")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "__init__.py").write_bytes((ROOT / "mfvis_ext" / "__init__.py").read_bytes())
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import mfvis_ext"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "the compiled part of mfvis_ext cannot be loaded" in done.stderr
+    assert "pip install -e ." in done.stderr
