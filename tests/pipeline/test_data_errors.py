@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mfvis.cli import main
 from mfvis.data.check import check_file
 from mfvis.data.ytvis import decode_mask, load_dataset, read_results
@@ -54,6 +56,7 @@ STRUCTURE = {
     "no file_names": (change("videos", file_names=None), ["video 7", "file_names is not a list of file names"]),
     "length against file_names": (change("videos", length=3), ["video 7", "length is 3 but file_names has 2"]),
     "a film without length": (change("videos", file_names=["a.mp4"], length=None), ["video 7", "a.mp4 but no length"]),
+    "a film of a million hours": (change("videos", length=10**12), ["video 7", "length is 1000000000000"]),
     "fps below zero": (change("videos", fps=-1), ["video 7", "fps is -1, expected a positive number"]),
     "video twice": (again("videos"), ["videos[1]", "video id 7 is a duplicate"]),
     "category twice": (again("categories"), ["categories[1]", "category id 1 is a duplicate"]),
@@ -288,3 +291,43 @@ def test_demo_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["data", "demo", str(tmp_path), "--height", "3", "--fewest", "5"]) == 2
     message = capsys.readouterr().err
     assert "height is 3, expected at least 32" in message and "most is 4, expected at least fewest, 5" in message
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x", "a.mp4", 1, 7, 10**400, -0.0]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "size"]), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), JUNK), min_size=1, max_size=3), st.booleans())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damage_gets_past_the_reader(tmp_path: Path, damage: list[tuple[int, Any]], from_masks: bool) -> None:
+    """Whatever stands at any place of the file: a sound data set, or a DataError; no other exception."""
+    root = copy.deepcopy(SOUND)
+    root["annotations"][0] |= {"segmentations": [rle(4), [[1, 1, 5, 1, 5, 5]]], "areas": [4, 1], "length": 2}
+    root["videos"][0] |= {"length": 2, "fps": 5}
+    for place, junk in damage:
+        nodes = list(places(root))
+        holder, key = nodes[place % len(nodes)]
+        holder[key] = junk
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(root))
+    try:
+        dataset = load_dataset(path, boxes_from_masks=from_masks)
+    except DataError as error:
+        assert error.problems
+        return
+    for video in dataset.videos:
+        for track in video.tracks:
+            assert track.boxes_T4.shape == (video.length, 4) and np.isfinite(track.boxes_T4).all()
+            assert (track.boxes_T4 >= 0).all() and (track.boxes_T4[:, 2:] <= [video.width, video.height]).all()
+            dataset.label_of(track.category_id)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (holder, key) of a JSON value."""
+    if isinstance(value, dict | list):
+        for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            yield value, key
+            yield from places(inner)

@@ -13,7 +13,6 @@ video must say its ``length``.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -30,6 +29,8 @@ from mfvis.types import Category, Track, TrackResult, Video, VideoDataset
 
 ROUNDING = 1.0
 """Pixels by which a box may reach outside its picture (inclusive corners, rounding); it is clipped."""
+LARGEST = 10**7
+"""A coordinate, a size or a number of frames beyond this is a slip, and could not be worked with."""
 
 
 def load_dataset(
@@ -229,7 +230,9 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
         if fields is None or not reader.known(record, fields, videos, categories):
             continue
         if not _finite(entry.get("score")):
-            reader.report(record, f"score is {entry.get('score')!r}, expected a number", "Write a confidence in 0..1")
+            reader.report(
+                record, f"score is {_short(entry.get('score'))}, expected a number", "Write a confidence in 0..1"
+            )
             continue
         video = videos[entry["video_id"]]
         segmentations = reader.per_frame(record, "segmentations", entry, video.length)
@@ -293,7 +296,7 @@ class _Reader:
                 continue
             name = entry.get("name")
             if not isinstance(name, str) or not name:
-                self.report(record, f"name is {name!r}, expected a text", "Name the category")
+                self.report(record, f"name is {_short(name)}, expected a text", "Name the category")
                 name = str(entry["id"])
             categories[entry["id"]] = Category(entry["id"], name)
         return categories
@@ -312,8 +315,8 @@ class _Reader:
     def video(self, record: str, entry: dict[str, Any], frames_dir: Path) -> Video | None:
         sound = True
         for name in ("width", "height"):
-            if entry[name] <= 0:
-                self.report(record, f"{name} is {entry[name]}", "Write the size of the pictures in pixels")
+            if not 0 < entry[name] <= LARGEST:
+                self.report(record, f"{name} is {_short(entry[name])}", "Write the size of the pictures")
                 sound = False
         names, length, fps = entry.get("file_names"), entry.get("length"), entry.get("fps")
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
@@ -321,12 +324,14 @@ class _Reader:
                 record, "file_names is not a list of file names", "Name every frame's file in order, or one video file"
             )
             return None
-        if length is not None and (not _integer(length) or length <= 0):
-            self.report(record, f"length is {length!r}, expected a positive integer", "Write the number of frames")
+        if length is not None and (not _integer(length) or not 0 < length <= LARGEST):
+            self.report(
+                record, f"length is {_short(length)}, expected a positive integer", "Write the number of frames"
+            )
             return None
         if fps is not None and (not _finite(fps) or fps <= 0):
             self.report(
-                record, f"fps is {fps!r}, expected a positive number", "Write frames per second, or leave it out"
+                record, f"fps is {_short(fps)}, expected a positive number", "Write frames per second, or leave it out"
             )
             fps = None
         is_file = len(names) == 1 and Path(names[0]).suffix.lower() in VIDEO_SUFFIXES
@@ -388,11 +393,11 @@ class _Reader:
                 if entry.get(name) not in (None, getattr(video, name)):
                     self.report(
                         record,
-                        f"{name} is {entry[name]!r}, but video {video.id} has {getattr(video, name)}",
+                        f"{name} is {_short(entry[name])}, but video {video.id} has {getattr(video, name)}",
                         "Make them agree, or leave it out of the annotation",
                     )
             if entry.get("iscrowd", 0) not in (0, 1):
-                self.report(record, f"iscrowd is {entry['iscrowd']!r}, expected 0 or 1", "Write 0 or 1")
+                self.report(record, f"iscrowd is {_short(entry['iscrowd'])}, expected 0 or 1", "Write 0 or 1")
             if known and entry["category_id"] in categories:
                 track = Track(
                     entry["id"],
@@ -554,7 +559,7 @@ def _integer(value: Any) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _short(value: Any) -> str:
