@@ -32,8 +32,8 @@ def pairwise_loss(
         threshold: smallest colour similarity of a pair that counts.
 
     Returns:
-        A scalar, the sum over everything divided by ``max(count, 1)``: float64 for float64 logits, else float32. The gradient
-        has the dtype of the logits. A second derivative is an error.
+        A scalar, the sum over everything divided by ``max(count, 1)``: float64 for float64 logits, else float32. The
+        gradient has the dtype of the logits. A second derivative is an error.
 
     Raises:
         ValueError: a wrong shape, dtype, device or range, naming the argument; frames that require a gradient.

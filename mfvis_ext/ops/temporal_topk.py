@@ -20,9 +20,9 @@ def temporal_topk(
     """The k nearest patches in another frame for every pixel and pair (Ke et al., MaskFreeVIS, CVPR 2023, section 3.2).
 
     The distance of two patches is the L2 norm of their difference over all channels and patch_size² pixels; pixels
-    outside the frame count as 0 in both. Candidates are centred at (i + shift_y + dilation·dy, j + shift_x + dilation·dx)
-    with dy, dx in -radius..radius, and only if that is inside the frame. The paper: ``radius=5, dilation=1, k=5``; its
-    released code: ``radius=1, dilation=3``.
+    outside the frame count as 0 in both. Candidates are centred at (i + shift_y + dilation·dy, j + shift_x +
+    dilation·dx) with dy, dx in -radius..radius, and only if that is inside the frame. The paper:
+    ``radius=5, dilation=1, k=5``; its released code: ``radius=1, dilation=3``.
 
     Args:
         frames: ``[B, T, C, H, W]``, float16, bfloat16, float32 or float64 (LAB, see `rgb_to_lab`); computed in float32.
