@@ -27,7 +27,7 @@ class TrainConfig(OptimConfig):
     amp: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the model; the losses accumulate in float32 anyway."""
     device: Literal["auto", "cpu"] = "auto"
-    """auto takes the GPU where there is one."""
+    """auto takes the GPU where there is one and the operators were built for it."""
     prompted: float = 0.0
     """Share of the steps in which the queries are made from the given boxes (with --model.box-prompts)."""
     workers: int = 4
@@ -39,18 +39,12 @@ class TrainConfig(OptimConfig):
     keep: int = 2
     """Newest checkpoints that stay on the disk."""
 
-    def problems(self) -> list[str]:
+    def wanted(self) -> dict[str, tuple[bool, str]]:
+        """As for the optimiser."""
         positive = ("batch", "per_device", "log_every", "checkpoint_every", "keep")
         least = dict.fromkeys(positive, 1) | {"seed": 0, "workers": 0}
-        return (
-            super().problems()
-            + [
-                f"{name} is {getattr(self, name)}; expected {bound} or more"
-                for name, bound in least.items()
-                if getattr(self, name) < bound
-            ]
-            + ([] if 0 <= self.prompted <= 1 else [f"prompted is {self.prompted}; expected 0 to 1"])
-        )
+        own = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
+        return super().wanted() | own | {"prompted": (0 <= self.prompted <= 1, "0 to 1")}
 
 
 @dataclass(frozen=True)

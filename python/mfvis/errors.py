@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -12,6 +12,14 @@ class MfvisError(Exception):
 
 class ConfigError(MfvisError):
     """A flag, a preset or a combination of them is wrong."""
+
+
+def require(config: object, wanted: Mapping[str, tuple[bool, str]]) -> None:
+    """ConfigError with a line for each field that is not as wanted: ``{name: (is it good, what is expected)}``."""
+    faulty = {name: expected for name, (good, expected) in wanted.items() if not good}
+    if faulty:
+        lines = [f"{name} is {getattr(config, name)}; expected {expected}" for name, expected in faulty.items()]
+        raise ConfigError("\n".join(lines))
 
 
 class CheckpointError(MfvisError):

@@ -61,7 +61,10 @@ def parse(cls: type[T], argv: Sequence[str], prog: str, preset: str | None = Non
             raise ConfigError("--preset names nothing; give a preset or a .yaml file")
     relaxed = _unchecked(cls)
     default = build(relaxed, load_preset(preset) if preset else {}, f"preset {preset}", missing=tyro.MISSING)
-    description = f"{cls.__doc__}\n\n--preset NAME|FILE.yaml sets any of the flags below; flags win over it."
+    description = (
+        f"{cls.__doc__}\n\n--preset NAME|FILE.yaml sets any of the flags below; flags win over it. "
+        "--dry-run shows the configuration and what follows from it, and does nothing."
+    )
     flags = tyro.cli(relaxed, args=rest, default=default, prog=prog, description=description)
     return build(cls, _shallow(flags), "the configuration")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mfvis_ext
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 from mfvis.losses.background import background_loss
 from mfvis.losses.masks import MaskConfig, mask_losses
 from mfvis.losses.matcher import MatchConfig, match
@@ -43,9 +43,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         names = ("classification", "no_object", "projection", "background")
-        problems = [f"{name} is {getattr(self, name)}; expected 0 or more" for name in names if getattr(self, name) < 0]
-        if problems:
-            raise ConfigError("\n".join(problems))
+        require(self, {name: (getattr(self, name) >= 0, "0 or more") for name in names})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,7 @@ class MaskConfig:
             "oversample": (self.oversample >= 1, "1 or more"),
             "importance": (0 <= self.importance <= 1, "0 to 1"),
         }
-        problems = [
-            f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good
-        ]
-        if problems:
-            raise ConfigError("\n".join(problems))
+        require(self, wanted)
 
 
 def point_sample(maps_MHW: Tensor, points_MP2: Tensor) -> Tensor:

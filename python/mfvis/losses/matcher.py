@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.errors import ConfigError
+from mfvis.errors import ConfigError, require
 from mfvis.losses.masks import point_sample
 from mfvis.types import Batch, Match, Prediction
 
@@ -32,13 +32,8 @@ class MatchConfig:
 
     def __post_init__(self) -> None:
         weights = ("classification", "box", "mask_bce", "mask_dice")
-        problems = [
-            f"{name} is {getattr(self, name)}; expected 0 or more" for name in weights if getattr(self, name) < 0
-        ]
-        if self.points < 1:
-            problems.append(f"points is {self.points}; expected 1 or more")
-        if problems:
-            raise ConfigError("\n".join(problems))
+        wanted = {name: (getattr(self, name) >= 0, "0 or more") for name in weights}
+        require(self, wanted | {"points": (self.points >= 1, "1 or more")})
 
 
 @torch.no_grad()

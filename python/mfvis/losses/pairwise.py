@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,7 @@ class PairwiseConfig:
             "dilation": (self.dilation >= 1, "1 or more"),
             "threshold": (0 <= self.threshold <= 1, "0 to 1"),
         }
-        problems = [
-            f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good
-        ]
-        if problems:
-            raise ConfigError("\n".join(problems))
+        require(self, wanted)
 
 
 def pairwise_loss(

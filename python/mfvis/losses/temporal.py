@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,7 @@ class TemporalConfig:
             "k": (1 <= self.k <= candidates, f"1 to {candidates}, the candidates within radius {self.radius}"),
             "threshold": (0 <= self.threshold <= 1, "0 to 1"),
         }
-        problems = [
-            f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good
-        ]
-        if problems:
-            raise ConfigError("\n".join(problems))
+        require(self, wanted)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch.utils.data import DataLoader, Dataset
 
+import mfvis_ext
 from mfvis.config import Config, accumulation, derived
 from mfvis.data.clips import ClipDataset, ClipSampler, Draw, collate
 from mfvis.data.ytvis import load_dataset
@@ -43,8 +44,9 @@ def train(config: Config) -> Path:
     """
     # ---- Where it runs ------------------------------------------------------------------------------------------
     settings = config.train
+    has_cuda = mfvis_ext.build_info()["cuda"] is not None
     accelerator = Accelerator(
-        cpu=settings.device == "cpu",
+        cpu=settings.device == "cpu" or not has_cuda,
         mixed_precision=settings.amp,
         # Queries made from boxes and learnt queries take turns, so either's parameters are idle in some steps.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=0 < settings.prompted < 1)],
@@ -83,6 +85,8 @@ def train(config: Config) -> Path:
     log.say(f"parameters {trainable:,} trained of {sum(p.numel() for p in bare.parameters()):,}")
     if started:
         log.say(started)
+    if torch.cuda.is_available() and not has_cuda:
+        log.say("trains on the CPU: mfvis_ext was built without CUDA")
     batches = _batches(clips, sampler, config, processes, rank)
 
     # ---- Steps --------------------------------------------------------------------------------------------------

@@ -87,7 +87,9 @@ class Log:
 
 
 def _line(record: Mapping[str, Any], losses: Mapping[str, float], left: float, steps: int) -> str:
-    terms = " ".join(f"{name} {value:.3g}" for name, value in losses.items() if name not in ("total", "grad_norm") and value)
+    terms = " ".join(
+        f"{name} {value:.3g}" for name, value in losses.items() if name not in ("total", "grad_norm") and value
+    )
     hours, minutes = divmod(int(left) // 60, 60)
     return (
         f"step {record['step']}/{steps}  loss {losses['total']:.4g} ({terms})  lr {record['lr']:.2g}  "

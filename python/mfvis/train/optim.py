@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,11 @@ class OptimConfig:
     """Fractions of `steps` at which "step" multiplies the learning rate by 0.1."""
 
     def __post_init__(self) -> None:
-        if problems := self.problems():
-            raise ConfigError("\n".join(problems))
+        require(self, self.wanted())
 
-    def problems(self) -> list[str]:
-        """Everything that is wrong, each line beginning with its field."""
-        wanted = {
+    def wanted(self) -> dict[str, tuple[bool, str]]:
+        """For each field whether it is good, and what is expected of it."""
+        return {
             "steps": (self.steps >= 1, "1 or more"),
             "lr": (math.isfinite(self.lr) and self.lr > 0, "a positive number"),
             "backbone_lr": (math.isfinite(self.backbone_lr) and self.backbone_lr >= 0, "0 or more"),
@@ -48,9 +47,6 @@ class OptimConfig:
             "warmup": (0 <= self.warmup <= max(self.steps, 0), f"0 to {self.steps}, the number of steps"),
             "drops": (all(0 < drop <= 1 for drop in self.drops), "fractions of the training, above 0 and up to 1"),
         }
-        return [
-            f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good
-        ]
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:
