@@ -1,4 +1,4 @@
-"""`python levels.py FILE` with MFVIS_CPU_LEVEL set: every operator's results, into FILE, or compared with what it has."""
+"""`python levels.py FILE`, MFVIS_CPU_LEVEL set: every operator's results, into FILE, or compared with what it has."""
 
 from __future__ import annotations
 
