@@ -13,7 +13,8 @@ from torch import Tensor
 
 def disagreement(a: Tensor, b: Tensor) -> Tensor:
     """-log(σ(a)σ(b) + σ(-a)σ(-b)), -log of the probability that two pixels have the same label. BoxInst, eq. 5."""
-    return F.softplus(a) + F.softplus(b) - F.softplus(a + b)
+    # Beyond its threshold softplus(x) is x; the default of 20 shows in float64.
+    return F.softplus(a, threshold=40) + F.softplus(b, threshold=40) - F.softplus(a + b, threshold=40)
 
 
 def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder, random_boxes
+
+from mfvis_ext import pairwise_loss
+
+
+class TestPairwiseLoss(Ladder):
+    name = "pairwise_loss"
+    sizes = {"N": 3, "T": 2, "H": 9, "W": 37, "B": 2, "half": 1, "dilation": 2}
+    ranges = {"N": (0, 4), "T": (1, 3), "H": (1, 12), "W": (1, 40), "B": (1, 3), "half": (0, 2), "dilation": (1, 5)}
+    differentiable = ("mask_logits",)
+    dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
+    malformed = {
+        "no frames": ({"mask_logits": torch.zeros(3, 9, 37)}, r"mask_logits has shape \[3, 9, 37\]; .* \[N, T, H, W\]"),
+        "integers": ({"mask_logits": torch.zeros(3, 2, 9, 37).long()}, "mask_logits is int64; expected float32 or"),
+        "grey": (
+            {"frames": torch.zeros(2, 2, 1, 9, 37)},
+            r"frames has shape .*; expected \[B, T, 3, H, W\] = \[any, 2, 3",
+        ),
+        "full size": ({"frames": torch.zeros(2, 2, 3, 36, 148)}, r"frames has shape \[2, 2, 3, 36, 148\]"),
+        "bytes": ({"frames": torch.zeros(2, 2, 3, 9, 37).byte()}, "frames is uint8; expected float32"),
+        "other count": ({"boxes": torch.zeros(4, 2, 4)}, r"boxes has shape \[4, 2, 4\]; .* \[N, T, 4\] = \[3, 2, 4\]"),
+        "no such video": ({"video_index": torch.tensor([0, 1, -1])}, "video_index contains -1; expected videos"),
+        "int32 index": ({"video_index": torch.zeros(3).int()}, "video_index is int32; expected int64"),
+        "even kernel": ({"kernel_size": 2}, "kernel_size is 2; expected an odd number"),
+        "no dilation": ({"dilation": 0}, "dilation is 0; expected 1 to"),
+        "NaN threshold": ({"threshold": math.nan}, "threshold is nan; expected a number"),
+        "frames to learn": ({"frames": torch.zeros(2, 2, 3, 9, 37).requires_grad_()}, "frames require a gradient"),
+    }
+
+    def arguments(self, generator, dtype, N, T, H, W, B, half, dilation):
+        return {
+            "mask_logits": (torch.randn(N, T, H, W, generator=generator, dtype=DOUBLE) * 6).to(dtype),
+            "frames": torch.rand(B, T, 3, H, W, generator=generator) * 4,
+            "boxes": random_boxes(generator, N, T, height=H, width=W),
+            "video_index": torch.randint(B, (N,), generator=generator),
+            "kernel_size": 2 * half + 1,
+            "dilation": dilation,
+            "threshold": 0.3,
+        }
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.3, 1.0, 1.5])
+def test_thresholds(threshold):
+    climber = TestPairwiseLoss()
+    arguments = climber.make()
+    arguments["frames"] = arguments["frames"].round()  # some neighbours have equal colours: similarity 1
+    arguments["threshold"] = threshold
+    climber.agree(arguments)
+
+
+def test_a_pair_counts_once_for_each_pixel_in_the_box():
+    logits = torch.tensor([[3.0, -1.0, 2.0]]).view(1, 1, 1, 3)
+    frames, index = torch.zeros(1, 1, 3, 1, 3), torch.tensor([0])
+
+    def disagreement(a: float, b: float) -> float:
+        return math.log1p(math.exp(a)) + math.log1p(math.exp(b)) - math.log1p(math.exp(a + b))
+
+    left = pairwise_loss(logits, frames, torch.tensor([[[0.0, 0, 1, 1]]]), index, dilation=1)
+    assert left.item() == pytest.approx(disagreement(3, -1))
+    two = pairwise_loss(logits, frames, torch.tensor([[[0.0, 0, 2, 1]]]), index, dilation=1)
+    assert two.item() == pytest.approx((2 * disagreement(3, -1) + disagreement(-1, 2)) / 3)
+
+
+def test_infinite_logits_that_no_pair_counts_do_no_harm():
+    logits = torch.zeros(1, 1, 5, 20)
+    logits[..., 12:] = math.inf
+    logits.requires_grad_()
+    loss = pairwise_loss(logits, torch.zeros(1, 1, 3, 5, 20), torch.tensor([[[0.0, 0, 9, 5]]]), torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2))
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("change", ["no instance", "no box", "no like colours"])
+def test_nothing_to_learn_from_is_zero(change):
+    arguments = TestPairwiseLoss().make(**({"N": 0} if change == "no instance" else {}))
+    if change == "no box":
+        arguments["boxes"].zero_()
+    if change == "no like colours":
+        arguments["frames"] *= 1000
+    loss = pairwise_loss(**arguments)
+    loss.backward()
+    assert loss.item() == 0
+    assert not arguments["mask_logits"].grad.any()
+
+
+def test_autocast_keeps_the_loss_in_float32():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pairwise_loss(**TestPairwiseLoss().make(BFLOAT)).dtype == torch.float32
