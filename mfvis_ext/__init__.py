@@ -30,6 +30,7 @@ except ImportError as error:
     ) from error
 
 from mfvis_ext import ops
+from mfvis_ext.modules import Matches, TKLoss, tube_pairs
 
 __version__: str = _C.build_info()["version"]
 
@@ -43,7 +44,7 @@ def build_info() -> dict[str, Any]:
     return {**_C.build_info(), "torch": torch.__version__}
 
 
-__all__ = ["build_info", "ops"]
+__all__ = ["Matches", "TKLoss", "build_info", "ops", "tube_pairs"]
 for _module in pkgutil.iter_modules(ops.__path__, "mfvis_ext.ops."):
     _operator = importlib.import_module(_module.name)
     for _name in _operator.__all__:

@@ -1,0 +1,128 @@
+"""The TK-Loss as a module: match once per clip, then the loss for any number of decoder layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mfvis_ext.ops.match_weight import match_weight
+from mfvis_ext.ops.rgb_to_lab import rgb_to_lab
+from mfvis_ext.ops.temporal_topk import temporal_topk
+from mfvis_ext.ops.tk_loss import tk_loss
+
+TUBES = ("cyclic", "chain", "dense")
+
+
+def tube_pairs(frames: int, tube: str = "cyclic", device: torch.device | str | None = None) -> Tensor:
+    """The frame pairs of a clip, int64 ``[P, 2]`` (target, source).
+
+    "cyclic": (0, 1), (1, 2), ..., (T - 1, 0), the paper's; "chain" leaves the last one out; "dense" is every
+    ordered pair of different frames. One frame has no pairs.
+    """
+    if tube not in TUBES:
+        raise ValueError(f"tube is {tube!r}; expected one of {', '.join(map(repr, TUBES))}")
+    first = torch.arange(frames, device=device)
+    if tube == "dense":
+        pairs = torch.cartesian_prod(first, first)
+        return pairs[pairs[:, 0] != pairs[:, 1]]
+    pairs = torch.stack([first, (first + 1) % frames], 1) if frames > 1 else first.new_empty(0, 2)
+    return pairs[:-1] if tube == "chain" else pairs
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Where each pixel of a clip is found again in the clip's other frames: `TKLoss.match`."""
+
+    offset: Tensor
+    """int16 ``[B, P, k, H, W]``, see `temporal_topk`."""
+    weight: Tensor
+    """float32 ``[B, P, k, H, W]``; 0 where the patches are too different."""
+    pairs: Tensor
+    """int64 ``[P, 2]``."""
+    shift: Tensor | None
+    """int64 ``[B, P, 2]``, or None."""
+
+
+class TKLoss(nn.Module):
+    """The temporal KNN-patch loss of MaskFreeVIS (Ke et al., CVPR 2023, section 3.2) in a training loop of your own.
+
+    The defaults are the paper's setting; its released code is ``radius=1, dilation=3``. The matches depend on the
+    pictures alone, so a clip is matched once, however many decoder layers the loss is then taken of.
+
+    Args:
+        patch_size, radius, dilation, k: of the search, see `temporal_topk`; in pixels of the mask logits.
+        threshold: smallest similarity ``exp(-distance / 2)`` of two patches that match; the paper's D.
+        tube: which frames are compared, see `tube_pairs`.
+        rgb: the frames are RGB in 0..255 and become LAB; else they are matched as they are.
+        downsample: image pixels per mask pixel, 4 for masks at a quarter of the size; only with ``rgb``.
+
+    Example::
+
+        import torch, mfvis_ext
+
+        frames = torch.randint(0, 256, (1, 5, 3, 96, 128), dtype=torch.uint8)  # [B, T, 3, H, W], RGB
+        boxes = torch.tensor([[4.0, 3.0, 20.0, 18.0]]).expand(1, 5, 4)  # [N, T, 4], in mask pixels
+        video_index = torch.tensor([0])  # [N], the video of each instance
+        logits = torch.randn(1, 5, 24, 32, requires_grad=True)  # [N, T, H / 4, W / 4], your model's
+        tk = mfvis_ext.TKLoss(downsample=4)
+        matches = tk.match(frames)  # once per clip
+        loss = mfvis_ext.box_projection_loss(logits, boxes)
+        loss = loss + mfvis_ext.pairwise_loss(logits, mfvis_ext.rgb_to_lab(frames, 4), boxes, video_index)
+        loss = loss + 0.1 * tk(logits, boxes, video_index, matches)
+        loss.backward()
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 3,
+        radius: int = 5,
+        dilation: int = 1,
+        k: int = 5,
+        threshold: float = 0.05,
+        tube: str = "cyclic",
+        rgb: bool = True,
+        downsample: int = 1,
+    ):
+        super().__init__()
+        tube_pairs(1, tube)
+        if downsample != 1 and not rgb:
+            raise ValueError(f"downsample is {downsample} with rgb=False; expected 1, only RGB frames are downsampled")
+        self.patch_size, self.radius, self.dilation, self.k = patch_size, radius, dilation, k
+        self.threshold, self.tube, self.rgb, self.downsample = threshold, tube, rgb, downsample
+
+    @torch.no_grad()
+    def match(self, frames: Tensor, shift: Tensor | None = None) -> Matches:
+        """Finds the matches of clips ``[B, T, 3, H, W]``: once per clip, without gradient.
+
+        shift: int64 ``[B, P, 2]``, (dy, dx) in mask pixels by which the camera moved within each pair; None is zero.
+        """
+        if frames.dim() != 5:
+            raise ValueError(f"frames has shape {list(frames.shape)}; expected [B, T, 3, H, W]")
+        pictures = rgb_to_lab(frames, self.downsample) if self.rgb else frames
+        pairs = tube_pairs(frames.shape[1], self.tube, frames.device)
+        distance, offset = temporal_topk(pictures, pairs, self.patch_size, self.radius, self.dilation, self.k, shift)
+        return Matches(offset, match_weight(distance, self.threshold), pairs, shift)
+
+    def forward(self, mask_logits: Tensor, boxes: Tensor, video_index: Tensor, matches: Matches) -> Tensor:
+        """The loss of instances ``[N, T, H, W]``, a scalar; see `tk_loss`.
+
+        For L decoder layers in one call, repeat boxes ``[N, T, 4]`` and video_index ``[N]`` and give logits of L·N
+        instances: the mean over all layers' matches then has a common denominator.
+        """
+        return tk_loss(
+            mask_logits,
+            matches.offset,
+            matches.weight,
+            matches.pairs,
+            boxes,
+            video_index,
+            self.radius,
+            self.dilation,
+            matches.shift,
+        )
+
+    def extra_repr(self) -> str:
+        shown = ("patch_size", "radius", "dilation", "k", "threshold", "tube", "rgb", "downsample")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+import torch
+from ladder import random_boxes
+
+from mfvis_ext import TKLoss, match_weight, rgb_to_lab, temporal_topk, tk_loss, tube_pairs
+
+
+def test_the_example_of_the_docstring_runs():
+    example = TKLoss.__doc__.split("Example::")[1]
+    names: dict = {}
+    exec(textwrap.dedent(example), names)
+    assert names["loss"].item() > 0
+    assert names["logits"].grad.any()
+
+
+def test_pairs_of_a_tube():
+    assert tube_pairs(3).tolist() == [[0, 1], [1, 2], [2, 0]]
+    assert tube_pairs(2).tolist() == [[0, 1], [1, 0]]
+    assert tube_pairs(3, "chain").tolist() == [[0, 1], [1, 2]]
+    assert tube_pairs(3, "dense").tolist() == [[0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1]]
+    assert all(tube_pairs(1, tube).shape == (0, 2) for tube in ("cyclic", "chain", "dense"))
+
+
+@pytest.mark.parametrize("tube", ["cyclic", "chain", "dense"])
+def test_equals_the_operators(tube):
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(256, (2, 3, 3, 26, 35), generator=generator, dtype=torch.uint8)
+    boxes = random_boxes(generator, 4, 3, height=13, width=17)
+    video_index = torch.tensor([0, 1, 1, 0])
+    logits = torch.randn(4, 3, 13, 17, generator=generator)
+    module = TKLoss(radius=2, k=3, threshold=1e-6, tube=tube, downsample=2)
+    matches = module.match(frames)
+    pairs = tube_pairs(3, tube)
+    distance, offset = temporal_topk(rgb_to_lab(frames, 2), pairs, 3, 2, 1, 3)
+    expected = tk_loss(logits, offset, match_weight(distance, 1e-6), pairs, boxes, video_index, 2, 1)
+    assert matches.weight.any()
+    assert torch.equal(module(logits, boxes, video_index, matches), expected)
+
+
+def test_equal_layers_have_the_loss_of_one():
+    generator = torch.Generator().manual_seed(0)
+    module = TKLoss(radius=1, k=2, rgb=False)
+    matches = module.match(torch.rand(1, 3, 3, 12, 13, generator=generator))
+    boxes, index = torch.tensor([1.0, 2, 9, 10]).expand(2, 3, 4), torch.tensor([0, 0])
+    logits = torch.randn(2, 3, 12, 13, generator=generator)
+    layers = 4
+    stacked = module(logits.repeat(layers, 1, 1, 1), boxes.repeat(layers, 1, 1), index.repeat(layers), matches)
+    torch.testing.assert_close(stacked, module(logits, boxes, index, matches))
+
+
+def test_one_frame_has_no_loss():
+    module = TKLoss(rgb=False)
+    logits = torch.randn(1, 1, 6, 7, requires_grad=True)
+    loss = module(logits, torch.tensor([[[0.0, 0, 6, 6]]]), torch.tensor([0]), module.match(torch.rand(1, 1, 3, 6, 7)))
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+def test_matching_takes_no_gradient():
+    assert not TKLoss(rgb=False).match(torch.rand(1, 2, 3, 6, 7, requires_grad=True)).weight.requires_grad
+
+
+def test_malformed():
+    with pytest.raises(ValueError, match="tube is 'ring'; expected one of 'cyclic', 'chain', 'dense'"):
+        TKLoss(tube="ring")
+    with pytest.raises(ValueError, match="downsample is 4 with rgb=False"):
+        TKLoss(rgb=False, downsample=4)
+    with pytest.raises(ValueError, match=r"frames has shape \[3, 8, 8\]; expected \[B, T, 3, H, W\]"):
+        TKLoss().match(torch.zeros(3, 8, 8))
