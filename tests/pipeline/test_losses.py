@@ -252,11 +252,13 @@ def test_classification_by_hand() -> None:
     assert terms.classification.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_temporal_term_rises_over_the_warmup() -> None:
+@pytest.mark.parametrize("term", ["temporal", "pairwise"])
+def test_pairwise_and_temporal_terms_rise_over_their_warmup(term: str) -> None:
     batch = make_batch()
     prediction = make_prediction(batch)
-    criterion = Criterion(LossConfig(temporal=TemporalConfig(warmup=10)), 3)
-    at = [criterion(prediction, batch, step).temporal.item() for step in (0, 4, 9, 100)]
+    config = LossConfig(temporal=TemporalConfig(warmup=10), pairwise=PairwiseConfig(warmup=10))
+    criterion = Criterion(config, 3)
+    at = [getattr(criterion(prediction, batch, step), term).item() for step in (0, 4, 9, 100)]
     assert at[:3] == pytest.approx([at[3] / 10, at[3] / 2, at[3]], rel=1e-5)
 
 

@@ -91,7 +91,7 @@ class Criterion(nn.Module):
         Args:
             prediction: Of all decoder layers.
             batch: What it was computed from, on the same device.
-            step: Optimiser steps done so far, for the warm-up of the temporal term.
+            step: Optimiser steps done so far, for the warm-up of the pairwise and temporal terms.
             matched: The assignment, where it is known (queries made from the boxes); otherwise it is sought.
             shift_BP2: int64 camera motion (dy, dx) in cells of the mask grid, per clip and pair of frames.
         """
@@ -126,9 +126,9 @@ class Criterion(nn.Module):
                 terms["projection"] = config.projection * projection_loss(masks, boxes, normaliser)
             if config.pairwise.weight > 0:
                 mean = pairwise_loss(masks, lab_BTCHW, boxes, video_index, config.pairwise)
-                terms["pairwise"] = config.pairwise.weight * layers * mean
+                terms["pairwise"] = config.pairwise.weight * _ramp(step, config.pairwise.warmup) * layers * mean
             if config.temporal.weight > 0:
-                ramp = min((step + 1) / config.temporal.warmup, 1.0) if config.temporal.warmup else 1.0
+                ramp = _ramp(step, config.temporal.warmup)
                 terms["temporal"] = config.temporal.weight * ramp * (temporal_P / weight_P).sum()
             if config.background > 0:
                 terms["background"] = config.background * background_loss(masks, boxes, normaliser)
@@ -145,6 +145,11 @@ class Criterion(nn.Module):
         weight_K[-1] = self.config.no_object
         # Every layer has the same number of matched queries, hence the same sum of weights.
         return layers * F.cross_entropy(logits_LBQK.flatten(0, 2), target_LBQ.flatten(), weight_K)
+
+
+def _ramp(step: int, warmup: int) -> float:
+    """The factor on a weight that rises over the first `warmup` steps."""
+    return min((step + 1) / warmup, 1.0) if warmup else 1.0
 
 
 def _matched_masks(prediction: Prediction, matched: Match, video_index_N: Tensor) -> Tensor:
