@@ -1,0 +1,136 @@
+"""What the boxes of other frames say about the inside of a box: background that was covered by it, and escapes.
+
+The camera moves, the object moves, and what lies behind the object in one frame lies outside its box in another. A
+pixel inside the box that is found again, in some other frame, outside the object's box there cannot be the object. This
+is the TK-Loss's matching with its conclusion drawn at once: the negatives outside the boxes travel inside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import mfvis_ext
+from mfvis.errors import ConfigError
+
+LEAST_OVERLAP = 0.35
+"""Share of the smaller background that two frames must have in common for a camera motion to be believed."""
+PAIRS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class EvidenceConfig:
+    """How background inside the boxes is found in other frames, and what it weighs in training."""
+
+    weight: float = 1.0
+    """Of the escaped pixels' term in the loss, and of the ring's around the boxes; 0 looks for none."""
+    default: float = 0.2
+    """Weight of the assumption that what has not escaped from the box is the object: without it masks collapse."""
+    gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
+    """How many frames away the other frames are, both ways. Far ones show what slow objects cover for long."""
+    radius: int = 3
+    """Cells of the stride-4 grid around the place where the camera's motion takes a pixel."""
+    distance: float = 16.0
+    """Farthest patch distance (3 x 3 cells of LAB) of the same place seen again."""
+    witnesses: int = 2
+    """Other frames in which a pixel must be found outside the box."""
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "weight": (self.weight >= 0, "0 or more"),
+            "default": (self.default >= 0, "0 or more"),
+            "gaps": (len(self.gaps) > 0 and min(self.gaps) >= 1, "one or more numbers of frames, each 1 or more"),
+            "radius": (self.radius >= 0, "0 or more"),
+            "distance": (self.distance >= 0, "0 or more"),
+            "witnesses": (self.witnesses >= 1, "1 or more"),
+        }
+        problems = [
+            f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+
+def inside_boxes(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
+    """bool ``[N, T, H, W]``: the pixels whose centres lie in the box."""
+    x1, y1, x2, y2 = boxes_NT4.unbind(-1)
+    x = torch.arange(width, device=boxes_NT4.device) + 0.5
+    y = torch.arange(height, device=boxes_NT4.device) + 0.5
+    columns = (x1[..., None] <= x) & (x < x2[..., None])
+    rows = (y1[..., None] <= y) & (y < y2[..., None])
+    return rows[..., None] & columns[..., None, :]
+
+
+def ring_around(boxes_NT4: Tensor, height: int, width: int, margin: float = 0.3) -> Tensor:
+    """bool ``[N, T, H, W]``: outside the box, but within `margin` of its longer side. Nothing where there is no box."""
+    x1, y1, x2, y2 = boxes_NT4.unbind(-1)
+    side = margin * torch.maximum(x2 - x1, y2 - y1).clamp(min=0)
+    larger = torch.stack([x1 - side, y1 - side, x2 + side, y2 + side], -1)
+    return inside_boxes(larger, height, width) & ~inside_boxes(boxes_NT4, height, width)
+
+
+@torch.no_grad()
+def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) -> Tensor:
+    """int64 ``[P, 2]`` (dy, dx): where the background of the pair's first frame went in its second, in whole cells.
+
+    The translation of least mean squared difference over the pixels that are background in both frames, all
+    translations at once by Fourier transforms (masked correlation, Padfield, CVPR 2010). At least `LEAST_OVERLAP` of
+    the smaller background must remain in view.
+    """
+    frames, _, height, width = lab_TCHW.shape
+    size = (2 * height, 2 * width)
+    seen = background_THW.to(lab_TCHW.dtype)
+    masked = lab_TCHW * seen[:, None]
+    mask_f = torch.fft.rfft2(seen, size)
+    square_f = torch.fft.rfft2((masked**2).sum(1), size)
+    colour_f = torch.fft.rfft2(masked, size)
+    area_T = seen.sum((1, 2))
+    moves = []
+    for a, b in (pairs_P2.split(PAIRS_AT_ONCE)[i].unbind(1) for i in range(-(-len(pairs_P2) // PAIRS_AT_ONCE))):
+        overlap = torch.fft.irfft2(mask_f[a].conj() * mask_f[b], size)
+        difference = square_f[a].conj() * mask_f[b] + mask_f[a].conj() * square_f[b]
+        difference = difference - 2 * (colour_f[a].conj() * colour_f[b]).sum(1)
+        cost = torch.fft.irfft2(difference, size) / overlap.clamp(min=1)
+        least = LEAST_OVERLAP * torch.minimum(area_T[a], area_T[b])
+        cost[overlap < least.clamp(min=1)[:, None, None]] = torch.inf
+        best = cost.flatten(1).argmin(1)
+        dy, dx = best // size[1], best % size[1]
+        moves.append(torch.stack([(dy + height) % size[0] - height, (dx + width) % size[1] - width], 1))
+    return torch.cat(moves) if moves else pairs_P2.new_zeros(0, 2)
+
+
+@torch.no_grad()
+def escaped_background(lab_TCHW: Tensor, content_HW: Tensor, boxes_NT4: Tensor, config: EvidenceConfig) -> Tensor:
+    """bool ``[N, T, H, W]``: pixels in an object's box that other frames show outside of its box.
+
+    Args:
+        lab_TCHW: colours on the mask grid.
+        content_HW: bool, False in the padding.
+        boxes_NT4: on the mask grid.
+    """
+    frames, _, height, width = lab_TCHW.shape
+    inside_NTHW = inside_boxes(boxes_NT4, height, width)
+    background_THW = content_HW & ~inside_NTHW.any(0)
+    pairs = [(t, t + gap) for gap in config.gaps for t in range(frames - gap)]
+    pairs_P2 = torch.tensor(pairs, dtype=torch.int64, device=lab_TCHW.device).view(-1, 2)
+    motion_P2 = camera_motion(lab_TCHW, background_THW, pairs_P2)
+    pairs_P2, motion_P2 = torch.cat([pairs_P2, pairs_P2.flip(1)]), torch.cat([motion_P2, -motion_P2])
+
+    found_NTHW = torch.zeros(inside_NTHW.shape, dtype=torch.int16, device=lab_TCHW.device)
+    side = 2 * config.radius + 1
+    y = torch.arange(height, device=lab_TCHW.device)[:, None]
+    x = torch.arange(width, device=lab_TCHW.device)
+    for chunk in torch.arange(len(pairs_P2), device=lab_TCHW.device).split(PAIRS_AT_ONCE):
+        distance, offset = mfvis_ext.temporal_topk(
+            lab_TCHW[None], pairs_P2[chunk], 3, config.radius, 1, 1, motion_P2[None, chunk]
+        )
+        for (target, source), (dy, dx), d_HW, o_HW in zip(
+            pairs_P2[chunk].tolist(), motion_P2[chunk].tolist(), distance[0, :, 0], offset[0, :, 0].long(), strict=True
+        ):
+            seen = d_HW <= config.distance
+            row = (y + dy + o_HW // side - config.radius).clamp(0, height - 1)
+            column = (x + dx + o_HW % side - config.radius).clamp(0, width - 1)
+            found_NTHW[:, target] += seen & ~inside_NTHW[:, source, row, column]
+    return (found_NTHW >= config.witnesses) & inside_NTHW

@@ -1,0 +1,387 @@
+"""``mfvis label``: box tracks in, the same tracks with masks out, learnt from those boxes alone.
+
+Every video is read in windows of frames; for each one a model, from a checkpoint or from scratch, is trained on the
+window's own boxes and then asked for the mask of every box. What is ready is on the disk and not done again.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+
+import mfvis_ext
+from mfvis.data.augment import fitted_size, resize_frames
+from mfvis.data.clips import MULTIPLE
+from mfvis.data.video import read_frames
+from mfvis.data.ytvis import encode_mask, load_dataset, read_json, write_json, write_labelled
+from mfvis.errors import ConfigError
+from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
+from mfvis.infer.predictor import device_of, write_overlay
+from mfvis.infer.refine import RefineConfig, refine
+from mfvis.infer.tracking import assign_tubes
+from mfvis.losses.criterion import PADDING_COLOUR, STRIDE, Criterion, LossConfig
+from mfvis.losses.matcher import match
+from mfvis.losses.negatives import negatives_loss, positives_loss
+from mfvis.losses.temporal import tube_pairs
+from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.pixel_decoder import PixelFeatures
+from mfvis.parsing import to_plain
+from mfvis.train.optim import OptimConfig, make_optimizer, set_learning_rate
+from mfvis.types import Batch, BoxPrompts, Category, Match, Prediction, TrackResult, Video, VideoDataset
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Give box tracks their masks: trains on the boxes of each video, then fills them."""
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """YouTube-VIS JSON with the videos and their box tracks; masks in it are not looked at."""
+    out: Path = Path("labels")
+    """Directory for the completed JSON, the overlay videos and the state that a killed run goes on from."""
+    frames: Path | None = None
+    """Directory of the frames; by default JPEGImages beside the JSON, else the JSON's own directory."""
+    checkpoint: Path | None = None
+    """A checkpoint of `mfvis train` to start each video from; without one, from scratch on the backbone's weights."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
+    overlays: bool = True
+    """Write an MP4 per video with the masks drawn over it."""
+    seed: int = 0
+    window: int = 40
+    """Frames of a video that are trained on and labelled together; longer videos are cut into such windows."""
+    clip: int = 5
+    """Frames of a training clip, and of a prediction."""
+    strides: tuple[int, ...] = (1, 2)
+    """Steps between the frames of a training clip, drawn anew each time."""
+    short_side: int = 360
+    """Frames are scaled to this short side, aspect kept."""
+    max_side: int = 960
+    """The long side is at most this; the short side gives way."""
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(box_prompts=True))
+    """Used without a checkpoint."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser and steps, per window."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} is {getattr(self, name)}, expected at least 1"
+            for name in ("window", "clip", "short_side", "max_side")
+            if getattr(self, name) < 1
+        ]
+        if not self.strides or min(self.strides) < 1:
+            faults.append(f"strides is {self.strides}, expected one or more steps, each at least 1")
+        backbone = self.model.backbone
+        if self.checkpoint is None and not self.model.box_prompts:
+            faults.append("model.box_prompts is off; without a checkpoint the queries are made from the boxes. Set it")
+        if self.checkpoint is None and backbone.frozen and backbone.weights is None:
+            faults.append(
+                f"model.backbone.weights: none given for a frozen {backbone.name}, which would stay random. "
+                'Name a weights file or "hub", or train it with --no-model.backbone.frozen'
+            )
+        if faults:
+            raise ConfigError("\n".join(faults))
+
+
+@dataclass(frozen=True)
+class View:
+    """A window of a video as the model sees it, on the model's device."""
+
+    frames_TCHW: Tensor
+    """uint8 RGB, scaled, padded to a multiple of 32."""
+    features: tuple[Tensor, ...] | None
+    """What a frozen backbone says of the frames, computed once."""
+    boxes_NT4: Tensor
+    """In pixels of these frames."""
+    labels_N: Tensor
+    size: tuple[int, int]
+    """(height, width) before the padding."""
+    lab_TCHW: Tensor
+    """Colours on the mask grid."""
+    background_THW: Tensor
+    """bool, on the mask grid: in no box, and not padding."""
+    escaped_NTHW: Tensor
+    """bool: inside the box, but not the object."""
+    ring_NTHW: Tensor
+    """bool: around the box."""
+    unknown_NTHW: Tensor
+    """bool: inside the box, and nothing says that it is not the object."""
+
+
+def run(config: LabelConfig) -> Path:
+    """Label every video of `config.data`; returns the completed JSON, written to `config.out` under the same name."""
+    # ---- Load ---------------------------------------------------------------------------------------------------
+    dataset = load_dataset(config.data, config.frames)
+    completed = config.out / config.data.name
+    if completed.resolve() == config.data.resolve():
+        raise ConfigError(
+            f"out is {config.out}, where the result would replace {config.data}; choose another directory"
+        )
+    parts = config.out / "parts"
+    _same_settings(config, parts / "settings.json")
+    device = device_of(config.device)
+    start, categories = _starting_model(config, dataset)
+    start.to(device)
+
+    # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
+    results: list[TrackResult] = []
+    for number, video in enumerate(dataset.videos, start=1):
+        head = f"[{number}/{len(dataset.videos)}] {video.name}"
+        part = parts / f"{video.id}.json"
+        labelled = _read_part(part, video)
+        if labelled is None:
+            began = time.perf_counter()
+            labelled = label_video(start, video, categories, config, head)
+            if config.overlays:
+                names = {category.id: category.name for category in dataset.categories}
+                labels = [names[result.category_id] for result in labelled]
+                write_overlay(config.out / "overlays" / f"{video.name}.mp4", video, labelled, labels)
+            write_json(part, [list(result.segmentations) for result in labelled])
+            seconds = time.perf_counter() - began
+            print(f"{head}: {video.length} frames, {len(labelled)} tracks, {seconds:.0f} s", flush=True)
+        else:
+            print(f"{head}: already labelled", flush=True)
+        results += labelled
+    write_labelled(config.data, completed, results)
+    print(f"wrote {completed}" + (f" and overlays to {config.out / 'overlays'}" if config.overlays else ""))
+    return completed
+
+
+def label_video(
+    start: VideoMask2Former, video: Video, categories: Sequence[Category], config: LabelConfig, head: str = ""
+) -> list[TrackResult]:
+    """A result for every track of the video: a mask wherever it has a box, None elsewhere."""
+    segmentations = [[None] * video.length for _ in video.tracks]
+    windows = [
+        range(first, min(first + config.window, video.length)) for first in range(0, video.length, config.window)
+    ]
+    for window in windows:
+        present = [n for n, track in enumerate(video.tracks) if track.present_T[window.start : window.stop].any()]
+        if not present:
+            continue
+        tracks = [video.tracks[n] for n in present]
+        boxes_NT4 = torch.from_numpy(np.stack([track.boxes_T4[window.start : window.stop] for track in tracks]))
+        labels = {category.id: label for label, category in enumerate(categories)}
+        labels_N = torch.tensor([labels.get(track.category_id, 0) for track in tracks])
+        frames_TCHW = read_frames(video, window)
+
+        model = copy.deepcopy(start)
+        view = look(model, frames_TCHW, boxes_NT4, labels_N, config)
+        fit(model, view, config, f"{head} frames {window.start}-{window.stop - 1}")
+        logits_NTHW = segment(model, view, config.clip)
+        full_size = (video.height, video.width)
+        for n, logits_THW, boxes_T4 in zip(present, logits_NTHW, boxes_NT4, strict=True):
+            enlarged = _enlarge(logits_THW, view.size, full_size)
+            lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(enlarged.device)
+            masks_THW = refine(enlarged, lab_TCHW, boxes_T4, config.refine).cpu().numpy()
+            for t, mask_HW in zip(window, masks_THW, strict=True):
+                segmentations[n][t] = encode_mask(mask_HW) if video.tracks[n].present_T[t] else None
+    return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
+
+
+def look(
+    model: VideoMask2Former, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, config: LabelConfig
+) -> View:
+    """Scale and pad a window's frames, and gather all that the boxes and the pictures say before any training."""
+    device = next(model.parameters()).device
+    old_height, old_width = frames_TCHW.shape[-2:]
+    height, width = fitted_size(old_height, old_width, config.short_side, config.max_side)
+    resized = resize_frames(frames_TCHW, height, width)
+    padded = F.pad(resized, (0, -width % MULTIPLE, 0, -height % MULTIPLE)).to(device)
+    boxes_NT4 = (boxes_NT4 * torch.tensor([width / old_width, height / old_height] * 2)).to(device)
+
+    lab_TCHW = mfvis_ext.rgb_to_lab(padded, STRIDE)
+    grid = lab_TCHW.shape[-2:]
+    content_HW = inside_boxes(torch.tensor([[[0, 0, width // STRIDE, height // STRIDE]]], device=device), *grid)[0, 0]
+    lab_TCHW = torch.where(content_HW, lab_TCHW, PADDING_COLOUR)
+    cells_NT4 = boxes_NT4 / STRIDE
+    if config.evidence.weight > 0:
+        escaped_NTHW = escaped_background(lab_TCHW, content_HW, cells_NT4, config.evidence)
+    else:
+        escaped_NTHW = torch.zeros((*cells_NT4.shape[:2], *grid), dtype=torch.bool, device=device)
+
+    features = None
+    if model.config.backbone.frozen:
+        with torch.no_grad():
+            per_frame = [model.backbone(frame[None]) for frame in padded]
+        features = tuple(torch.cat(level) for level in zip(*per_frame, strict=True))
+    return View(
+        padded,
+        features,
+        boxes_NT4,
+        labels_N.to(device),
+        (height, width),
+        lab_TCHW,
+        content_HW & ~inside_boxes(cells_NT4, *grid).any(0),
+        escaped_NTHW,
+        ring_around(cells_NT4, *grid) & content_HW,
+        inside_boxes(cells_NT4, *grid) & ~escaped_NTHW,
+    )
+
+
+def fit(model: VideoMask2Former, view: View, config: LabelConfig, head: str = "") -> None:
+    """Train the model on the boxes of one window."""
+    criterion = Criterion(config.loss, model.num_classes)
+    optimizer = make_optimizer(model, config.optim)
+    random = np.random.default_rng(config.seed)
+    torch.manual_seed(config.seed)
+    model.train()
+    began = time.perf_counter()
+    for step in range(config.optim.steps):
+        set_learning_rate(optimizer, config.optim, step)
+        indices = _draw_clip(view, config, random)
+        objects = _present(view, indices)
+        batch = _batch(view, indices, objects)
+        prediction = _predict(model, view, indices, batch.boxes_NT4)
+        if model.prompts is not None:
+            matched = Match(torch.arange(len(objects), device=objects.device).expand(len(prediction.logits_LBQK), -1))
+        else:
+            matched = match(prediction, batch, batch.boxes_NT4 / STRIDE, config.loss.match, False)
+        shift_BP2 = None
+        if config.loss.temporal.weight > 0:
+            pairs_P2 = tube_pairs(config.loss.temporal.tube, len(indices), objects.device)
+            shift_BP2 = camera_motion(view.lab_TCHW[indices], view.background_THW[indices], pairs_P2)[None]
+        loss = criterion(prediction, batch, step, matched, shift_BP2).total
+        if config.evidence.weight > 0:
+            layer = torch.arange(len(matched.query_LN), device=objects.device)[:, None]
+            masks_LNTHW = prediction.masks_LBQTHW[layer, 0, matched.query_LN]
+            for known_NTHW in (view.escaped_NTHW, view.ring_NTHW):
+                negatives = known_NTHW[objects][:, indices].expand(masks_LNTHW.shape)
+                term = negatives_loss(masks_LNTHW.flatten(0, 1), negatives.flatten(0, 1), len(objects))
+                loss = loss + config.evidence.weight * term
+            unknown = view.unknown_NTHW[objects][:, indices].expand(masks_LNTHW.shape)
+            term = positives_loss(masks_LNTHW.flatten(0, 1), unknown.flatten(0, 1), len(objects))
+            loss = loss + config.evidence.default * term
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.optim.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+        optimizer.step()
+        if (step + 1) % 20 == 0 or step + 1 == config.optim.steps:
+            left = (time.perf_counter() - began) / (step + 1) * (config.optim.steps - step - 1)
+            print(
+                f"{head}: step {step + 1}/{config.optim.steps}  loss {loss.item():.3f}  {left:.0f} s left", flush=True
+            )
+
+
+@torch.no_grad()
+def segment(model: VideoMask2Former, view: View, clip: int) -> Tensor:
+    """Mask logits ``[N, T, H / 4, W / 4]`` of the given tracks: means over overlapping clips."""
+    model.eval()
+    frames = len(view.frames_TCHW)
+    clip = min(clip, frames)
+    sums_NTHW = torch.zeros(view.escaped_NTHW.shape, device=view.boxes_NT4.device)
+    counts_NT = torch.zeros(sums_NTHW.shape[:2], device=sums_NTHW.device)
+    starts = [*range(0, frames - clip, max(1, clip // 2)), frames - clip]
+    for indices in (torch.arange(first, first + clip, device=sums_NTHW.device) for first in starts):
+        objects = _present(view, indices)
+        if len(objects) == 0:
+            continue
+        boxes_NT4 = view.boxes_NT4[objects][:, indices]
+        masks_QTHW = _predict(model, view, indices, boxes_NT4, last_only=True).masks_LBQTHW[-1, 0]
+        if model.prompts is None:
+            masks_QTHW = masks_QTHW[assign_tubes(masks_QTHW, boxes_NT4 / STRIDE)]
+        sums_NTHW[objects[:, None], indices] += masks_QTHW
+        counts_NT[objects[:, None], indices] += 1
+    return sums_NTHW / counts_NT.clamp(min=1)[..., None, None]
+
+
+def _predict(
+    model: VideoMask2Former, view: View, indices: Tensor, boxes_NT4: Tensor, last_only: bool = False
+) -> Prediction:
+    """The model's word on the frames at `indices` as one clip, its queries made from the boxes if it can."""
+    frames_TCHW = view.frames_TCHW[indices]
+    features = tuple(level[indices] for level in view.features) if view.features else model.backbone(frames_TCHW)
+    pixels: PixelFeatures = model.pixel_decoder(features)
+    if model.prompts is None:
+        queries = model.decoder.learnt_queries(1)
+    else:
+        valid_BQ = torch.ones(1, len(boxes_NT4), dtype=torch.bool, device=boxes_NT4.device)
+        queries = model.prompts(BoxPrompts(boxes_NT4[None], valid_BQ), pixels, *frames_TCHW.shape[-2:])
+    return model.decoder(pixels, queries, last_only)
+
+
+def _draw_clip(view: View, config: LabelConfig, random: np.random.Generator) -> Tensor:
+    """Indices of a clip around a frame with a box; in short windows some frames come several times."""
+    boxes_NT4 = view.boxes_NT4
+    seen = torch.nonzero((boxes_NT4[..., 2] > boxes_NT4[..., 0]).any(0))[:, 0].tolist()
+    frames = boxes_NT4.shape[1]
+    stride = int(random.choice(config.strides))
+    span = (config.clip - 1) * stride
+    if span >= frames:
+        stride, span = 1, min(config.clip, frames) - 1
+    anchor = int(random.choice(seen))
+    starts = [anchor - offset for offset in range(0, span + 1, stride) if 0 <= anchor - offset < frames - span]
+    first = int(random.choice(starts or [max(0, min(anchor, frames - 1 - span))]))
+    return torch.arange(first, first + span + 1, stride, device=boxes_NT4.device)
+
+
+def _present(view: View, indices: Tensor) -> Tensor:
+    """int64: the objects with a box in one of the frames."""
+    boxes_NT4 = view.boxes_NT4[:, indices]
+    shown_NT = (boxes_NT4[..., 2] > boxes_NT4[..., 0]) & (boxes_NT4[..., 3] > boxes_NT4[..., 1])
+    return torch.nonzero(shown_NT.any(1))[:, 0]
+
+
+def _batch(view: View, indices: Tensor, objects: Tensor) -> Batch:
+    return Batch(
+        frames_BTCHW=view.frames_TCHW[indices][None],
+        boxes_NT4=view.boxes_NT4[objects][:, indices],
+        labels_N=view.labels_N[objects],
+        video_index_N=torch.zeros(len(objects), dtype=torch.int64, device=objects.device),
+        masks_NTHW=None,
+        sizes_B2=torch.tensor([view.size], device=objects.device),
+        clips=((0, tuple(indices.tolist()), tuple(objects.tolist())),),
+    )
+
+
+def _enlarge(logits_THW: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
+    """Logits at stride 4 of the padded frames as logits of the original ones."""
+    logits = F.interpolate(logits_THW[:, None], scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    logits = logits[..., : resized[0], : resized[1]]
+    return F.interpolate(logits, original, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _result(video: Video, n: int, segmentations: tuple[dict | None, ...]) -> TrackResult:
+    track = video.tracks[n]
+    return TrackResult(video.id, track.category_id, 1.0, segmentations, track.boxes_T4, track.id)
+
+
+def _starting_model(config: LabelConfig, dataset: VideoDataset) -> tuple[VideoMask2Former, tuple[Category, ...]]:
+    """The model that every window starts from, and the categories its labels stand for."""
+    if config.checkpoint is None:
+        torch.manual_seed(config.seed)
+        return VideoMask2Former(config.model, max(1, len(dataset.categories))), dataset.categories
+    from mfvis.train.checkpoint import load_model
+
+    model, categories, _ = load_model(config.checkpoint)
+    return model, categories
+
+
+def _same_settings(config: LabelConfig, path: Path) -> None:
+    """Parts of an earlier run are only used if it was given the same settings; ConfigError if not."""
+    settings = to_plain(replace(config, out=Path(), device="auto", overlays=True))
+    if path.exists():
+        if read_json(path, []) != settings:
+            raise ConfigError(f"{config.out} holds labels made with other settings; choose another --out or delete it")
+    else:
+        write_json(path, settings)
+
+
+def _read_part(path: Path, video: Video) -> list[TrackResult] | None:
+    """What an earlier, interrupted run has already labelled; None if it has not."""
+    if not path.exists():
+        return None
+    return [_result(video, n, tuple(masks)) for n, masks in enumerate(read_json(path, []))]

@@ -1,0 +1,152 @@
+"""From mask logits to masks at full size: each object's colours, learnt from the masks themselves, and smooth edges.
+
+The network sees cells of four pixels and more; colours are known for every pixel. As in GrabCut (Rother et al.,
+SIGGRAPH 2004) the object and its surroundings each get a colour model, here histograms of a few neighbouring frames,
+and as in the fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011), on a small neighbourhood, mean-field steps
+make pixels agree with neighbours of like colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfvis.errors import ConfigError
+
+BINS = 12
+"""Of each LAB axis in the colour models."""
+NEIGHBOURS = tuple(
+    (step * dy, step * dx) for step in (1, 3) for dy in range(-2, 3) for dx in range(-2, 3) if (dy, dx) != (0, 0)
+)
+"""Where a pixel's neighbours lie: a 5 x 5 square, and a sparse one of three times its size."""
+REACH = 6
+NEAR = 4.0
+"""Pixels at which a neighbour's say has fallen to exp(-1/2)."""
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How the edges of the masks are fitted to the picture."""
+
+    steps: int = 5
+    """Mean-field steps; 0 leaves the network's masks as they are."""
+    network: float = 0.5
+    """Factor on the network's logits."""
+    colour: float = 1.0
+    """Factor on the log ratio of the two colour models."""
+    smooth: float = 2.0
+    """Weight of the neighbours."""
+    similar: float = 8.0
+    """LAB distance at which a neighbour's say has fallen to exp(-1/2)."""
+    frames: int = 1
+    """Frames before and after that share their colour models."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} is {getattr(self, name)}; expected 0 or more"
+            for name in ("steps", "network", "colour", "smooth", "frames")
+            if getattr(self, name) < 0
+        ]
+        if self.similar <= 0:
+            faults.append(f"similar is {self.similar}; expected a positive number")
+        if faults:
+            raise ConfigError("\n".join(faults))
+
+
+@torch.no_grad()
+def refine(logits_THW: Tensor, lab_TCHW: Tensor, boxes_T4: Tensor, config: RefineConfig) -> Tensor:
+    """The masks of one object, bool ``[T, H, W]``, confined to its boxes.
+
+    Args:
+        logits_THW: the network's, at full size.
+        lab_TCHW: colours at full size.
+        boxes_T4: pixels; a frame without a box gets an empty mask.
+    """
+    frames, height, width = logits_THW.shape
+    masks_THW = torch.zeros(logits_THW.shape, dtype=torch.bool, device=logits_THW.device)
+    windows = [_surroundings(box, height, width) for box in boxes_T4.tolist()]
+    counts_2TM = torch.zeros(2, frames, BINS**3, device=logits_THW.device)
+    for t, window in enumerate(windows):
+        if window is not None and config.colour > 0:
+            rows, columns, inner = window
+            soft = _confined(logits_THW[t, rows, columns].sigmoid(), inner).flatten()
+            bins = _colour_bins(lab_TCHW[t, :, rows, columns]).flatten()
+            counts_2TM[0, t].scatter_add_(0, bins, soft)
+            counts_2TM[1, t].scatter_add_(0, bins, 1 - soft)
+    ratio_TM = _log_ratio(counts_2TM, config.frames)
+    for t, window in enumerate(windows):
+        if window is None:
+            continue
+        rows, columns, inner = window
+        lab_CHW = lab_TCHW[t, :, rows, columns]
+        logits_HW = logits_THW[t, rows, columns]
+        if config.steps > 0:
+            unary_HW = config.network * logits_HW + config.colour * ratio_TM[t][_colour_bins(lab_CHW)]
+            logits_HW = _mean_field(unary_HW, logits_HW.sigmoid(), lab_CHW, inner, config)
+        masks_THW[t, rows, columns] = _confined(logits_HW > 0, inner)
+    return masks_THW
+
+
+def _surroundings(box: list[float], height: int, width: int) -> tuple[slice, slice, tuple[int, int, int, int]] | None:
+    """Rows and columns of a window around a box, and the box's pixels in it: top, bottom, left, right."""
+    x1, y1, x2, y2 = (round(side) for side in box)
+    x1, x2, y1, y2 = max(x1, 0), min(x2, width), max(y1, 0), min(y2, height)
+    if x2 <= x1 or y2 <= y1:
+        return None
+    margin = 8 + max(x2 - x1, y2 - y1) // 6
+    top, left = max(0, y1 - margin), max(0, x1 - margin)
+    window = slice(top, min(height, y2 + margin)), slice(left, min(width, x2 + margin))
+    return *window, (y1 - top, y2 - top, x1 - left, x2 - left)
+
+
+def _confined(values_HW: Tensor, inner: tuple[int, int, int, int]) -> Tensor:
+    top, bottom, left, right = inner
+    confined = torch.zeros_like(values_HW)
+    confined[top:bottom, left:right] = values_HW[top:bottom, left:right]
+    return confined
+
+
+def _colour_bins(lab_CHW: Tensor) -> Tensor:
+    lightness, a, b = lab_CHW
+    places = [lightness / 100, (a + 60) / 120, (b + 60) / 120]
+    lightness, a, b = ((place * BINS).long().clamp(0, BINS - 1) for place in places)
+    return (lightness * BINS + a) * BINS + b
+
+
+def _log_ratio(counts_2TM: Tensor, neighbours: int) -> Tensor:
+    """float ``[T, M]``: log of object over surroundings, per colour, smoothed over colours and frames."""
+    frames = counts_2TM.shape[1]
+    cube = counts_2TM.view(2 * frames, 1, BINS, BINS, BINS)
+    kernel = cube.new_tensor([0.25, 0.5, 0.25])
+    cube = F.conv3d(cube, torch.einsum("i,j,k->ijk", kernel, kernel, kernel)[None, None], padding=1)
+    series = cube.view(2, frames, -1).transpose(1, 2)
+    series = F.avg_pool1d(series, 2 * neighbours + 1, 1, neighbours)
+    share = series / series.sum(1, keepdim=True).clamp(min=1)
+    return ((share[0] + 1e-4) / (share[1] + 1e-4)).log().T
+
+
+def _mean_field(
+    unary_HW: Tensor, start_HW: Tensor, lab_CHW: Tensor, inner: tuple[int, int, int, int], config: RefineConfig
+) -> Tensor:
+    """Logits after the mean-field steps; nothing outside the box is ever the object."""
+    height, width = unary_HW.shape
+
+    def shifted(padded: Tensor, dy: int, dx: int) -> Tensor:
+        return padded[..., REACH + dy : REACH + dy + height, REACH + dx : REACH + dx + width]
+
+    padded_lab = F.pad(lab_CHW[None], (REACH,) * 4, mode="replicate")[0]
+    weights = []
+    for dy, dx in NEIGHBOURS:
+        unlike = (lab_CHW - shifted(padded_lab, dy, dx)).square().sum(0) / config.similar**2
+        weights.append((-(unlike + (dy * dy + dx * dx) / NEAR**2) / 2).exp())
+    total = sum(weights) + 1e-6
+    probability, logits = _confined(start_HW, inner), unary_HW
+    for _ in range(config.steps):
+        padded = F.pad(probability, (REACH,) * 4)
+        around = sum(w * shifted(padded, dy, dx) for w, (dy, dx) in zip(weights, NEIGHBOURS, strict=True)) / total
+        logits = unary_HW + 2 * config.smooth * (2 * around - 1)
+        probability = _confined(logits.sigmoid(), inner)
+    return logits

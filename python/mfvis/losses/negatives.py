@@ -1,0 +1,20 @@
+"""Pixels of which the boxes of the whole video say what they are, for certain or by default."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def negatives_loss(masks_NTHW: Tensor, negatives_NTHW: Tensor, normaliser: Tensor | float) -> Tensor:
+    """Mean of -log(1 - σ(logit)) over each object's negatives, summed over the objects, divided by `normaliser`.
+
+    masks: logits; negatives: bool, of the same shape. An object without any adds nothing.
+    """
+    cost_N = (F.softplus(masks_NTHW.float()) * negatives_NTHW).sum((1, 2, 3))
+    return (cost_N / negatives_NTHW.sum((1, 2, 3)).clamp(min=1)).sum() / normaliser
+
+
+def positives_loss(masks_NTHW: Tensor, positives_NTHW: Tensor, normaliser: Tensor | float) -> Tensor:
+    """Mean of -log σ(logit) over each object's positives; as `negatives_loss` otherwise."""
+    return negatives_loss(-masks_NTHW, positives_NTHW, normaliser)
