@@ -38,6 +38,7 @@ def test_the_library_is_bound_to_no_python_library_of_torch():
     assert b"libtorch_cpu.so" in library
     assert b"libtorch_python.so" not in library
     assert b"libc10.so" not in library
+    assert str(Path(torch.__file__).parent).encode() not in library, "it finds torch by a path of the build machine"
 
 
 @pytest.mark.parametrize(
