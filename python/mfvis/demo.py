@@ -19,7 +19,7 @@ from mfvis.data.clips import ClipConfig
 from mfvis.data.synthetic import write_demo
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import decode_mask, load_dataset, write_json, write_results
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 from mfvis.eval.ytvis import MeanJ, Metrics, evaluate, mean_j
 from mfvis.infer.predictor import InferConfig, predict_video
 from mfvis.losses.criterion import LossConfig
@@ -53,13 +53,8 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         positive = ("videos", "val_videos", "frames", "height", "width", "fewest")
-        faults = [
-            f"{name} is {getattr(self, name)}, expected at least 1" for name in positive if getattr(self, name) < 1
-        ]
-        if self.most < self.fewest:
-            faults.append(f"most is {self.most}, expected at least fewest, {self.fewest}")
-        if faults:
-            raise ConfigError("\n".join(faults))
+        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in positive}
+        require(self, wanted | {"most": (self.most >= self.fewest, f"fewest, {self.fewest}, or more")})
 
 
 @dataclass(frozen=True)

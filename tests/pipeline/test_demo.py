@@ -80,7 +80,7 @@ def test_tubes_are_assigned_by_boxes_alone_and_one_to_one():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"videos": 0}, "videos is 0"), ({"fewest": 3, "most": 2}, "most is 2, expected at least fewest, 3")],
+    [({"videos": 0}, "videos is 0"), ({"fewest": 3, "most": 2}, "most is 2; expected fewest, 3, or more")],
 )
 def test_sizes_of_the_synthetic_videos_are_checked(change, message):
     with pytest.raises(ConfigError, match=message):

@@ -128,5 +128,5 @@ def test_a_device_that_is_not_there_is_named(name):
 
 @pytest.mark.parametrize("name", ["short_side", "max_side", "top", "chunk"])
 def test_sizes_are_positive(name):
-    with pytest.raises(ConfigError, match=f"{name} is 0, expected at least 1"):
+    with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):
         InferConfig(**{name: 0})

@@ -17,7 +17,7 @@ from mfvis.data.augment import fitted_size, resize_frames
 from mfvis.data.clips import MULTIPLE
 from mfvis.data.video import VideoWriter, open_video, read_frames
 from mfvis.data.ytvis import decode_mask, encode_mask, load_dataset, mask_box, write_json, write_results
-from mfvis.errors import ConfigError
+from mfvis.errors import ConfigError, require
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.types import Category, TrackResult, Video
@@ -38,13 +38,8 @@ class InferConfig:
     """Frames that go through the backbone at a time. It changes memory and speed, not the result."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} is {getattr(self, name)}, expected at least 1"
-            for name in ("short_side", "max_side", "top", "chunk")
-            if getattr(self, name) < 1
-        ]
-        if faults:
-            raise ConfigError("\n".join(faults))
+        names = ("short_side", "max_side", "top", "chunk")
+        require(self, {name: (getattr(self, name) >= 1, "1 or more") for name in names})
 
 
 @dataclass(frozen=True)
