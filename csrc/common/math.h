@@ -44,34 +44,46 @@ static MFVIS_HOST_DEVICE T magnitude(T x) {
   return x < 0 ? -x : x;
 }
 
-// softplus(x) - max(x, 0) = log(1 + exp(-|x|)).
+// exp(-|x|), all that the functions below need of a logit besides itself.
 template <typename T>
-static MFVIS_HOST_DEVICE T softplus_tail(T x) {
-  return log1p_up_to_one(exp_of_negative(-magnitude(x)));
+static MFVIS_HOST_DEVICE T decay(T x) {
+  return exp_of_negative(-magnitude(x));
 }
 
 // [x > 0] - sigmoid(x): positive for positive x, negative else, and small far from 0.
 template <typename T>
 static MFVIS_HOST_DEVICE T sigmoid_tail(T x) {
-  const T e = exp_of_negative(-magnitude(x));
-  const T tail = e / (1 + e);
+  const T tail = decay(x) / (1 + decay(x));
   return x > 0 ? tail : -tail;
 }
 
-// softplus(a) + softplus(b) - softplus(a + b) from the tails of a and b. The maxima of the three softplus cancel
-// exactly but for min(|a|, |b|) where the signs differ.
+// softplus(a) + softplus(b) - softplus(a + b), with the decays A, B, S of a, b and a + b:
+//   same signs       log((1 + A)(1 + B) / (1 + S)) = log1p((A + B) / (1 + S)), because S = AB
+//   opposite signs   the same logarithm + min(|a|, |b|)
+// One division, one logarithm, nothing overflows, and a tiny result keeps its digits.
 template <typename T>
-static MFVIS_HOST_DEVICE T disagreement(T a, T tail_a, T b, T tail_b) {
+static MFVIS_HOST_DEVICE T disagreement(T a, T decay_a, T b, T decay_b) {
   const T size_a = magnitude(a), size_b = magnitude(b);
+  const bool opposed = (a > 0) != (b > 0);
+  const T product = (1 + decay_a) * (1 + decay_b), divisor = 1 + decay(a + b);
+  const T excess = opposed ? product - divisor : decay_a + decay_b;
+  const T logarithm = log1p_up_to_one(magnitude(excess) / (product < divisor ? product : divisor));
   const T smaller = size_a < size_b ? size_a : size_b;
-  const T opposed = (a > 0) != (b > 0) ? smaller : T(0);
-  return opposed + (tail_a + tail_b - softplus_tail(a + b));
+  return (opposed ? smaller : T(0)) + (excess < 0 ? -logarithm : logarithm);
 }
 
-// Its derivative in a, sigmoid(a) - sigmoid(a + b), from the sigmoid tails of a and of the sum.
+// Its derivatives, sigmoid(a) - sigmoid(a + b) and sigmoid(b) - sigmoid(a + b), without cancellation:
+//   same signs       -sign(a) A (1 - B) / ((1 + A)(1 + S))
+//   opposite signs    sign(a) F (1 - B) / ((1 + A)(1 + S)),  F = 1 if |a| <= |b| else S
 template <typename T>
-static MFVIS_HOST_DEVICE T disagreement_slope(T a, T tail_a, T sum, T tail_sum) {
-  return (T(a > 0) - T(sum > 0)) + (tail_sum - tail_a);
+static MFVIS_HOST_DEVICE void disagreement_slopes(T a, T decay_a, T b, T decay_b, T scale, T& slope_a, T& slope_b) {
+  const bool opposed = (a > 0) != (b > 0), a_is_smaller = magnitude(a) <= magnitude(b);
+  const T decay_sum = decay(a + b);
+  const T common = scale / ((1 + decay_a) * (1 + decay_b) * (1 + decay_sum));
+  const T factor_a = opposed ? (a_is_smaller ? T(1) : decay_sum) : -decay_a;
+  const T factor_b = opposed ? (a_is_smaller ? decay_sum : T(1)) : -decay_b;
+  slope_a = (a > 0 ? common : -common) * factor_a * ((1 - decay_b) * (1 + decay_b));
+  slope_b = (b > 0 ? common : -common) * factor_b * ((1 - decay_a) * (1 + decay_a));
 }
 
 }  // namespace mfvis

@@ -5,11 +5,11 @@
 namespace mfvis {
 namespace {
 
-// Uninitialised working memory of one thread. Not a std container: kernels may not instantiate those (kernel.h).
+// Working memory of one thread, zeros at first. Not a std container: kernels may not instantiate those (kernel.h).
 template <typename T>
 class Scratch {
  public:
-  explicit Scratch(int64_t size) : data_(new T[static_cast<uint64_t>(size < 1 ? 1 : size)]) {}
+  explicit Scratch(int64_t size) : data_(new T[static_cast<uint64_t>(size < 1 ? 1 : size)]()) {}
   ~Scratch() { delete[] data_; }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -18,6 +18,10 @@ class Scratch {
  private:
   T* data_;
 };
+
+// A row's size rounded up to whole vectors: loops over padded rows have no remainder, whose elements cost a vector each.
+constexpr int64_t lanes = 16;
+__attribute__((always_inline)) inline int64_t whole_vectors(int64_t size) { return (size + lanes - 1) & ~(lanes - 1); }
 
 }  // namespace
 }  // namespace mfvis

@@ -59,7 +59,7 @@ void each_row_of_pairs(const PairwiseLoss& args, const Region& region, const Vis
   }
 }
 
-// How often each pair of a row counts: 0, 1 or 2; 0 where the colours differ too much.
+// How often each pair of a row counts: 0, 1 or 2; 0 where the colours differ too much, and up to the end of the vector.
 void count_pairs(const PairwiseLoss& args, const Region& region, const float* colours, int64_t y, int64_t dy,
                  int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts, bool second_counts,
                  int32_t* __restrict count) {
@@ -77,29 +77,34 @@ void count_pairs(const PairwiseLoss& args, const Region& region, const float* co
     const int32_t in_box = first * ((i >= x1) & (i < x2)) + second * ((i + step >= x1) & (i + step < x2));
     count[i] = l * l + a * a + b * b <= args.max_squared_distance ? in_box : 0;
   }
+  for (int32_t i = size; i < whole_vectors(size); ++i) count[i] = 0;
 }
 
 template <typename C>
 struct Planes {
   Planes(int64_t height, int64_t width)
-      : logits(height * width), tails(height * width), loss(width), counts(width), slope(width), count(width) {}
+      : logits(height * width + lanes),
+        decays(height * width + lanes),
+        loss(width + lanes),
+        counts(width + lanes),
+        slope(width + lanes),
+        count(width + lanes) {}
 
-  Scratch<C> logits, tails, loss, counts, slope;
+  Scratch<C> logits, decays, loss, counts, slope;
   Scratch<int32_t> count;
 };
 
-// The logits around the box in the type of the computation, and the tails that every pair of a pixel shares.
-template <typename T, typename Tail>
-void prepare(const Region& region, const T* logits, const Planes<Compute<T>>& planes, const Tail& tail) {
+// The logits around the box in the type of the computation, and the decays that every pair of a pixel shares.
+template <typename T>
+void prepare(const Region& region, const T* logits, const Planes<Compute<T>>& planes) {
   for (int64_t y = region.around_rows.begin; y < region.around_rows.end; ++y) {
     const int64_t first = y * region.width + region.around_columns.begin;
     const int64_t size = region.around_columns.end - region.around_columns.begin;
-    Compute<T> *a = planes.logits + first, *tail_a = planes.tails + first;
+    Compute<T> *a = planes.logits + first, *decay_a = planes.decays + first;
 #pragma omp simd
-    for (int64_t i = 0; i < size; ++i) {
-      a[i] = load(logits[first + i]);
-      tail_a[i] = tail(a[i]);
-    }
+    for (int64_t i = 0; i < size; ++i) a[i] = load(logits[first + i]);
+#pragma omp simd
+    for (int64_t i = 0; i < whole_vectors(size); ++i) decay_a[i] = decay(a[i]);
   }
 }
 
@@ -115,20 +120,19 @@ void sum_frame(const PairwiseLoss& args, int64_t item, const Planes<Compute<T>>&
   *loss_sum = *count_sum = 0;
   const Region region(args, item);
   if (region.empty()) return;
-  prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes,
-          [](C x) { return softplus_tail(x); });
+  prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes);
   C *loss = planes.loss, *counts = planes.counts;  // per column, added up at the end
-  for (int64_t x = 0; x < args.width; ++x) loss[x] = counts[x] = 0;
+  for (int64_t x = 0; x < args.width + lanes; ++x) loss[x] = counts[x] = 0;
   const float* colours = colours_of(args, item);
   each_row_of_pairs(args, region, [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts,
                                       bool second_counts) {
     int32_t* const count = planes.count;
     count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
-    const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = x_end - x_begin;
-    const C *a = planes.logits + p, *tail_a = planes.tails + p, *b = planes.logits + q, *tail_b = planes.tails + q;
+    const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = whole_vectors(x_end - x_begin);
+    const C *a = planes.logits + p, *decay_a = planes.decays + p, *b = planes.logits + q, *decay_b = planes.decays + q;
 #pragma omp simd
     for (int64_t i = 0; i < size; ++i) {
-      const C term = static_cast<C>(count[i]) * disagreement(a[i], tail_a[i], b[i], tail_b[i]);
+      const C term = static_cast<C>(count[i]) * disagreement(a[i], decay_a[i], b[i], decay_b[i]);
       loss[x_begin + i] += count[i] != 0 ? term : C(0);  // what is not counted may be infinite
       counts[x_begin + i] += static_cast<C>(count[i]);
     }
@@ -149,26 +153,25 @@ void backward_frame(const PairwiseLoss& args, int64_t item, Compute<T> grad_sum,
   using C = Compute<T>;
   const Region region(args, item);
   if (region.empty()) return;
-  prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes,
-          [](C x) { return sigmoid_tail(x); });
+  prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes);
   const float* colours = colours_of(args, item);
   each_row_of_pairs(args, region, [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts,
                                       bool second_counts) {
     int32_t* const count = planes.count;
     count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
-    const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = x_end - x_begin;
-    const C *a = planes.logits + p, *tail_a = planes.tails + p, *b = planes.logits + q, *tail_b = planes.tails + q;
-    C *slope_b = planes.slope, *grad_a = grad + p, *grad_b = grad + q;
+    const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = whole_vectors(x_end - x_begin);
+    const C *a = planes.logits + p, *decay_a = planes.decays + p, *b = planes.logits + q, *decay_b = planes.decays + q;
+    C *to_b = planes.slope, *grad_a = grad + p, *grad_b = grad + q;
 #pragma omp simd
     for (int64_t i = 0; i < size; ++i) {
-      const C sum = a[i] + b[i], tail_sum = sigmoid_tail(sum), scale = grad_sum * static_cast<C>(count[i]);
-      const C slope_a = disagreement_slope(a[i], tail_a[i], sum, tail_sum);
-      const C to_b = disagreement_slope(b[i], tail_b[i], sum, tail_sum);
-      grad_a[i] += count[i] != 0 ? scale * slope_a : C(0);
-      slope_b[i] = count[i] != 0 ? scale * to_b : C(0);
+      const C scale = grad_sum * static_cast<C>(count[i]);
+      C slope_a, slope_b;
+      disagreement_slopes(a[i], decay_a[i], b[i], decay_b[i], scale, slope_a, slope_b);
+      grad_a[i] += count[i] != 0 ? slope_a : C(0);
+      to_b[i] = count[i] != 0 ? slope_b : C(0);
     }
     // Not in the loop above: the two rows are one where dy is 0.
-    for (int64_t i = 0; i < size; ++i) grad_b[i] += slope_b[i];
+    for (int64_t i = 0; i < size; ++i) grad_b[i] += to_b[i];
   });
 }
 
@@ -185,7 +188,7 @@ void backward(const PairwiseLoss& args, const Compute<T>* grad_loss_sum, T* grad
   const int64_t area = args.height * args.width;
   parallel_for(args.instances * args.frames, 1, [&](int64_t begin, int64_t end) {
     const Planes<Compute<T>> planes(args.height, args.width);
-    const Scratch<Compute<T>> grad(area);
+    const Scratch<Compute<T>> grad(area + lanes);
     for (int64_t item = begin; item < end; ++item) {
       for (int64_t i = 0; i < area; ++i) grad[i] = 0;
       backward_frame<T>(args, item, grad_loss_sum[item], planes, grad);

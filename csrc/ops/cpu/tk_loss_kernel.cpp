@@ -16,15 +16,20 @@ namespace {
 class CountedRows {
  public:
   CountedRows(const float* boxes, int64_t frames, int64_t height, int64_t width)
-      : boxes_(boxes), frames_(frames), height_(height), width_(width), spans_(frames) {}
+      : frames_(frames), rows_(frames), columns_(frames), spans_(frames) {
+    for (int64_t t = 0; t < frames; ++t) {
+      const float* box = boxes + 4 * t;
+      const bool present = box_is_present(box);
+      rows_[t] = present ? pixels_inside(box[1], box[3], height) : Span{0, 0};
+      columns_[t] = present ? pixels_inside(box[0], box[2], width) : Span{0, 0};
+    }
+  }
 
   // Fills spans() with the union of the boxes' columns in row y, disjoint and in order; returns how many there are.
   int64_t find(int64_t y) {
     int64_t count = 0;
     for (int64_t t = 0; t < frames_; ++t) {
-      const float* box = boxes_ + 4 * t;
-      if (!box_is_present(box)) continue;
-      const Span rows = pixels_inside(box[1], box[3], height_), columns = pixels_inside(box[0], box[2], width_);
+      const Span rows = rows_[t], columns = columns_[t];
       if (y < rows.begin || y >= rows.end || columns.begin >= columns.end) continue;
       int64_t at = count++;
       for (; at > 0 && spans_[at - 1].begin > columns.begin; --at) spans_[at] = spans_[at - 1];
@@ -43,9 +48,8 @@ class CountedRows {
   const Span& operator[](int64_t i) const { return spans_[i]; }
 
  private:
-  const float* boxes_;
-  int64_t frames_, height_, width_;
-  Scratch<Span> spans_;
+  int64_t frames_;
+  Scratch<Span> rows_, columns_, spans_;
 };
 
 int32_t clamp_shift(int64_t shift) {
@@ -67,7 +71,7 @@ struct Window {
   }
 
   // For the pixels x, x + 1, ... of row y: the index of the match in the source plane and its weight; the pixel's own
-  // index and 0 where there is no match. Returns whether any weight differs from 0.
+  // index and 0 where there is no match; 0 up to the end of the last vector. Returns whether any weight differs from 0.
   bool read(const int16_t* offset, const float* weight, int64_t y, int64_t x, int64_t size, int32_t* __restrict index,
             float* __restrict kept) const {
     const float per_row = 1.0f / static_cast<float>(side);
@@ -86,6 +90,7 @@ struct Window {
       kept[i] = exists ? weight[i] : 0.0f;
       any |= bits_as<uint32_t>(kept[i]) << 1;  // -0 is no weight either
     }
+    for (int64_t i = size; i < whole_vectors(size); ++i) kept[i] = 0;
     return any != 0;
   }
 
@@ -93,15 +98,21 @@ struct Window {
   int32_t first_dy, first_dx;
 };
 
-// The working memory of one thread: rows of the frame's width.
+// The working memory of one thread: rows of the frame's width and a vector more.
 template <typename C>
 struct Rows {
   explicit Rows(int64_t width)
-      : index(width), kept(width), a(width), tail_a(width), b(width), first_sum(width), second_sum(width) {}
+      : index(width + lanes),
+        kept(width + lanes),
+        a(width + lanes),
+        decay_a(width + lanes),
+        b(width + lanes),
+        first_sum(width + lanes),
+        second_sum(width + lanes) {}
 
   Scratch<int32_t> index;
   Scratch<float> kept;
-  Scratch<C> a, tail_a, b, first_sum, second_sum;
+  Scratch<C> a, decay_a, b, first_sum, second_sum;
 };
 
 template <typename T>
@@ -116,18 +127,16 @@ void sum_pair(const TkLoss& args, int64_t n, int64_t pair, const Rows<Compute<T>
   const Window window(args, video, pair);
   CountedRows counted(args.boxes + n * args.frames * 4, args.frames, args.height, args.width);
   C *loss = rows.first_sum, *weights = rows.second_sum;  // per column, added up at the end
-  for (int64_t x = 0; x < args.width; ++x) loss[x] = weights[x] = 0;
+  for (int64_t x = 0; x < args.width + lanes; ++x) loss[x] = weights[x] = 0;
 
   for (int64_t y = 0; y < args.height; ++y) {
     const int64_t spans = counted.find(y);
     for (int64_t s = 0; s < spans; ++s) {
-      const int64_t x = counted[s].begin, size = counted[s].end - x;
+      const int64_t x = counted[s].begin, size = counted[s].end - x, padded = whole_vectors(size);
       C* __restrict a = rows.a;
-      C* __restrict tail_a = rows.tail_a;
-      for (int64_t i = 0; i < size; ++i) {
-        a[i] = load(target[y * args.width + x + i]);
-        tail_a[i] = softplus_tail(a[i]);
-      }
+      C* __restrict decay_a = rows.decay_a;
+      for (int64_t i = 0; i < size; ++i) a[i] = load(target[y * args.width + x + i]);
+      for (int64_t i = 0; i < padded; ++i) decay_a[i] = decay(a[i]);
       for (int64_t k = 0; k < args.matches; ++k) {
         const int64_t at = (first_match + k) * area + y * args.width + x;
         if (!window.read(args.offset + at, args.weight + at, y, x, size, rows.index, rows.kept)) continue;
@@ -135,8 +144,8 @@ void sum_pair(const TkLoss& args, int64_t n, int64_t pair, const Rows<Compute<T>
         C* __restrict b = rows.b;
         for (int64_t i = 0; i < size; ++i) b[i] = load(source[rows.index[i]]);
 #pragma omp simd
-        for (int64_t i = 0; i < size; ++i) {
-          const C term = kept[i] * disagreement(a[i], tail_a[i], b[i], softplus_tail(b[i]));
+        for (int64_t i = 0; i < padded; ++i) {
+          const C term = kept[i] * disagreement(a[i], decay_a[i], b[i], decay(b[i]));
           loss[x + i] += kept[i] != 0 ? term : C(0);  // what does not match may be infinite
           weights[x + i] += kept[i];
         }
@@ -169,13 +178,13 @@ void backward_pair(const TkLoss& args, int64_t n, int64_t pair, Compute<T> grad_
   for (int64_t y = 0; y < args.height; ++y) {
     const int64_t spans = counted.find(y);
     for (int64_t s = 0; s < spans; ++s) {
-      const int64_t x = counted[s].begin, size = counted[s].end - x;
+      const int64_t x = counted[s].begin, size = counted[s].end - x, padded = whole_vectors(size);
       C* __restrict a = rows.a;
-      C* __restrict tail_a = rows.tail_a;
+      C* __restrict decay_a = rows.decay_a;
       C* __restrict to_a = rows.first_sum;
-      for (int64_t i = 0; i < size; ++i) {
-        a[i] = load(target[y * args.width + x + i]);
-        tail_a[i] = sigmoid_tail(a[i]);
+      for (int64_t i = 0; i < size; ++i) a[i] = load(target[y * args.width + x + i]);
+      for (int64_t i = 0; i < padded; ++i) {
+        decay_a[i] = decay(a[i]);
         to_a[i] = 0;
       }
       for (int64_t k = 0; k < args.matches; ++k) {
@@ -187,12 +196,11 @@ void backward_pair(const TkLoss& args, int64_t n, int64_t pair, Compute<T> grad_
         C* __restrict to_b = rows.second_sum;
         for (int64_t i = 0; i < size; ++i) b[i] = load(source[index[i]]);
 #pragma omp simd
-        for (int64_t i = 0; i < size; ++i) {
-          const C sum = a[i] + b[i], tail_sum = sigmoid_tail(sum), scale = grad_sum * kept[i];
-          const C slope_a = disagreement_slope(a[i], tail_a[i], sum, tail_sum);
-          const C slope_b = disagreement_slope(b[i], sigmoid_tail(b[i]), sum, tail_sum);
-          to_a[i] += kept[i] != 0 ? scale * slope_a : C(0);
-          to_b[i] = kept[i] != 0 ? scale * slope_b : C(0);
+        for (int64_t i = 0; i < padded; ++i) {
+          C slope_a, slope_b;
+          disagreement_slopes(a[i], decay_a[i], b[i], decay(b[i]), grad_sum * kept[i], slope_a, slope_b);
+          to_a[i] += kept[i] != 0 ? slope_a : C(0);
+          to_b[i] = kept[i] != 0 ? slope_b : C(0);
         }
         for (int64_t i = 0; i < size; ++i) grad_source[index[i]] += to_b[i];
       }
