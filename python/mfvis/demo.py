@@ -34,6 +34,16 @@ SHOWN = 8
 """Validation videos in the report: the first ones, whatever came out of them."""
 SHOWN_SCORE = 0.3
 """Predictions below this are not drawn."""
+TERMS = {
+    "classification": "class",
+    "projection": "projection",
+    "background": "background",
+    "pairwise": "pairwise",
+    "temporal": "TK-Loss",
+    "mask_bce": "BCE",
+    "mask_dice": "dice",
+}
+"""The losses of the training's log, and what the report calls them."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +170,8 @@ def assign(video: Video, results: list[TrackResult]) -> list[TrackResult]:
 def read_curves(log: Path) -> tuple[Curve, ...]:
     """The losses that a training logged, by name; those that were always 0 are left out."""
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    terms = ("classification", "projection", "background", "pairwise", "temporal", "mask_bce", "mask_dice")
     steps = tuple(record["step"] for record in records)
-    curves = [Curve(name, steps, tuple(record.get(name, 0.0) for record in records)) for name in terms]
+    curves = [Curve(name, steps, tuple(record.get(term, 0.0) for record in records)) for term, name in TERMS.items()]
     return tuple(curve for curve in curves if any(curve.values))
 
 
@@ -211,19 +220,20 @@ def _report(config: DemoConfig, val: VideoDataset, outcomes: list[Outcome], seco
             tuple(
                 (entry.name, *(f"{value:.3f}" for value in (entry.ap, entry.ap50, entry.ap75, entry.ar100)))
                 for entry in first.metrics.classes
+                if entry.ap >= 0  # -1: no track of this class in the validation videos
             ),
         )
     )
     charts = []
     for outcome in outcomes:
         prefix = "" if len(outcomes) == 1 else f"{outcome.name}: "
-        shape = [curve for curve in outcome.curves if curve.name != "classification"]
-        label = [curve for curve in outcome.curves if curve.name == "classification"]
+        shape = [curve for curve in outcome.curves if curve.name != "class"]
+        label = [curve for curve in outcome.curves if curve.name == "class"]
         charts += [Chart(f"{prefix}mask losses", tuple(shape)), Chart(f"{prefix}class loss", tuple(label))]
     return Report(
         title="Masks from boxes",
         lead=(
-            f"A model of video instance segmentation, trained on this machine in {first.seconds / 60:.1f} minutes from "
+            f"A model of video instance segmentation, trained on this machine in {_minutes(first.seconds)} from "
             f"{synthetic.videos} synthetic videos with boxes. It never saw a mask."
         ),
         tiles=tuple(tiles),
@@ -241,9 +251,13 @@ def _report(config: DemoConfig, val: VideoDataset, outcomes: list[Outcome], seco
             f"Losses are averages over {settings.log_every} steps, weighted as trained, summed over decoder layers.",
             f"{settings.steps} steps of {settings.batch} clips of {config.clip.frames} frames, "
             f"{synthetic.width} x {synthetic.height} pixels; {torch.get_num_threads()} threads, {platform.machine()}, "
-            f"torch {torch.__version__}. Everything together took {seconds / 60:.1f} minutes.",
+            f"torch {torch.__version__}. Everything together took {_minutes(seconds)}.",
         ),
     )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _picture(video: Video, results: tuple[TrackResult, ...], infer: InferConfig) -> Picture:

@@ -58,10 +58,10 @@ def test_the_twin_and_the_model_without_tk_differ_in_supervision_alone(tmp_path,
         {curve.name for curve in demo.read_curves(tmp_path / "runs" / run / "log.jsonl")}
         for run in ("boxes", "boxes-no-tk", "masks")
     ]
-    assert "temporal" in logs[0]
-    assert "temporal" not in logs[1]
+    assert "TK-Loss" in logs[0]
+    assert "TK-Loss" not in logs[1]
     assert "projection" in logs[1]
-    assert "mask_dice" in logs[2]
+    assert "dice" in logs[2]
     assert "projection" not in logs[2]
     assert "of the twin&#x27;s AP" in (tmp_path / "report.html").read_text()
 

@@ -41,7 +41,7 @@ def overlay(
         opacity: of the masks' insides; their outlines are opaque.
     """
     height, width = frame_HW3.shape[:2]
-    line = max(1, round(min(height, width) / 240))
+    line = max(1, round(min(height, width) / 180))
     picture_HW3 = frame_HW3.astype(np.float32)
     if masks_NHW is not None:
         outlines = []
