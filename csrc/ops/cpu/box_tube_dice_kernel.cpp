@@ -1,7 +1,7 @@
 #include "../box_tube_dice.h"
 
-#include "../../common/dtype.h"
 #include "../../common/parallel.h"
+#include "../../common/scratch.h"
 
 namespace mfvis {
 namespace {
@@ -11,24 +11,30 @@ double overlap(double from_a, double to_a, double from_b, double to_b) {
   return length > 0 ? length : 0;
 }
 
-double intersection(const float* a, const float* b) {
-  return overlap(a[0], a[2], b[0], b[2]) * overlap(a[1], a[3], b[1], b[3]);
+// Of two tubes: the areas that their boxes share, summed over the frames.
+double intersection(const float* a, const float* b, int64_t frames) {
+  double sum = 0;
+  for (const float* const end = a + 4 * frames; a < end; a += 4, b += 4) {
+    sum += overlap(a[0], a[2], b[0], b[2]) * overlap(a[1], a[3], b[1], b[3]);
+  }
+  return sum;
 }
 
 void box_tube_dice(const BoxTubeDice& args) {
-  const int64_t frames = args.frames;
-  const int64_t grain = 16384 / (1 + args.count_b * frames);
+  const int64_t frames = args.frames, tube = 4 * frames;
+  const Scratch<double> volume_b(args.count_b);
+  for (int64_t j = 0; j < args.count_b; ++j) {
+    volume_b[j] = intersection(args.boxes_b + j * tube, args.boxes_b + j * tube, frames);
+  }
+  const int64_t grain = 1 + 16384 / (1 + args.count_b * frames);
   parallel_for(args.count_a, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      const float* const a = args.boxes_a + i * tube;
+      const double volume_a = intersection(a, a, frames);
       for (int64_t j = 0; j < args.count_b; ++j) {
-        double common = 0, total = 0;
-        for (int64_t t = 0; t < frames; ++t) {
-          const float* a = args.boxes_a + (i * frames + t) * 4;
-          const float* b = args.boxes_b + (j * frames + t) * 4;
-          common += intersection(a, b);
-          total += intersection(a, a) + intersection(b, b);
-        }
-        args.dice[i * args.count_b + j] = total > 0 ? static_cast<float>(2 * common / total) : 0;
+        const double both = volume_a + volume_b[j];
+        const double common = intersection(a, args.boxes_b + j * tube, frames);
+        args.dice[i * args.count_b + j] = both > 0 ? static_cast<float>(2 * common / both) : 0;
       }
     }
   });
