@@ -14,8 +14,9 @@ double overlap(double from_a, double to_a, double from_b, double to_b) {
 // Of two tubes: the areas that their boxes share, summed over the frames.
 double intersection(const float* a, const float* b, int64_t frames) {
   double sum = 0;
-  for (const float* const end = a + 4 * frames; a < end; a += 4, b += 4) {
-    sum += overlap(a[0], a[2], b[0], b[2]) * overlap(a[1], a[3], b[1], b[3]);
+#pragma omp simd reduction(+ : sum)
+  for (int64_t t = 0; t < 4 * frames; t += 4) {
+    sum += overlap(a[t], a[t + 2], b[t], b[t + 2]) * overlap(a[t + 1], a[t + 3], b[t + 1], b[t + 3]);
   }
   return sum;
 }
