@@ -21,7 +21,7 @@ from mfvis.data.video import read_frames
 from mfvis.data.ytvis import decode_mask, load_dataset, write_json, write_results
 from mfvis.errors import require
 from mfvis.eval.ytvis import MeanJ, Metrics, evaluate, mean_j
-from mfvis.infer.predictor import InferConfig, predict_video
+from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
 from mfvis.losses.criterion import LossConfig
 from mfvis.models.mask2former import ModelConfig
 from mfvis.train.checkpoint import load_model
@@ -138,7 +138,8 @@ def _outcome(name: str, config: Config, val: VideoDataset, infer: InferConfig) -
     started = time.perf_counter()
     checkpoint = train(config)
     seconds = time.perf_counter() - started
-    model, categories, _ = load_model(checkpoint)
+    model, categories, trained = load_model(checkpoint)
+    infer = sized_as_trained(infer, trained.clip)
     results, assigned = [], []
     for video in val.videos:
         found = predict_video(model, video, categories, infer)
@@ -238,7 +239,7 @@ def _report(config: DemoConfig, val: VideoDataset, outcomes: list[Outcome], seco
         ),
         tiles=tuple(tiles),
         captions=("frame", "boxes (not shown to the model)", "predicted masks", "true masks"),
-        pictures=tuple(_picture(video, first.results, config.infer) for video in val.videos[:SHOWN]),
+        pictures=tuple(_picture(video, first.results) for video in val.videos[:SHOWN]),
         tables=tuple(tables),
         charts=tuple(charts),
         notes=(
@@ -260,7 +261,7 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
-def _picture(video: Video, results: tuple[TrackResult, ...], infer: InferConfig) -> Picture:
+def _picture(video: Video, results: tuple[TrackResult, ...]) -> Picture:
     t = video.length // 2
     size = video.height, video.width
     mine = [result for result in results if result.video_id == video.id]

@@ -24,7 +24,7 @@ SMALL = {
         "decoder_ffn_dim": 8,
     },
     "train": {"steps": 4, "warmup": 1, "batch": 2, "per_device": 2, "log_every": 2},
-    "infer": {"short_side": 64},
+    "clip": {"short_sides": [64]},
 }
 
 

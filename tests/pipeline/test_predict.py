@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mfvis.config import Config
 from mfvis.data.augment import resize_frames
+from mfvis.data.clips import ClipConfig
 from mfvis.data.video import VideoWriter, open_video, read_frames
 from mfvis.data.ytvis import decode_mask, mask_box
 from mfvis.errors import ConfigError
@@ -31,6 +33,9 @@ TINY = ModelConfig(
     decoder_ffn_dim=16,
     queries=5,
 )
+
+
+TRAINED = Config(Path("train.json"), model=TINY, clip=ClipConfig(short_sides=(48, 32)))
 
 
 @pytest.fixture
@@ -102,9 +107,9 @@ def test_masks_come_out_where_their_logits_are():
 
 
 def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("mfvis.train.checkpoint.load_model", lambda path: (model, CATEGORIES, None))
+    monkeypatch.setattr("mfvis.train.checkpoint.load_model", lambda path, device: (model, CATEGORIES, TRAINED))
     out = tmp_path / "out"
-    config = predictor.PredictConfig(video_file, Path("any"), out, 0.0, "cpu", InferConfig(short_side=32))
+    config = predictor.PredictConfig(video_file, Path("any"), out, 0.0, "cpu")
     predictor.run(config)
     results = json.loads((out / "results.json").read_text())
     tracks = json.loads((out / "tracks.json").read_text())
@@ -118,6 +123,11 @@ def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp
 
     predictor.run(replace(config, min_score=1.0))
     assert json.loads((out / "tracks.json").read_text())[0]["tracks"] == []
+
+
+def test_frames_are_sized_as_in_training_unless_told_otherwise():
+    assert predictor.sized_as_trained(InferConfig(), TRAINED.clip).short_side == 32
+    assert predictor.sized_as_trained(InferConfig(short_side=64), TRAINED.clip).short_side == 64
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])

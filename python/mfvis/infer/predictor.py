@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor
 
 from mfvis.data.augment import fitted_size, resize_frames
-from mfvis.data.clips import MULTIPLE
+from mfvis.data.clips import MULTIPLE, ClipConfig
 from mfvis.data.video import VideoWriter, open_video, read_frames
 from mfvis.data.ytvis import decode_mask, encode_mask, load_dataset, mask_box, write_json, write_results
 from mfvis.errors import ConfigError, require
@@ -28,8 +28,8 @@ from mfvis.vis.draw import overlay
 class InferConfig:
     """How a video goes through the model."""
 
-    short_side: int = 360
-    """Frames are scaled to this short side, aspect kept."""
+    short_side: int | None = None
+    """Frames are scaled to this short side, aspect kept; by default the least one of the model's training."""
     max_side: int = 1333
     """The long side is at most this; the short side gives way."""
     top: int = 10
@@ -39,7 +39,8 @@ class InferConfig:
 
     def __post_init__(self) -> None:
         names = ("short_side", "max_side", "top", "chunk")
-        require(self, {name: (getattr(self, name) >= 1, "1 or more") for name in names})
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        require(self, {name: (value >= 1, "1 or more") for name, value in given.items()})
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ def run(config: PredictConfig) -> None:
         videos: Sequence[Video] = load_dataset(config.source, boxes_from_masks=True).videos
     else:
         videos = (open_video(config.source),)
-    model, categories, _ = load_model(config.checkpoint)
-    model.to(device_of(config.device))
+    model, categories, trained = load_model(config.checkpoint, device_of(config.device))
+    infer = sized_as_trained(config.infer, trained.clip)
     results: list[TrackResult] = []
     for number, video in enumerate(videos, start=1):
-        found = predict_video(model, video, categories, config.infer)
+        found = predict_video(model, video, categories, infer)
         kept = [result for result in found if result.score >= config.min_score]
         names = {category.id: category.name for category in categories}
         labels = [f"{names[result.category_id]} {result.score:.2f}" for result in kept]
@@ -81,6 +82,11 @@ def run(config: PredictConfig) -> None:
     write_results(config.out / "results.json", results)
     write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
     print(f"wrote results.json, tracks.json and {len(videos)} overlay videos to {config.out}")
+
+
+def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
+    """The configuration with a short side: where none is given the least one that the model was trained with."""
+    return config if config.short_side else replace(config, short_side=min(clip.short_sides))
 
 
 def device_of(name: str) -> torch.device:
@@ -105,11 +111,13 @@ def predict_video(
     The whole video is one clip, as in the paper: softmax over the classes, the `top` best pairs of query and class,
     mask where the logit is above 0. Frames are read and pass the backbone and the pixel decoder `chunk` at a time; the
     masks of the chosen pairs alone are enlarged, frame by frame. What grows with the video is what the decoder sees:
-    per frame the stride-4 embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4.
+    per frame the stride-4 embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. Without a
+    `short_side` frames keep their size.
     """
     model.eval()
     device = next(model.parameters()).device
-    height, width = fitted_size(video.height, video.width, config.short_side, config.max_side)
+    short_side = config.short_side or min(video.height, video.width)
+    height, width = fitted_size(video.height, video.width, short_side, config.max_side)
     pixels: PixelFeatures | None = None
     for first in range(0, video.length, config.chunk):
         frames = read_frames(video, range(first, min(first + config.chunk, video.length)))
