@@ -1,8 +1,8 @@
 """The floor of pairwise_loss: every unordered pair of neighbours once, 4 per pixel of the boxes instead of 8.
 
 The forward pass needs an exponential, a logarithm and a division per pair, some 40 operations; the backward pass an
-exponential and a division. With boxes of about 11 % of the frame, N 10 and T 5 that is 0.6 million pairs, 40 MFLOP: under
-1 ms on two cores. Logits in, gradient out: 10 MB, mostly the gradient's zeros.
+exponential and a division. With boxes of about 11 % of the frame, N 10 and T 5 that is 0.6 million pairs, 40 MFLOP:
+under 1 ms on two cores. Logits in, gradient out: 10 MB, mostly the gradient's zeros.
 """
 
 from __future__ import annotations

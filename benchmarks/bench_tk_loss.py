@@ -1,9 +1,9 @@
 """The floor of tk_loss: only pixels inside the boxes count, about 14 % of the frame here.
 
-Per counted pixel and match the forward pass needs two exponentials, a logarithm and a division, some 55 operations, and a
-gather; the backward pass two exponentials, a division, a gather and a scatter. N 10, 5 pairs and k 5 make 0.9 million
-matches: 0.1 GFLOP, or 1 ms of two cores, to which gathers and scatters of single elements add 1 to 2 ns per match. Logits
-in, gradient out: 10 MB, mostly the gradient's zeros.
+Per counted pixel and match the forward pass needs two exponentials, a logarithm and a division, some 55 operations, and
+a gather; the backward pass two exponentials, a division, a gather and a scatter. N 10, 5 pairs and k 5 make 0.9 million
+matches: 0.1 GFLOP, or 1 ms of two cores, to which gathers and scatters of single elements add 1 to 2 ns per match.
+Logits in, gradient out: 10 MB, mostly the gradient's zeros.
 """
 
 from __future__ import annotations

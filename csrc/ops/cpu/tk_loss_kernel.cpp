@@ -77,9 +77,12 @@ struct Window {
     const float per_row = 1.0f / static_cast<float>(side);
     const int32_t y0 = static_cast<int32_t>(y) + first_dy, x0 = static_cast<int32_t>(x) + first_dx;
     const int32_t own = static_cast<int32_t>(y * width + x);
+    // Whole vectors here too, unless they would leave the plane.
+    const int32_t padded = static_cast<int32_t>(whole_vectors(size));
+    const int32_t read = own + padded <= height * width ? padded : static_cast<int32_t>(size);
     uint32_t any = 0;
 #pragma omp simd reduction(| : any)
-    for (int32_t i = 0; i < static_cast<int32_t>(size); ++i) {
+    for (int32_t i = 0; i < read; ++i) {
       const int32_t candidate = offset[i];
       const int32_t row = static_cast<int32_t>((static_cast<float>(candidate) + 0.5f) * per_row);
       const int32_t source_y = y0 + dilation * row;
@@ -90,7 +93,7 @@ struct Window {
       kept[i] = exists ? weight[i] : 0.0f;
       any |= bits_as<uint32_t>(kept[i]) << 1;  // -0 is no weight either
     }
-    for (int64_t i = size; i < whole_vectors(size); ++i) kept[i] = 0;
+    for (int64_t i = size; i < padded; ++i) kept[i] = 0;
     return any != 0;
   }
 
@@ -214,7 +217,9 @@ void forward(const TkLoss& args, Compute<T>* loss_sum, Compute<T>* weight_sum) {
   parallel_for(args.instances * args.pair_count, 1, [&](int64_t begin, int64_t end) {
     const Rows<Compute<T>> rows(args.width);
     for (int64_t item = begin; item < end; ++item) {
-      sum_pair<T>(args, item / args.pair_count, item % args.pair_count, rows, loss_sum + item, weight_sum + item);
+      // The instances of a pair one after the other: its offsets and weights stay in the cache.
+      const int64_t n = item % args.instances, pair = item / args.instances, at = n * args.pair_count + pair;
+      sum_pair<T>(args, n, pair, rows, loss_sum + at, weight_sum + at);
     }
   });
 }
@@ -222,6 +227,7 @@ void forward(const TkLoss& args, Compute<T>* loss_sum, Compute<T>* weight_sum) {
 // Where a gradient is accumulated: in the output itself where its elements are those of the computation, else beside it.
 template <typename T>
 struct Accumulator {
+  static constexpr bool in_place = false;
   explicit Accumulator(int64_t size) : sums(size) {}
   Compute<T>* in(T*) const { return sums; }
   void finish(T* grad, int64_t size) const {
@@ -231,6 +237,7 @@ struct Accumulator {
 };
 template <typename T>
 struct InPlace {
+  static constexpr bool in_place = true;
   explicit InPlace(int64_t) {}
   T* in(T* grad) const { return grad; }
   void finish(T*, int64_t) const {}
@@ -250,13 +257,18 @@ void backward(const TkLoss& args, const Compute<T>* grad_loss_sum, T* grad_logit
   parallel_for(args.instances, 1, [&](int64_t begin, int64_t end) {
     const Rows<Compute<T>> rows(args.width);
     const Accumulator<T> accumulator(size);
-    for (int64_t n = begin; n < end; ++n) {
-      Compute<T>* grad = accumulator.in(grad_logits + n * size);
-      for (int64_t i = 0; i < size; ++i) grad[i] = 0;
+    // Again the instances of a pair one after the other, if their sums need no memory of their own.
+    const int64_t group = Accumulator<T>::in_place ? end - begin : 1;
+    for (int64_t first = begin; first < end; first += group) {
+      Compute<T>* sums = accumulator.in(grad_logits + first * size);
+      for (int64_t i = 0; i < group * size; ++i) sums[i] = 0;
       for (int64_t pair = 0; pair < args.pair_count; ++pair) {
-        backward_pair<T>(args, n, pair, grad_loss_sum[n * args.pair_count + pair], rows, grad);
+        for (int64_t n = first; n < first + group; ++n) {
+          const Compute<T> grad_sum = grad_loss_sum[n * args.pair_count + pair];
+          backward_pair<T>(args, n, pair, grad_sum, rows, sums + (n - first) * size);
+        }
       }
-      accumulator.finish(grad_logits + n * size, size);
+      accumulator.finish(grad_logits + first * size, size);
     }
   });
 }
