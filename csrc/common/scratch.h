@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "dtype.h"
+
 namespace mfvis {
 namespace {
 
@@ -19,9 +21,10 @@ class Scratch {
   T* data_;
 };
 
-// A row's size rounded up to whole vectors: loops over padded rows have no remainder, whose elements cost a vector each.
+// A row's size rounded up to whole vectors: loops over padded rows have no remainder, whose elements cost a vector
+// each.
 constexpr int64_t lanes = 16;
-__attribute__((always_inline)) inline int64_t whole_vectors(int64_t size) { return (size + lanes - 1) & ~(lanes - 1); }
+MFVIS_HOST_DEVICE int64_t whole_vectors(int64_t size) { return (size + lanes - 1) & ~(lanes - 1); }
 
 }  // namespace
 }  // namespace mfvis

@@ -9,9 +9,9 @@
 
 namespace mfvis {
 
-// pairs int64 [P, 2] of frames 0..T-1 and shift int64 [B, P, 2] on the device of `anchor`; radius and dilation such that a
-// window index fits in int16 and a pixel's index in int32. Values are looked at on the CPU alone: elsewhere that would wait
-// for the device.
+// pairs int64 [P, 2] of frames 0..T-1 and shift int64 [B, P, 2] on the device of `anchor`; radius and dilation such
+// that a window index fits in int16 and a pixel's index in int32. Values are looked at on the CPU alone: elsewhere that
+// would wait for the device.
 void check_match_geometry(const Check& check, const Tensor& anchor, const char* anchor_name, const Tensor& pairs,
                           const std::optional<Tensor>& shift, int64_t videos, int64_t frames, int64_t height,
                           int64_t width, int64_t radius, int64_t dilation);

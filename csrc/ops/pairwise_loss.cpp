@@ -58,9 +58,12 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& f
              "is " + std::to_string(kernel_size), "an odd number, 1 to 255");
   check.that(dilation >= 1 && dilation <= 16384, "dilation", "is " + std::to_string(dilation), "1 to 16384");
   check.that(!std::isnan(threshold), "threshold", "is nan", "a number");
-  return {torch::stable::contiguous(mask_logits), torch::stable::contiguous(frames),
-          torch::stable::contiguous(boxes),       torch::stable::contiguous(video_index),
-          kernel_size,                            dilation,
+  return {torch::stable::contiguous(mask_logits),
+          torch::stable::contiguous(frames),
+          torch::stable::contiguous(boxes),
+          torch::stable::contiguous(video_index),
+          kernel_size,
+          dilation,
           threshold};
 }
 
@@ -69,8 +72,8 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& f
 std::tuple<Tensor, Tensor> pairwise_loss_terms(const Tensor& mask_logits, const Tensor& frames, const Tensor& boxes,
                                                const Tensor& video_index, int64_t kernel_size, int64_t dilation,
                                                double threshold) {
-  const Arguments arguments = checked(Check("pairwise_loss_terms"), mask_logits, frames, boxes, video_index,
-                                      kernel_size, dilation, threshold);
+  const Arguments arguments =
+      checked(Check("pairwise_loss_terms"), mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
   const std::initializer_list<int64_t> shape{mask_logits.size(0), mask_logits.size(1)};
   Tensor loss_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
   Tensor count = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
@@ -85,8 +88,7 @@ Tensor pairwise_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& m
                                     const Tensor& boxes, const Tensor& video_index, int64_t kernel_size,
                                     int64_t dilation, double threshold) {
   const Check check("pairwise_loss_terms_backward");
-  const Arguments arguments =
-      checked(check, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
+  const Arguments arguments = checked(check, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
   check.sizes("grad_loss_sum", grad_loss_sum, {mask_logits.size(0), mask_logits.size(1)}, "[N, T]");
   check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(mask_logits)});
   check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", mask_logits);

@@ -25,12 +25,11 @@ std::tuple<Tensor, Tensor> temporal_topk(const Tensor& frames, const Tensor& pai
   const int64_t border = patch_size - 1;
   const Tensor padded = torch::stable::new_empty(
       frames, {videos, frames.size(1), frames.size(2), height + border, width + border}, ScalarType::Float);
-  temporal_topk_kernel.on(frames)({tight_frames.const_data_ptr(), dtype_of(frames),
-                                   tight_pairs.const_data_ptr<int64_t>(),
-                                   tight_shift ? tight_shift->const_data_ptr<int64_t>() : nullptr, videos,
-                                   frames.size(1), frames.size(2), height, width, pairs.size(0), patch_size, radius,
-                                   dilation, k, padded.mutable_data_ptr<float>(), distance.mutable_data_ptr<float>(),
-                                   offset.mutable_data_ptr<int16_t>()});
+  temporal_topk_kernel.on(frames)(
+      {tight_frames.const_data_ptr(), dtype_of(frames), tight_pairs.const_data_ptr<int64_t>(),
+       tight_shift ? tight_shift->const_data_ptr<int64_t>() : nullptr, videos, frames.size(1), frames.size(2), height,
+       width, pairs.size(0), patch_size, radius, dilation, k, padded.mutable_data_ptr<float>(),
+       distance.mutable_data_ptr<float>(), offset.mutable_data_ptr<int16_t>()});
   return {distance, offset};
 }
 

@@ -71,8 +71,8 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& o
 std::tuple<Tensor, Tensor> tk_loss_terms(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
                                          const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
                                          int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
-  const Arguments arguments = checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index,
-                                      radius, dilation, shift);
+  const Arguments arguments =
+      checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
   const std::initializer_list<int64_t> shape{mask_logits.size(0), pairs.size(0)};
   Tensor loss_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
   Tensor weight_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
@@ -84,9 +84,8 @@ std::tuple<Tensor, Tensor> tk_loss_terms(const Tensor& mask_logits, const Tensor
 }
 
 Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_logits, const Tensor& offset,
-                              const Tensor& weight, const Tensor& pairs, const Tensor& boxes,
-                              const Tensor& video_index, int64_t radius, int64_t dilation,
-                              std::optional<Tensor> shift) {
+                              const Tensor& weight, const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
+                              int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
   const Check check("tk_loss_terms_backward");
   const Arguments arguments =
       checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);

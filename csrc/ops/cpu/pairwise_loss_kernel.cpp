@@ -1,7 +1,7 @@
 // The disagreement is symmetric, so every unordered pair of neighbours is computed once and counted as often as the
 // contract meets it: once for each of its two pixels that lies in the box. Half the neighbours therefore suffice, those
-// below and those to the right. Only the box and its surroundings are visited, one row of pairs at a time; each instance
-// and frame has its own sums and its own gradient, written by one thread in a fixed order.
+// below and those to the right. Only the box and its surroundings are visited, one row of pairs at a time; each
+// instance and frame has its own sums and its own gradient, written by one thread in a fixed order.
 #include "../pairwise_loss.h"
 
 #include "../../common/box.h"
@@ -36,8 +36,8 @@ struct Region {
   Span around_rows{0, 0}, around_columns{0, 0};
 };
 
-// visit(y, dy, dx, x_begin, x_end, first_counts, second_counts) for every row of pairs (y, x), (y + dy, x + dx) that touches
-// the box; first_counts and second_counts say whether the rows of the two pixels do.
+// visit(y, dy, dx, x_begin, x_end, first_counts, second_counts) for every row of pairs (y, x), (y + dy, x + dx) that
+// touches the box; first_counts and second_counts say whether the rows of the two pixels do.
 template <typename Visit>
 void each_row_of_pairs(const PairwiseLoss& args, const Region& region, const Visit& visit) {
   const int64_t half = args.kernel_size / 2;
@@ -100,7 +100,7 @@ void prepare(const Region& region, const T* logits, const Planes<Compute<T>>& pl
   for (int64_t y = region.around_rows.begin; y < region.around_rows.end; ++y) {
     const int64_t first = y * region.width + region.around_columns.begin;
     const int64_t size = region.around_columns.end - region.around_columns.begin;
-    Compute<T> *a = planes.logits + first, *decay_a = planes.decays + first;
+    Compute<T>*a = planes.logits + first, *decay_a = planes.decays + first;
 #pragma omp simd
     for (int64_t i = 0; i < size; ++i) a[i] = load(logits[first + i]);
 #pragma omp simd
@@ -124,19 +124,21 @@ void sum_frame(const PairwiseLoss& args, int64_t item, const Planes<Compute<T>>&
   C *loss = planes.loss, *counts = planes.counts;  // per column, added up at the end
   for (int64_t x = 0; x < args.width + lanes; ++x) loss[x] = counts[x] = 0;
   const float* colours = colours_of(args, item);
-  each_row_of_pairs(args, region, [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts,
-                                      bool second_counts) {
-    int32_t* const count = planes.count;
-    count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
-    const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = whole_vectors(x_end - x_begin);
-    const C *a = planes.logits + p, *decay_a = planes.decays + p, *b = planes.logits + q, *decay_b = planes.decays + q;
+  each_row_of_pairs(
+      args, region,
+      [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts, bool second_counts) {
+        int32_t* const count = planes.count;
+        count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
+        const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = whole_vectors(x_end - x_begin);
+        const C *a = planes.logits + p, *decay_a = planes.decays + p, *b = planes.logits + q,
+                *decay_b = planes.decays + q;
 #pragma omp simd
-    for (int64_t i = 0; i < size; ++i) {
-      const C term = static_cast<C>(count[i]) * disagreement(a[i], decay_a[i], b[i], decay_b[i]);
-      loss[x_begin + i] += count[i] != 0 ? term : C(0);  // what is not counted may be infinite
-      counts[x_begin + i] += static_cast<C>(count[i]);
-    }
-  });
+        for (int64_t i = 0; i < size; ++i) {
+          const C term = static_cast<C>(count[i]) * disagreement(a[i], decay_a[i], b[i], decay_b[i]);
+          loss[x_begin + i] += count[i] != 0 ? term : C(0);  // what is not counted may be infinite
+          counts[x_begin + i] += static_cast<C>(count[i]);
+        }
+      });
   double total_loss = 0, total_count = 0;
   for (int64_t x = 0; x < args.width; ++x) {
     total_loss += loss[x];
@@ -155,24 +157,26 @@ void backward_frame(const PairwiseLoss& args, int64_t item, Compute<T> grad_sum,
   if (region.empty()) return;
   prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes);
   const float* colours = colours_of(args, item);
-  each_row_of_pairs(args, region, [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts,
-                                      bool second_counts) {
-    int32_t* const count = planes.count;
-    count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
-    const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = whole_vectors(x_end - x_begin);
-    const C *a = planes.logits + p, *decay_a = planes.decays + p, *b = planes.logits + q, *decay_b = planes.decays + q;
-    C *to_b = planes.slope, *grad_a = grad + p, *grad_b = grad + q;
+  each_row_of_pairs(
+      args, region,
+      [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts, bool second_counts) {
+        int32_t* const count = planes.count;
+        count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
+        const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = whole_vectors(x_end - x_begin);
+        const C *a = planes.logits + p, *decay_a = planes.decays + p, *b = planes.logits + q,
+                *decay_b = planes.decays + q;
+        C *to_b = planes.slope, *grad_a = grad + p, *grad_b = grad + q;
 #pragma omp simd
-    for (int64_t i = 0; i < size; ++i) {
-      const C scale = grad_sum * static_cast<C>(count[i]);
-      C slope_a, slope_b;
-      disagreement_slopes(a[i], decay_a[i], b[i], decay_b[i], scale, slope_a, slope_b);
-      grad_a[i] += count[i] != 0 ? slope_a : C(0);
-      to_b[i] = count[i] != 0 ? slope_b : C(0);
-    }
-    // Not in the loop above: the two rows are one where dy is 0.
-    for (int64_t i = 0; i < size; ++i) grad_b[i] += to_b[i];
-  });
+        for (int64_t i = 0; i < size; ++i) {
+          const C scale = grad_sum * static_cast<C>(count[i]);
+          C slope_a, slope_b;
+          disagreement_slopes(a[i], decay_a[i], b[i], decay_b[i], scale, slope_a, slope_b);
+          grad_a[i] += count[i] != 0 ? slope_a : C(0);
+          to_b[i] = count[i] != 0 ? slope_b : C(0);
+        }
+        // Not in the loop above: the two rows are one where dy is 0.
+        for (int64_t i = 0; i < size; ++i) grad_b[i] += to_b[i];
+      });
 }
 
 template <typename T>

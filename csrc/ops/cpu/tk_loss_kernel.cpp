@@ -1,7 +1,7 @@
-// Only the pixels that count are visited: per row of an instance the union of its boxes' columns, as a few spans. Per span
-// and match the sources are gathered, then the formulas run along the row on contiguous memory. Every instance and pair
-// has its own sums, and in the backward pass every instance its own gradient, written by one thread in a fixed order: no
-// atomics, and the same bits for any number of threads.
+// Only the pixels that count are visited: per row of an instance the union of its boxes' columns, as a few spans. Per
+// span and match the sources are gathered, then the formulas run along the row on contiguous memory. Every instance and
+// pair has its own sums, and in the backward pass every instance its own gradient, written by one thread in a fixed
+// order: no atomics, and the same bits for any number of threads.
 #include "../tk_loss.h"
 
 #include "../../common/box.h"
@@ -224,7 +224,8 @@ void forward(const TkLoss& args, Compute<T>* loss_sum, Compute<T>* weight_sum) {
   });
 }
 
-// Where a gradient is accumulated: in the output itself where its elements are those of the computation, else beside it.
+// Where a gradient is accumulated: in the output itself where its elements are those of the computation, else beside
+// it.
 template <typename T>
 struct Accumulator {
   static constexpr bool in_place = false;
