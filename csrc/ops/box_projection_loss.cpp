@@ -8,54 +8,72 @@
 namespace mfvis {
 namespace {
 
-ScalarType loss_type(const Tensor& mask_logits) {
-  return mask_logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
+ScalarType compute_type(ScalarType type) { return type == ScalarType::Double ? type : ScalarType::Float; }
 
-void check_arguments(const Check& check, const Tensor& mask_logits, const Tensor& boxes) {
-  check.dim("mask_logits", mask_logits, 4, "[N, T, H, W]");
-  check.floating("mask_logits", mask_logits);
-  const int64_t longest = std::max(mask_logits.size(2), mask_logits.size(3));
-  check.that(longest <= INT32_MAX, "mask_logits", "has an axis of " + std::to_string(longest), "H and W below 2^31");
-  check.sizes("boxes", boxes, {mask_logits.size(0), mask_logits.size(1), 4}, "[N, T, 4]");
-  check.dtype("boxes", boxes, {ScalarType::Float});
-  check.same_device("boxes", boxes, "mask_logits", mask_logits);
-}
-
-BoxProjection arguments(const Tensor& logits, const Tensor& boxes) {
-  return {logits.const_data_ptr(), dtype_of(logits), boxes.const_data_ptr<float>(), logits.size(0), logits.size(1),
-          logits.size(2),          logits.size(3)};
+BoxProjection arguments(const Tensor& like, const Tensor& boxes) {
+  return {like.const_data_ptr(), dtype_of(like), boxes.const_data_ptr<float>(), like.size(0), like.size(1),
+          like.size(2),          like.size(3)};
 }
 
 }  // namespace
 
-Tensor box_projection_loss(const Tensor& mask_logits, const Tensor& boxes) {
-  check_arguments(Check("box_projection_loss"), mask_logits, boxes);
-  Tensor loss = torch::stable::new_zeros(mask_logits, {}, loss_type(mask_logits));
-  if (mask_logits.numel() == 0) return loss;
+std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logits, const Tensor& boxes) {
+  const Check check("box_projection_loss");
+  check.dim("mask_logits", mask_logits, 4, "[N, T, H, W]");
+  check.floating("mask_logits", mask_logits);
+  const int64_t instances = mask_logits.size(0), frames = mask_logits.size(1);
+  const int64_t height = mask_logits.size(2), width = mask_logits.size(3), longest = std::max(height, width);
+  check.that(longest <= INT32_MAX, "mask_logits", "has an axis of " + std::to_string(longest), "H and W below 2^31");
+  check.sizes("boxes", boxes, {instances, frames, 4}, "[N, T, 4]");
+  check.dtype("boxes", boxes, {ScalarType::Float});
+  check.same_device("boxes", boxes, "mask_logits", mask_logits);
+
+  const ScalarType type = compute_type(mask_logits.scalar_type());
+  Tensor loss = torch::stable::new_zeros(mask_logits, {}, type);
+  Tensor p = torch::stable::new_zeros(mask_logits, {instances, frames, height + width}, type);
+  Tensor position = torch::stable::new_zeros(mask_logits, {instances, frames, height + width}, ScalarType::Int);
+  if (mask_logits.numel() == 0) return {loss, p, position};
   const Tensor logits = torch::stable::contiguous(mask_logits), tight_boxes = torch::stable::contiguous(boxes);
-  const Tensor per_frame = torch::stable::new_empty(logits, {logits.size(0), logits.size(1)}, ScalarType::Double);
-  box_projection_loss_kernel.on(logits)(arguments(logits, tight_boxes), loss.mutable_data_ptr(),
-                                        per_frame.mutable_data_ptr<double>());
-  return loss;
+  const Tensor per_frame = torch::stable::new_empty(logits, {instances, frames}, ScalarType::Double);
+  box_projection_terms_kernel.on(logits)(arguments(logits, tight_boxes),
+                                         {p.mutable_data_ptr(), position.mutable_data_ptr<int32_t>()},
+                                         loss.mutable_data_ptr(), per_frame.mutable_data_ptr<double>());
+  return {loss, p, position};
 }
 
-Tensor box_projection_loss_backward(const Tensor& grad_loss, const Tensor& mask_logits, const Tensor& boxes) {
-  const Check check("box_projection_loss_backward");
-  check_arguments(check, mask_logits, boxes);
+// mask_logits gives shape, dtype and device; its elements are not read.
+Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask_logits, const Tensor& boxes,
+                                     const Tensor& p, const Tensor& position) {
+  const Check check("box_projection_terms_backward");
+  check.dim("mask_logits", mask_logits, 4, "[N, T, H, W]");
+  check.floating("mask_logits", mask_logits);
+  const int64_t instances = mask_logits.size(0), frames = mask_logits.size(1);
+  const int64_t profile = mask_logits.size(2) + mask_logits.size(3);
+  const ScalarType type = compute_type(mask_logits.scalar_type());
+  check.sizes("boxes", boxes, {instances, frames, 4}, "[N, T, 4]");
+  check.dtype("boxes", boxes, {ScalarType::Float});
+  check.sizes("p", p, {instances, frames, profile}, "[N, T, H + W]");
+  check.dtype("p", p, {type});
+  check.sizes("position", position, {instances, frames, profile}, "[N, T, H + W]");
+  check.dtype("position", position, {ScalarType::Int});
   check.sizes("grad_loss", grad_loss, {}, "a scalar");
-  check.dtype("grad_loss", grad_loss, {loss_type(mask_logits)});
-  check.same_device("grad_loss", grad_loss, "mask_logits", mask_logits);
-  Tensor grad_logits =
-      torch::stable::new_empty(mask_logits, mask_logits.sizes());  // contiguous, whatever the strides of the logits
+  check.dtype("grad_loss", grad_loss, {type});
+  for (const Tensor& other : {boxes, p, position, grad_loss}) {
+    check.same_device("an argument", other, "mask_logits", mask_logits);
+  }
+  Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());  // contiguous, as the gradient is
   if (mask_logits.numel() == 0) return grad_logits;
-  const Tensor logits = torch::stable::contiguous(mask_logits), tight_boxes = torch::stable::contiguous(boxes);
-  box_projection_loss_backward_kernel.on(logits)(arguments(logits, tight_boxes), grad_loss.const_data_ptr(),
-                                                 grad_logits.mutable_data_ptr());
+  const Tensor tight_boxes = torch::stable::contiguous(boxes), tight_p = torch::stable::contiguous(p);
+  const Tensor tight_position = torch::stable::contiguous(position);
+  box_projection_terms_backward_kernel.on(grad_logits)(
+      arguments(grad_logits, tight_boxes),
+      {const_cast<void*>(tight_p.const_data_ptr()), const_cast<int32_t*>(tight_position.const_data_ptr<int32_t>())},
+      grad_loss.const_data_ptr(), grad_logits.mutable_data_ptr());
   return grad_logits;
 }
 
-MFVIS_OPERATOR(box_projection_loss, "(Tensor mask_logits, Tensor boxes) -> Tensor")
-MFVIS_OPERATOR(box_projection_loss_backward, "(Tensor grad_loss, Tensor mask_logits, Tensor boxes) -> Tensor")
+MFVIS_OPERATOR(box_projection_terms, "(Tensor mask_logits, Tensor boxes) -> (Tensor, Tensor, Tensor)")
+MFVIS_OPERATOR(box_projection_terms_backward,
+               "(Tensor grad_loss, Tensor mask_logits, Tensor boxes, Tensor p, Tensor position) -> Tensor")
 
 }  // namespace mfvis

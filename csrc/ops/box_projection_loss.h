@@ -17,12 +17,19 @@ struct BoxProjection {
   int64_t width;
 };
 
-// loss: a scalar of the compute type of the logits; per_frame: float64 [N, T], scratch.
-inline Kernel<void(const BoxProjection&, void* loss, double* per_frame)> box_projection_loss_kernel{
-    "box_projection_loss"};
+// What the forward pass keeps for the backward pass: of each row, then of each column, the maximum of the probabilities
+// and where it is first (of a row the column, of a column the row). The logits themselves are not needed again.
+struct BoxProfiles {
+  void* p;            // [N, T, H + W] of the compute type of the logits
+  int32_t* position;  // [N, T, H + W]
+};
 
-// grad_loss: a scalar of the compute type; grad_logits: as the logits, written whole.
-inline Kernel<void(const BoxProjection&, const void* grad_loss, void* grad_logits)> box_projection_loss_backward_kernel{
-    "box_projection_loss_backward"};
+// loss: a scalar of the compute type of the logits; per_frame: float64 [N, T], scratch.
+inline Kernel<void(const BoxProjection&, const BoxProfiles&, void* loss, double* per_frame)>
+    box_projection_terms_kernel{"box_projection_loss"};
+
+// grad_loss: a scalar of the compute type; grad_logits: as the logits, written whole. The logits are not read.
+inline Kernel<void(const BoxProjection&, const BoxProfiles&, const void* grad_loss, void* grad_logits)>
+    box_projection_terms_backward_kernel{"box_projection_loss"};
 
 }  // namespace mfvis

@@ -30,27 +30,37 @@ def box_projection_loss(mask_logits: Tensor, boxes: Tensor) -> Tensor:
     return torch.ops.mfvis.box_projection_loss(mask_logits, boxes)
 
 
-@torch.library.register_fake("mfvis::box_projection_loss")
+torch.library.define("mfvis::box_projection_loss", "(Tensor mask_logits, Tensor boxes) -> Tensor")
+
+
+@torch.library.impl("mfvis::box_projection_loss", "CompositeImplicitAutograd")
 def _(mask_logits: Tensor, boxes: Tensor) -> Tensor:
+    return torch.ops.mfvis.box_projection_terms(mask_logits, boxes)[0]
+
+
+@torch.library.register_fake("mfvis::box_projection_terms")
+def _(mask_logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
-    return mask_logits.new_empty((), dtype=dtype)
+    instances, frames, height, width = mask_logits.shape
+    p = mask_logits.new_empty((instances, frames, height + width), dtype=dtype)
+    return mask_logits.new_empty((), dtype=dtype), p, p.new_empty(p.shape, dtype=torch.int32)
 
 
-@torch.library.register_fake("mfvis::box_projection_loss_backward")
-def _(grad_loss: Tensor, mask_logits: Tensor, boxes: Tensor) -> Tensor:
+@torch.library.register_fake("mfvis::box_projection_terms_backward")
+def _(grad_loss: Tensor, mask_logits: Tensor, boxes: Tensor, p: Tensor, position: Tensor) -> Tensor:
     return mask_logits.new_empty(mask_logits.shape)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*inputs, *output[1:])
 
 
-def _backward(ctx, grad_loss: Tensor) -> tuple[Tensor, None]:
-    mask_logits, boxes = ctx.saved_tensors
-    return torch.ops.mfvis.box_projection_loss_backward(grad_loss, mask_logits, boxes), None
+def _backward(ctx, grad_loss: Tensor, *_of_constants: Tensor) -> tuple[Tensor, None]:
+    return torch.ops.mfvis.box_projection_terms_backward(grad_loss, *ctx.saved_tensors), None
 
 
-torch.library.register_autograd("mfvis::box_projection_loss", _backward, setup_context=_setup_context)
+torch.library.register_autograd("mfvis::box_projection_terms", _backward, setup_context=_setup_context)
 forbid_backward(
-    "mfvis::box_projection_loss_backward", "cannot be differentiated: the loss has no second derivative here"
+    "mfvis::box_projection_terms_backward", "cannot be differentiated: the loss has no second derivative here"
 )

@@ -21,37 +21,55 @@ C sigmoid(C x) {
 // the logits, then H + W sigmoids. A frame is two profiles, what each row and what each column shows of the mask.
 template <typename C>
 struct Profiles {
-  Profiles(int64_t height, int64_t width) : row_max(height), column_max(width), row_p(height), column_p(width) {}
-
-  Scratch<C> row_max;     // [H]
-  Scratch<C> column_max;  // [W]
-  Scratch<C> row_p;       // [H] σ(row_max)
-  Scratch<C> column_p;    // [W]
+  C* row_p;                  // [H]
+  C* column_p;               // [W]
+  int32_t* first_of_row;     // [H], a column
+  int32_t* first_of_column;  // [W], a row
 };
 
-// Where the maxima are: of each row the first column, of each column the first row.
-struct FirstPositions {
-  FirstPositions(int64_t height, int64_t width) : of_row(height), of_column(width) {}
+template <typename C>
+Profiles<C> profiles_of(const BoxProjection& args, const BoxProfiles& kept, int64_t item) {
+  C* const p = static_cast<C*>(kept.p) + item * (args.height + args.width);
+  int32_t* const position = kept.position + item * (args.height + args.width);
+  return {p, p + args.height, position, position + args.height};
+}
 
-  Scratch<int32_t> of_row;     // [H]
-  Scratch<int32_t> of_column;  // [W]
-};
+// The first column of the row with this value; 0 if none has it (a row of NaN has no maximum). In chunks, so that it
+// can stop early.
+template <typename T, typename C>
+int32_t first_column(const T* row, int32_t width, C value) {
+  constexpr int32_t chunk = 64;
+  for (int32_t begin = 0; begin < width; begin += chunk) {
+    const int32_t end = begin + chunk < width ? begin + chunk : width;
+    int32_t first = width;
+#pragma omp simd reduction(min : first)
+    for (int32_t x = begin; x < end; ++x) {
+      const int32_t here = load(row[x]) == value ? x : width;
+      first = here < first ? here : first;
+    }
+    if (first < width) return first;
+  }
+  return 0;
+}
 
 // One pass over a frame. Four rows at a time: four independent running maxima hide the latency of one, and the columns'
-// maxima are read and written a quarter as often. What there is to a row beyond the frame's end is its last row again.
+// maxima are read and written a quarter as often; which of the four holds a column's is looked up at the end. What
+// there is to a row beyond the frame's end is its last row again.
 template <typename T, typename C>
-void find_profiles(const T* frame, int64_t height, int64_t width, const Profiles<C>& profiles) {
-  C* const __restrict column_max = profiles.column_max;
+void find_profiles(const T* frame, int64_t height, int64_t width, C* __restrict column_max, const Profiles<C>& out) {
+  int32_t* const __restrict block_of_column = out.first_of_column;
   const C lowest = -__builtin_inf();
   for (int64_t x = 0; x < width; ++x) column_max[x] = lowest;
+  for (int64_t x = 0; x < width; ++x) block_of_column[x] = 0;
+  const auto row_at = [=](int64_t y) { return y < height ? y : height - 1; };
   int has_nan = 0;  // The comparisons lose a NaN, so it is looked for apart.
   for (int64_t y = 0; y < height; y += 4) {
-    const auto row_at = [=](int64_t i) { return i < height ? i : height - 1; };
     const T* const __restrict row0 = frame + y * width;
     const T* const __restrict row1 = frame + row_at(y + 1) * width;
     const T* const __restrict row2 = frame + row_at(y + 2) * width;
     const T* const __restrict row3 = frame + row_at(y + 3) * width;
     C max0 = lowest, max1 = lowest, max2 = lowest, max3 = lowest;
+    const int32_t block = static_cast<int32_t>(y);
 #pragma omp simd reduction(max : max0, max1, max2, max3) reduction(| : has_nan)
     for (int64_t x = 0; x < width; ++x) {
       const C v0 = load(row0[x]), v1 = load(row1[x]), v2 = load(row2[x]), v3 = load(row3[x]);
@@ -61,40 +79,29 @@ void find_profiles(const T* frame, int64_t height, int64_t width, const Profiles
       max3 = v3 > max3 ? v3 : max3;
       const C left = v1 > v0 ? v1 : v0, right = v3 > v2 ? v3 : v2;
       const C highest = right > left ? right : left;
+      block_of_column[x] = highest > column_max[x] ? block : block_of_column[x];
       column_max[x] = highest > column_max[x] ? highest : column_max[x];
       has_nan |= (v0 != v0) | (v1 != v1) | (v2 != v2) | (v3 != v3);
     }
-    profiles.row_max[y] = max0;
-    profiles.row_max[row_at(y + 1)] = max1;
-    profiles.row_max[row_at(y + 2)] = max2;
-    profiles.row_max[row_at(y + 3)] = max3;
+    const C maxima[] = {max0, max1, max2, max3};
+    for (int64_t i = 0; i < 4 && y + i < height; ++i) {
+      out.row_p[y + i] = maxima[i];
+      out.first_of_row[y + i] = first_column(frame + (y + i) * width, static_cast<int32_t>(width), maxima[i]);
+    }
+  }
+  for (int64_t x = 0; x < width; ++x) {
+    const int64_t block = block_of_column[x];
+    for (int64_t y = block; y < block + 4 && y < height; ++y) {
+      if (!(load(frame[y * width + x]) == column_max[x])) continue;
+      out.first_of_column[x] = static_cast<int32_t>(y);
+      break;
+    }
   }
   const C poison = has_nan ? static_cast<C>(__builtin_nan("")) : 0;
-  for (int64_t y = 0; y < height; ++y) profiles.row_p[y] = sigmoid(profiles.row_max[y]) + poison;
-  for (int64_t x = 0; x < width; ++x) profiles.column_p[x] = sigmoid(column_max[x]) + poison;
-}
-
-// A second pass, from the last row to the first one, so that the first one has the last word.
-template <typename T, typename C>
-void find_positions(const T* frame, int64_t height, int64_t width, const Profiles<C>& profiles,
-                    const FirstPositions& first) {
-  const C* const __restrict column_max = profiles.column_max;
-  int32_t* const __restrict of_column = first.of_column;
-  const int32_t end = static_cast<int32_t>(width);
-  for (int32_t x = 0; x < end; ++x) of_column[x] = 0;
-  for (int32_t y = static_cast<int32_t>(height) - 1; y >= 0; --y) {
-    const T* const __restrict row = frame + y * width;
-    const C row_max = profiles.row_max[y];
-    int32_t of_row = end;
-#pragma omp simd reduction(min : of_row)
-    for (int32_t x = 0; x < end; ++x) {
-      const C v = load(row[x]);
-      of_column[x] = v == column_max[x] ? y : of_column[x];
-      const int32_t here = v == row_max ? x : end;
-      of_row = here < of_row ? here : of_row;
-    }
-    first.of_row[y] = of_row < end ? of_row : 0;  // A row of NaN has no maximum.
-  }
+  C* const __restrict row_p = out.row_p;
+  C* const __restrict column_p = out.column_p;
+  for (int64_t y = 0; y < height; ++y) row_p[y] = sigmoid(row_p[y]) + poison;
+  for (int64_t x = 0; x < width; ++x) column_p[x] = sigmoid(column_max[x]) + poison;
 }
 
 // 1 - 2 I / D with I = sum of p inside the span, D = sum of p² + length of the span + epsilon.
@@ -111,7 +118,9 @@ struct Dice {
 template <typename C>
 Dice dice(const C* p, int64_t size, Span span) {
   double squares = 0, inside = 0;
+#pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < size; ++i) squares += static_cast<double>(p[i]) * p[i];
+#pragma omp simd reduction(+ : inside)
   for (int64_t i = span.begin; i < span.end; ++i) inside += p[i];
   return {inside, squares + static_cast<double>(span.end - span.begin) + epsilon};
 }
@@ -134,18 +143,18 @@ bool ever_present(const BoxProjection& args, int64_t instance) {
 }
 
 template <typename T>
-void forward(const BoxProjection& args, Compute<T>* loss, double* per_frame) {
+void forward(const BoxProjection& args, const BoxProfiles& kept, Compute<T>* loss, double* per_frame) {
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
-    const Profiles<C> profiles(height, width);
+    const Scratch<C> column_max(width);
     for (int64_t i = begin; i < end; ++i) {
       per_frame[i] = 0;
       if (!ever_present(args, i / args.frames)) continue;
-      find_profiles(static_cast<const T*>(args.logits) + i * height * width, height, width, profiles);
+      const Profiles<C> profiles = profiles_of<C>(args, kept, i);
+      find_profiles<T, C>(static_cast<const T*>(args.logits) + i * height * width, height, width, column_max, profiles);
       const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
-      per_frame[i] =
-          dice<C>(profiles.column_p, width, spans.x).loss() + dice<C>(profiles.row_p, height, spans.y).loss();
+      per_frame[i] = dice(profiles.column_p, width, spans.x).loss() + dice(profiles.row_p, height, spans.y).loss();
     }
   });
   double sum = 0;
@@ -154,53 +163,50 @@ void forward(const BoxProjection& args, Compute<T>* loss, double* per_frame) {
 }
 
 template <typename T>
-void backward(const BoxProjection& args, Compute<T> grad_loss, T* grad_logits) {
+void backward(const BoxProjection& args, const BoxProfiles& kept, Compute<T> grad_loss, T* grad_logits) {
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   const double scale = static_cast<double>(grad_loss) / static_cast<double>(items);
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
-    const Profiles<C> profiles(height, width);
-    const FirstPositions first(height, width);
     for (int64_t i = begin; i < end; ++i) {
-      const T* const frame = static_cast<const T*>(args.logits) + i * height * width;
       T* const grad = grad_logits + i * height * width;
       std::memset(grad, 0, static_cast<size_t>(height * width) * sizeof(T));
       if (!ever_present(args, i / args.frames)) continue;
-      find_profiles(frame, height, width, profiles);
-      find_positions(frame, height, width, profiles, first);
+      const Profiles<C> profiles = profiles_of<C>(args, kept, i);
       const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
 
-      const Dice on_x = dice<C>(profiles.column_p, width, spans.x);
+      const Dice on_x = dice(profiles.column_p, width, spans.x);
       for (int64_t x = 0; x < width; ++x) {
         const double p = profiles.column_p[x], by_p = on_x.by_p(p, spans.x.begin <= x && x < spans.x.end);
-        store(static_cast<C>(scale * by_p * p * (1 - p)), grad + first.of_column[x] * width + x);
+        store(static_cast<C>(scale * by_p * p * (1 - p)), grad + profiles.first_of_column[x] * width + x);
       }
-      const Dice on_y = dice<C>(profiles.row_p, height, spans.y);
+      const Dice on_y = dice(profiles.row_p, height, spans.y);
       for (int64_t y = 0; y < height; ++y) {
         const double p = profiles.row_p[y], by_p = on_y.by_p(p, spans.y.begin <= y && y < spans.y.end);
-        const int64_t at = y * width + first.of_row[y];
+        const int64_t at = y * width + profiles.first_of_row[y];
         store(load(grad[at]) + static_cast<C>(scale * by_p * p * (1 - p)), grad + at);
       }
     }
   });
 }
 
-void box_projection_loss(const BoxProjection& args, void* loss, double* per_frame) {
+void box_projection_terms(const BoxProjection& args, const BoxProfiles& kept, void* loss, double* per_frame) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    forward<T>(args, static_cast<Compute<T>*>(loss), per_frame);
+    forward<T>(args, kept, static_cast<Compute<T>*>(loss), per_frame);
   });
 }
 
-void box_projection_loss_backward(const BoxProjection& args, const void* grad_loss, void* grad_logits) {
+void box_projection_terms_backward(const BoxProjection& args, const BoxProfiles& kept, const void* grad_loss,
+                                   void* grad_logits) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    backward<T>(args, *static_cast<const Compute<T>*>(grad_loss), static_cast<T*>(grad_logits));
+    backward<T>(args, kept, *static_cast<const Compute<T>*>(grad_loss), static_cast<T*>(grad_logits));
   });
 }
 
-MFVIS_CPU_KERNEL(box_projection_loss_kernel, box_projection_loss)
-MFVIS_CPU_KERNEL(box_projection_loss_backward_kernel, box_projection_loss_backward)
+MFVIS_CPU_KERNEL(box_projection_terms_kernel, box_projection_terms)
+MFVIS_CPU_KERNEL(box_projection_terms_backward_kernel, box_projection_terms_backward)
 
 }  // namespace
 }  // namespace mfvis
