@@ -31,7 +31,7 @@ class EvidenceConfig:
     gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
     """How many frames away the other frames are, both ways. Far ones show what slow objects cover for long."""
     radius: int = 3
-    """Cells of the stride-4 grid around the place where the camera's motion takes a pixel."""
+    """Cells of the grid around the place where the camera's motion takes a pixel."""
     distance: float = 16.0
     """Farthest patch distance (3 x 3 cells of LAB) of the same place seen again."""
     witnesses: int = 2
@@ -103,7 +103,7 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
 
 @torch.no_grad()
 def escaped_background(lab_TCHW: Tensor, content_HW: Tensor, boxes_NT4: Tensor, config: EvidenceConfig) -> Tensor:
-    """bool ``[N, T, H, W]``: pixels in an object's box that other frames show outside of its box.
+    """bool ``[N, T, H, W]``: pixels in an object's box that other frames show outside of all boxes.
 
     Args:
         lab_TCHW: colours on the mask grid.
@@ -132,5 +132,5 @@ def escaped_background(lab_TCHW: Tensor, content_HW: Tensor, boxes_NT4: Tensor, 
             seen = d_HW <= config.distance
             row = (y + dy + o_HW // side - config.radius).clamp(0, height - 1)
             column = (x + dx + o_HW % side - config.radius).clamp(0, width - 1)
-            found_NTHW[:, target] += seen & ~inside_NTHW[:, source, row, column]
+            found_NTHW[:, target] += seen & background_THW[source, row, column]
     return (found_NTHW >= config.witnesses) & inside_NTHW

@@ -39,6 +39,11 @@ from mfvis.parsing import to_plain
 from mfvis.train.optim import OptimConfig, make_optimizer, set_learning_rate
 from mfvis.types import Batch, BoxPrompts, Category, Match, Prediction, TrackResult, Video, VideoDataset
 
+STRIDES = (4, 8, 16, 32)
+"""Of the backbone's feature maps."""
+ABSENT = -10.0
+"""Mask logit of what cannot be the object."""
+
 
 @dataclass(frozen=True)
 class LabelConfig:
@@ -97,7 +102,7 @@ class LabelConfig:
 
 @dataclass(frozen=True)
 class View:
-    """A window of a video as the model sees it, on the model's device."""
+    """A window of a video, or a part of one, as the model sees it, on the model's device. Grids are those of masks."""
 
     frames_TCHW: Tensor
     """uint8 RGB, scaled, padded to a multiple of 32."""
@@ -109,15 +114,17 @@ class View:
     size: tuple[int, int]
     """(height, width) before the padding."""
     lab_TCHW: Tensor
-    """Colours on the mask grid."""
+    """Colours on the grid."""
     background_THW: Tensor
-    """bool, on the mask grid: in no box, and not padding."""
+    """bool: in no box, and not padding."""
     escaped_NTHW: Tensor
     """bool: inside the box, but not the object."""
     ring_NTHW: Tensor
-    """bool: around the box."""
+    """bool: around the box, and in no other one."""
     unknown_NTHW: Tensor
     """bool: inside the box, and nothing says that it is not the object."""
+    others_NTHW: Tensor
+    """bool: outside the box, but inside that of another object."""
 
 
 def run(config: LabelConfig) -> Path:
@@ -207,10 +214,14 @@ def look(
     content_HW = inside_boxes(torch.tensor([[[0, 0, width // STRIDE, height // STRIDE]]], device=device), *grid)[0, 0]
     lab_TCHW = torch.where(content_HW, lab_TCHW, PADDING_COLOUR)
     cells_NT4 = boxes_NT4 / STRIDE
+    inside_NTHW = inside_boxes(cells_NT4, *grid)
+    others_NTHW = (inside_NTHW.sum(0) > inside_NTHW.long()) & ~inside_NTHW
+    escaped_NTHW = torch.zeros_like(inside_NTHW)
     if config.evidence.weight > 0:
-        escaped_NTHW = escaped_background(lab_TCHW, content_HW, cells_NT4, config.evidence)
-    else:
-        escaped_NTHW = torch.zeros((*cells_NT4.shape[:2], *grid), dtype=torch.bool, device=device)
+        # Matches are sought on a grid of half the resolution: a quarter of the pixels, of as wide a window.
+        coarse_TCHW, coarse_HW = F.avg_pool2d(lab_TCHW, 2), F.avg_pool2d(content_HW[None].float(), 2)[0] == 1
+        found = escaped_background(coarse_TCHW, coarse_HW, cells_NT4 / 2, config.evidence)
+        escaped_NTHW = found.repeat_interleave(2, -2).repeat_interleave(2, -1) & inside_NTHW
 
     features = None
     if model.config.backbone.frozen:
@@ -224,11 +235,56 @@ def look(
         labels_N.to(device),
         (height, width),
         lab_TCHW,
-        content_HW & ~inside_boxes(cells_NT4, *grid).any(0),
+        content_HW & ~inside_NTHW.any(0),
         escaped_NTHW,
-        ring_around(cells_NT4, *grid) & content_HW,
-        inside_boxes(cells_NT4, *grid) & ~escaped_NTHW,
+        ring_around(cells_NT4, *grid) & content_HW & ~others_NTHW,
+        inside_NTHW & ~escaped_NTHW,
+        others_NTHW,
     )
+
+
+def close_up(view: View, indices: Tensor) -> tuple[View, Tensor, tuple[slice, slice]]:
+    """The frames at `indices`, cut to the surroundings of their boxes.
+
+    Returns the part, the objects with a box in it (int64), and its rows and columns on the grid of the masks.
+    """
+    boxes_NT4 = view.boxes_NT4[:, indices]
+    shown_NT = (boxes_NT4[..., 2] > boxes_NT4[..., 0]) & (boxes_NT4[..., 3] > boxes_NT4[..., 1])
+    objects = torch.nonzero(shown_NT.any(1))[:, 0]
+    height, width = view.frames_TCHW.shape[-2:]
+    shown_B4 = boxes_NT4[shown_NT]
+    if len(shown_B4):
+        (x1, y1), (x2, y2) = shown_B4[:, :2].amin(0).tolist(), shown_B4[:, 2:].amax(0).tolist()
+    else:
+        x1, y1, x2, y2 = 0, 0, width, height
+    margin = MULTIPLE + 0.2 * max(x2 - x1, y2 - y1)
+    # Whole cells of the coarsest features, so that what the backbone said of the whole frames can be cut likewise.
+    left, top = (max(0, int((low - margin) // MULTIPLE)) * MULTIPLE for low in (x1, y1))
+    right, bottom = (
+        min(side, -int(-(high + margin) // MULTIPLE) * MULTIPLE) for high, side in ((x2, width), (y2, height))
+    )
+
+    def cut(pixels: Tensor, stride: int) -> Tensor:
+        return pixels[..., top // stride : bottom // stride, left // stride : right // stride]
+
+    features = None
+    if view.features is not None:
+        features = tuple(cut(level[indices], stride) for level, stride in zip(view.features, STRIDES, strict=True))
+    per_object = (
+        cut(known_NTHW[objects][:, indices], STRIDE)
+        for known_NTHW in (view.escaped_NTHW, view.ring_NTHW, view.unknown_NTHW, view.others_NTHW)
+    )
+    part = View(
+        cut(view.frames_TCHW[indices], 1),
+        features,
+        boxes_NT4[objects] - boxes_NT4.new_tensor([left, top, left, top]) * shown_NT[objects][..., None],
+        view.labels_N[objects],
+        (min(bottom, view.size[0]) - top, min(right, view.size[1]) - left),
+        cut(view.lab_TCHW[indices], STRIDE),
+        cut(view.background_THW[indices], STRIDE),
+        *per_object,
+    )
+    return part, objects, (slice(top // STRIDE, bottom // STRIDE), slice(left // STRIDE, right // STRIDE))
 
 
 def fit(model: VideoMask2Former, view: View, config: LabelConfig, head: str = "") -> None:
@@ -241,29 +297,8 @@ def fit(model: VideoMask2Former, view: View, config: LabelConfig, head: str = ""
     began = time.perf_counter()
     for step in range(config.optim.steps):
         set_learning_rate(optimizer, config.optim, step)
-        indices = _draw_clip(view, config, random)
-        objects = _present(view, indices)
-        batch = _batch(view, indices, objects)
-        prediction = _predict(model, view, indices, batch.boxes_NT4)
-        if model.prompts is not None:
-            matched = Match(torch.arange(len(objects), device=objects.device).expand(len(prediction.logits_LBQK), -1))
-        else:
-            matched = match(prediction, batch, batch.boxes_NT4 / STRIDE, config.loss.match, False)
-        shift_BP2 = None
-        if config.loss.temporal.weight > 0:
-            pairs_P2 = tube_pairs(config.loss.temporal.tube, len(indices), objects.device)
-            shift_BP2 = camera_motion(view.lab_TCHW[indices], view.background_THW[indices], pairs_P2)[None]
-        loss = criterion(prediction, batch, step, matched, shift_BP2).total
-        if config.evidence.weight > 0:
-            layer = torch.arange(len(matched.query_LN), device=objects.device)[:, None]
-            masks_LNTHW = prediction.masks_LBQTHW[layer, 0, matched.query_LN]
-            for known_NTHW in (view.escaped_NTHW, view.ring_NTHW):
-                negatives = known_NTHW[objects][:, indices].expand(masks_LNTHW.shape)
-                term = negatives_loss(masks_LNTHW.flatten(0, 1), negatives.flatten(0, 1), len(objects))
-                loss = loss + config.evidence.weight * term
-            unknown = view.unknown_NTHW[objects][:, indices].expand(masks_LNTHW.shape)
-            term = positives_loss(masks_LNTHW.flatten(0, 1), unknown.flatten(0, 1), len(objects))
-            loss = loss + config.evidence.default * term
+        part, objects, _ = close_up(view, _draw_clip(view, config, random))
+        loss = _loss(_predict(model, part, objects), part, model, criterion, config, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.optim.clip_norm > 0:
@@ -286,31 +321,69 @@ def segment(model: VideoMask2Former, view: View, clip: int) -> Tensor:
     counts_NT = torch.zeros(sums_NTHW.shape[:2], device=sums_NTHW.device)
     starts = [*range(0, frames - clip, max(1, clip // 2)), frames - clip]
     for indices in (torch.arange(first, first + clip, device=sums_NTHW.device) for first in starts):
-        objects = _present(view, indices)
+        part, objects, (rows, columns) = close_up(view, indices)
         if len(objects) == 0:
             continue
-        boxes_NT4 = view.boxes_NT4[objects][:, indices]
-        masks_QTHW = _predict(model, view, indices, boxes_NT4, last_only=True).masks_LBQTHW[-1, 0]
+        masks_QTHW = _predict(model, part, objects, last_only=True).masks_LBQTHW[-1, 0]
         if model.prompts is None:
-            masks_QTHW = masks_QTHW[assign_tubes(masks_QTHW, boxes_NT4 / STRIDE)]
-        sums_NTHW[objects[:, None], indices] += masks_QTHW
-        counts_NT[objects[:, None], indices] += 1
+            masks_QTHW = masks_QTHW[assign_tubes(masks_QTHW, part.boxes_NT4 / STRIDE)]
+        for n, masks_THW in zip(objects.tolist(), masks_QTHW, strict=True):
+            sums_NTHW[n, indices, rows, columns] += masks_THW
+            counts_NT[n, indices] += 1
     return sums_NTHW / counts_NT.clamp(min=1)[..., None, None]
 
 
-def _predict(
-    model: VideoMask2Former, view: View, indices: Tensor, boxes_NT4: Tensor, last_only: bool = False
-) -> Prediction:
-    """The model's word on the frames at `indices` as one clip, its queries made from the boxes if it can."""
-    frames_TCHW = view.frames_TCHW[indices]
-    features = tuple(level[indices] for level in view.features) if view.features else model.backbone(frames_TCHW)
+def _predict(model: VideoMask2Former, part: View, objects: Tensor, last_only: bool = False) -> Prediction:
+    """The model's word on a close-up as one clip, with a query for each object if it takes boxes.
+
+    Such a query is made from the boxes, plus a learnt query of the object's own, the same in all clips of the window.
+    """
+    features = part.features or model.backbone(part.frames_TCHW)
     pixels: PixelFeatures = model.pixel_decoder(features)
-    if model.prompts is None:
-        queries = model.decoder.learnt_queries(1)
-    else:
-        valid_BQ = torch.ones(1, len(boxes_NT4), dtype=torch.bool, device=boxes_NT4.device)
-        queries = model.prompts(BoxPrompts(boxes_NT4[None], valid_BQ), pixels, *frames_TCHW.shape[-2:])
+    queries = model.decoder.learnt_queries(1)
+    if model.prompts is not None:
+        valid_BQ = torch.ones(1, len(objects), dtype=torch.bool, device=objects.device)
+        asked = model.prompts(BoxPrompts(part.boxes_NT4[None], valid_BQ), pixels, *part.frames_TCHW.shape[-2:])
+        own = objects % queries.features_BQC.shape[1]
+        queries = replace(
+            asked,
+            features_BQC=asked.features_BQC + queries.features_BQC[:, own],
+            positions_BQC=asked.positions_BQC + queries.positions_BQC[:, own],
+        )
     return model.decoder(pixels, queries, last_only)
+
+
+def _loss(
+    prediction: Prediction, part: View, model: VideoMask2Former, criterion: Criterion, config: LabelConfig, step: int
+) -> Tensor:
+    """The criterion's losses and those of the evidence, summed over the decoder layers, averaged over the objects."""
+    batch, device = _batch(part), part.boxes_NT4.device
+    layers, count = len(prediction.logits_LBQK), len(part.labels_N)
+    if model.prompts is not None:
+        matched = Match(torch.arange(count, device=device).expand(layers, -1))
+    else:
+        matched = match(prediction, batch, part.boxes_NT4 / STRIDE, config.loss.match, False)
+    # What lies in another object's box is left to that one: it is no negative, so the objects of a video may share
+    # what they look like, and their boxes keep them apart.
+    layer = torch.arange(layers, device=device)[:, None]
+    elsewhere = torch.zeros_like(prediction.masks_LBQTHW, dtype=torch.bool)
+    elsewhere[layer, 0, matched.query_LN] = part.others_NTHW
+    prediction = replace(prediction, masks_LBQTHW=prediction.masks_LBQTHW.masked_fill(elsewhere, ABSENT))
+
+    shift_BP2 = None
+    if config.loss.temporal.weight > 0:
+        pairs_P2 = tube_pairs(config.loss.temporal.tube, len(part.frames_TCHW), device)
+        shift_BP2 = camera_motion(part.lab_TCHW, part.background_THW, pairs_P2)[None]
+    loss = criterion(prediction, batch, step, matched, shift_BP2).total
+    evidence = config.evidence
+    if evidence.weight > 0:
+        masks = prediction.masks_LBQTHW[layer, 0, matched.query_LN].flatten(0, 1)
+        escaped, ring, unknown = (
+            known_NTHW.repeat(layers, 1, 1, 1) for known_NTHW in (part.escaped_NTHW, part.ring_NTHW, part.unknown_NTHW)
+        )
+        loss = loss + evidence.weight * (negatives_loss(masks, escaped, count) + negatives_loss(masks, ring, count))
+        loss = loss + evidence.default * positives_loss(masks, unknown, count)
+    return loss
 
 
 def _draw_clip(view: View, config: LabelConfig, random: np.random.Generator) -> Tensor:
@@ -328,22 +401,16 @@ def _draw_clip(view: View, config: LabelConfig, random: np.random.Generator) -> 
     return torch.arange(first, first + span + 1, stride, device=boxes_NT4.device)
 
 
-def _present(view: View, indices: Tensor) -> Tensor:
-    """int64: the objects with a box in one of the frames."""
-    boxes_NT4 = view.boxes_NT4[:, indices]
-    shown_NT = (boxes_NT4[..., 2] > boxes_NT4[..., 0]) & (boxes_NT4[..., 3] > boxes_NT4[..., 1])
-    return torch.nonzero(shown_NT.any(1))[:, 0]
-
-
-def _batch(view: View, indices: Tensor, objects: Tensor) -> Batch:
+def _batch(part: View) -> Batch:
+    count, frames = part.boxes_NT4.shape[:2]
     return Batch(
-        frames_BTCHW=view.frames_TCHW[indices][None],
-        boxes_NT4=view.boxes_NT4[objects][:, indices],
-        labels_N=view.labels_N[objects],
-        video_index_N=torch.zeros(len(objects), dtype=torch.int64, device=objects.device),
+        frames_BTCHW=part.frames_TCHW[None],
+        boxes_NT4=part.boxes_NT4,
+        labels_N=part.labels_N,
+        video_index_N=torch.zeros(count, dtype=torch.int64, device=part.boxes_NT4.device),
         masks_NTHW=None,
-        sizes_B2=torch.tensor([view.size], device=objects.device),
-        clips=((0, tuple(indices.tolist()), tuple(objects.tolist())),),
+        sizes_B2=torch.tensor([part.size], device=part.boxes_NT4.device),
+        clips=((0, tuple(range(frames)), tuple(range(count))),),
     )
 
 

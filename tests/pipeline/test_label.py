@@ -1,0 +1,240 @@
+"""Label mode: every box gets a mask inside it, and a run that was killed goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mfvis.data.ytvis import decode_mask, load_dataset
+from mfvis.errors import ConfigError
+from mfvis.infer import label
+from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
+from mfvis.infer.label import LabelConfig
+from mfvis.infer.refine import RefineConfig, refine
+from mfvis.infer.tracking import assign_tubes
+from mfvis.losses.criterion import LossConfig
+from mfvis.losses.negatives import negatives_loss, positives_loss
+from mfvis.models.backbone import BackboneConfig
+from mfvis.models.mask2former import ModelConfig
+from mfvis.train.optim import OptimConfig
+
+TINY = ModelConfig(
+    backbone=BackboneConfig(name="tiny"),
+    hidden_dim=16,
+    heads=2,
+    encoder_layers=1,
+    encoder_ffn_dim=16,
+    decoder_layers=1,
+    decoder_ffn_dim=16,
+    queries=2,
+    box_prompts=True,
+)
+
+
+@pytest.fixture
+def boxes_only(demo_data, tmp_path: Path) -> Path:
+    """The two validation videos without masks, with a gap in a track and fields of the user's own."""
+    _, val = demo_data
+    content = json.loads(val.read_text())
+    content["info"] = {"made by": "a test"}
+    for annotation in content["annotations"]:
+        del annotation["segmentations"], annotation["areas"]
+        annotation["note"] = "keep me"
+    content["annotations"][0]["bboxes"][2] = None
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def config(boxes_only: Path, demo_data, tmp_path: Path) -> LabelConfig:
+    frames = load_dataset(demo_data[1]).videos[0].frames[0].parents[1]
+    return LabelConfig(
+        boxes_only,
+        out=tmp_path / "labels",
+        frames=frames,
+        device="cpu",
+        short_side=64,
+        clip=2,
+        window=4,  # shorter than the videos of six frames: two windows each
+        model=TINY,
+        optim=OptimConfig(steps=3, lr=1e-3, clip_norm=1.0),
+        loss=LossConfig(background=1.0, projection=1.0),
+        evidence=EvidenceConfig(gaps=(1, 2)),
+    )
+
+
+def test_completes_the_file_and_keeps_masks_inside_their_boxes(config):
+    before = json.loads(config.data.read_text())
+    completed = json.loads(label.run(config).read_text())
+
+    assert {key: completed[key] for key in before if key != "annotations"} == {
+        key: before[key] for key in before if key != "annotations"
+    }
+    for old, new in zip(before["annotations"], completed["annotations"], strict=True):
+        assert {key: new[key] for key in old} == old
+        assert [mask is None for mask in new["segmentations"]] == [box is None for box in old["bboxes"]]
+        assert [area is None for area in new["areas"]] == [box is None for box in old["bboxes"]]
+        for mask, area, box in zip(new["segmentations"], new["areas"], old["bboxes"], strict=True):
+            if mask is None:
+                continue
+            mask_HW = decode_mask(mask, *mask["size"])
+            rows, columns = np.nonzero(mask_HW)
+            assert area == len(rows)
+            x, y, w, h = box
+            assert ((columns + 0.5 > x) & (columns + 0.5 < x + w) & (rows + 0.5 > y) & (rows + 0.5 < y + h)).all()
+    assert completed["annotations"][0]["segmentations"][2] is None
+    for video in before["videos"]:
+        name = load_dataset(config.data, config.frames).videos[before["videos"].index(video)].name
+        assert (config.out / "overlays" / f"{name}.mp4").stat().st_size > 0
+
+
+def test_a_killed_run_goes_on_where_it_was(config, monkeypatch, capsys):
+    config = replace(config, overlays=False)
+    whole = json.loads(label.run(replace(config, out=config.out / "whole")).read_text())
+    original, calls = label.label_video, []
+
+    def killed(start, video, *rest):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(video.id)
+        return original(start, video, *rest)
+
+    monkeypatch.setattr(label, "label_video", killed)
+    with pytest.raises(KeyboardInterrupt):
+        label.run(config)
+    assert not (config.out / config.data.name).exists()
+    monkeypatch.setattr(label, "label_video", original)
+    assert json.loads(label.run(config).read_text()) == whole
+    assert "already labelled" in capsys.readouterr().out
+
+
+def test_labels_made_with_other_settings_are_not_mixed(config):
+    config = replace(config, overlays=False)
+    label.run(config)
+    with pytest.raises(ConfigError, match="other settings"):
+        label.run(replace(config, seed=1))
+
+
+def test_no_video_no_work(config, tmp_path):
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps({"videos": [], "annotations": [], "categories": []}))
+    assert json.loads(label.run(replace(config, data=empty)).read_text())["videos"] == []
+
+
+def test_would_not_replace_its_input(config):
+    with pytest.raises(ConfigError, match="would replace"):
+        label.run(replace(config, out=config.data.parent))
+
+
+def test_faults_of_the_settings_are_told_together():
+    with pytest.raises(ConfigError) as error:
+        LabelConfig(
+            Path("x.json"),
+            window=0,
+            model=replace(TINY, box_prompts=False, backbone=BackboneConfig(name="mobilenet_v2", frozen=True)),
+        )
+    assert all(word in str(error.value) for word in ("window", "model.box_prompts", "model.backbone.weights"))
+
+
+def test_a_model_without_prompts_has_its_tubes_assigned(config, monkeypatch):
+    start, categories = label._starting_model(config, load_dataset(config.data, config.frames))
+    start.prompts = None
+    monkeypatch.setattr(label, "_starting_model", lambda *_: (start, categories))
+    completed = json.loads(label.run(replace(config, overlays=False)).read_text())
+    assert all(mask for annotation in completed["annotations"] for mask in annotation["segmentations"] if mask)
+
+
+def test_learns_a_disc_from_its_boxes(tmp_path):
+    """A red disc moves over noise: its mask beats the filled box, whose IoU with a disc is pi / 4, clearly."""
+    torch.manual_seed(0)
+    frames_TCHW = torch.randint(0, 90, (6, 3, 64, 96), dtype=torch.uint8)
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(96) + 0.5, indexing="ij")
+    boxes_T4 = torch.tensor([[8.0 + 8 * t, 14.0, 44.0 + 8 * t, 50.0] for t in range(6)])
+    true_THW = torch.stack([(x - 26 - 8 * t) ** 2 + (y - 32) ** 2 < 18**2 for t in range(6)])
+    frames_TCHW[:, 0][true_THW] = 230
+    config = LabelConfig(
+        Path("x.json"),
+        short_side=128,
+        clip=3,
+        model=TINY,
+        optim=OptimConfig(steps=60, lr=5e-3, clip_norm=1.0, schedule="cosine"),
+        loss=LossConfig(classification=0, projection=1, background=1),
+        evidence=EvidenceConfig(gaps=(1, 2), witnesses=1),
+    )
+    torch.manual_seed(0)
+    model = label.VideoMask2Former(TINY, 1)
+    view = label.look(model, frames_TCHW, boxes_T4[None], torch.tensor([0]), config)
+    label.fit(model, view, config)
+    logits_THW = label._enlarge(label.segment(model, view, 3)[0], view.size, (64, 96))
+    masks_THW = refine(logits_THW, label.mfvis_ext.rgb_to_lab(frames_TCHW), boxes_T4, config.refine)
+    iou = (masks_THW & true_THW).sum() / (masks_THW | true_THW).sum()
+    assert iou > 0.9
+
+
+def test_camera_motion_is_found_in_whole_cells():
+    torch.manual_seed(0)
+    world_CHW = torch.rand(3, 40, 60) * 100
+    frames = torch.stack([world_CHW[:, 5:29, 10:46], world_CHW[:, 8:32, 3:39]])  # the camera goes (+3, -7)
+    background = torch.ones(2, 24, 36, dtype=torch.bool)
+    background[:, 8:14, 10:20] = False
+    pairs = torch.tensor([[0, 1], [1, 0]])
+    assert camera_motion(frames, background, pairs).tolist() == [[-3, 7], [3, -7]]
+    assert camera_motion(frames, background, pairs[:0]).shape == (0, 2)
+
+
+def test_background_that_leaves_the_box_is_known():
+    """A still camera, a box that moves on: what it left behind was background before."""
+    torch.manual_seed(0)
+    lab_TCHW = (torch.rand(1, 3, 24, 40) * 100).repeat(2, 1, 1, 1)
+    lab_TCHW[0, :, 8:16, 8:14] = 200  # the object in the left part of its box, then far away
+    lab_TCHW[1, :, 8:16, 28:34] = 200
+    boxes_NT4 = torch.tensor([[[8.0, 8, 20, 16], [28.0, 8, 40, 16]]])
+    config = EvidenceConfig(gaps=(1,), radius=1, distance=1.0, witnesses=1)
+    escaped = escaped_background(lab_TCHW, torch.ones(24, 40, dtype=torch.bool), boxes_NT4, config)
+    assert escaped[0, 0, 8:16, 15:20].all() and not escaped[0, 0, 8:16, 8:14].any()
+    assert not (escaped & ~inside_boxes(boxes_NT4, 24, 40)).any()
+
+
+def test_ring_surrounds_the_box_and_nothing_surrounds_no_box():
+    boxes_NT4 = torch.tensor([[[10.0, 10, 20, 20], [0.0, 0, 0, 0]]])
+    ring = ring_around(boxes_NT4, 30, 30, margin=0.2)
+    assert ring[0, 0].sum() == 14 * 14 - 10 * 10 and not ring[0, 1].any()
+
+
+def test_refined_masks_follow_the_colours_and_stay_in_the_box():
+    lab_TCHW = torch.zeros(2, 3, 40, 40)
+    lab_TCHW[:, 0, 10:30, 10:30] = 90
+    logits_THW = torch.full((2, 40, 40), -3.0)
+    logits_THW[:, 12:28, 12:28] = 3  # too small by two pixels on each side
+    boxes_T4 = torch.tensor([[10.0, 10, 30, 28], [0.0, 0, 0, 0]])
+    masks_THW = refine(logits_THW, lab_TCHW, boxes_T4, RefineConfig())
+    coloured_HW = torch.zeros(40, 40, dtype=torch.bool)
+    coloured_HW[10:28, 10:30] = True  # as far as the box goes
+    assert not (masks_THW & ~coloured_HW).any() and masks_THW.sum() > 0.9 * coloured_HW.sum()
+    assert not masks_THW[1].any()
+    untouched = refine(logits_THW, lab_TCHW, boxes_T4, RefineConfig(steps=0))
+    assert untouched[0].equal(logits_THW[0] > 0) and not untouched[1].any()
+
+
+def test_losses_of_known_pixels():
+    masks = torch.tensor([[[[0.0, 2.0]]], [[[1.0, 1.0]]]], requires_grad=True)
+    known = torch.tensor([[[[True, False]]], [[[False, False]]]])
+    assert negatives_loss(masks, known, 1).item() == pytest.approx(np.log(2))
+    loss = positives_loss(masks, ~known, 2)
+    assert loss.item() == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(-1))) / 2)
+    loss.backward()
+    assert masks.grad[0, 0, 0].tolist()[0] == 0 and (masks.grad[1] < 0).all()
+
+
+def test_no_tube_is_given_to_two_tracks_while_there_are_enough():
+    masks_QTHW = torch.full((3, 1, 12, 12), -1.0)
+    masks_QTHW[1, 0, 0:4, 0:4] = 1
+    masks_QTHW[2, 0, 0:4, 0:5] = 1
+    boxes = torch.tensor([[[0.0, 0, 4, 4]], [[0.0, 0, 4, 4]]])
+    assert sorted(assign_tubes(masks_QTHW, boxes).tolist()) == [1, 2]
+    assert assign_tubes(masks_QTHW[1:2], boxes).tolist() == [0, 0]
