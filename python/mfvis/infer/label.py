@@ -7,6 +7,7 @@ window's own boxes and then asked for the mask of every box. What is ready is on
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -192,8 +193,11 @@ def label_video(
         for n, logits_THW, boxes_T4 in zip(present, logits_NTHW, boxes_NT4, strict=True):
             enlarged = _enlarge(logits_THW, view.size, full_size)
             lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(enlarged.device)
-            masks_THW = refine(enlarged, lab_TCHW, boxes_T4, config.refine).cpu().numpy()
-            for t, mask_HW in zip(window, masks_THW, strict=True):
+            masks_THW = refine(enlarged, lab_TCHW, boxes_T4, config.refine).cpu()
+            # Where nothing was found, the box itself is the better guess.
+            empty_T = ~masks_THW.flatten(1).any(1)
+            masks_THW[empty_T] = inside_boxes(boxes_T4[None, empty_T], *full_size)[0]
+            for t, mask_HW in zip(window, masks_THW.numpy(), strict=True):
                 segmentations[n][t] = encode_mask(mask_HW) if video.tracks[n].present_T[t] else None
     return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
 
@@ -438,17 +442,18 @@ def _starting_model(config: LabelConfig, dataset: VideoDataset) -> tuple[VideoMa
 
 
 def _same_settings(config: LabelConfig, path: Path) -> None:
-    """Parts of an earlier run are only used if it was given the same settings; ConfigError if not."""
+    """Parts of an earlier run are only used if it was given the same boxes and settings; ConfigError if not."""
     settings = to_plain(replace(config, out=Path(), device="auto", overlays=True))
-    if path.exists():
-        if read_json(path, []) != settings:
-            raise ConfigError(f"{config.out} holds labels made with other settings; choose another --out or delete it")
-    else:
+    settings["sha256"] = hashlib.sha256(config.data.read_bytes()).hexdigest()
+    if not path.exists():
         write_json(path, settings)
+    elif read_json(path, []) != settings:
+        raise ConfigError(
+            f"{config.out} holds labels made from other boxes or with other settings; choose another --out or delete it"
+        )
 
 
 def _read_part(path: Path, video: Video) -> list[TrackResult] | None:
     """What an earlier, interrupted run has already labelled; None if it has not."""
-    if not path.exists():
-        return None
-    return [_result(video, n, tuple(masks)) for n, masks in enumerate(read_json(path, []))]
+    labelled = read_json(path, [])
+    return None if labelled is None else [_result(video, n, tuple(masks)) for n, masks in enumerate(labelled)]
