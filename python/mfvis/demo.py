@@ -32,7 +32,7 @@ from mfvis.vis.report import Chart, Curve, Picture, Report, Table, Tile, write_r
 
 SHOWN = 8
 """Validation videos in the report: the first ones, whatever came out of them."""
-SHOWN_SCORE = 0.3
+SHOWN_SCORE = 0.5
 """Predictions below this are not drawn."""
 TERMS = {
     "classification": "class",
