@@ -16,6 +16,7 @@ from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_backgrou
 from mfvis.infer.label import LabelConfig
 from mfvis.infer.refine import RefineConfig, refine
 from mfvis.infer.tracking import assign_tubes
+from mfvis.infer.view import close_up, look
 from mfvis.losses.criterion import LossConfig
 from mfvis.losses.negatives import negatives_loss, positives_loss
 from mfvis.models.backbone import BackboneConfig
@@ -168,7 +169,7 @@ def test_learns_a_disc_from_its_boxes(tmp_path):
     )
     torch.manual_seed(0)
     model = label.VideoMask2Former(TINY, 1)
-    view = label.look(model, frames_TCHW, boxes_T4[None], torch.tensor([0]), config)
+    view = look(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), config.evidence)
     label.fit(model, view, config)
     logits_THW = label._enlarge(label.segment(model, view, 3)[0], view.size, (64, 96))
     masks_THW = refine(logits_THW, label.mfvis_ext.rgb_to_lab(frames_TCHW), boxes_T4, config.refine)
@@ -229,6 +230,22 @@ def test_losses_of_known_pixels():
     assert loss.item() == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(-1))) / 2)
     loss.backward()
     assert masks.grad[0, 0, 0].tolist()[0] == 0 and (masks.grad[1] < 0).all()
+
+
+def test_close_up_keeps_everything_in_place():
+    torch.manual_seed(0)
+    model = label.VideoMask2Former(replace(TINY, backbone=BackboneConfig(name="tiny", frozen=True)), 1).eval()
+    boxes_NT4 = torch.tensor([[[100.0, 130, 120, 150], [104.0, 130, 124, 150], [0.0, 0, 0, 0]]]).repeat(2, 1, 1)
+    boxes_NT4[1, :2] = 0
+    boxes_NT4[1, 2] = torch.tensor([5.0, 5, 50, 60])
+    frames_TCHW = torch.randint(0, 255, (3, 3, 240, 300), dtype=torch.uint8)
+    view = look(model.backbone, frames_TCHW, boxes_NT4, torch.tensor([0, 0]), (240, 300), EvidenceConfig(gaps=(1,)))
+    part, objects, (rows, columns) = close_up(view, torch.tensor([0, 1]))
+    assert objects.tolist() == [0] and part.frames_TCHW.shape[-2:] != view.frames_TCHW.shape[-2:]
+    assert part.unknown_NTHW.equal(view.unknown_NTHW[:1, :2, rows, columns])
+    inside = inside_boxes(part.boxes_NT4 / 4, *part.lab_TCHW.shape[-2:])
+    assert inside.equal(part.unknown_NTHW | part.escaped_NTHW) and inside.any()
+    assert [level.shape[-1] for level in part.features] == [part.frames_TCHW.shape[-1] // s for s in (4, 8, 16, 32)]
 
 
 def test_no_tube_is_given_to_two_tracks_while_there_are_enough():

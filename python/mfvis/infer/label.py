@@ -21,16 +21,16 @@ import tyro
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.data.augment import fitted_size, resize_frames
-from mfvis.data.clips import MULTIPLE
+from mfvis.data.augment import fitted_size
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import encode_mask, load_dataset, read_json, write_json, write_labelled
 from mfvis.errors import ConfigError
-from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
+from mfvis.infer.evidence import EvidenceConfig, camera_motion, inside_boxes
 from mfvis.infer.predictor import device_of, write_overlay
 from mfvis.infer.refine import RefineConfig, refine
 from mfvis.infer.tracking import assign_tubes
-from mfvis.losses.criterion import PADDING_COLOUR, STRIDE, Criterion, LossConfig
+from mfvis.infer.view import View, as_batch, close_up, look
+from mfvis.losses.criterion import STRIDE, Criterion, LossConfig
 from mfvis.losses.matcher import match
 from mfvis.losses.negatives import negatives_loss, positives_loss
 from mfvis.losses.temporal import tube_pairs
@@ -38,10 +38,8 @@ from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.parsing import to_plain
 from mfvis.train.optim import OptimConfig, make_optimizer, set_learning_rate
-from mfvis.types import Batch, BoxPrompts, Category, Match, Prediction, TrackResult, Video, VideoDataset
+from mfvis.types import BoxPrompts, Category, Match, Prediction, TrackResult, Video, VideoDataset
 
-STRIDES = (4, 8, 16, 32)
-"""Of the backbone's feature maps."""
 ABSENT = -10.0
 """Mask logit of what cannot be the object."""
 
@@ -99,33 +97,6 @@ class LabelConfig:
             )
         if faults:
             raise ConfigError("\n".join(faults))
-
-
-@dataclass(frozen=True)
-class View:
-    """A window of a video, or a part of one, as the model sees it, on the model's device. Grids are those of masks."""
-
-    frames_TCHW: Tensor
-    """uint8 RGB, scaled, padded to a multiple of 32."""
-    features: tuple[Tensor, ...] | None
-    """What a frozen backbone says of the frames, computed once."""
-    boxes_NT4: Tensor
-    """In pixels of these frames."""
-    labels_N: Tensor
-    size: tuple[int, int]
-    """(height, width) before the padding."""
-    lab_TCHW: Tensor
-    """Colours on the grid."""
-    background_THW: Tensor
-    """bool: in no box, and not padding."""
-    escaped_NTHW: Tensor
-    """bool: inside the box, but not the object."""
-    ring_NTHW: Tensor
-    """bool: around the box, and in no other one."""
-    unknown_NTHW: Tensor
-    """bool: inside the box, and nothing says that it is not the object."""
-    others_NTHW: Tensor
-    """bool: outside the box, but inside that of another object."""
 
 
 def run(config: LabelConfig) -> Path:
@@ -186,7 +157,8 @@ def label_video(
         frames_TCHW = read_frames(video, window)
 
         model = copy.deepcopy(start)
-        view = look(model, frames_TCHW, boxes_NT4, labels_N, config)
+        size = fitted_size(video.height, video.width, config.short_side, config.max_side)
+        view = look(model.backbone, frames_TCHW, boxes_NT4, labels_N, size, config.evidence)
         fit(model, view, config, f"{head} frames {window.start}-{window.stop - 1}")
         logits_NTHW = segment(model, view, config.clip)
         full_size = (video.height, video.width)
@@ -200,95 +172,6 @@ def label_video(
             for t, mask_HW in zip(window, masks_THW.numpy(), strict=True):
                 segmentations[n][t] = encode_mask(mask_HW) if video.tracks[n].present_T[t] else None
     return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
-
-
-def look(
-    model: VideoMask2Former, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, config: LabelConfig
-) -> View:
-    """Scale and pad a window's frames, and gather all that the boxes and the pictures say before any training."""
-    device = next(model.parameters()).device
-    old_height, old_width = frames_TCHW.shape[-2:]
-    height, width = fitted_size(old_height, old_width, config.short_side, config.max_side)
-    resized = resize_frames(frames_TCHW, height, width)
-    padded = F.pad(resized, (0, -width % MULTIPLE, 0, -height % MULTIPLE)).to(device)
-    boxes_NT4 = (boxes_NT4 * torch.tensor([width / old_width, height / old_height] * 2)).to(device)
-
-    lab_TCHW = mfvis_ext.rgb_to_lab(padded, STRIDE)
-    grid = lab_TCHW.shape[-2:]
-    content_HW = inside_boxes(torch.tensor([[[0, 0, width // STRIDE, height // STRIDE]]], device=device), *grid)[0, 0]
-    lab_TCHW = torch.where(content_HW, lab_TCHW, PADDING_COLOUR)
-    cells_NT4 = boxes_NT4 / STRIDE
-    inside_NTHW = inside_boxes(cells_NT4, *grid)
-    others_NTHW = (inside_NTHW.sum(0) > inside_NTHW.long()) & ~inside_NTHW
-    escaped_NTHW = torch.zeros_like(inside_NTHW)
-    if config.evidence.weight > 0:
-        # Matches are sought on a grid of half the resolution: a quarter of the pixels, of as wide a window.
-        coarse_TCHW, coarse_HW = F.avg_pool2d(lab_TCHW, 2), F.avg_pool2d(content_HW[None].float(), 2)[0] == 1
-        found = escaped_background(coarse_TCHW, coarse_HW, cells_NT4 / 2, config.evidence)
-        escaped_NTHW = found.repeat_interleave(2, -2).repeat_interleave(2, -1) & inside_NTHW
-
-    features = None
-    if model.config.backbone.frozen:
-        with torch.no_grad():
-            per_frame = [model.backbone(frame[None]) for frame in padded]
-        features = tuple(torch.cat(level) for level in zip(*per_frame, strict=True))
-    return View(
-        padded,
-        features,
-        boxes_NT4,
-        labels_N.to(device),
-        (height, width),
-        lab_TCHW,
-        content_HW & ~inside_NTHW.any(0),
-        escaped_NTHW,
-        ring_around(cells_NT4, *grid) & content_HW & ~others_NTHW,
-        inside_NTHW & ~escaped_NTHW,
-        others_NTHW,
-    )
-
-
-def close_up(view: View, indices: Tensor) -> tuple[View, Tensor, tuple[slice, slice]]:
-    """The frames at `indices`, cut to the surroundings of their boxes.
-
-    Returns the part, the objects with a box in it (int64), and its rows and columns on the grid of the masks.
-    """
-    boxes_NT4 = view.boxes_NT4[:, indices]
-    shown_NT = (boxes_NT4[..., 2] > boxes_NT4[..., 0]) & (boxes_NT4[..., 3] > boxes_NT4[..., 1])
-    objects = torch.nonzero(shown_NT.any(1))[:, 0]
-    height, width = view.frames_TCHW.shape[-2:]
-    shown_B4 = boxes_NT4[shown_NT]
-    if len(shown_B4):
-        (x1, y1), (x2, y2) = shown_B4[:, :2].amin(0).tolist(), shown_B4[:, 2:].amax(0).tolist()
-    else:
-        x1, y1, x2, y2 = 0, 0, width, height
-    margin = MULTIPLE + 0.2 * max(x2 - x1, y2 - y1)
-    # Whole cells of the coarsest features, so that what the backbone said of the whole frames can be cut likewise.
-    left, top = (max(0, int((low - margin) // MULTIPLE)) * MULTIPLE for low in (x1, y1))
-    right, bottom = (
-        min(side, -int(-(high + margin) // MULTIPLE) * MULTIPLE) for high, side in ((x2, width), (y2, height))
-    )
-
-    def cut(pixels: Tensor, stride: int) -> Tensor:
-        return pixels[..., top // stride : bottom // stride, left // stride : right // stride]
-
-    features = None
-    if view.features is not None:
-        features = tuple(cut(level[indices], stride) for level, stride in zip(view.features, STRIDES, strict=True))
-    per_object = (
-        cut(known_NTHW[objects][:, indices], STRIDE)
-        for known_NTHW in (view.escaped_NTHW, view.ring_NTHW, view.unknown_NTHW, view.others_NTHW)
-    )
-    part = View(
-        cut(view.frames_TCHW[indices], 1),
-        features,
-        boxes_NT4[objects] - boxes_NT4.new_tensor([left, top, left, top]) * shown_NT[objects][..., None],
-        view.labels_N[objects],
-        (min(bottom, view.size[0]) - top, min(right, view.size[1]) - left),
-        cut(view.lab_TCHW[indices], STRIDE),
-        cut(view.background_THW[indices], STRIDE),
-        *per_object,
-    )
-    return part, objects, (slice(top // STRIDE, bottom // STRIDE), slice(left // STRIDE, right // STRIDE))
 
 
 def fit(model: VideoMask2Former, view: View, config: LabelConfig, head: str = "") -> None:
@@ -361,7 +244,7 @@ def _loss(
     prediction: Prediction, part: View, model: VideoMask2Former, criterion: Criterion, config: LabelConfig, step: int
 ) -> Tensor:
     """The criterion's losses and those of the evidence, summed over the decoder layers, averaged over the objects."""
-    batch, device = _batch(part), part.boxes_NT4.device
+    batch, device = as_batch(part), part.boxes_NT4.device
     layers, count = len(prediction.logits_LBQK), len(part.labels_N)
     if model.prompts is not None:
         matched = Match(torch.arange(count, device=device).expand(layers, -1))
@@ -403,19 +286,6 @@ def _draw_clip(view: View, config: LabelConfig, random: np.random.Generator) -> 
     starts = [anchor - offset for offset in range(0, span + 1, stride) if 0 <= anchor - offset < frames - span]
     first = int(random.choice(starts or [max(0, min(anchor, frames - 1 - span))]))
     return torch.arange(first, first + span + 1, stride, device=boxes_NT4.device)
-
-
-def _batch(part: View) -> Batch:
-    count, frames = part.boxes_NT4.shape[:2]
-    return Batch(
-        frames_BTCHW=part.frames_TCHW[None],
-        boxes_NT4=part.boxes_NT4,
-        labels_N=part.labels_N,
-        video_index_N=torch.zeros(count, dtype=torch.int64, device=part.boxes_NT4.device),
-        masks_NTHW=None,
-        sizes_B2=torch.tensor([part.size], device=part.boxes_NT4.device),
-        clips=((0, tuple(range(frames)), tuple(range(count))),),
-    )
 
 
 def _enlarge(logits_THW: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
