@@ -33,7 +33,7 @@ class RefineConfig:
 
     steps: int = 5
     """Mean-field steps; 0 leaves the network's masks as they are."""
-    network: float = 0.5
+    network: float = 0.3
     """Factor on the network's logits."""
     colour: float = 1.0
     """Factor on the log ratio of the two colour models."""
