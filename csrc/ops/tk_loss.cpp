@@ -25,6 +25,7 @@ struct Arguments {
             boxes.const_data_ptr<float>(),
             video_index.const_data_ptr<int64_t>(),
             shift ? shift->const_data_ptr<int64_t>() : nullptr,
+            offset.size(0),
             logits.size(0),
             logits.size(1),
             logits.size(2),
@@ -92,12 +93,13 @@ Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_lo
   check.sizes("grad_loss_sum", grad_loss_sum, {mask_logits.size(0), pairs.size(0)}, "[N, P]");
   check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(mask_logits)});
   check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", mask_logits);
-  Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());
-  if (mask_logits.numel() == 0) return grad_logits;
+  // Accumulated in the compute type: a sum of half-precision numbers would lose the small ones.
+  Tensor grad_logits = torch::stable::new_zeros(mask_logits, mask_logits.sizes(), sum_type(mask_logits));
+  if (mask_logits.numel() == 0) return torch::stable::to(grad_logits, mask_logits.scalar_type());
   const Tensor tight_grad = torch::stable::contiguous(grad_loss_sum);
   tk_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(), tight_grad.const_data_ptr(),
                                                 grad_logits.mutable_data_ptr());
-  return grad_logits;
+  return torch::stable::to(grad_logits, mask_logits.scalar_type());
 }
 
 MFVIS_OPERATOR(tk_loss_terms,

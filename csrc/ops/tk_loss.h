@@ -16,6 +16,7 @@ struct TkLoss {
   const float* boxes;          // [N, T, 4]
   const int64_t* video_index;  // [N]
   const int64_t* shift;        // [B, P, 2]: dy, dx in pixels; or null
+  int64_t videos;
   int64_t instances;
   int64_t frames;
   int64_t height;
@@ -26,10 +27,10 @@ struct TkLoss {
   int64_t dilation;
 };
 
-// loss_sum, weight_sum: [N, P] of the compute type of the logits.
+// loss_sum, weight_sum: [N, P] of the compute type of the logits, zeros before the call.
 inline Kernel<void(const TkLoss&, void* loss_sum, void* weight_sum)> tk_loss_terms_kernel{"tk_loss_terms"};
 
-// grad_loss_sum: [N, P] of the compute type; grad_logits: as the logits, written whole.
+// grad_loss_sum: [N, P] and grad_logits: [N, T, H, W] of the compute type; the latter zeros before the call.
 inline Kernel<void(const TkLoss&, const void* grad_loss_sum, void* grad_logits)> tk_loss_terms_backward_kernel{
     "tk_loss_terms_backward"};
 

@@ -1,7 +1,16 @@
-// Only the pixels that count are visited: per row of an instance the union of its boxes' columns, as a few spans. Per
-// span and match the sources are gathered, then the formulas run along the row on contiguous memory. Every instance and
-// pair has its own sums, and in the backward pass every instance its own gradient, written by one thread in a fixed
-// order: no atomics, and the same bits for any number of threads.
+// Most of the k nearest patches of a pixel are too far to weigh anything, and all instances and decoder layers of a
+// video share the rest. So the matches of a pair of frames are read once, row by row, and those with a weight are
+// listed:
+//
+//   start    H x (W + 1)     where the matches of a pixel begin in its row's part of the lists
+//   target   H x W·K         the pixel itself, an index into the plane; a row's part is filled from its front only
+//   source   H x W·K         its match, an index into the other plane
+//   weight   H x W·K
+//
+// Then each instance visits only the pixels that count for it: per row the union of its boxes' columns, as a few spans,
+// a span of pixels being a range of the lists. Its matches are collected in batches over which the formulas run as
+// whole vectors. Every instance and pair has its own sums, and every instance its own gradient, written by one thread
+// in a fixed order: no atomics, and the same bits for any number of threads.
 #include "../tk_loss.h"
 
 #include "../../common/box.h"
@@ -70,221 +79,239 @@ struct Window {
     first_dx = (shift ? clamp_shift(shift[1]) : 0) - reach;
   }
 
-  // For the pixels x, x + 1, ... of row y: the index of the match in the source plane and its weight; the pixel's own
-  // index and 0 where there is no match; 0 up to the end of the last vector. Returns whether any weight differs from 0.
-  bool read(const int16_t* offset, const float* weight, int64_t y, int64_t x, int64_t size, int32_t* __restrict index,
+  // For the pixels x, x + 1, ... of row y: the index of the match in the source plane, and its weight, 0 where there is
+  // no match.
+  void read(const int16_t* offset, const float* weight, int64_t y, int64_t x, int64_t size, int32_t* __restrict index,
             float* __restrict kept) const {
     const float per_row = 1.0f / static_cast<float>(side);
     const int32_t y0 = static_cast<int32_t>(y) + first_dy, x0 = static_cast<int32_t>(x) + first_dx;
-    const int32_t own = static_cast<int32_t>(y * width + x);
-    // Whole vectors here too, unless they would leave the plane.
-    const int32_t padded = static_cast<int32_t>(whole_vectors(size));
-    const int32_t read = own + padded <= height * width ? padded : static_cast<int32_t>(size);
-    uint32_t any = 0;
-#pragma omp simd reduction(| : any)
-    for (int32_t i = 0; i < read; ++i) {
+#pragma omp simd
+    for (int32_t i = 0; i < static_cast<int32_t>(size); ++i) {
       const int32_t candidate = offset[i];
       const int32_t row = static_cast<int32_t>((static_cast<float>(candidate) + 0.5f) * per_row);
       const int32_t source_y = y0 + dilation * row;
       const int32_t source_x = x0 + i + dilation * (candidate - row * side);
       const bool exists = (candidate >= 0) & (candidate < side * side) & (source_y >= 0) & (source_y < height) &
                           (source_x >= 0) & (source_x < width);
-      index[i] = exists ? source_y * width + source_x : own + i;
+      index[i] = source_y * width + source_x;
       kept[i] = exists ? weight[i] : 0.0f;
-      any |= bits_as<uint32_t>(kept[i]) << 1;  // -0 is no weight either
     }
-    for (int64_t i = size; i < padded; ++i) kept[i] = 0;
-    return any != 0;
   }
 
   int32_t height, width, side, dilation;
   int32_t first_dy, first_dx;
 };
 
-// The working memory of one thread: rows of the frame's width and a vector more.
-template <typename C>
-struct Rows {
-  explicit Rows(int64_t width)
-      : index(width + lanes),
-        kept(width + lanes),
-        a(width + lanes),
-        decay_a(width + lanes),
-        b(width + lanes),
-        first_sum(width + lanes),
-        second_sum(width + lanes) {}
-
-  Scratch<int32_t> index;
-  Scratch<float> kept;
-  Scratch<C> a, decay_a, b, first_sum, second_sum;
-};
-
-template <typename T>
-void sum_pair(const TkLoss& args, int64_t n, int64_t pair, const Rows<Compute<T>>& rows, Compute<T>* loss_sum,
-              Compute<T>* weight_sum) {
-  using C = Compute<T>;
-  const int64_t area = args.height * args.width, video = args.video_index[n];
-  const T* logits = static_cast<const T*>(args.logits) + n * args.frames * area;
-  const T* target = logits + args.pairs[2 * pair] * area;
-  const T* source = logits + args.pairs[2 * pair + 1] * area;
-  const int64_t first_match = (video * args.pair_count + pair) * args.matches;
-  const Window window(args, video, pair);
-  CountedRows counted(args.boxes + n * args.frames * 4, args.frames, args.height, args.width);
-  C *loss = rows.first_sum, *weights = rows.second_sum;  // per column, added up at the end
-  for (int64_t x = 0; x < args.width + lanes; ++x) loss[x] = weights[x] = 0;
-
-  for (int64_t y = 0; y < args.height; ++y) {
-    const int64_t spans = counted.find(y);
-    for (int64_t s = 0; s < spans; ++s) {
-      const int64_t x = counted[s].begin, size = counted[s].end - x, padded = whole_vectors(size);
-      C* __restrict a = rows.a;
-      C* __restrict decay_a = rows.decay_a;
-      for (int64_t i = 0; i < size; ++i) a[i] = load(target[y * args.width + x + i]);
-      for (int64_t i = 0; i < padded; ++i) decay_a[i] = decay(a[i]);
-      for (int64_t k = 0; k < args.matches; ++k) {
-        const int64_t at = (first_match + k) * area + y * args.width + x;
-        if (!window.read(args.offset + at, args.weight + at, y, x, size, rows.index, rows.kept)) continue;
-        const float* kept = rows.kept;
-        C* __restrict b = rows.b;
-        for (int64_t i = 0; i < size; ++i) b[i] = load(source[rows.index[i]]);
-#pragma omp simd
-        for (int64_t i = 0; i < padded; ++i) {
-          const C term = kept[i] * disagreement(a[i], decay_a[i], b[i], decay(b[i]));
-          loss[x + i] += kept[i] != 0 ? term : C(0);  // what does not match may be infinite
-          weights[x + i] += kept[i];
-        }
+// The instances of one video, and the smallest rectangle around all their boxes.
+struct Group {
+  Group(const TkLoss& args, int64_t video) : instances(args.instances), rows{args.height, 0}, columns{args.width, 0} {
+    for (int64_t n = 0; n < args.instances; ++n) {
+      if (args.video_index[n] != video) continue;
+      instances[size++] = n;
+      for (int64_t t = 0; t < args.frames; ++t) {
+        const float* box = args.boxes + (n * args.frames + t) * 4;
+        if (!box_is_present(box)) continue;
+        rows = around(rows, pixels_inside(box[1], box[3], args.height));
+        columns = around(columns, pixels_inside(box[0], box[2], args.width));
       }
     }
   }
-  double total_loss = 0, total_weight = 0;
-  for (int64_t x = 0; x < args.width; ++x) {
-    total_loss += loss[x];
-    total_weight += weights[x];
+
+  bool is_empty() const { return size == 0 || rows.begin >= rows.end || columns.begin >= columns.end; }
+
+  Scratch<int64_t> instances;
+  int64_t size = 0;
+  Span rows, columns;
+
+ private:
+  static Span around(Span a, Span b) { return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end}; }
+};
+
+// The matches of one pair of frames that weigh something, drawn above.
+struct MatchList {
+  MatchList(const TkLoss& args)
+      : row_size(args.width * args.matches),
+        start(args.height * (args.width + 1)),
+        target(args.height * row_size),
+        source(args.height * row_size),
+        weight(args.height * row_size) {}
+
+  void fill(const TkLoss& args, const Group& group, int64_t video, int64_t pair) const {
+    const int64_t area = args.height * args.width, matches = args.matches;
+    const int64_t x = group.columns.begin, size = group.columns.end - x;
+    const Window window(args, video, pair);
+    parallel_for(group.rows.end - group.rows.begin, 4, [&](int64_t begin, int64_t end) {
+      const Scratch<int32_t> index(row_size);
+      const Scratch<float> kept(row_size);
+      for (int64_t y = group.rows.begin + begin; y < group.rows.begin + end; ++y) {
+        const int64_t own = y * args.width + x;
+        for (int64_t k = 0; k < matches; ++k) {
+          const int64_t at = ((video * args.pair_count + pair) * matches + k) * area + own;
+          window.read(args.offset + at, args.weight + at, y, x, size, index + k * size, kept + k * size);
+        }
+        int32_t* const __restrict starts = start + y * (args.width + 1) + x;
+        int32_t* const __restrict targets = target + y * row_size;
+        int32_t* const __restrict sources = source + y * row_size;
+        float* const __restrict weights = weight + y * row_size;
+        int32_t count = 0;
+        for (int64_t i = 0; i < size; ++i) {
+          starts[i] = count;
+          for (int64_t k = 0; k < matches; ++k) {  // written in any case, kept only if it weighs something
+            targets[count] = static_cast<int32_t>(own + i);
+            sources[count] = index[k * size + i];
+            weights[count] = kept[k * size + i];
+            count += weights[count] != 0;
+          }
+        }
+        starts[size] = count;
+      }
+    });
   }
+
+  int64_t row_size;
+  Scratch<int32_t> start, target, source;
+  Scratch<float> weight;
+};
+
+// The working memory of one thread: a batch of matches with the logits of both ends.
+template <typename C>
+struct Batch {
+  static constexpr int64_t capacity = 1024;
+
+  Batch() : target(capacity), source(capacity), weight(capacity), a(capacity), b(capacity) {}
+
+  Scratch<int32_t> target, source;
+  Scratch<float> weight;
+  Scratch<C> a, b;
+};
+
+// Calls body(count) with `count` matches of instance n in the batch, until it has seen all that count. Up to the end of
+// the last vector weights and logits are 0.
+template <typename T, typename Body>
+void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, const Batch<Compute<T>>& batch,
+                 const Body& body) {
+  using C = Compute<T>;
+  const int64_t area = args.height * args.width;
+  const T* logits = static_cast<const T*>(args.logits) + n * args.frames * area;
+  const T* target_logits = logits + args.pairs[2 * pair] * area;
+  const T* source_logits = logits + args.pairs[2 * pair + 1] * area;
+  CountedRows counted(args.boxes + n * args.frames * 4, args.frames, args.height, args.width);
+  int32_t* const __restrict target = batch.target;
+  int32_t* const __restrict source = batch.source;
+  float* const __restrict weight = batch.weight;
+  C* const __restrict a = batch.a;
+  C* const __restrict b = batch.b;
+  int64_t count = 0;
+  const auto finish = [&] {
+    for (int64_t j = 0; j < count; ++j) a[j] = load(target_logits[target[j]]);
+    for (int64_t j = 0; j < count; ++j) b[j] = load(source_logits[source[j]]);
+    for (int64_t j = count; j < whole_vectors(count); ++j) weight[j] = a[j] = b[j] = 0;
+    body(count);
+    count = 0;
+  };
+
+  for (int64_t y = 0; y < args.height; ++y) {
+    const int64_t spans = counted.find(y);
+    const int32_t* const start = list.start + y * (args.width + 1);
+    for (int64_t s = 0; s < spans; ++s) {
+      int64_t from = y * list.row_size + start[counted[s].begin];
+      const int64_t end = y * list.row_size + start[counted[s].end];
+      while (from < end) {
+        const int64_t left = batch.capacity - count, size = end - from < left ? end - from : left;
+        for (int64_t j = 0; j < size; ++j) {
+          target[count + j] = list.target[from + j];
+          source[count + j] = list.source[from + j];
+          weight[count + j] = list.weight[from + j];
+        }
+        count += size;
+        from += size;
+        if (count == batch.capacity) finish();
+      }
+    }
+  }
+  if (count > 0) finish();
+}
+
+template <typename T>
+void sum_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, const Batch<Compute<T>>& batch,
+              Compute<T>* loss_sum, Compute<T>* weight_sum) {
+  using C = Compute<T>;
+  double total_loss = 0, total_weight = 0;
+  for_matches<T>(args, list, n, pair, batch, [&](int64_t count) {
+    const float* weight = batch.weight;
+    const C *a = batch.a, *b = batch.b;
+    C loss = 0, weights = 0;
+#pragma omp simd reduction(+ : loss, weights)
+    for (int64_t j = 0; j < whole_vectors(count); ++j) {
+      loss += weight[j] * disagreement(a[j], decay(a[j]), b[j], decay(b[j]));
+      weights += weight[j];
+    }
+    total_loss += loss;
+    total_weight += weights;
+  });
   *loss_sum = static_cast<C>(total_loss);
   *weight_sum = static_cast<C>(total_weight);
 }
 
 // Adds the gradient of one pair to `grad`, the [T, H, W] of the instance.
 template <typename T>
-void backward_pair(const TkLoss& args, int64_t n, int64_t pair, Compute<T> grad_sum, const Rows<Compute<T>>& rows,
-                   Compute<T>* grad) {
+void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, Compute<T> grad_sum,
+                   const Batch<Compute<T>>& batch, Compute<T>* grad) {
   using C = Compute<T>;
-  const int64_t area = args.height * args.width, video = args.video_index[n];
-  const T* logits = static_cast<const T*>(args.logits) + n * args.frames * area;
-  const int64_t target_frame = args.pairs[2 * pair] * area, source_frame = args.pairs[2 * pair + 1] * area;
-  const T *target = logits + target_frame, *source = logits + source_frame;
-  C *grad_target = grad + target_frame, *grad_source = grad + source_frame;
-  const int64_t first_match = (video * args.pair_count + pair) * args.matches;
-  const Window window(args, video, pair);
-  CountedRows counted(args.boxes + n * args.frames * 4, args.frames, args.height, args.width);
-
-  for (int64_t y = 0; y < args.height; ++y) {
-    const int64_t spans = counted.find(y);
-    for (int64_t s = 0; s < spans; ++s) {
-      const int64_t x = counted[s].begin, size = counted[s].end - x, padded = whole_vectors(size);
-      C* __restrict a = rows.a;
-      C* __restrict decay_a = rows.decay_a;
-      C* __restrict to_a = rows.first_sum;
-      for (int64_t i = 0; i < size; ++i) a[i] = load(target[y * args.width + x + i]);
-      for (int64_t i = 0; i < padded; ++i) {
-        decay_a[i] = decay(a[i]);
-        to_a[i] = 0;
-      }
-      for (int64_t k = 0; k < args.matches; ++k) {
-        const int64_t at = (first_match + k) * area + y * args.width + x;
-        if (!window.read(args.offset + at, args.weight + at, y, x, size, rows.index, rows.kept)) continue;
-        const int32_t* index = rows.index;
-        const float* kept = rows.kept;
-        C* __restrict b = rows.b;
-        C* __restrict to_b = rows.second_sum;
-        for (int64_t i = 0; i < size; ++i) b[i] = load(source[index[i]]);
+  C* const grad_target = grad + args.pairs[2 * pair] * args.height * args.width;
+  C* const grad_source = grad + args.pairs[2 * pair + 1] * args.height * args.width;
+  for_matches<T>(args, list, n, pair, batch, [&](int64_t count) {
+    const float* weight = batch.weight;
+    C *to_a = batch.a, *to_b = batch.b;  // the logits, then what is to be added to their gradients
 #pragma omp simd
-        for (int64_t i = 0; i < padded; ++i) {
-          C slope_a, slope_b;
-          disagreement_slopes(a[i], decay_a[i], b[i], decay(b[i]), grad_sum * kept[i], slope_a, slope_b);
-          to_a[i] += kept[i] != 0 ? slope_a : C(0);
-          to_b[i] = kept[i] != 0 ? slope_b : C(0);
-        }
-        for (int64_t i = 0; i < size; ++i) grad_source[index[i]] += to_b[i];
-      }
-      for (int64_t i = 0; i < size; ++i) grad_target[y * args.width + x + i] += to_a[i];
+    for (int64_t j = 0; j < whole_vectors(count); ++j) {
+      C slope_a, slope_b;
+      disagreement_slopes(to_a[j], decay(to_a[j]), to_b[j], decay(to_b[j]), grad_sum * weight[j], slope_a, slope_b);
+      to_a[j] = slope_a;
+      to_b[j] = slope_b;
+    }
+    for (int64_t j = 0; j < count; ++j) grad_target[batch.target[j]] += to_a[j];
+    for (int64_t j = 0; j < count; ++j) grad_source[batch.source[j]] += to_b[j];
+  });
+}
+
+// visit(list, n, pair, batch) for every instance and pair; the pairs in order, the instances of a pair on all threads.
+template <typename C, typename Visit>
+void for_pairs(const TkLoss& args, const Visit& visit) {
+  const MatchList list(args);
+  for (int64_t video = 0; video < args.videos; ++video) {
+    const Group group(args, video);
+    if (group.is_empty()) continue;
+    for (int64_t pair = 0; pair < args.pair_count; ++pair) {
+      list.fill(args, group, video, pair);
+      parallel_for(group.size, 1, [&](int64_t begin, int64_t end) {
+        const Batch<C> batch;
+        for (int64_t i = begin; i < end; ++i) visit(list, group.instances[i], pair, batch);
+      });
     }
   }
 }
 
-template <typename T>
-void forward(const TkLoss& args, Compute<T>* loss_sum, Compute<T>* weight_sum) {
-  parallel_for(args.instances * args.pair_count, 1, [&](int64_t begin, int64_t end) {
-    const Rows<Compute<T>> rows(args.width);
-    for (int64_t item = begin; item < end; ++item) {
-      // The instances of a pair one after the other: its offsets and weights stay in the cache.
-      const int64_t n = item % args.instances, pair = item / args.instances, at = n * args.pair_count + pair;
-      sum_pair<T>(args, n, pair, rows, loss_sum + at, weight_sum + at);
-    }
-  });
-}
-
-// Where a gradient is accumulated: in the output itself where its elements are those of the computation, else beside
-// it.
-template <typename T>
-struct Accumulator {
-  static constexpr bool in_place = false;
-  explicit Accumulator(int64_t size) : sums(size) {}
-  Compute<T>* in(T*) const { return sums; }
-  void finish(T* grad, int64_t size) const {
-    for (int64_t i = 0; i < size; ++i) store(sums[i], grad + i);
-  }
-  Scratch<Compute<T>> sums;
-};
-template <typename T>
-struct InPlace {
-  static constexpr bool in_place = true;
-  explicit InPlace(int64_t) {}
-  T* in(T* grad) const { return grad; }
-  void finish(T*, int64_t) const {}
-};
-template <>
-struct Accumulator<float> : InPlace<float> {
-  using InPlace<float>::InPlace;
-};
-template <>
-struct Accumulator<double> : InPlace<double> {
-  using InPlace<double>::InPlace;
-};
-
-template <typename T>
-void backward(const TkLoss& args, const Compute<T>* grad_loss_sum, T* grad_logits) {
-  const int64_t size = args.frames * args.height * args.width;
-  parallel_for(args.instances, 1, [&](int64_t begin, int64_t end) {
-    const Rows<Compute<T>> rows(args.width);
-    const Accumulator<T> accumulator(size);
-    // Again the instances of a pair one after the other, if their sums need no memory of their own.
-    const int64_t group = Accumulator<T>::in_place ? end - begin : 1;
-    for (int64_t first = begin; first < end; first += group) {
-      Compute<T>* sums = accumulator.in(grad_logits + first * size);
-      for (int64_t i = 0; i < group * size; ++i) sums[i] = 0;
-      for (int64_t pair = 0; pair < args.pair_count; ++pair) {
-        for (int64_t n = first; n < first + group; ++n) {
-          const Compute<T> grad_sum = grad_loss_sum[n * args.pair_count + pair];
-          backward_pair<T>(args, n, pair, grad_sum, rows, sums + (n - first) * size);
-        }
-      }
-      accumulator.finish(grad_logits + first * size, size);
-    }
-  });
-}
-
-void tk_loss_terms(const TkLoss& args, void* loss_sum, void* weight_sum) {
+void tk_loss_terms(const TkLoss& args, void* loss_sums, void* weight_sums) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    forward<T>(args, static_cast<Compute<T>*>(loss_sum), static_cast<Compute<T>*>(weight_sum));
+    using C = Compute<T>;
+    for_pairs<C>(args, [&](const MatchList& list, int64_t n, int64_t pair, const Batch<C>& batch) {
+      const int64_t at = n * args.pair_count + pair;
+      sum_pair<T>(args, list, n, pair, batch, static_cast<C*>(loss_sums) + at, static_cast<C*>(weight_sums) + at);
+    });
   });
 }
 
-void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sum, void* grad_logits) {
+void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sums, void* grad_logits) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    backward<T>(args, static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
+    using C = Compute<T>;
+    for_pairs<C>(args, [&](const MatchList& list, int64_t n, int64_t pair, const Batch<C>& batch) {
+      const C grad_sum = static_cast<const C*>(grad_loss_sums)[n * args.pair_count + pair];
+      C* const grad = static_cast<C*>(grad_logits) + n * args.frames * args.height * args.width;
+      backward_pair<T>(args, list, n, pair, grad_sum, batch, grad);
+    });
   });
 }
 
