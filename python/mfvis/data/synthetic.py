@@ -1,9 +1,9 @@
 """Synthetic videos with exact masks: what the demo and the tests train on.
 
-Textured, non-convex shapes swing, turn, breathe and ripple in front of each other and of a drifting background. Shapes
-are the classes; colours and textures say nothing about the class, and every object shares a colour with the background,
-so neither a filled box nor a colour threshold solves it. Textures are fixed to their objects, so that patches of one
-frame are found again in the next, which is what the temporal loss lives on.
+Textured, non-convex shapes swing, turn, breathe and ripple in front of each other and of a drifting background. A class
+has its shape and its kind of texture, as animals have; colours say nothing about the class, and every object shares a
+colour with the background, so neither a filled box nor a colour threshold solves it. Textures are fixed to their
+objects, so that patches of one frame are found again in the next, which is what the temporal loss lives on.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def draw_video(
     # One of the object's two colours is the background's; the other is nobody else's.
     things: list[_Thing] = []
     for n, shape in enumerate(shapes_N):
-        things.append(_Thing(random, list(SHAPES.values())[shape], palette[[n % 3, 3 + n % 9]], size, things))
+        things.append(_Thing(random, list(SHAPES)[shape], palette[[n % 3, 3 + n % 9]], size, things))
     pictures_THW3 = np.empty((frames, height, width, 3), np.uint8)
     owner_THW = np.full((frames, height, width), -1)
     for t in range(frames):
@@ -189,15 +189,15 @@ class _Thing:
     def __init__(
         self,
         random: np.random.Generator,
-        outline: Callable[[np.random.Generator], np.ndarray],
+        name: str,
         colours: np.ndarray,
         size: tuple[int, int],
         others: Sequence[_Thing],
     ):
         self.unit = size[0] / 96
         self.radius = random.uniform(17, 27) * self.unit
-        self.outline = outline(random) * [1.0, random.uniform(0.85, 1.15)] * random.choice([-1, 1], 2)
-        self.texture = _pattern(random, colours, self.unit)
+        self.outline = SHAPES[name](random) * [1.0, random.uniform(0.85, 1.15)] * random.choice([-1, 1], 2)
+        self.texture = _pattern(random, name, colours, self.unit)
         self.centre, self.drift = self._course(random, others, size)
         self.swing = random.uniform(5, 20, 2) * self.unit
         self.pace, self.phase = random.uniform(0.12, 0.28, 2), random.uniform(0, 2 * np.pi, 2)
@@ -318,20 +318,21 @@ def _dense(corners: np.ndarray, steps: int = 8) -> np.ndarray:
     return (corners * (1 - share) + np.roll(corners, -1, 0) * share).transpose(1, 0, 2).reshape(-1, 2)
 
 
-def _pattern(random: np.random.Generator, colours: np.ndarray, unit: float) -> np.ndarray:
-    """A repeating texture of two colours, ``[TEXTURE, TEXTURE, 3]``: stripes, checks, spots or marble."""
+def _pattern(random: np.random.Generator, name: str, colours: np.ndarray, unit: float) -> np.ndarray:
+    """The texture of a class in two colours, ``[TEXTURE, TEXTURE, 3]``, repeating."""
     v, u = np.mgrid[:TEXTURE, :TEXTURE] * 2 * np.pi / TEXTURE
     warp, grain = _noise(random, TEXTURE, 30 * unit), _noise(random, TEXTURE, 4.5 * unit)
-    # Whole numbers of waves repeat without a seam; at this size a wave is about nine pixels long.
-    waves = max(2, round(TEXTURE / (random.uniform(8, 12) * unit)))
-    kind = random.integers(4)
-    if kind == 0:
-        value = np.sin(waves * u + 0.9 * warp)
-    elif kind == 1:
+    # Whole, even numbers of waves repeat without a seam; at this size a wave is about nine pixels long.
+    waves = 2 * max(1, round(TEXTURE / (random.uniform(8, 12) * unit) / 2))
+    if name == "star":  # checks
         value = np.sin(waves * u) * np.sin(waves * v) * 1.5
-    elif kind == 2:
+    elif name == "crescent":  # stripes
+        value = np.sin(waves * u + 0.9 * warp)
+    elif name == "corner":  # zigzags
+        value = np.sin(waves * v + 2.4 * np.arcsin(np.sin(waves / 2 * u)))
+    elif name == "blob":  # spots
         value = 2.2 * (_noise(random, TEXTURE, 9 * unit) - 0.35)
-    else:
+    else:  # marble
         value = np.sin(2.2 * warp + 2.0 * _noise(random, TEXTURE, 14 * unit))
     share = 1 / (1 + np.exp(-4 * value))
     return colours[0] + (colours[1] - colours[0]) * share[..., None] + 12 * grain[..., None]
