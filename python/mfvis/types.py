@@ -2,7 +2,7 @@
 
 Names of tensors and arrays end in their axes:
     B clip   N object   T frame   Q query   L decoder layer   C channel   K class   H, W height, width   4 x1 y1 x2 y2
-Boxes are float32 ``(x1, y1, x2, y2)`` in pixels, half-open; ``x2 <= x1`` or ``y2 <= y1`` means "absent from this frame".
+Boxes are float32 ``(x1, y1, x2, y2)`` in pixels, half-open; ``x2 <= x1`` or ``y2 <= y1`` means absent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Track:
     boxes_T4: np.ndarray
     """float32 ``[T, 4]``; a row of zeros where the object is absent."""
     segmentations: tuple[Any, ...] | None = None
-    """Per frame the mask as the JSON has it (polygons, either RLE, or None), never decoded on reading; None: no masks."""
+    """Per frame the mask as the JSON has it (polygons, either RLE, or None), not decoded on reading; None: no masks."""
     areas: tuple[float | None, ...] | None = None
     iscrowd: bool = False
 
@@ -106,13 +106,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        tensors = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says: every query's class and mask tube, after every supervised decoder layer, the last one last."""
+    """What the model says: every query's class and mask tube, after each decoder layer, the last one last."""
 
     logits_LBQK: Tensor
     """Class logits, K + 1 of them: the last is "no object"."""
