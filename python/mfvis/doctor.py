@@ -17,7 +17,6 @@ PACKAGES = {
     "pillow": "pictures",
     "pyyaml": "presets",
     "tyro": "flags",
-    "matplotlib": "reports",
     "nvidia-ml-py": "the GPU's state",
     "tensorboard": "curves, optional",
 }
