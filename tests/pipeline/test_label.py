@@ -14,17 +14,19 @@ from mfvis.errors import ConfigError
 from mfvis.infer import label
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
 from mfvis.infer.label import LabelConfig
+from mfvis.infer.reader import TrackReader
 from mfvis.infer.refine import RefineConfig, refine
 from mfvis.infer.tracking import assign_tubes
-from mfvis.infer.view import close_up, look
+from mfvis.infer.view import cut, look
 from mfvis.losses.criterion import LossConfig
 from mfvis.losses.negatives import negatives_loss, positives_loss
-from mfvis.models.backbone import BackboneConfig
-from mfvis.models.mask2former import ModelConfig
+from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.train.optim import OptimConfig
 
-TINY = ModelConfig(
-    backbone=BackboneConfig(name="tiny"),
+BACKBONE = BackboneConfig(name="tiny")
+MASK2FORMER = ModelConfig(
+    backbone=BACKBONE,
     hidden_dim=16,
     heads=2,
     encoder_layers=1,
@@ -62,7 +64,7 @@ def config(boxes_only: Path, demo_data, tmp_path: Path) -> LabelConfig:
         short_side=64,
         clip=2,
         window=4,  # shorter than the videos of six frames: two windows each
-        model=TINY,
+        backbone=BACKBONE,
         optim=OptimConfig(steps=3, lr=1e-3, clip_norm=1.0),
         loss=LossConfig(background=1.0, projection=1.0),
         evidence=EvidenceConfig(gaps=(1, 2)),
@@ -137,17 +139,20 @@ def test_faults_of_the_settings_are_told_together():
         LabelConfig(
             Path("x.json"),
             window=0,
-            model=replace(TINY, box_prompts=False, backbone=BackboneConfig(name="mobilenet_v2", frozen=True)),
+            backbone=BackboneConfig(name="mobilenet_v2", frozen=True),
         )
-    assert all(word in str(error.value) for word in ("window", "model.box_prompts", "model.backbone.weights"))
+    assert all(word in str(error.value) for word in ("window", "backbone.weights"))
 
 
-def test_a_model_without_prompts_has_its_tubes_assigned(config, monkeypatch):
-    start, categories = label._starting_model(config, load_dataset(config.data, config.frames))
-    start.prompts = None
-    monkeypatch.setattr(label, "_starting_model", lambda *_: (start, categories))
+@pytest.mark.parametrize("prompts", [True, False])
+def test_starts_from_a_mask2former_with_or_without_box_prompts(config, monkeypatch, prompts):
+    dataset = load_dataset(config.data, config.frames)
+    start = VideoMask2Former(replace(MASK2FORMER, box_prompts=prompts), len(dataset.categories))
+    monkeypatch.setattr(label, "_starting_model", lambda *_: (start, dataset.categories))
     completed = json.loads(label.run(replace(config, overlays=False)).read_text())
-    assert all(mask for annotation in completed["annotations"] for mask in annotation["segmentations"] if mask)
+    for annotation in completed["annotations"]:
+        masks = zip(annotation["segmentations"], annotation["bboxes"], strict=True)
+        assert all((mask is None) == (box is None) for mask, box in masks)
 
 
 def test_learns_a_disc_from_its_boxes(tmp_path):
@@ -162,16 +167,16 @@ def test_learns_a_disc_from_its_boxes(tmp_path):
         Path("x.json"),
         short_side=128,
         clip=3,
-        model=TINY,
+        backbone=BACKBONE,
         optim=OptimConfig(steps=60, lr=5e-3, clip_norm=1.0, schedule="cosine"),
         loss=LossConfig(classification=0, projection=1, background=1),
         evidence=EvidenceConfig(gaps=(1, 2), witnesses=1),
     )
     torch.manual_seed(0)
-    model = label.VideoMask2Former(TINY, 1)
-    view = look(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), config.evidence)
+    model = TrackReader(Backbone(BACKBONE), 1, config.dim)
+    view = look(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1, config.evidence)
     label.fit(model, view, config)
-    logits_THW = label._enlarge(label.segment(model, view, 3)[0], view.size, (64, 96))
+    logits_THW = label._enlarge(label.segment(model, view, config)[0], view.size, (64, 96))
     masks_THW = refine(logits_THW, label.mfvis_ext.rgb_to_lab(frames_TCHW), boxes_T4, config.refine)
     iou = (masks_THW & true_THW).sum() / (masks_THW | true_THW).sum()
     assert iou > 0.9
@@ -232,20 +237,22 @@ def test_losses_of_known_pixels():
     assert masks.grad[0, 0, 0].tolist()[0] == 0 and (masks.grad[1] < 0).all()
 
 
-def test_close_up_keeps_everything_in_place():
+def test_a_cut_has_the_objects_of_its_frames_alone():
     torch.manual_seed(0)
-    model = label.VideoMask2Former(replace(TINY, backbone=BackboneConfig(name="tiny", frozen=True)), 1).eval()
     boxes_NT4 = torch.tensor([[[100.0, 130, 120, 150], [104.0, 130, 124, 150], [0.0, 0, 0, 0]]]).repeat(2, 1, 1)
     boxes_NT4[1, :2] = 0
     boxes_NT4[1, 2] = torch.tensor([5.0, 5, 50, 60])
     frames_TCHW = torch.randint(0, 255, (3, 3, 240, 300), dtype=torch.uint8)
-    view = look(model.backbone, frames_TCHW, boxes_NT4, torch.tensor([0, 0]), (240, 300), EvidenceConfig(gaps=(1,)))
-    part, objects, (rows, columns) = close_up(view, torch.tensor([0, 1]))
-    assert objects.tolist() == [0] and part.frames_TCHW.shape[-2:] != view.frames_TCHW.shape[-2:]
-    assert part.unknown_NTHW.equal(view.unknown_NTHW[:1, :2, rows, columns])
+    backbone = Backbone(BackboneConfig(name="tiny", frozen=True))
+    labels = torch.tensor([0, 0])
+    view = look(backbone, frames_TCHW, boxes_NT4, labels, (240, 300), 2, EvidenceConfig(gaps=(1,)))
+    part, objects = cut(view, torch.tensor([0, 1]))
+    assert objects.tolist() == [0] and len(part.frames_TCHW) == 2
+    assert part.unknown_NTHW.equal(view.unknown_NTHW[:1, :2])
     inside = inside_boxes(part.boxes_NT4 / 4, *part.lab_TCHW.shape[-2:])
     assert inside.equal(part.unknown_NTHW | part.escaped_NTHW) and inside.any()
-    assert [level.shape[-1] for level in part.features] == [part.frames_TCHW.shape[-1] // s for s in (4, 8, 16, 32)]
+    # Padded to 256 x 320 and seen at twice that size.
+    assert [level.shape[-2:] for level in part.features] == [(512 // s, 640 // s) for s in (4, 8, 16, 32)]
 
 
 def test_no_tube_is_given_to_two_tracks_while_there_are_enough():

@@ -26,15 +26,16 @@ class EvidenceConfig:
 
     weight: float = 1.0
     """Of the escaped pixels' term in the loss, and of the ring's around the boxes; 0 looks for none."""
-    default: float = 0.15
-    """Weight of the assumption that what has not escaped from the box is the object: without it masks collapse."""
+    default: float = 0.0
+    """Weight of the assumption that what has not escaped from the box is the object. It holds up masks that collapse,
+    and fattens those that do not."""
     gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
     """How many frames away the other frames are, both ways. Far ones show what slow objects cover for long."""
     radius: int = 3
     """Cells of the grid around the place where the camera's motion takes a pixel."""
-    distance: float = 12.0
+    distance: float = 16.0
     """Farthest patch distance (3 x 3 cells of LAB) of the same place seen again."""
-    witnesses: int = 1
+    witnesses: int = 2
     """Other frames in which a pixel must be found outside the box."""
 
     def __post_init__(self) -> None:

@@ -27,19 +27,23 @@ from mfvis.data.ytvis import encode_mask, load_dataset, read_json, write_json, w
 from mfvis.errors import ConfigError
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, inside_boxes
 from mfvis.infer.predictor import device_of, write_overlay
+from mfvis.infer.reader import TrackReader, standardised
 from mfvis.infer.refine import RefineConfig, refine
 from mfvis.infer.tracking import assign_tubes
-from mfvis.infer.view import View, as_batch, close_up, look
+from mfvis.infer.view import View, as_batch, cut, enlarge, look
 from mfvis.losses.criterion import STRIDE, Criterion, LossConfig
 from mfvis.losses.matcher import match
 from mfvis.losses.negatives import negatives_loss, positives_loss
 from mfvis.losses.temporal import tube_pairs
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.parsing import to_plain
 from mfvis.train.optim import OptimConfig, make_optimizer, set_learning_rate
 from mfvis.types import BoxPrompts, Category, Match, Prediction, TrackResult, Video, VideoDataset
 
+Model = VideoMask2Former | TrackReader
+Start = VideoMask2Former | Backbone
 ABSENT = -10.0
 """Mask logit of what cannot be the object."""
 
@@ -71,8 +75,12 @@ class LabelConfig:
     """Frames are scaled to this short side, aspect kept."""
     max_side: int = 960
     """The long side is at most this; the short side gives way."""
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(box_prompts=True))
-    """Used without a checkpoint."""
+    zoom: int = 2
+    """How much larger the backbone sees them. Without a checkpoint; one is shown what it was trained on."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """Whose features are read without a checkpoint."""
+    dim: int = 32
+    """Channels of the model trained from scratch."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and steps, per window."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -82,18 +90,15 @@ class LabelConfig:
     def __post_init__(self) -> None:
         faults = [
             f"{name} is {getattr(self, name)}, expected at least 1"
-            for name in ("window", "clip", "short_side", "max_side")
+            for name in ("window", "clip", "short_side", "max_side", "zoom", "dim")
             if getattr(self, name) < 1
         ]
         if not self.strides or min(self.strides) < 1:
             faults.append(f"strides is {self.strides}, expected one or more steps, each at least 1")
-        backbone = self.model.backbone
-        if self.checkpoint is None and not self.model.box_prompts:
-            faults.append("model.box_prompts is off; without a checkpoint the queries are made from the boxes. Set it")
-        if self.checkpoint is None and backbone.frozen and backbone.weights is None:
+        if self.checkpoint is None and self.backbone.frozen and self.backbone.weights is None:
             faults.append(
-                f"model.backbone.weights: none given for a frozen {backbone.name}, which would stay random. "
-                'Name a weights file or "hub", or train it with --no-model.backbone.frozen'
+                f"backbone.weights: none given for a frozen {self.backbone.name}, which would stay random. "
+                'Name a weights file or "hub", or train it with --no-backbone.frozen'
             )
         if faults:
             raise ConfigError("\n".join(faults))
@@ -139,7 +144,7 @@ def run(config: LabelConfig) -> Path:
 
 
 def label_video(
-    start: VideoMask2Former, video: Video, categories: Sequence[Category], config: LabelConfig, head: str = ""
+    start: Start, video: Video, categories: Sequence[Category], config: LabelConfig, head: str = ""
 ) -> list[TrackResult]:
     """A result for every track of the video: a mask wherever it has a box, None elsewhere."""
     segmentations = [[None] * video.length for _ in video.tracks]
@@ -156,11 +161,17 @@ def label_video(
         labels_N = torch.tensor([labels.get(track.category_id, 0) for track in tracks])
         frames_TCHW = read_frames(video, window)
 
-        model = copy.deepcopy(start)
+        model, zoom = copy.deepcopy(start), 1
+        if isinstance(model, Backbone):
+            torch.manual_seed(config.seed)
+            model, zoom = TrackReader(model, len(tracks), config.dim).to(model.mean.device), config.zoom
+            labels_N = torch.zeros_like(labels_N)
         size = fitted_size(video.height, video.width, config.short_side, config.max_side)
-        view = look(model.backbone, frames_TCHW, boxes_NT4, labels_N, size, config.evidence)
+        view = look(model.backbone, frames_TCHW, boxes_NT4, labels_N, size, zoom, config.evidence)
+        if isinstance(model, TrackReader) and view.features is not None:
+            view = replace(view, features=tuple(map(standardised, view.features)))
         fit(model, view, config, f"{head} frames {window.start}-{window.stop - 1}")
-        logits_NTHW = segment(model, view, config.clip)
+        logits_NTHW = segment(model, view, config)
         full_size = (video.height, video.width)
         for n, logits_THW, boxes_T4 in zip(present, logits_NTHW, boxes_NT4, strict=True):
             enlarged = _enlarge(logits_THW, view.size, full_size)
@@ -174,7 +185,7 @@ def label_video(
     return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
 
 
-def fit(model: VideoMask2Former, view: View, config: LabelConfig, head: str = "") -> None:
+def fit(model: Model, view: View, config: LabelConfig, head: str = "") -> None:
     """Train the model on the boxes of one window."""
     criterion = Criterion(config.loss, model.num_classes)
     optimizer = make_optimizer(model, config.optim)
@@ -184,8 +195,8 @@ def fit(model: VideoMask2Former, view: View, config: LabelConfig, head: str = ""
     began = time.perf_counter()
     for step in range(config.optim.steps):
         set_learning_rate(optimizer, config.optim, step)
-        part, objects, _ = close_up(view, _draw_clip(view, config, random))
-        loss = _loss(_predict(model, part, objects), part, model, criterion, config, step)
+        part, objects = cut(view, _draw_clip(view, config, random))
+        loss = _loss(_predict(model, part, objects, config), part, model, criterion, config, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.optim.clip_norm > 0:
@@ -199,54 +210,54 @@ def fit(model: VideoMask2Former, view: View, config: LabelConfig, head: str = ""
 
 
 @torch.no_grad()
-def segment(model: VideoMask2Former, view: View, clip: int) -> Tensor:
+def segment(model: Model, view: View, config: LabelConfig) -> Tensor:
     """Mask logits ``[N, T, H / 4, W / 4]`` of the given tracks: means over overlapping clips."""
     model.eval()
     frames = len(view.frames_TCHW)
-    clip = min(clip, frames)
+    clip = min(config.clip, frames)
     sums_NTHW = torch.zeros(view.escaped_NTHW.shape, device=view.boxes_NT4.device)
     counts_NT = torch.zeros(sums_NTHW.shape[:2], device=sums_NTHW.device)
     starts = [*range(0, frames - clip, max(1, clip // 2)), frames - clip]
     for indices in (torch.arange(first, first + clip, device=sums_NTHW.device) for first in starts):
-        part, objects, (rows, columns) = close_up(view, indices)
+        part, objects = cut(view, indices)
         if len(objects) == 0:
             continue
-        masks_QTHW = _predict(model, part, objects, last_only=True).masks_LBQTHW[-1, 0]
-        if model.prompts is None:
+        masks_QTHW = _predict(model, part, objects, config, last_only=True).masks_LBQTHW[-1, 0]
+        if not _has_own_queries(model):
             masks_QTHW = masks_QTHW[assign_tubes(masks_QTHW, part.boxes_NT4 / STRIDE)]
-        for n, masks_THW in zip(objects.tolist(), masks_QTHW, strict=True):
-            sums_NTHW[n, indices, rows, columns] += masks_THW
-            counts_NT[n, indices] += 1
+        sums_NTHW[objects[:, None], indices] += masks_QTHW
+        counts_NT[objects[:, None], indices] += 1
     return sums_NTHW / counts_NT.clamp(min=1)[..., None, None]
 
 
-def _predict(model: VideoMask2Former, part: View, objects: Tensor, last_only: bool = False) -> Prediction:
-    """The model's word on a close-up as one clip, with a query for each object if it takes boxes.
+def _has_own_queries(model: Model) -> bool:
+    """Whether the model's n-th mask is that of the n-th given track; otherwise its tubes have to be assigned."""
+    return isinstance(model, TrackReader) or model.prompts is not None
 
-    Such a query is made from the boxes, plus a learnt query of the object's own, the same in all clips of the window.
-    """
-    features = part.features or model.backbone(part.frames_TCHW)
-    pixels: PixelFeatures = model.pixel_decoder(features)
-    queries = model.decoder.learnt_queries(1)
+
+def _predict(model: Model, part: View, objects: Tensor, config: LabelConfig, last_only: bool = False) -> Prediction:
+    """The model's word on the part's frames as one clip: a tube for each object, or for each of its learnt queries."""
+    if isinstance(model, TrackReader):
+        features = part.features or tuple(map(standardised, model.backbone(enlarge(part.frames_TCHW, config.zoom))))
+        masks_NTHW = model(features, part.lab_TCHW)[objects]
+        no_class = masks_NTHW.new_zeros(1, 1, len(objects), model.num_classes + 1)
+        return Prediction(no_class, masks_NTHW[None, None])
+    if model.prompts is None:
+        queries = model.decoder.learnt_queries(1)
+    pixels: PixelFeatures = model.pixel_decoder(part.features or model.backbone(part.frames_TCHW))
     if model.prompts is not None:
         valid_BQ = torch.ones(1, len(objects), dtype=torch.bool, device=objects.device)
-        asked = model.prompts(BoxPrompts(part.boxes_NT4[None], valid_BQ), pixels, *part.frames_TCHW.shape[-2:])
-        own = objects % queries.features_BQC.shape[1]
-        queries = replace(
-            asked,
-            features_BQC=asked.features_BQC + queries.features_BQC[:, own],
-            positions_BQC=asked.positions_BQC + queries.positions_BQC[:, own],
-        )
+        queries = model.prompts(BoxPrompts(part.boxes_NT4[None], valid_BQ), pixels, *part.frames_TCHW.shape[-2:])
     return model.decoder(pixels, queries, last_only)
 
 
 def _loss(
-    prediction: Prediction, part: View, model: VideoMask2Former, criterion: Criterion, config: LabelConfig, step: int
+    prediction: Prediction, part: View, model: Model, criterion: Criterion, config: LabelConfig, step: int
 ) -> Tensor:
     """The criterion's losses and those of the evidence, summed over the decoder layers, averaged over the objects."""
     batch, device = as_batch(part), part.boxes_NT4.device
     layers, count = len(prediction.logits_LBQK), len(part.labels_N)
-    if model.prompts is not None:
+    if _has_own_queries(model):
         matched = Match(torch.arange(count, device=device).expand(layers, -1))
     else:
         matched = match(prediction, batch, part.boxes_NT4 / STRIDE, config.loss.match, False)
@@ -300,11 +311,11 @@ def _result(video: Video, n: int, segmentations: tuple[dict | None, ...]) -> Tra
     return TrackResult(video.id, track.category_id, 1.0, segmentations, track.boxes_T4, track.id)
 
 
-def _starting_model(config: LabelConfig, dataset: VideoDataset) -> tuple[VideoMask2Former, tuple[Category, ...]]:
-    """The model that every window starts from, and the categories its labels stand for."""
+def _starting_model(config: LabelConfig, dataset: VideoDataset) -> tuple[Start, tuple[Category, ...]]:
+    """What every window starts from, and the categories that its labels stand for."""
     if config.checkpoint is None:
         torch.manual_seed(config.seed)
-        return VideoMask2Former(config.model, max(1, len(dataset.categories))), dataset.categories
+        return Backbone(config.backbone), dataset.categories
     from mfvis.train.checkpoint import load_model
 
     model, categories, _ = load_model(config.checkpoint)

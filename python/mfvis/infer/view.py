@@ -16,9 +16,6 @@ from mfvis.losses.criterion import PADDING_COLOUR, STRIDE
 from mfvis.models.backbone import Backbone
 from mfvis.types import Batch
 
-STRIDES = (4, 8, 16, 32)
-"""Of the backbone's feature maps."""
-
 
 @dataclass(frozen=True)
 class View:
@@ -53,6 +50,7 @@ def look(
     boxes_NT4: Tensor,
     labels_N: Tensor,
     size: tuple[int, int],
+    zoom: int,
     evidence: EvidenceConfig,
 ) -> View:
     """Gather all that the pictures and the boxes of a window say before any training.
@@ -61,6 +59,7 @@ def look(
         frames_TCHW: uint8 RGB at the video's own size.
         boxes_NT4: in pixels of these.
         size: (height, width) to which the frames are scaled.
+        zoom: how much larger the backbone sees them.
     """
     device = backbone.mean.device
     old_height, old_width = frames_TCHW.shape[-2:]
@@ -78,15 +77,12 @@ def look(
     others_NTHW = (inside_NTHW.sum(0) > inside_NTHW.long()) & ~inside_NTHW
     escaped_NTHW = torch.zeros_like(inside_NTHW)
     if evidence.weight > 0:
-        # Matches are sought on a grid of half the resolution: a quarter of the pixels, of as wide a window.
-        coarse_TCHW, coarse_HW = F.avg_pool2d(lab_TCHW, 2), F.avg_pool2d(content_HW[None].float(), 2)[0] == 1
-        found = escaped_background(coarse_TCHW, coarse_HW, cells_NT4 / 2, evidence)
-        escaped_NTHW = found.repeat_interleave(2, -2).repeat_interleave(2, -1) & inside_NTHW
+        escaped_NTHW = escaped_background(lab_TCHW, content_HW, cells_NT4, evidence)
 
     features = None
     if backbone.config.frozen:
         with torch.no_grad():
-            per_frame = [backbone(frame[None]) for frame in padded]
+            per_frame = [backbone(enlarge(frame[None], zoom)) for frame in padded]
         features = tuple(torch.cat(level) for level in zip(*per_frame, strict=True))
     return View(
         padded,
@@ -103,48 +99,28 @@ def look(
     )
 
 
-def close_up(view: View, indices: Tensor) -> tuple[View, Tensor, tuple[slice, slice]]:
-    """The frames at `indices`, cut to the surroundings of their boxes.
+def enlarge(frames_TCHW: Tensor, zoom: int) -> Tensor:
+    """Frames at a whole multiple of their size."""
+    return F.interpolate(frames_TCHW.float(), scale_factor=zoom, mode="bilinear") if zoom > 1 else frames_TCHW
 
-    Returns the part, the objects with a box in it (int64), and its rows and columns on the grid of the masks.
-    """
+
+def cut(view: View, indices: Tensor) -> tuple[View, Tensor]:
+    """The frames at `indices`, with the objects that have a box in one of them (int64, the second value)."""
     boxes_NT4 = view.boxes_NT4[:, indices]
     shown_NT = (boxes_NT4[..., 2] > boxes_NT4[..., 0]) & (boxes_NT4[..., 3] > boxes_NT4[..., 1])
     objects = torch.nonzero(shown_NT.any(1))[:, 0]
-    height, width = view.frames_TCHW.shape[-2:]
-    shown_B4 = boxes_NT4[shown_NT]
-    if len(shown_B4):
-        (x1, y1), (x2, y2) = shown_B4[:, :2].amin(0).tolist(), shown_B4[:, 2:].amax(0).tolist()
-    else:
-        x1, y1, x2, y2 = 0, 0, width, height
-    margin = MULTIPLE + 0.2 * max(x2 - x1, y2 - y1)
-    # Whole cells of the coarsest features, so that what the backbone said of the whole frames can be cut likewise.
-    left, top = (max(0, int((low - margin) // MULTIPLE)) * MULTIPLE for low in (x1, y1))
-    right, bottom = (
-        min(side, -int(-(high + margin) // MULTIPLE) * MULTIPLE) for high, side in ((x2, width), (y2, height))
-    )
-
-    def cut(pixels: Tensor, stride: int) -> Tensor:
-        return pixels[..., top // stride : bottom // stride, left // stride : right // stride]
-
-    features = None
-    if view.features is not None:
-        features = tuple(cut(level[indices], stride) for level, stride in zip(view.features, STRIDES, strict=True))
-    per_object = (
-        cut(known_NTHW[objects][:, indices], STRIDE)
-        for known_NTHW in (view.escaped_NTHW, view.ring_NTHW, view.unknown_NTHW, view.others_NTHW)
-    )
+    known = (view.escaped_NTHW, view.ring_NTHW, view.unknown_NTHW, view.others_NTHW)
     part = View(
-        cut(view.frames_TCHW[indices], 1),
-        features,
-        boxes_NT4[objects] - boxes_NT4.new_tensor([left, top, left, top]) * shown_NT[objects][..., None],
+        view.frames_TCHW[indices],
+        None if view.features is None else tuple(level[indices] for level in view.features),
+        boxes_NT4[objects],
         view.labels_N[objects],
-        (min(bottom, view.size[0]) - top, min(right, view.size[1]) - left),
-        cut(view.lab_TCHW[indices], STRIDE),
-        cut(view.background_THW[indices], STRIDE),
-        *per_object,
+        view.size,
+        view.lab_TCHW[indices],
+        view.background_THW[indices],
+        *(known_NTHW[objects][:, indices] for known_NTHW in known),
     )
-    return part, objects, (slice(top // STRIDE, bottom // STRIDE), slice(left // STRIDE, right // STRIDE))
+    return part, objects
 
 
 def as_batch(view: View) -> Batch:
