@@ -80,6 +80,16 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
         Backbone(BackboneConfig("mobilenet_v2", str(file)))
 
 
+def test_frozen_norms_are_frozen_from_birth():
+    """Not only after train() or eval() was called: else a new model normalises by the batch it happens to see."""
+    torch.manual_seed(0)
+    backbone = Backbone(BackboneConfig("mobilenet_v2", frozen=True))
+    frames = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    alone = [backbone(frames[n : n + 1]) for n in range(2)]
+    for together, *single in zip(backbone(frames), *alone, strict=True):
+        torch.testing.assert_close(together, torch.cat(single), rtol=1e-4, atol=1e-4)
+
+
 def test_a_frozen_backbone_records_no_gradient():
     backbone = Backbone(BackboneConfig("tiny", frozen=True)).train()
     features = backbone(torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8))

@@ -90,6 +90,7 @@ class Backbone(nn.Module):
             self.net.requires_grad_(False)
         for norm in self._frozen_norms():
             norm.requires_grad_(False)
+        self.train()  # a module is born in training mode without being told: the frozen norms would use the batch
 
     def _load_pretrained(self, weights: str) -> None:
         name = self.config.name
