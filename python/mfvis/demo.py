@@ -245,7 +245,7 @@ def _report(config: DemoConfig, val: VideoDataset, outcomes: list[Outcome], seco
         notes=(
             f"The pictures are the middle frames of the first {min(SHOWN, len(val.videos))} validation videos, not a "
             f"selection. Predicted tracks with a score of {SHOWN_SCORE} or more are drawn, in the colour of the true "
-            "track whose boxes they fit best.",
+            "track whose boxes they fit best; those left over, such as one object found as two classes, have others.",
             "AP asks for everything at once: finding each object, naming its class, and one mask tube through the "
             "video. J asks for the mask alone: to each true track belongs the predicted tube whose boxes fit best, "
             "whatever its class and score. A filled box scores well on compact objects and badly on crescents.",
@@ -265,9 +265,9 @@ def _picture(video: Video, results: tuple[TrackResult, ...]) -> Picture:
     t = video.length // 2
     size = video.height, video.width
     mine = [result for result in results if result.video_id == video.id]
-    owner = {id(result.segmentations): result.track_id for result in assign(video, mine)}
-    colours = {track.id: place for place, track in enumerate(video.tracks)}
     drawn = [result for result in mine if result.score >= SHOWN_SCORE]
+    owner = {id(result.segmentations): result.track_id for result in assign(video, drawn)}
+    colours = {track.id: place for place, track in enumerate(video.tracks)}
     tracks = video.tracks
     pixels = compare(
         read_frames(video, [t])[0].permute(1, 2, 0).numpy(),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mfvis import demo
 from mfvis.data.ytvis import decode_mask
 from mfvis.errors import ConfigError
@@ -76,6 +77,17 @@ def test_tubes_are_assigned_by_boxes_alone_and_one_to_one():
     np.testing.assert_array_equal(assigned[6].boxes_T4, far)
     assert not decode_mask(assigned[7].segmentations[0], 50, 50).any()
     assert demo.assign(replace(video, tracks=()), found) == []
+
+
+def test_a_drawn_track_has_its_true_tracks_colour_whatever_was_not_drawn(monkeypatch):
+    true = np.array([[0, 0, 10, 10]], np.float32)
+    video = Video(1, "v", 32, 32, 1, (), (Track(5, 1, true, (None,)),))
+    found = tuple(TrackResult(1, 1, score, tuple([None]), boxes) for score, boxes in ((0.9, true + 3), (0.1, true)))
+    seen = {}
+    monkeypatch.setattr(demo, "read_frames", lambda video, indices: torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    monkeypatch.setattr(demo, "compare", lambda frame_HW3, **given: seen.update(given))
+    demo._picture(video, found)
+    assert seen["predicted_ids"] == seen["true_ids"] == [0]
 
 
 @pytest.mark.parametrize(
