@@ -279,7 +279,9 @@ def _loss(
         escaped, ring, unknown = (
             known_NTHW.repeat(layers, 1, 1, 1) for known_NTHW in (part.escaped_NTHW, part.ring_NTHW, part.unknown_NTHW)
         )
-        loss = loss + evidence.weight * (negatives_loss(masks, escaped, count) + negatives_loss(masks, ring, count))
+        doubt_N = evidence.doubt * (escaped | unknown).sum((1, 2, 3))
+        found = negatives_loss(masks, escaped, count, doubt_N) + negatives_loss(masks, ring, count)
+        loss = loss + evidence.weight * found
         loss = loss + evidence.default * positives_loss(masks, unknown, count)
     return loss
 

@@ -126,7 +126,8 @@ class Criterion(nn.Module):
                 terms["projection"] = config.projection * projection_loss(masks, boxes, normaliser)
             if config.pairwise.weight > 0:
                 mean = pairwise_loss(masks, lab_BTCHW, boxes, video_index, config.pairwise)
-                terms["pairwise"] = config.pairwise.weight * _ramp(step, config.pairwise.warmup) * layers * mean
+                ramp = _ramp(step - config.pairwise.start, config.pairwise.warmup)
+                terms["pairwise"] = config.pairwise.weight * ramp * layers * mean
             if config.temporal.weight > 0:
                 ramp = _ramp(step, config.temporal.warmup)
                 terms["temporal"] = config.temporal.weight * ramp * (temporal_P / weight_P).sum()
@@ -148,7 +149,9 @@ class Criterion(nn.Module):
 
 
 def _ramp(step: int, warmup: int) -> float:
-    """The factor on a weight that rises over the first `warmup` steps."""
+    """The factor on a weight that rises over the first `warmup` steps; 0 before step 0."""
+    if step < 0:
+        return 0.0
     return min((step + 1) / warmup, 1.0) if warmup else 1.0
 
 

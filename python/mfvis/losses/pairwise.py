@@ -15,8 +15,10 @@ class PairwiseConfig:
     """Which neighbours count; the defaults are BoxInst's and the paper's."""
 
     weight: float = 5.0
+    start: int = 0
+    """Steps without this term. From scratch there must be some: agreeing on "nowhere" is the easiest agreement."""
     warmup: int = 0
-    """Steps in which the weight rises from 0. From scratch it must: agreeing on "nowhere" is the easiest agreement."""
+    """Steps after these in which the weight rises."""
     kernel_size: int = 3
     """Side of the neighbourhood, odd."""
     dilation: int = 2
@@ -27,6 +29,7 @@ class PairwiseConfig:
     def __post_init__(self) -> None:
         wanted = {
             "weight": (self.weight >= 0, "0 or more"),
+            "start": (self.start >= 0, "0 or more"),
             "warmup": (self.warmup >= 0, "0 or more"),
             "kernel_size": (self.kernel_size >= 3 and self.kernel_size % 2 == 1, "an odd number, 3 or more"),
             "dilation": (self.dilation >= 1, "1 or more"),
