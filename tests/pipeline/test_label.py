@@ -33,7 +33,7 @@ MASK2FORMER = ModelConfig(
     encoder_ffn_dim=16,
     decoder_layers=1,
     decoder_ffn_dim=16,
-    queries=2,
+    queries=8,
     box_prompts=True,
 )
 
@@ -231,6 +231,8 @@ def test_losses_of_known_pixels():
     masks = torch.tensor([[[[0.0, 2.0]]], [[[1.0, 1.0]]]], requires_grad=True)
     known = torch.tensor([[[[True, False]]], [[[False, False]]]])
     assert negatives_loss(masks, known, 1).item() == pytest.approx(np.log(2))
+    few = int(known[0].sum())
+    assert negatives_loss(masks[:1], known[:1], 1, doubt_N=3 * few).item() == pytest.approx(np.log(2) / 4)
     loss = positives_loss(masks, ~known, 2)
     assert loss.item() == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(-1))) / 2)
     loss.backward()

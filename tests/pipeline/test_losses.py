@@ -262,6 +262,15 @@ def test_pairwise_and_temporal_terms_rise_over_their_warmup(term: str) -> None:
     assert at[:3] == pytest.approx([at[3] / 10, at[3] / 2, at[3]], rel=1e-5)
 
 
+def test_pairwise_term_waits_for_its_start() -> None:
+    batch = make_batch()
+    prediction = make_prediction(batch)
+    criterion = Criterion(LossConfig(pairwise=PairwiseConfig(start=5, warmup=2)), 3)
+    at = [criterion(prediction, batch, step).pairwise.item() for step in (4, 5, 6, 50)]
+    assert at[0] == 0
+    assert at[1:] == pytest.approx([at[3] / 2, at[3], at[3]], rel=1e-5)
+
+
 @pytest.mark.parametrize("with_masks", [False, True])
 @pytest.mark.parametrize(("objects", "frames"), [((0, 0), 3), ((1,), 1)])
 def test_no_objects_and_single_frames(objects: tuple[int, ...], frames: int, with_masks: bool) -> None:
