@@ -113,7 +113,9 @@ def svg_chart(chart: Chart, width: int = 330, height: int = 190) -> str:
     for tick in ticks:
         parts.append(f"<line class=grid x1={left} x2={width - right} y1={y(tick):.1f} y2={y(tick):.1f} />")
         parts.append(f"<text x={left - 6} y={y(tick) + 3.5:.1f} text-anchor=end>{tick:g}</text>")
-    parts += [f"<text x={x(step):.1f} y={height - 6} text-anchor=middle>{step}</text>" for step in (0, last)]
+    # The last step ends at the axis: right of it stand the lines' names, the lowest of them as low as this.
+    for step, anchor in ((0, "middle"), (last, "end")):
+        parts.append(f"<text x={x(step):.1f} y={height - 6} text-anchor={anchor}>{step}</text>")
     # Names at the lines' ends, pushed apart where lines end together.
     ends = sorted((y(curve.values[-1]), place) for place, curve in enumerate(chart.curves) if len(curve.values))
     lowest = -math.inf
