@@ -251,7 +251,7 @@ def _report(config: DemoConfig, val: VideoDataset, outcomes: list[Outcome], seco
             "whatever its class and score. A filled box scores well on compact objects and badly on crescents.",
             f"Losses are averages over {settings.log_every} steps, weighted as trained, summed over decoder layers.",
             f"{settings.steps} steps of {settings.batch} clips of {config.clip.frames} frames, "
-            f"{synthetic.width} x {synthetic.height} pixels; torch {torch.__version__} on {platform.machine()}, threads: "
+            f"{synthetic.width} x {synthetic.height} pixels; torch {torch.__version__}, {platform.machine()}, threads: "
             f"{torch.get_num_threads()}. Everything together took {_minutes(seconds)}.",
         ),
     )
