@@ -82,7 +82,9 @@ def test_a_missing_library_is_one_sentence(tmp_path):
     (tmp_path / "mfvis_ext").symlink_to(tmp_path / "source")
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "__init__.py").write_bytes((ROOT / "mfvis_ext" / "__init__.py").read_bytes())
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import mfvis_ext"
+    # An editable install would find the submodules of the real package.
+    editable = "sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in getattr(f, '__module__', '')]"
+    code = f"import sys; {editable}; sys.path.insert(0, {str(tmp_path)!r}); import mfvis_ext"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
     assert "the compiled part of mfvis_ext cannot be loaded" in done.stderr

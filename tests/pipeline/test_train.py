@@ -140,7 +140,7 @@ def test_old_checkpoints_go(uninterrupted: Path, tmp_path: Path) -> None:
 
 def test_masks_supervise_the_twin(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
     config = configure(demo_data[0], tmp_path, supervision="masks")
-    config = replace(config, train=replace(config.train, steps=30, schedule="constant", lr=3e-3, checkpoint_every=30))
+    config = replace(config, train=replace(config.train, steps=80, schedule="constant", lr=3e-3, checkpoint_every=80))
     train(config)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert all(record["projection"] == record["temporal"] == 0 for record in records)
