@@ -16,10 +16,9 @@ from scipy.optimize import linear_sum_assignment
 import mfvis_ext
 from mfvis.config import Config, TrainConfig
 from mfvis.data.clips import ClipConfig
-from mfvis.data.synthetic import write_demo
+from mfvis.data.synthetic import SyntheticConfig, write_demo
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import decode_mask, load_dataset, write_json, write_results
-from mfvis.errors import require
 from mfvis.eval.ytvis import MeanJ, Metrics, evaluate, mean_j
 from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
 from mfvis.losses.criterion import LossConfig
@@ -44,27 +43,6 @@ TERMS = {
     "mask_dice": "dice",
 }
 """The losses of the training's log, and what the report calls them."""
-
-
-@dataclass(frozen=True)
-class SyntheticConfig:
-    """How many synthetic videos, of which size."""
-
-    videos: int = 60
-    val_videos: int = 16
-    frames: int = 8
-    height: int = 96
-    width: int = 160
-    fewest: int = 2
-    """Objects per video, at least."""
-    most: int = 4
-    """Objects per video, at most."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        positive = ("videos", "val_videos", "frames", "height", "width", "fewest")
-        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in positive}
-        require(self, wanted | {"most": (self.most >= self.fewest, f"fewest, {self.fewest}, or more")})
 
 
 @dataclass(frozen=True)

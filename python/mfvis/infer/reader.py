@@ -1,7 +1,7 @@
 """The small model that label mode trains from scratch on one window: a pyramid of features, one readout per track.
 
-The tracks are given, so nothing has to be found: each simply has its own linear readout of the pixel embeddings, where a
-query decoder would first have to learn what a query is.
+The tracks are given, so nothing has to be found: each simply has its own linear readout of the pixel embeddings, where
+a query decoder would first have to learn what a query is.
 """
 
 from __future__ import annotations
