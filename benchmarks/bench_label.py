@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 from harness import HERE, machine, write
-from mfvis.data.ytvis import load_dataset, read_json
+from mfvis.data.jsonfile import read_json
+from mfvis.data.ytvis import load_dataset
 from mfvis.eval.ytvis import mean_j
 from mfvis.infer.label import LabelConfig, run
 from mfvis.parsing import parse

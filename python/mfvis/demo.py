@@ -16,9 +16,11 @@ from scipy.optimize import linear_sum_assignment
 import mfvis_ext
 from mfvis.config import Config, TrainConfig
 from mfvis.data.clips import ClipConfig
+from mfvis.data.jsonfile import write_json
+from mfvis.data.rle import decode_mask
 from mfvis.data.synthetic import SyntheticConfig, write_demo
 from mfvis.data.video import read_frames
-from mfvis.data.ytvis import decode_mask, load_dataset, write_json, write_results
+from mfvis.data.ytvis import load_dataset, write_results
 from mfvis.eval.ytvis import MeanJ, Metrics, evaluate, mean_j
 from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
 from mfvis.losses.criterion import LossConfig

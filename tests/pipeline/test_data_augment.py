@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mfvis.data.augment import augment, crop, fitted_size, flip, resize
-from mfvis.data.ytvis import mask_box
+from mfvis.data.rle import mask_box
 from mfvis.types import Clip
 
 ABSENT = [0.0, 0.0, 0.0, 0.0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mfvis import demo
-from mfvis.data.ytvis import decode_mask
+from mfvis.data.rle import decode_mask
 from mfvis.errors import ConfigError
 from mfvis.parsing import build, load_preset
 from mfvis.types import Track, TrackResult, Video

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mfvis.data.ytvis import decode_mask, load_dataset
+from mfvis.data.rle import decode_mask
+from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError
 from mfvis.infer import label
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around

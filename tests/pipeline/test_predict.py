@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from mfvis.config import Config
 from mfvis.data.augment import resize_frames
 from mfvis.data.clips import ClipConfig
+from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import VideoWriter, open_video, read_frames
-from mfvis.data.ytvis import decode_mask, mask_box
 from mfvis.errors import ConfigError
 from mfvis.infer import predictor
 from mfvis.infer.predictor import InferConfig, encode_tubes, predict_video

@@ -11,8 +11,9 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import probe
-from mfvis.data.ytvis import decode_mask, load_dataset, mask_box, parse
+from mfvis.data.ytvis import load_dataset, parse
 from mfvis.errors import DataError, Problem, VideoError
 from mfvis.types import Track, Video
 

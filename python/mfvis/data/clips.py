@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
 from mfvis.data.augment import augment
+from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
-from mfvis.data.ytvis import decode_mask
 from mfvis.errors import ConfigError, DataError, Problem
 from mfvis.types import Batch, Clip, Track, Video, VideoDataset
 

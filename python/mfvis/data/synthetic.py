@@ -20,7 +20,8 @@ import tyro
 from PIL import Image, ImageDraw
 from scipy.ndimage import map_coordinates
 
-from mfvis.data.ytvis import encode_mask, mask_box, write_json
+from mfvis.data.jsonfile import write_json
+from mfvis.data.rle import encode_mask, mask_box
 from mfvis.errors import ConfigError
 
 SUPERSAMPLING = 4

@@ -12,8 +12,6 @@ video must say its ``length``.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,14 +21,14 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_json, shortened, write_json
+from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import VIDEO_SUFFIXES
 from mfvis.errors import DataError, Problem
 from mfvis.types import Category, Track, TrackResult, Video, VideoDataset
 
 ROUNDING = 1.0
 """Pixels by which a box may reach outside its picture (inclusive corners, rounding); it is clipped."""
-LARGEST = 10**7
-"""A coordinate, a size or a number of frames beyond this is a slip, and could not be worked with."""
 
 
 def load_dataset(
@@ -60,7 +58,7 @@ def parse(
     reader = _Reader(str(path), boxes_from_masks)
     root = read_json(path, reader.problems)
     if root is not None and not isinstance(root, dict):
-        reader.report("top level", f"is {_kind(root)}, expected an object", "Give an annotation file, not results")
+        reader.report("top level", f"is {kind_of(root)}, expected an object", "Give an annotation file, not results")
     root = root if isinstance(root, dict) else None
     if root is None:
         return VideoDataset(path, (), ()), reader.problems
@@ -89,105 +87,6 @@ def parse(
             for video in videos.values()
         ),
     ), reader.problems
-
-
-def read_json(path: Path, problems: list[Problem]) -> Any | None:
-    """The value in a JSON file; None, and one more entry in `problems`, where there is none to be had."""
-
-    def report(problem: str, remedy: str) -> None:
-        problems.append(Problem(str(path), "file", problem, remedy))
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return report("does not exist", "Check the path")
-    except UnicodeDecodeError:
-        return report("is not a text file in UTF-8", "Give a JSON file")
-    except OSError as error:
-        return report(f"cannot be read ({error.strerror})", "Check the path and its permissions")
-    if not text.strip():
-        return report("is empty", "Write the file again")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
-            return report(f"ends in the middle of the JSON ({where})", "It was cut off: write or copy it again")
-        return report(f"is not JSON ({where})", "Mend that line, or write the file again")
-
-
-def decode_mask(
-    segmentation: Any, height: int, width: int, *, file: str = "annotation", record: str = "segmentation"
-) -> np.ndarray:
-    """A mask as the JSON has it, as pixels: bool ``[H, W]``.
-
-    `segmentation` is None (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]``, or a COCO run-length
-    encoding ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the compressed string. `file` and
-    `record` say in the message where it came from.
-
-    Raises:
-        DataError: when it is none of these, is damaged, or has another size.
-    """
-
-    def broken(problem: str, remedy: str) -> DataError:
-        return DataError([Problem(file, record, problem, remedy)])
-
-    if segmentation is None:
-        return np.zeros((height, width), bool)
-    if isinstance(segmentation, list):
-        sound = [isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_finite, p)) for p in segmentation]
-        if not all(sound):
-            raise broken(
-                f"polygon {sound.index(False)} is not a list of three or more points",
-                "Write [[x1, y1, x2, y2, ...]]",
-            )
-        if not segmentation:
-            return np.zeros((height, width), bool)
-        return decode_mask(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)), height, width)
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise broken(
-            f"the mask is {_kind(segmentation)}, expected polygons or an RLE with size and counts", "Encode it again"
-        )
-    if list(segmentation["size"] if isinstance(segmentation["size"], list | tuple) else ()) != [height, width]:
-        raise broken(
-            f"the mask's size is {segmentation['size']}, the video's is [{height}, {width}] (height, width)",
-            "Resize the mask, or correct the video's size",
-        )
-    counts = segmentation["counts"]
-    if not isinstance(counts, list | str | bytes):
-        raise broken(f"the RLE's counts are {_kind(counts)}, expected a list or a string", "Encode the mask again")
-    # Not by pycocotools: it trusts the string, and runs that overshoot would be written past the end of its buffer.
-    runs = counts if isinstance(counts, list) else _uncompress(counts)
-    if runs is None or not all(_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
-        what = "runs" if isinstance(counts, list) else "string's runs"
-        raise broken(f"the RLE {what} are damaged or not of {height} x {width} pixels", "Encode the mask again")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
-
-
-def encode_mask(mask_HW: np.ndarray) -> dict[str, Any]:
-    """A mask, bool or uint8 ``[H, W]``, as a compressed COCO RLE ``{"size": [h, w], "counts": str}``."""
-    rle = coco_mask.encode(np.asfortranarray(mask_HW, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def mask_box(mask_HW: np.ndarray) -> np.ndarray:
-    """The smallest half-open box around a mask, float32 ``[4]`` xyxy; zeros where the mask is empty."""
-    rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
-    if len(rows) == 0:
-        return np.zeros(4, np.float32)
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` beside `path` first and rename it then, so that a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, allow_nan=False, separators=(",", ":")), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
@@ -220,7 +119,7 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
     reader = _Reader(str(path), boxes_from_masks=True)
     entries = read_json(Path(path), reader.problems)
     if not reader.problems and not isinstance(entries, list):
-        reader.report("top level", f"is {_kind(entries)}, expected a list", "Give a results file, not annotations")
+        reader.report("top level", f"is {kind_of(entries)}, expected a list", "Give a results file, not annotations")
     videos = {video.id: video for video in dataset.videos}
     categories = {category.id: category for category in dataset.categories}
     results = []
@@ -229,9 +128,9 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
         fields = reader.fields(record, entry, ("video_id", "category_id"))
         if fields is None or not reader.known(record, fields, videos, categories):
             continue
-        if not _finite(entry.get("score")):
+        if not is_finite(entry.get("score")):
             reader.report(
-                record, f"score is {_short(entry.get('score'))}, expected a number", "Write a confidence in 0..1"
+                record, f"score is {shortened(entry.get('score'))}, expected a number", "Write a confidence in 0..1"
             )
             continue
         video = videos[entry["video_id"]]
@@ -242,8 +141,8 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
             continue
         boxes_T4 = reader.boxes(record, entry, video, segmentations)
         track_id = entry.get("track_id")
-        if track_id is not None and not _integer(track_id):
-            reader.report(record, f"track_id is {_short(track_id)}, expected an integer", "Write an annotation's id")
+        if track_id is not None and not is_integer(track_id):
+            reader.report(record, f"track_id is {shortened(track_id)}, expected an integer", "Write an annotation's id")
         score, category_id = float(entry["score"]), entry["category_id"]
         results.append(TrackResult(video.id, category_id, score, tuple(segmentations), boxes_T4, track_id))
     if reader.problems:
@@ -296,7 +195,7 @@ class _Reader:
                 continue
             name = entry.get("name")
             if not isinstance(name, str) or not name:
-                self.report(record, f"name is {_short(name)}, expected a text", "Name the category")
+                self.report(record, f"name is {shortened(name)}, expected a text", "Name the category")
                 name = str(entry["id"])
             categories[entry["id"]] = Category(entry["id"], name)
         return categories
@@ -316,7 +215,7 @@ class _Reader:
         sound = True
         for name in ("width", "height"):
             if not 0 < entry[name] <= LARGEST:
-                self.report(record, f"{name} is {_short(entry[name])}", "Write the size of the pictures")
+                self.report(record, f"{name} is {shortened(entry[name])}", "Write the size of the pictures")
                 sound = False
         names, length, fps = entry.get("file_names"), entry.get("length"), entry.get("fps")
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
@@ -324,14 +223,16 @@ class _Reader:
                 record, "file_names is not a list of file names", "Name every frame's file in order, or one video file"
             )
             return None
-        if length is not None and (not _integer(length) or not 0 < length <= LARGEST):
+        if length is not None and (not is_integer(length) or not 0 < length <= LARGEST):
             self.report(
-                record, f"length is {_short(length)}, expected a positive integer", "Write the number of frames"
+                record, f"length is {shortened(length)}, expected a positive integer", "Write the number of frames"
             )
             return None
-        if fps is not None and (not _finite(fps) or fps <= 0):
+        if fps is not None and (not is_finite(fps) or fps <= 0):
             self.report(
-                record, f"fps is {_short(fps)}, expected a positive number", "Write frames per second, or leave it out"
+                record,
+                f"fps is {shortened(fps)}, expected a positive number",
+                "Write frames per second, or leave it out",
             )
             fps = None
         is_file = len(names) == 1 and Path(names[0]).suffix.lower() in VIDEO_SUFFIXES
@@ -373,7 +274,7 @@ class _Reader:
                 if isinstance(entries, list)
                 else [None]
             )
-            declared[name] = dict.fromkeys(ids) if all(map(_integer, ids)) else None
+            declared[name] = dict.fromkeys(ids) if all(map(is_integer, ids)) else None
         tracks: dict[int, list[Track]] = {}
         seen: dict[int, None] = {}
         for place, entry in self.entries(root, "annotations", needed=False):
@@ -393,11 +294,11 @@ class _Reader:
                 if entry.get(name) not in (None, getattr(video, name)):
                     self.report(
                         record,
-                        f"{name} is {_short(entry[name])}, but video {video.id} has {getattr(video, name)}",
+                        f"{name} is {shortened(entry[name])}, but video {video.id} has {getattr(video, name)}",
                         "Make them agree, or leave it out of the annotation",
                     )
             if entry.get("iscrowd", 0) not in (0, 1):
-                self.report(record, f"iscrowd is {_short(entry['iscrowd'])}, expected 0 or 1", "Write 0 or 1")
+                self.report(record, f"iscrowd is {shortened(entry['iscrowd'])}, expected 0 or 1", "Write 0 or 1")
             if known and entry["category_id"] in categories:
                 track = Track(
                     entry["id"],
@@ -437,22 +338,22 @@ class _Reader:
     def box(self, record: str, box: Any, video: Video) -> tuple[float, float, float, float]:
         absent = (0.0, 0.0, 0.0, 0.0)
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-            self.report(record, f"the box is {_short(box)}", "Write [x, y, width, height] in pixels, or null")
+            self.report(record, f"the box is {shortened(box)}", "Write [x, y, width, height] in pixels, or null")
             return absent
         x, y, w, h = box
-        if not all(map(_finite, box)):
+        if not all(map(is_finite, box)):
             self.report(
-                record, f"the box {_short(box)} is not finite", "Write numbers, or null where the object is absent"
+                record, f"the box {shortened(box)} is not finite", "Write numbers, or null where the object is absent"
             )
             return absent
         if w <= 0 or h <= 0:
-            self.report(record, f"the box {_short(box)} has no size", "Write null where the object is absent")
+            self.report(record, f"the box {shortened(box)} has no size", "Write null where the object is absent")
             return absent
         x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, video.width), min(y + h, video.height)
         if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > ROUNDING or x2 <= x1 or y2 <= y1:
             self.report(
                 record,
-                f"the box {_short(box)} reaches outside the picture, {video.width} x {video.height}",
+                f"the box {shortened(box)} reaches outside the picture, {video.width} x {video.height}",
                 "Clip it to the picture (boxes are [x, y, width, height])",
             )
         return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else absent
@@ -465,7 +366,7 @@ class _Reader:
             return
         if not isinstance(entries, list):
             self.report(
-                "top level", f"{name!r} is {_kind(entries)}, expected a list", f"Make {name!r} a list of objects"
+                "top level", f"{name!r} is {kind_of(entries)}, expected a list", f"Make {name!r} a list of objects"
             )
             return
         for place, entry in enumerate(entries):
@@ -474,15 +375,15 @@ class _Reader:
     def fields(self, record: str, entry: Any, names: Sequence[str]) -> dict[str, int] | None:
         """The integers that a record must have; None, reported, unless it has them all."""
         if not isinstance(entry, dict):
-            self.report(record, f"is {_kind(entry)}, expected an object", "Write an object with its keys")
+            self.report(record, f"is {kind_of(entry)}, expected an object", "Write an object with its keys")
             return None
         sound = True
         for name in names:
             if name not in entry:
                 self.report(record, f"has no {name!r}", "Add it")
                 sound = False
-            elif not _integer(entry[name]):
-                self.report(record, f"{name} is {_short(entry[name])}, expected an integer", "Write an integer")
+            elif not is_integer(entry[name]):
+                self.report(record, f"{name} is {shortened(entry[name])}, expected an integer", "Write an integer")
                 sound = False
         return {name: entry[name] for name in names} if sound else None
 
@@ -512,7 +413,7 @@ class _Reader:
         if values is None:
             return None
         if not isinstance(values, list):
-            self.report(record, f"{name} is {_kind(values)}, expected a list", "Write one entry or null per frame")
+            self.report(record, f"{name} is {kind_of(values)}, expected a list", "Write one entry or null per frame")
             return None
         if len(values) != length:
             self.report(
@@ -524,49 +425,8 @@ class _Reader:
         return values
 
 
-def _uncompress(counts: str | bytes) -> list[int] | None:
-    """The runs of a compressed RLE (variable-length numbers, from the fourth on differences); None if broken."""
-    try:
-        text = counts.encode("ascii") if isinstance(counts, str) else counts
-    except UnicodeEncodeError:
-        return None
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        digit = character - 48
-        if not 0 <= digit < 64 or shift > 30:
-            return None
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return runs if shift == 0 else None
-
-
 def _bboxes(boxes_T4: np.ndarray) -> list[list[float] | None]:
     return [
         [float(x1), float(y1), float(x2 - x1), float(y2 - y1)] if x2 > x1 and y2 > y1 else None
         for x1, y1, x2, y2 in boxes_T4
     ]
-
-
-def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
-    return kinds.get(type(value), "a number")

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from mfvis.data.ytvis import decode_mask, load_dataset, read_results, write_json
+from mfvis.data.jsonfile import write_json
+from mfvis.data.rle import decode_mask
+from mfvis.data.ytvis import load_dataset, read_results
 from mfvis.errors import DataError, Problem
 from mfvis.eval.ytvis import MeanJ, Metrics, as_rle, evaluate, mean_j
 from mfvis.types import TrackResult, VideoDataset

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from mfvis.data.augment import fitted_size, resize_frames
 from mfvis.data.clips import MULTIPLE, ClipConfig
+from mfvis.data.jsonfile import write_json
+from mfvis.data.rle import decode_mask, encode_mask, mask_box
 from mfvis.data.video import VideoWriter, open_video, read_frames
-from mfvis.data.ytvis import decode_mask, encode_mask, load_dataset, mask_box, write_json, write_results
+from mfvis.data.ytvis import load_dataset, write_results
 from mfvis.errors import ConfigError, require
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures

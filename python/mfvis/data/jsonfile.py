@@ -1,0 +1,75 @@
+"""JSON files: read with a problem where another would crash, written so that nobody sees half of one, and the few words
+in which their readers speak about a value."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mfvis.errors import Problem
+
+LARGEST = 10**7
+"""A coordinate, a size or a number of frames beyond this is a slip, and could not be worked with."""
+
+
+def read_json(path: Path, problems: list[Problem]) -> Any | None:
+    """The value in a JSON file; None, and one more entry in `problems`, where there is none to be had."""
+
+    def report(problem: str, remedy: str) -> None:
+        problems.append(Problem(str(path), "file", problem, remedy))
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return report("does not exist", "Check the path")
+    except UnicodeDecodeError:
+        return report("is not a text file in UTF-8", "Give a JSON file")
+    except OSError as error:
+        return report(f"cannot be read ({error.strerror})", "Check the path and its permissions")
+    if not text.strip():
+        return report("is empty", "Write the file again")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
+            return report(f"ends in the middle of the JSON ({where})", "It was cut off: write or copy it again")
+        return report(f"is not JSON ({where})", "Mend that line, or write the file again")
+    except (RecursionError, ValueError) as error:  # nested a thousand deep, or a number of thousands of digits
+        return report(f"is not JSON that can be read ({error})", "Write the file again")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` beside `path` first and rename it then, so that a reader never sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, allow_nan=False, separators=(",", ":")), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_integer(value: Any) -> bool:
+    """A whole number, which True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+    """A number that can be worked with: neither infinite, nor NaN, nor beyond `LARGEST`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def shortened(value: Any) -> str:
+    """The value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return kinds.get(type(value), "a number")

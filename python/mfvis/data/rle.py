@@ -1,0 +1,99 @@
+"""Masks as the JSON files of the field have them: COCO run-length encodings, or polygons, and pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mfvis.data.jsonfile import is_finite, is_integer, kind_of
+from mfvis.errors import DataError, Problem
+
+
+def decode_mask(
+    segmentation: Any, height: int, width: int, *, file: str = "annotation", record: str = "segmentation"
+) -> np.ndarray:
+    """A mask as the JSON has it, as pixels: bool ``[H, W]``.
+
+    `segmentation` is None (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]``, or a COCO run-length
+    encoding ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the compressed string. `file` and
+    `record` say in the message where it came from.
+
+    Raises:
+        DataError: when it is none of these, is damaged, or has another size.
+    """
+
+    def broken(problem: str, remedy: str) -> DataError:
+        return DataError([Problem(file, record, problem, remedy)])
+
+    if segmentation is None:
+        return np.zeros((height, width), bool)
+    if isinstance(segmentation, list):
+        sound = [
+            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(is_finite, polygon))
+            for polygon in segmentation
+        ]
+        if not all(sound):
+            raise broken(
+                f"polygon {sound.index(False)} is not a list of three or more points",
+                "Write [[x1, y1, x2, y2, ...]]",
+            )
+        if not segmentation:
+            return np.zeros((height, width), bool)
+        return decode_mask(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)), height, width)
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise broken(
+            f"the mask is {kind_of(segmentation)}, expected polygons or an RLE with size and counts", "Encode it again"
+        )
+    if list(segmentation["size"] if isinstance(segmentation["size"], list | tuple) else ()) != [height, width]:
+        raise broken(
+            f"the mask's size is {segmentation['size']}, the video's is [{height}, {width}] (height, width)",
+            "Resize the mask, or correct the video's size",
+        )
+    counts = segmentation["counts"]
+    if not isinstance(counts, list | str | bytes):
+        raise broken(f"the RLE's counts are {kind_of(counts)}, expected a list or a string", "Encode the mask again")
+    # Not by pycocotools: it trusts the string, and runs that overshoot would be written past the end of its buffer.
+    runs = counts if isinstance(counts, list) else _uncompress(counts)
+    if runs is None or not all(is_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
+        what = "runs" if isinstance(counts, list) else "string's runs"
+        raise broken(f"the RLE {what} are damaged or not of {height} x {width} pixels", "Encode the mask again")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
+
+
+def encode_mask(mask_HW: np.ndarray) -> dict[str, Any]:
+    """A mask, bool or uint8 ``[H, W]``, as a compressed COCO RLE ``{"size": [h, w], "counts": str}``."""
+    rle = coco_mask.encode(np.asfortranarray(mask_HW, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def mask_box(mask_HW: np.ndarray) -> np.ndarray:
+    """The smallest half-open box around a mask, float32 ``[4]`` xyxy; zeros where the mask is empty."""
+    rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
+    if len(rows) == 0:
+        return np.zeros(4, np.float32)
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def _uncompress(counts: str | bytes) -> list[int] | None:
+    """The runs of a compressed RLE (variable-length numbers, from the fourth on differences); None if broken."""
+    try:
+        text = counts.encode("ascii") if isinstance(counts, str) else counts
+    except UnicodeEncodeError:
+        return None
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = character - 48
+        if not 0 <= digit < 64 or shift > 30:
+            return None
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs if shift == 0 else None
