@@ -1,0 +1,236 @@
+"""Scalabel JSON, the labels of BDD100K: a list of frames, ``{"frames": [...], "config": ...}``, or a folder of these.
+
+    frame: {"name", "videoName", "frameIndex", "size"?: {"width", "height"}, "labels": [label] or null}
+    label: {"id", "category", "attributes"?: {"crowd", "ignored", "occluded", "truncated"}, "score"?,
+            "box2d"?: {"x1", "y1", "x2", "y2"}, "rle"?: {"size": [h, w], "counts": str}, "poly2d"?: [polygon]}
+
+The readings of the field's own program (scalabel 0.3.1): corners x2, y2 of a box are inclusive, an id is a text, a
+``frameIndex`` of null counts as 0. What this reader does not know is refused, never read as something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_json, shortened
+from mfvis.errors import DataError, Problem
+
+BEZIER_STEPS = 8
+"""Straight pieces that a cubic Bezier curve of a ``poly2d`` is cut into."""
+
+
+@dataclass(frozen=True)
+class ScalabelLabel:
+    """One object in one frame, as the file has it."""
+
+    id: str
+    category: str
+    box: tuple[float, float, float, float] | None
+    """``(x1, y1, x2, y2)`` in pixels, half-open: the file's inclusive corner plus one."""
+    segmentation: dict[str, Any] | list[list[float]] | None
+    """A compressed RLE (not decoded: its runs are unchecked), or polygons ``[x1, y1, x2, y2, ...]``, or None."""
+    score: float | None = None
+    truncated: bool = False
+    occluded: bool = False
+    crowd: bool = False
+    ignored: bool = False
+
+
+@dataclass(frozen=True)
+class ScalabelFrame:
+    """One frame of a video, or an image, with its labels."""
+
+    name: str
+    video: str | None
+    index: int | None
+    size: tuple[int, int] | None
+    """``(height, width)``: the frame's own, else that of the file's ``config``."""
+    labels: tuple[ScalabelLabel, ...]
+
+
+def read_scalabel(path: str | Path) -> tuple[ScalabelFrame, ...]:
+    """All frames of a Scalabel file, or of the ``*.json`` of a folder in the order of their names.
+
+    Raises:
+        DataError: with every problem of every file.
+    """
+    path = Path(path)
+    problems: list[Problem] = []
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files:
+        problem = Problem(str(path), "folder", "has no JSON file in it", "Give the folder of the label files")
+        raise DataError([problem])
+    frames = [frame for file in files for frame in _Reader(str(file), problems).frames(read_json(file, problems))]
+    if problems:
+        raise DataError(problems)
+    return tuple(frames)
+
+
+def videos_of(frames: Sequence[ScalabelFrame]) -> dict[str, list[ScalabelFrame]]:
+    """The frames of each video: videos by name, frames by index (None counts as 0, equal ones keep their order)."""
+    named = sorted((frame for frame in frames if frame.video is not None), key=lambda frame: frame.video)
+    return {
+        name: sorted(members, key=lambda frame: frame.index or 0)
+        for name, members in groupby(named, lambda frame: frame.video)
+    }
+
+
+@dataclass
+class _Reader:
+    """Reads the parts of one file and gathers what is wrong with them."""
+
+    file: str
+    problems: list[Problem]
+
+    def report(self, record: str, problem: str, remedy: str) -> None:
+        self.problems.append(Problem(self.file, record, problem, remedy))
+
+    def frames(self, root: Any) -> list[ScalabelFrame]:
+        if root is None:  # reported, or the file says null
+            if not any(problem.file == self.file for problem in self.problems):
+                self.report("top level", "is null, expected a list of frames", "Give a Scalabel file")
+            return []
+        config = root.get("config") if isinstance(root, dict) else None
+        entries = root.get("frames") if isinstance(root, dict) else root
+        if not isinstance(entries, list):
+            what = f"'frames' is {kind_of(entries)}" if isinstance(root, dict) else f"is {kind_of(root)}"
+            self.report("top level", f"{what}, expected a list of frames", "Give a Scalabel file")
+            return []
+        if config is not None and not isinstance(config, dict):
+            self.report("config", f"is {kind_of(config)}, expected an object", "Correct it, or leave it out")
+            config = None
+        size = self.size("config", "imageSize", config.get("imageSize") if config else None)
+        frames = [self.frame(f"frames[{place}]", entry, size) for place, entry in enumerate(entries)]
+        return [frame for frame in frames if frame is not None]
+
+    def frame(self, record: str, entry: Any, size: tuple[int, int] | None) -> ScalabelFrame | None:
+        if not isinstance(entry, dict):
+            self.report(record, f"is {kind_of(entry)}, expected an object", "Write an object with its keys")
+            return None
+        name, video, index, labels = (entry.get(key) for key in ("name", "videoName", "frameIndex", "labels"))
+        if not isinstance(name, str) or not name:
+            self.report(record, f"name is {shortened(name)}, expected a text", "Name the frame's picture")
+            return None
+        record = f"{record} ({shortened(name)})"
+        if video is not None and (not isinstance(video, str) or not video):
+            self.report(record, f"videoName is {shortened(video)}, expected a text", "Name the frame's video")
+            return None
+        if index is not None and (not is_integer(index) or not 0 <= index <= LARGEST):
+            self.report(record, f"frameIndex is {shortened(index)}, expected 0, 1, ...", "Write the frame's number")
+            return None
+        if labels is not None and not isinstance(labels, list):
+            self.report(record, f"labels is {kind_of(labels)}, expected a list", "Write a list of labels, or null")
+            return None
+        read = [self.label(f"{record}, labels[{place}]", label) for place, label in enumerate(labels or ())]
+        own_size = self.size(record, "size", entry.get("size"))
+        return ScalabelFrame(name, video, index, own_size or size, tuple(label for label in read if label is not None))
+
+    def size(self, record: str, name: str, value: Any) -> tuple[int, int] | None:
+        if value is None:
+            return None
+        sides = [value.get("height"), value.get("width")] if isinstance(value, dict) else []
+        if not sides or not all(is_integer(side) and 0 < side <= LARGEST for side in sides):
+            self.report(record, f"{name} is {shortened(value)}", 'Write {"width": ..., "height": ...} in pixels')
+            return None
+        return sides[0], sides[1]
+
+    def label(self, record: str, entry: Any) -> ScalabelLabel | None:
+        if not isinstance(entry, dict):
+            self.report(record, f"is {kind_of(entry)}, expected an object", "Write an object with its keys")
+            return None
+        before = len(self.problems)
+        number, category, attributes, score = (entry.get(key) for key in ("id", "category", "attributes", "score"))
+        if not (isinstance(number, str) and number) and not is_integer(number):
+            self.report(record, f"id is {shortened(number)}, expected a text", "Write the object's id")
+        if not isinstance(category, str) or not category:
+            self.report(record, f"category is {shortened(category)}, expected a text", "Name the category")
+        if score is not None and not is_finite(score):
+            self.report(record, f"score is {shortened(score)}, expected a number", "Write a number, or leave it out")
+        if attributes is not None and not isinstance(attributes, dict):
+            self.report(record, f"attributes is {kind_of(attributes)}, expected an object", "Write an object, or null")
+            attributes = None
+        flags = [(attributes or {}).get(key) for key in ("truncated", "occluded", "crowd", "ignored")]
+        if any(flag not in (None, True, False) for flag in flags):
+            shown = ", ".join(map(shortened, flags))
+            self.report(record, f"truncated, occluded, crowd, ignored are {shown}", "Write true or false")
+        box = self.box(record, entry.get("box2d"))
+        segmentation = self.rle(record, entry.get("rle"))
+        if segmentation is None:
+            segmentation = self.polygons(record, entry.get("poly2d"))
+        if len(self.problems) > before:
+            return None
+        return ScalabelLabel(str(number), category, box, segmentation, score, *map(bool, flags))
+
+    def box(self, record: str, box: Any) -> tuple[float, float, float, float] | None:
+        if box is None:
+            return None
+        corners = [box.get(key) for key in ("x1", "y1", "x2", "y2")] if isinstance(box, dict) else []
+        if not corners or not all(map(is_finite, corners)):
+            self.report(record, f"box2d is {shortened(box)}", "Write numbers x1, y1, x2, y2 in pixels")
+            return None
+        x1, y1, x2, y2 = corners
+        if x2 < x1 or y2 < y1:
+            self.report(record, f"box2d is {shortened(box)}, its corners are swapped", "Write x1 <= x2 and y1 <= y2")
+            return None
+        return x1, y1, x2 + 1, y2 + 1
+
+    def rle(self, record: str, rle: Any) -> dict[str, Any] | None:
+        if rle is None:
+            return None
+        size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (None, None)
+        good = isinstance(size, list) and len(size) == 2 and all(is_integer(side) and side > 0 for side in size)
+        if not good or not isinstance(counts, str) or not counts:
+            self.report(record, f"rle is {shortened(rle)}", 'Write {"size": [height, width], "counts": text}')
+            return None
+        return {"size": size, "counts": counts}
+
+    def polygons(self, record: str, poly2d: Any) -> list[list[float]] | None:
+        if poly2d is None:
+            return None
+        if not isinstance(poly2d, list):
+            self.report(record, f"poly2d is {kind_of(poly2d)}, expected a list", "Write a list of polygons")
+            return None
+        polygons = []
+        for place, polygon in enumerate(poly2d):
+            where = f"{record}, poly2d[{place}]"
+            fields = polygon if isinstance(polygon, dict) else {}
+            vertices, types, closed = (fields.get(key) for key in ("vertices", "types", "closed"))
+            points = vertices if isinstance(vertices, list) else []
+            sound = all(isinstance(point, list) and len(point) == 2 and all(map(is_finite, point)) for point in points)
+            if len(points) < 3 or not sound:
+                self.report(where, f"vertices are {shortened(vertices)}", "Write three or more points [x, y]")
+            elif not isinstance(types, str) or len(types) != len(points) or not _curves_whole(types):
+                problem = f"types are {shortened(types)} for {len(points)} points"
+                self.report(where, problem, "Write one letter per point: L, or C three times for a curve")
+            elif closed is not True:
+                self.report(where, f"closed is {shortened(closed)}: a line has no area", "Give closed polygons")
+            else:
+                polygons.append(_flattened(points, types))
+        return polygons
+
+
+def _curves_whole(types: str) -> bool:
+    """Whether the C's come in threes: two control points and an end. The first point only says where to begin."""
+    return set(types) <= {"L", "C"} and all(len(run) % 3 == 0 for run in types[1:].split("L"))
+
+
+def _flattened(points: list[list[float]], types: str) -> list[float]:
+    """The polygon with its cubic Bezier curves cut into straight pieces."""
+    flat = [np.asarray(points[:1], np.float64)]
+    place = 1
+    while place < len(points):
+        if types[place] == "L":
+            flat.append(np.asarray(points[place : place + 1], np.float64))
+            place += 1
+            continue
+        control = np.asarray(points[place - 1 : place + 3], np.float64)
+        s = np.linspace(0, 1, BEZIER_STEPS + 1)[1:, None]
+        flat.append(np.hstack([(1 - s) ** 3, 3 * (1 - s) ** 2 * s, 3 * (1 - s) * s**2, s**3]) @ control)
+        place += 3
+    return np.concatenate(flat).ravel().tolist()
