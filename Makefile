@@ -18,14 +18,14 @@ build: .venv/built
 	touch $@
 
 .venv/built: .venv/packages $(SOURCES)
-	$(BIN)/python -m pip install --editable '.[train,dev]'
+	MFVIS_EMULATE=1 $(BIN)/python -m pip install --editable '.[train,dev]'
 	touch $@
 
 demo: .venv/built
 	$(BIN)/mfvis demo --out demo
 
 test: .venv/built
-	$(BIN)/python -m pytest
+	MFVIS_FAIL_WITHOUT_EMULATOR=1 $(BIN)/python -m pytest
 
 lint: .venv/built
 	$(BIN)/ruff check .

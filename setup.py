@@ -1,7 +1,8 @@
 """Builds mfvis_ext._C with CMake and Ninja. `pip install .`, or `python setup.py build_ext --inplace` in a checkout.
 
-MFVIS_CUDA=auto|0|1   CUDA kernels: if nvcc is there (the default), never, or else fail.
-TORCH_CUDA_ARCH_LIST  "8.0;9.0+PTX"; without it the GPU at hand, else the default of the toolkit.
+MFVIS_CUDA=auto|0|1   CUDA kernels: if nvcc is there and torch is one for CUDA (the default), never, or else fail.
+TORCH_CUDA_ARCH_LIST  "8.0;9.0+PTX"; without it the GPU at hand, else all that we support and the toolkit knows.
+MFVIS_EMULATE=1       also the CUDA kernels on the emulator of csrc/emulator, for tests without a GPU.
 MAX_JOBS              compilers at a time.
 """
 
@@ -97,31 +98,43 @@ class Cuda:
     reason: str
 
 
-def choose_cuda() -> Cuda:
-    """Obeys MFVIS_CUDA. "1" never ends in a CPU build."""
+def choose_cuda(torch: Torch) -> Cuda:
+    """Obeys MFVIS_CUDA. "1" never ends in a CPU build, and needs no CUDA torch: the binary serves any."""
     wish = os.environ.get("MFVIS_CUDA", "").strip().lower() or "auto"
     if wish not in ("auto", "0", "1"):
         fail(f"MFVIS_CUDA is {wish!r}", "Expected auto, 0 or 1")
     if wish == "0":
         return Cuda(None, "MFVIS_CUDA=0")
     nvcc = find_nvcc()
-    if not any((ROOT / "csrc/ops/cuda").glob("*.cu")):
-        if wish == "1":
-            fail("MFVIS_CUDA=1, but this version has no CUDA kernels", "Build with MFVIS_CUDA=auto or 0")
-        return Cuda(None, "this version has no CUDA kernels")
+    if wish == "auto" and not has_cuda(torch):
+        return Cuda(None, f"torch {torch.version} has no CUDA; MFVIS_CUDA=1 builds the kernels all the same")
     if nvcc is None and wish == "1":
         fail("MFVIS_CUDA=1, but nvcc was not found", "Install the CUDA toolkit, or point CUDA_HOME to it")
     return Cuda(nvcc, f"MFVIS_CUDA={wish}" if nvcc else "nvcc was not found")
 
 
-def cuda_architectures() -> list[str]:
-    """CMake's names, "80-real" or "90"; an empty list means the toolkit's default."""
+def has_cuda(torch: Torch) -> bool:
+    return any((torch.directory / "lib").glob("libtorch_cuda*"))
+
+
+ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
+"""The GPUs of a wheel, as far as the toolkit knows them; the last one also as PTX, for GPUs to come."""
+
+
+def cuda_architectures(nvcc: str) -> list[str]:
+    """CMake's names, "80-real" or "90"."""
     wish = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(",", ";").replace(" ", ";")
     names = [name for name in wish.split(";") if name]
     if not names and shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
         done = subprocess.run(query, capture_output=True, text=True)
         names = sorted(set(done.stdout.split())) if done.returncode == 0 else []
+    if not names:
+        known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
+        names = [name for name in ARCHITECTURES if "sm_" + name.replace(".", "") in known]
+        if not names:
+            fail(f"{nvcc} compiles for none of {', '.join(ARCHITECTURES)}", "Set TORCH_CUDA_ARCH_LIST")
+        names[-1] += "+PTX"
     for name in names:
         if not re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", name):
             fail(f"TORCH_CUDA_ARCH_LIST has {name!r}", 'Expected compute capabilities such as "8.0;9.0+PTX"')
@@ -143,8 +156,9 @@ class CMakeBuild(build_ext):
             import pybind11
         except ImportError:
             fail("pybind11 is missing", "Install it: `pip install pybind11`")
-        cuda = choose_cuda()
-        architectures = cuda_architectures() if cuda.nvcc else []
+        cuda = choose_cuda(torch)
+        architectures = cuda_architectures(cuda.nvcc) if cuda.nvcc else []
+        emulate = os.environ.get("MFVIS_EMULATE") == "1"
 
         major, minor = version_pair(TORCH_TARGET)
         build = Path(self.build_temp).resolve() / "cmake"
@@ -162,19 +176,20 @@ class CMakeBuild(build_ext):
             "MFVIS_TORCH_INCLUDE": torch.directory / "include",
             "MFVIS_TORCH_LIB": torch.directory / "lib",
             "MFVIS_CUDA": "ON" if cuda.nvcc else "OFF",
+            "MFVIS_EMULATE": "ON" if emulate else "OFF",
         }
         if cuda.nvcc:
             settings["CMAKE_CUDA_COMPILER"] = cuda.nvcc
-        if architectures:
             settings["CMAKE_CUDA_ARCHITECTURES"] = ";".join(architectures)
-        kernels = f"{cuda.nvcc}, architectures {', '.join(architectures) or 'of the toolkit'}" if cuda.nvcc else "no"
+        kernels = f"{cuda.nvcc}, architectures {', '.join(architectures)}" if cuda.nvcc else "no"
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         print(
             f"mfvis-ext {VERSION}\n"
             f"  torch      {torch.version} in {torch.directory}; the binary loads in torch >= {TORCH_TARGET}\n"
             f"  compiler   {compiler}, {jobs} jobs (MAX_JOBS)\n"
             f"  CUDA       {kernels} ({cuda.reason})\n"
-            f"  CPU levels baseline, and on x86-64 avx2 and avx512; chosen when the module is loaded",
+            f"  CPU levels baseline, and on x86-64 avx2 and avx512; chosen when the module is loaded\n"
+            f"  emulator   {'yes' if emulate else 'no'} (MFVIS_EMULATE)",
             flush=True,
         )
 

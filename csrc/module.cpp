@@ -9,7 +9,10 @@ PYBIND11_MODULE(_C, m) {
   mfvis::cpu_level();  // A wrong MFVIS_CPU_LEVEL is an error of the import, not of the first operator called.
   m.def("build_info", [] {
     py::list levels;
-    for (int i = 0; i < MFVIS_CPU_LEVELS; ++i) levels.append(mfvis::name_of(static_cast<mfvis::CpuLevel>(i)));
+    for (int i = 0; i < mfvis::cpu_level_count; ++i) {
+      const mfvis::CpuLevel level = static_cast<mfvis::CpuLevel>(i);
+      if (mfvis::level_was_built(level)) levels.append(mfvis::name_of(level));
+    }
     py::dict info;
     info["version"] = MFVIS_VERSION;
     info["compiler"] = MFVIS_COMPILER;

@@ -19,6 +19,12 @@ bool machine_has(CpuLevel level) {
 #endif
 }
 
+#ifdef MFVIS_EMULATED
+constexpr bool emulated = true;
+#else
+constexpr bool emulated = false;
+#endif
+
 CpuLevel choose() {
   CpuLevel best = CpuLevel::baseline;
   for (const CpuLevel level : {CpuLevel::avx2, CpuLevel::avx512}) {
@@ -29,7 +35,12 @@ CpuLevel choose() {
   for (int i = 0; i < cpu_level_count; ++i) {
     const CpuLevel level = static_cast<CpuLevel>(i);
     if (std::string(wish) != name_of(level)) continue;
-    if (level <= best) return level;
+    if (level <= best || (level == CpuLevel::emulated && level_was_built(level))) return level;
+    if (level == CpuLevel::emulated) {
+      throw std::invalid_argument(
+          "MFVIS_CPU_LEVEL is emulated, but the CUDA emulator was not built; rebuild with "
+          "MFVIS_EMULATE=1");
+    }
     throw std::invalid_argument(std::string("MFVIS_CPU_LEVEL is ") + wish + ", but this machine has no more than " +
                                 name_of(best) + "; unset it or choose a lower level");
   }
@@ -43,8 +54,12 @@ CpuLevel cpu_level() {
   return level;
 }
 
+bool level_was_built(CpuLevel level) {
+  return level == CpuLevel::emulated ? emulated : static_cast<int>(level) < MFVIS_CPU_LEVELS;
+}
+
 const char* name_of(CpuLevel level) {
-  constexpr const char* names[cpu_level_count] = {"baseline", "avx2", "avx512"};
+  constexpr const char* names[cpu_level_count] = {"baseline", "avx2", "avx512", "emulated"};
   return names[static_cast<int>(level)];
 }
 

@@ -7,8 +7,13 @@
 
 namespace mfvis {
 
+#if defined(__CUDACC__)
+static MFVIS_HOST_DEVICE double exp_of_negative(double x) { return exp(x); }
+static MFVIS_HOST_DEVICE double log1p_up_to_one(double x) { return log1p(x); }
+#else
 static MFVIS_HOST_DEVICE double exp_of_negative(double x) { return __builtin_exp(x); }
 static MFVIS_HOST_DEVICE double log1p_up_to_one(double x) { return __builtin_log1p(x); }
+#endif
 
 // exp(x) for x <= 0, relative error 2e-7: 2^n · exp(r) with |r| <= ln(2) / 2. Below -87 it stays at 1.6e-38.
 static MFVIS_HOST_DEVICE float exp_of_negative(float x) {

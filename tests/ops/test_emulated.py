@@ -1,0 +1,32 @@
+"""The CUDA kernels without a GPU: the ladder of every operator that has one, on the emulator (csrc/emulator)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mfvis_ext
+
+HERE = Path(__file__).parent
+KERNELS = sorted((HERE.parents[1] / "csrc" / "ops" / "cuda").glob("*_kernel.cu"))
+RUNGS = "reference or any_size or gradcheck or strided or repeatable"
+"""Of the ladder, what reaches a kernel."""
+
+
+@pytest.mark.parametrize("operator", [path.name.removesuffix("_kernel.cu") for path in KERNELS])
+def test_ladder(operator):
+    if "emulated" not in mfvis_ext.build_info()["cpu_levels"]:
+        assert "MFVIS_FAIL_WITHOUT_EMULATOR" not in os.environ, "the emulator was to be built: MFVIS_EMULATE=1"
+        pytest.skip("built without MFVIS_EMULATE=1")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", RUNGS, f"test_{operator}.py"],
+        env={**os.environ, "MFVIS_CPU_LEVEL": "emulated"},
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
