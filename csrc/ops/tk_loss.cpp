@@ -16,7 +16,7 @@ struct Arguments {
   std::optional<Tensor> shift;
   int64_t radius, dilation;
 
-  TkLoss pointers() const {
+  TkLoss pointers(void* scratch = nullptr) const {
     return {logits.const_data_ptr(),
             dtype_of(logits),
             offset.const_data_ptr<int16_t>(),
@@ -33,7 +33,14 @@ struct Arguments {
             pairs.size(0),
             offset.size(2),
             radius,
-            dilation};
+            dilation,
+            scratch};
+  }
+
+  // What the CUDA kernels work in; one byte on the CPU, which allocates for itself.
+  Tensor scratch(int64_t TkLossScratch::* pass) const {
+    const int64_t bytes = runs_cuda_kernels(logits) ? tk_loss_scratch_bytes(pointers()).*pass : 1;
+    return torch::stable::new_empty(logits, {bytes}, ScalarType::Byte);
   }
 };
 
@@ -78,7 +85,8 @@ std::tuple<Tensor, Tensor> tk_loss_terms(const Tensor& mask_logits, const Tensor
   Tensor loss_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
   Tensor weight_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
   if (loss_sum.numel() > 0 && mask_logits.numel() > 0) {
-    tk_loss_terms_kernel.on(mask_logits)(arguments.pointers(), loss_sum.mutable_data_ptr(),
+    Tensor scratch = arguments.scratch(&TkLossScratch::forward);
+    tk_loss_terms_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()), loss_sum.mutable_data_ptr(),
                                          weight_sum.mutable_data_ptr());
   }
   return {loss_sum, weight_sum};
@@ -93,10 +101,17 @@ Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_lo
   check.sizes("grad_loss_sum", grad_loss_sum, {mask_logits.size(0), pairs.size(0)}, "[N, P]");
   check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(mask_logits)});
   check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", mask_logits);
+  const Tensor tight_grad = torch::stable::contiguous(grad_loss_sum);
+  if (runs_cuda_kernels(mask_logits) && mask_logits.numel() > 0) {
+    Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());
+    Tensor scratch = arguments.scratch(&TkLossScratch::backward);
+    tk_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()),
+                                                  tight_grad.const_data_ptr(), grad_logits.mutable_data_ptr());
+    return grad_logits;
+  }
   // Accumulated in the compute type: a sum of half-precision numbers would lose the small ones.
   Tensor grad_logits = torch::stable::new_zeros(mask_logits, mask_logits.sizes(), sum_type(mask_logits));
   if (mask_logits.numel() == 0) return torch::stable::to(grad_logits, mask_logits.scalar_type());
-  const Tensor tight_grad = torch::stable::contiguous(grad_loss_sum);
   tk_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(), tight_grad.const_data_ptr(),
                                                 grad_logits.mutable_data_ptr());
   return torch::stable::to(grad_logits, mask_logits.scalar_type());
