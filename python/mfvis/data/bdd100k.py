@@ -1,21 +1,27 @@
-"""BDD100K: the eight classes of its tracks, and its bitmask pictures.
+"""BDD100K's tracks: its eight classes, and its published folders as a data set.
 
-A bitmask is an RGBA picture of one frame in which alpha is data: R is the class 1 to 8, G the attributes
-``truncated << 3 | occluded << 2 | crowd << 1 | ignored``, and ``B << 8 | A`` the instance id, 0 where there is none.
+bdd100k/images/seg_track_20/{train,val,test}/<video>/<video>-0000001.jpg
+bdd100k/labels/seg_track_20/{rles,polygons}/{train,val}/<video>.json     Scalabel
+bdd100k/labels/seg_track_20/bitmasks/{train,val}/<video>/<frame>.png
+bdd100k/images/track/..., bdd100k/labels/box_track_20/{train,val}/<video>.json
 """
 
 from __future__ import annotations
 
-import io
-import os
-import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from scipy import ndimage
 
+from mfvis.data.bitmask import CROWD, IGNORED, read_bitmask
+from mfvis.data.rle import encode_mask, rle_box
+from mfvis.data.scalabel import ScalabelFrame, ScalabelLabel, read_scalabel, videos_of
+from mfvis.data.video import open_video
 from mfvis.errors import DataError, Problem
-from mfvis.types import Category
+from mfvis.types import Category, Track, Video, VideoDataset
 
 CATEGORIES = tuple(
     Category(number, name)
@@ -26,10 +32,17 @@ CATEGORIES = tuple(
 NAME_MAP = {"bike": "bicycle", "caravan": "car", "motor": "motorcycle", "person": "pedestrian", "van": "car"}
 IGNORED_MAP = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
 """Names that stand for ignore regions of a class."""
+SIZE = (720, 1280)
+"""``(height, width)`` of every frame, unless a label file says otherwise."""
+FPS = 5.0
 
-TRUNCATED, OCCLUDED, CROWD, IGNORED = 8, 4, 2, 1
-LARGEST_ID = 0xFFFF
-MOST_PIXELS = 2**27
+Labels = Literal["rles", "polygons", "bitmasks", "boxes"]
+FOLDERS: dict[Labels, str] = {
+    "rles": "labels/seg_track_20/rles",
+    "polygons": "labels/seg_track_20/polygons",
+    "bitmasks": "labels/seg_track_20/bitmasks",
+    "boxes": "labels/box_track_20",
+}
 
 _IDS = {category.name: category.id for category in CATEGORIES}
 
@@ -42,105 +55,194 @@ def class_of(name: str) -> tuple[int, bool] | None:
     return None if number is None else (number, False)
 
 
-def read_bitmask(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The channels of a bitmask: class uint8 ``[H, W]``, attributes uint8 ``[H, W]``, instance id int32 ``[H, W]``.
+def load_bdd100k(
+    root: str | Path, split: str = "train", labels: Labels | None = None, *, with_masks: bool = False
+) -> VideoDataset:
+    """The published folders of one split as a data set. Ignore regions (crowd, ignored) are no objects and left out.
 
-    A pixel without an id is background, whatever its class. All pixels of an id share class and attributes.
+    An object's box is its ``box2d``, else the extent of its mask. One whose class changes becomes a track per class, as
+    the evaluation sees it. Videos are numbered in the order of their names, tracks through the whole data set.
 
-    Raises:
-        DataError: when it is no 8-bit RGBA PNG, is damaged (all checksums are compared), an id has two classes or two
-            sets of attributes, or a class, of an object that is no ignore region, is not 1 to 8.
-    """
-
-    def broken(record: str, problem: str, remedy: str) -> DataError:
-        return DataError([Problem(str(path), record, problem, remedy)])
-
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise broken("file", "does not exist", "Check the path; a frame without objects needs a blank one") from None
-    except (OSError, ValueError) as error:
-        raise broken("file", f"cannot be read ({error})", "Check the path and its permissions") from None
-    fault = _png_fault(data)
-    if fault is not None:
-        raise broken("file", fault, "Give an 8-bit RGBA PNG, copied anew if it was damaged")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            rgba_HW4 = np.ascontiguousarray(image)
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
-        raise broken("file", f"the picture cannot be decoded ({error})", "Write or copy it again") from error
-    problem = _inconsistent(rgba_HW4.view("<u4").ravel())
-    if problem is not None:
-        raise broken(*problem)
-    id_HW = rgba_HW4.view(">u2")[..., 1].astype(np.int32)  # B and A are neighbours
-    return rgba_HW4[..., 0].copy(), rgba_HW4[..., 1].copy(), id_HW
-
-
-def write_bitmask(path: str | Path, category_HW: np.ndarray, attributes_HW: np.ndarray, id_HW: np.ndarray) -> None:
-    """Write a frame's classes, attributes and instance ids (0 to 65535), each ``[H, W]``, as a bitmask; atomic.
+    Args:
+        root: the folder that holds ``images`` and ``labels``, or ``bdd100k`` with them in it.
+        split: "train", "val", or "test", whose videos have no tracks.
+        labels: which labels to read; default the first that are there, in the order of `FOLDERS`. Bitmasks are slow:
+            some 20 ms a picture.
+        with_masks: keep the masks too. Without, no mask is looked at where a box is given.
 
     Raises:
-        ValueError: when the shapes differ or a value does not fit its channel.
+        DataError: with every problem of the label files, or where labels or pictures were looked for in vain.
     """
-    channels = {"category": (category_HW, 255), "attributes": (attributes_HW, 255), "id": (id_HW, LARGEST_ID)}
-    for name, (values_HW, most) in channels.items():
-        if values_HW.ndim != 2 or values_HW.shape != category_HW.shape:
-            raise ValueError(f"{name} has shape {values_HW.shape}, expected [H, W] = {category_HW.shape}")
-        if values_HW.size and (values_HW.min() < 0 or values_HW.max() > most):
-            raise ValueError(f"{name} spans {values_HW.min()} to {values_HW.max()}, expected 0 to {most}")
-    path = Path(path)
-    rgba_HW4 = np.stack([category_HW, attributes_HW, id_HW >> 8, id_HW & 255], -1).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(rgba_HW4).save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    root = Path(root)
+    if not (root / "images").is_dir() and (root / "bdd100k" / "images").is_dir():
+        root = root / "bdd100k"
+    found = next((kind for kind in ([labels] if labels else FOLDERS) if _label_path(root, kind, split)), None)
+    if found is None and split != "test":
+        places = [FOLDERS[kind] for kind in ([labels] if labels else FOLDERS)]
+        problem = f"has no labels of split {split!r} in {', '.join(places)}"
+        raise DataError([Problem(str(root), "folder", problem, "Unpack the labels there, or correct root and split")])
+    pictures = root / ("images/track" if found == "boxes" else "images/seg_track_20") / split
+    if found is None:
+        videos = _unlabelled(pictures)
+    elif found == "bitmasks":
+        videos = _from_bitmasks(_label_path(root, found, split), pictures, with_masks)
+    else:
+        videos = _from_scalabel(_label_path(root, found, split), pictures, with_masks)
+    return VideoDataset(root, CATEGORIES, tuple(_numbered(videos)))
 
 
-def _png_fault(data: bytes) -> str | None:
-    """What is wrong with a PNG file as a container; None for a sound one of 8-bit RGBA.
-
-    Pillow reads the picture, but it skips the checksums of the pixel data, and reduces 16 bits to 8 in silence.
-    """
-    if data[:8] != b"\x89PNG\r\n\x1a\n":
-        return "is not a PNG" if data else "is empty"
-    kinds, place = [], 8
-    while place + 12 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        end = place + 12 + length
-        if end > len(data):
-            break
-        if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            return f"is damaged: the checksum at byte {place} is wrong"
-        kinds.append(data[place + 4 : place + 8])
-        place = end
-    if not kinds or kinds[-1] != b"IEND" or place != len(data):
-        return "is cut off, or goes on after its end"
-    if kinds[0] != b"IHDR" or kinds.count(b"IHDR") != 1 or kinds.count(b"IEND") != 1 or b"IDAT" not in kinds:
-        return "is no sound PNG: a part is missing or occurs twice"
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    if width * height > MOST_PIXELS:
-        return f"has {width} x {height} pixels, more than can be worked with"
-    if (data[24], data[25]) != (8, 6):
-        return f"has {data[24]} bits and colour type {data[25]}, expected 8 bits and RGBA (6)"
-    return None
+def _label_path(root: Path, kind: Labels, split: str) -> Path | None:
+    """The folder of a split's labels, or the one file that holds them all; None where there is neither."""
+    folder = root / FOLDERS[kind]
+    task = "box_track" if kind == "boxes" else "seg_track"
+    return next((path for path in (folder / split, folder / f"{task}_{split}.json") if path.exists()), None)
 
 
-def _inconsistent(pixels: np.ndarray) -> tuple[str, str, str] | None:
-    """Record, problem and remedy where an id of a bitmask stands for two things; `pixels` are flat, alpha on top."""
-    # The distinct values of the runs: a picture has some thousand runs and a million pixels.
-    starts = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    values = np.unique(pixels[np.concatenate([[0], starts])]) if pixels.size else pixels
-    values = values[values >> 16 != 0]
-    channels = values & 0xFF, values >> 8 & 0xFF, (values >> 8 & 0xFF00) | values >> 24
-    seen: dict[int, tuple[int, int]] = {}
-    for category, attributes, number in zip(*(channel.tolist() for channel in channels), strict=True):
-        known = seen.setdefault(number, (category, attributes))
-        if known != (category, attributes):
-            problem = f"has class {known[0]}, attributes {known[1]} and class {category}, attributes {attributes}"
-            return f"id {number}", problem, "Give each object one id, one class and one set of attributes"
-        if not attributes & (CROWD | IGNORED) and not 1 <= category <= len(CATEGORIES):
-            return f"id {number}", f"has class {category}, expected 1 to {len(CATEGORIES)}", "Write the object's class"
-    return None
+def _unlabelled(pictures: Path) -> list[Video]:
+    folders = sorted(path for path in pictures.glob("*") if path.is_dir())
+    if not folders:
+        problem = Problem(str(pictures), "folder", "has no folder of frames in it", "Unpack the pictures there")
+        raise DataError([problem])
+    return [replace(open_video(folder), fps=FPS) for folder in folders]
+
+
+def _from_scalabel(path: Path, pictures: Path, with_masks: bool) -> list[Video]:
+    problems: list[Problem] = []
+    frames = read_scalabel(path, with_masks=with_masks)
+    for place, frame in enumerate(frames):
+        if frame.video is None:
+            problem = Problem(str(path), f"frame {place} ({frame.name})", "has no videoName", "Name its video")
+            problems.append(problem)
+    videos = []
+    for name, members in videos_of(frames).items():
+        sizes = {frame.size or SIZE for frame in members}
+        if len(sizes) > 1:
+            problem = f"has frames of {len(sizes)} sizes, {sorted(sizes)} (height, width)"
+            problems.append(Problem(str(path), f"video {name}", problem, "Make all frames one size"))
+        if len({frame.name for frame in members}) < len(members):
+            problem = Problem(str(path), f"video {name}", "has two frames of one name", "Name each frame once")
+            problems.append(problem)
+        height, width = next(iter(sizes))
+        objects = _Objects(str(path), height, width, len(members), with_masks, problems)
+        for t, frame in enumerate(members):
+            for label in frame.labels:
+                objects.add(t, frame, label)
+        files = tuple(pictures / name / Path(frame.name).name for frame in members)
+        videos.append(Video(0, name, width, height, len(members), files, objects.tracks(), FPS))
+    if problems:
+        raise DataError(problems)
+    return videos
+
+
+def _from_bitmasks(path: Path, pictures: Path, with_masks: bool) -> list[Video]:
+    problems: list[Problem] = []
+    videos = []
+    for folder in sorted(path for path in path.iterdir() if path.is_dir()):
+        files = sorted(folder.glob("*.png"))
+        objects: _Objects | None = None
+        for t, file in enumerate(files):
+            try:
+                category_HW, attributes_HW, id_HW = read_bitmask(file)
+            except DataError as error:
+                problems += error.problems
+                continue
+            height, width = id_HW.shape
+            if objects is None:
+                objects = _Objects(str(folder), height, width, len(files), with_masks, problems)
+            elif (objects.height, objects.width) != id_HW.shape:
+                problem = f"is {width} x {height}, the video's first one {objects.width} x {objects.height}"
+                problems.append(Problem(str(file), "picture", problem, "Make all bitmasks of a video one size"))
+                continue
+            for number, place in enumerate(ndimage.find_objects(id_HW), start=1):
+                if place is None:
+                    continue
+                inside = id_HW[place] == number
+                if int(attributes_HW[place][inside][0]) & (CROWD | IGNORED):
+                    continue
+                rows, columns = place
+                box = (columns.start, rows.start, columns.stop, rows.stop)
+                mask = encode_mask(id_HW == number) if with_masks else None
+                objects.put(t, file.name, str(number), int(category_HW[place][inside][0]), box, mask)
+        if objects is not None:
+            names = tuple(pictures / folder.name / f"{file.stem}.jpg" for file in files)
+            size = objects.width, objects.height
+            videos.append(Video(0, folder.name, *size, len(files), names, objects.tracks(), FPS))
+    if problems:
+        raise DataError(problems)
+    return videos
+
+
+def _numbered(videos: Sequence[Video]) -> Iterator[Video]:
+    """The videos with ids 1, 2, ..., their tracks numbered through all of them."""
+    first = 1
+    for number, video in enumerate(videos, start=1):
+        tracks = tuple(replace(track, id=first + place) for place, track in enumerate(video.tracks))
+        first += len(tracks)
+        yield replace(video, id=number, tracks=tracks)
+
+
+@dataclass
+class _Objects:
+    """Gathers the objects of one video, frame by frame."""
+
+    file: str
+    height: int
+    width: int
+    length: int
+    with_masks: bool
+    problems: list[Problem]
+    boxes: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    """float32 ``[T, 4]`` of each id and class, in the order in which they appear."""
+    masks: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
+
+    def add(self, t: int, frame: ScalabelFrame, label: ScalabelLabel) -> None:
+        """One label of frame `t`, unless it is an ignore region."""
+        record = f"{frame.name}, label {label.id}"
+        known = class_of(label.category)
+        if known is None:
+            names = ", ".join(category.name for category in CATEGORIES)
+            self.report(record, f"category is {label.category!r}", f"Expected one of {names}")
+            return
+        category, ignored = known
+        if ignored or label.crowd or label.ignored or label.id == "-1":  # the toolkit's id of a region
+            return
+        box, mask = label.box, label.segmentation
+        if box is None and isinstance(mask, dict):
+            try:
+                box = rle_box(mask, self.height, self.width, file=self.file, record=record).tolist()
+            except DataError as error:
+                self.problems += error.problems
+                return
+        elif box is None and mask:
+            points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in mask])
+            box = (*points.min(0).tolist(), *points.max(0).tolist())
+        if box is None:
+            self.report(record, "has neither box2d nor a mask", "Write box2d, rle or poly2d")
+            return
+        self.put(t, record, label.id, category, box, mask)
+
+    def put(
+        self, t: int, record: str, number: str, category: int, box: Sequence[float], mask: dict | list | None
+    ) -> None:
+        """One object in frame `t`, its box half-open; an empty one (of an empty mask) is no object."""
+        x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], self.width), min(box[3], self.height)
+        if x2 <= x1 or y2 <= y1:
+            if any(box):
+                self.report(record, f"the box {list(box)} is outside the picture", "Correct box or picture size")
+            return
+        boxes_T4 = self.boxes.setdefault((number, category), np.zeros((self.length, 4), np.float32))
+        if boxes_T4[t].any():
+            self.report(record, f"the frame has two objects with id {number}", "Give each object an id of its own")
+        boxes_T4[t] = x1, y1, x2, y2
+        if self.with_masks:
+            self.masks.setdefault((number, category), [None] * self.length)[t] = mask
+
+    def tracks(self) -> tuple[Track, ...]:
+        """The tracks, their ids to be given."""
+        return tuple(
+            Track(0, key[1], boxes_T4, tuple(self.masks[key]) if self.with_masks else None)
+            for key, boxes_T4 in self.boxes.items()
+        )
+
+    def report(self, record: str, problem: str, remedy: str) -> None:
+        self.problems.append(Problem(self.file, record, problem, remedy))

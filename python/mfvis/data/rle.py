@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,23 +43,7 @@ def decode_mask(
         if not segmentation:
             return np.zeros((height, width), bool)
         return decode_mask(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)), height, width)
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise broken(
-            f"the mask is {kind_of(segmentation)}, expected polygons or an RLE with size and counts", "Encode it again"
-        )
-    if list(segmentation["size"] if isinstance(segmentation["size"], list | tuple) else ()) != [height, width]:
-        raise broken(
-            f"the mask's size is {segmentation['size']}, the video's is [{height}, {width}] (height, width)",
-            "Resize the mask, or correct the video's size",
-        )
-    counts = segmentation["counts"]
-    if not isinstance(counts, list | str | bytes):
-        raise broken(f"the RLE's counts are {kind_of(counts)}, expected a list or a string", "Encode the mask again")
-    # Not by pycocotools: it trusts the string, and runs that overshoot would be written past the end of its buffer.
-    runs = counts if isinstance(counts, list) else _uncompress(counts)
-    if runs is None or not all(is_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
-        what = "runs" if isinstance(counts, list) else "string's runs"
-        raise broken(f"the RLE {what} are damaged or not of {height} x {width} pixels", "Encode the mask again")
+    runs = _sound_runs(segmentation, height, width, broken)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
 
 
@@ -74,6 +59,50 @@ def mask_box(mask_HW: np.ndarray) -> np.ndarray:
     if len(rows) == 0:
         return np.zeros(4, np.float32)
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def rle_box(
+    rle: dict[str, Any], height: int, width: int, *, file: str = "annotation", record: str = "segmentation"
+) -> np.ndarray:
+    """`mask_box` of a run-length encoding, several times faster: from its runs, without the pixels.
+
+    Raises:
+        DataError: as `decode_mask` does.
+    """
+
+    def broken(problem: str, remedy: str) -> DataError:
+        return DataError([Problem(file, record, problem, remedy)])
+
+    edges = np.cumsum(_sound_runs(rle, height, width, broken))
+    starts, ends = edges[:-1:2], edges[1::2]
+    starts, lasts = starts[ends > starts], ends[ends > starts] - 1
+    if len(starts) == 0:
+        return np.zeros(4, np.float32)
+    # A run that goes on in the next column has touched the bottom row, and the top one.
+    wrapped = starts // height != lasts // height
+    top = np.where(wrapped, 0, starts % height).min()
+    bottom = np.where(wrapped, height - 1, lasts % height).max()
+    return np.array([starts[0] // height, top, lasts[-1] // height + 1, bottom + 1], np.float32)
+
+
+def _sound_runs(rle: Any, height: int, width: int, broken: Callable[[str, str], DataError]) -> list[int]:
+    """The runs of either encoding, background first; raises what `broken` makes of problem and remedy."""
+    if not isinstance(rle, dict) or not {"size", "counts"} <= rle.keys():
+        raise broken(f"the mask is {kind_of(rle)}, expected polygons or an RLE with size and counts", "Encode it again")
+    if list(rle["size"] if isinstance(rle["size"], list | tuple) else ()) != [height, width]:
+        raise broken(
+            f"the mask's size is {rle['size']}, the video's is [{height}, {width}] (height, width)",
+            "Resize the mask, or correct the video's size",
+        )
+    counts = rle["counts"]
+    if not isinstance(counts, list | str | bytes):
+        raise broken(f"the RLE's counts are {kind_of(counts)}, expected a list or a string", "Encode the mask again")
+    # Not by pycocotools: it trusts the string, and runs that overshoot would be written past the end of its buffer.
+    runs = counts if isinstance(counts, list) else _uncompress(counts)
+    if runs is None or not all(is_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
+        what = "runs" if isinstance(counts, list) else "string's runs"
+        raise broken(f"the RLE {what} are damaged or not of {height} x {width} pixels", "Encode the mask again")
+    return runs
 
 
 def _uncompress(counts: str | bytes) -> list[int] | None:

@@ -54,8 +54,10 @@ class ScalabelFrame:
     labels: tuple[ScalabelLabel, ...]
 
 
-def read_scalabel(path: str | Path) -> tuple[ScalabelFrame, ...]:
+def read_scalabel(path: str | Path, *, with_masks: bool = True) -> tuple[ScalabelFrame, ...]:
     """All frames of a Scalabel file, or of the ``*.json`` of a folder in the order of their names.
+
+    Without `with_masks` the masks of labels that have a box are not looked at.
 
     Raises:
         DataError: with every problem of every file.
@@ -66,7 +68,9 @@ def read_scalabel(path: str | Path) -> tuple[ScalabelFrame, ...]:
     if not files:
         problem = Problem(str(path), "folder", "has no JSON file in it", "Give the folder of the label files")
         raise DataError([problem])
-    frames = [frame for file in files for frame in _Reader(str(file), problems).frames(read_json(file, problems))]
+    frames = [
+        frame for file in files for frame in _Reader(str(file), problems, with_masks).frames(read_json(file, problems))
+    ]
     if problems:
         raise DataError(problems)
     return tuple(frames)
@@ -87,6 +91,7 @@ class _Reader:
 
     file: str
     problems: list[Problem]
+    with_masks: bool
 
     def report(self, record: str, problem: str, remedy: str) -> None:
         self.problems.append(Problem(self.file, record, problem, remedy))
@@ -160,9 +165,11 @@ class _Reader:
             shown = ", ".join(map(shortened, flags))
             self.report(record, f"truncated, occluded, crowd, ignored are {shown}", "Write true or false")
         box = self.box(record, entry.get("box2d"))
-        segmentation = self.rle(record, entry.get("rle"))
-        if segmentation is None:
-            segmentation = self.polygons(record, entry.get("poly2d"))
+        segmentation = None
+        if self.with_masks or box is None:
+            segmentation = self.rle(record, entry.get("rle"))
+            if segmentation is None:
+                segmentation = self.polygons(record, entry.get("poly2d"))
         if len(self.problems) > before:
             return None
         return ScalabelLabel(str(number), category, box, segmentation, score, *map(bool, flags))

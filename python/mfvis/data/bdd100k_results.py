@@ -1,0 +1,122 @@
+"""Predicted tracks as the evaluation of BDD100K's segmentation tracking takes them: Scalabel JSON, or bitmasks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mfvis.data.bdd100k import CATEGORIES, class_of
+from mfvis.data.bitmask import LARGEST_ID, write_bitmask
+from mfvis.data.jsonfile import write_json
+from mfvis.data.rle import decode_mask, encode_mask, mask_box
+from mfvis.errors import DataError, Problem
+from mfvis.types import TrackResult, Video, VideoDataset
+
+MOST_PER_FRAME = 100
+"""The evaluation program fails on a frame with more predicted ids."""
+
+
+def write_bdd100k_results(
+    path: str | Path, dataset: VideoDataset, results: Sequence[TrackResult], form: Literal["rle", "bitmask"] = "rle"
+) -> None:
+    """Write predicted tracks as BDD100K's evaluation of segmentation tracking takes them; every frame is there.
+
+    A pixel goes to the track of the highest score that claims it, a frame keeps its 100 best. Categories are matched by
+    name; frames keep theirs.
+
+    Args:
+        path: for "rle" one Scalabel JSON; for "bitmask" a folder, new or empty, with a folder of PNGs per video.
+
+    Raises:
+        DataError: when a category is none of the eight, a result's video is unknown, or the folder is not empty.
+    """
+    path = Path(path)
+    found = {category.id: class_of(category.name) for category in dataset.categories}
+    classes = {number: known[0] for number, known in found.items() if known is not None and not known[1]}
+    videos = {video.id for video in dataset.videos}
+    problems = []
+    for place, result in enumerate(results):
+        record = f"results[{place}]"
+        if result.category_id not in classes:
+            problem = f"category {result.category_id} is none of BDD100K's eight classes"
+            problems.append(Problem(str(path), record, problem, "Predict with a model of BDD100K's classes"))
+        if result.video_id not in videos:
+            problem = f"video {result.video_id} is unknown"
+            problems.append(Problem(str(path), record, problem, "Give the data set that was predicted on"))
+    if form == "bitmask" and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        problems.append(Problem(str(path), "folder", "exists and is not empty", "Remove it, or name another"))
+    if problems:
+        raise DataError(problems)
+
+    # The best first: its place is a track's id, and of two tracks on a pixel the lower id wins.
+    ranked: dict[int, list[TrackResult]] = {video.id: [] for video in dataset.videos}
+    for result in sorted(results, key=lambda result: -result.score):
+        ranked[result.video_id].append(result)
+    if form == "rle":
+        write_json(path, [frame for video in dataset.videos for frame in _scalabel(video, ranked[video.id], classes)])
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        for video in dataset.videos:
+            _bitmasks(temporary / video.name, video, ranked[video.id], classes)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _scalabel(video: Video, tracks: Sequence[TrackResult], classes: Mapping[int, int]) -> Iterator[dict[str, Any]]:
+    """The frames of a video in Scalabel's words, one after the other."""
+    for name, index, masks in _frames(video, tracks):
+        labels = []
+        for number, mask_HW in masks.items():
+            x1, y1, x2, y2 = mask_box(mask_HW).tolist()
+            labels.append(
+                {
+                    "id": str(number),
+                    "category": CATEGORIES[classes[tracks[number - 1].category_id] - 1].name,
+                    "score": float(tracks[number - 1].score),
+                    "box2d": {"x1": x1, "y1": y1, "x2": x2 - 1, "y2": y2 - 1},
+                    "rle": encode_mask(mask_HW),
+                }
+            )
+        yield {"name": name, "videoName": video.name, "frameIndex": index, "labels": labels}
+
+
+def _bitmasks(folder: Path, video: Video, tracks: Sequence[TrackResult], classes: Mapping[int, int]) -> None:
+    """A picture for every frame of a video, blank ones too: the evaluation program does without none."""
+    for name, _, masks in _frames(video, tracks):
+        id_HW = np.zeros((video.height, video.width), np.int32)
+        category_HW = np.zeros_like(id_HW)
+        for number, mask_HW in masks.items():
+            id_HW[mask_HW], category_HW[mask_HW] = number, classes[tracks[number - 1].category_id]
+        write_bitmask(folder / f"{Path(name).stem}.png", category_HW, np.zeros_like(id_HW), id_HW)
+
+
+def _frames(video: Video, tracks: Sequence[TrackResult]) -> Iterator[tuple[str, int, dict[int, np.ndarray]]]:
+    """Name, index and disjoint masks by track number (from 1, in the order of `tracks`) of each frame of a video."""
+    if len(tracks) > LARGEST_ID:
+        problem = f"has {len(tracks)} tracks, a bitmask holds {LARGEST_ID}"
+        raise DataError([Problem("results", f"video {video.name}", problem, "Keep the best")])
+    for t in range(video.length):
+        name = f"{video.name}-{t + 1:07d}.jpg" if isinstance(video.frames, Path) else video.frames[t].name
+        # The toolkit takes a frame's index from its name.
+        numbered = re.search(r"-(\d{7})$", Path(name).stem)
+        taken_HW = np.zeros((video.height, video.width), bool)
+        masks: dict[int, np.ndarray] = {}
+        for number, result in enumerate(tracks, start=1):
+            if result.segmentations[t] is None or len(masks) == MOST_PER_FRAME:
+                continue
+            record = f"video {video.name}, frame {t}"
+            mask_HW = decode_mask(result.segmentations[t], video.height, video.width, file="results", record=record)
+            mask_HW &= ~taken_HW
+            if mask_HW.any():
+                masks[number] = mask_HW
+                taken_HW |= mask_HW
+        yield name, int(numbered[1]) - 1 if numbered else t, masks
