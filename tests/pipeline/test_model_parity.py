@@ -4,8 +4,9 @@ import pytest
 import torch
 from mfvis.models import backbone
 from mfvis.models.backbone import BackboneConfig
+from mfvis.models.foreign import to_ours
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
-from mfvis.models.weights import convert_transformers, load_weights
+from mfvis.models.weights import load_weights
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 CLASSES = 5
@@ -34,7 +35,7 @@ def twins():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(backbone._SWIN, "swin-t", small)
         ours = VideoMask2Former(config, CLASSES).eval()
-    report = load_weights(ours, convert_transformers(theirs.state_dict()), "transformers")
+    report = load_weights(ours, to_ours(theirs.state_dict()).tensors, "transformers")
     assert not report.missing and not report.unexpected
     return theirs, ours
 

@@ -48,10 +48,10 @@ class _Attack:
     [
         ("absent.safetensors", None, "no such weights file"),
         ("a.safetensors", b"rubbish", "not a readable safetensors file"),
-        ("a.pth", b"rubbish", "not a PyTorch file of plain tensors"),
-        ("a.pth", b"", "not a PyTorch file of plain tensors"),
-        ("a.pth", pickle.dumps({"a": _Attack()}, protocol=2), "not a PyTorch file of plain tensors"),
-        ("a.pth", _Attack(), "not a PyTorch file of plain tensors"),
+        ("a.pth", b"rubbish", "not a file of plain tensors"),
+        ("a.pth", b"", "not a file of plain tensors"),
+        ("a.pth", pickle.dumps({"a": _Attack()}, protocol=2), "not a file of plain tensors"),
+        ("a.pth", _Attack(), "not a file of plain tensors"),
         ("a.pth", {"epoch": 3}, "holds no tensors by name"),
         ("a.pth", [1, 2], "holds no tensors by name"),
     ],
@@ -75,19 +75,19 @@ def test_the_report_names_everything():
     report = load_weights(model, state, "file", least=0.5)
     assert report.missing == ("2.bias",)
     assert report.unexpected == ("other",)
-    assert report.mismatched == ("0.weight [7, 2] for [3, 2]",)
+    assert report.reinitialised == ("0.weight [7, 2] for [3, 2]",)
     assert torch.equal(model[2].weight, state["2.weight"])
     assert "1 missing (2.bias)" in str(report)
 
 
-@pytest.mark.parametrize("change", ["missing", "unexpected", "mismatched"])
+@pytest.mark.parametrize("change", ["missing", "unexpected", "re-initialised"])
 def test_strict_loading_refuses_any_difference_and_changes_nothing(change):
     model, state = net(), net().state_dict()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     if change == "missing":
         del state["0.weight"]
     else:
-        state["0.weight" if change == "mismatched" else "other"] = torch.zeros(1)
+        state["0.weight" if change == "re-initialised" else "other"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=f"file: does not fit the model: .*1 {change}"):
         load_weights(model, state, "file")
     torch.testing.assert_close(dict(model.state_dict()), before)

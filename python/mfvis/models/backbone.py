@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoBackbone, MobileNetV2Model, ResNetConfig, SwinConfig
+from transformers import AutoBackbone, ResNetConfig, SwinConfig
 
-from mfvis.errors import ConfigError
-from mfvis.models.weights import load_weights, read_state_dict
-
-BackboneName = Literal["tiny", "mobilenet_v2", "resnet50", "resnet101", "swin-t", "swin-s", "swin-b", "swin-l"]
+from mfvis.errors import CheckpointError, ConfigError
+from mfvis.models import hub
+from mfvis.models.foreign import IMAGENET_MEAN, IMAGENET_STD, Named
+from mfvis.models.weights import LoadReport, load_weights, read_weights
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -33,24 +33,34 @@ _HUB = {
     "swin-l": "microsoft/swin-large-patch4-window12-384-in22k",
     "mobilenet_v2": "google/mobilenet_v2_1.0_224",
 }
-_NAMES = ("tiny", *_HUB)
+NAMES = ("tiny", *_HUB)
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
     """Which backbone, and where its pretrained weights come from."""
 
-    name: BackboneName = "resnet50"
+    name: str = "resnet50"
+    """tiny, mobilenet_v2, resnet50, resnet101, swin-t, swin-s, swin-b, swin-l; or a backbone of the Hugging Face hub
+    with strides 4 to 32, organisation/model, or a folder that holds one: config.json is needed wherever it is used."""
     weights: str | None = None
-    """A .safetensors or PyTorch file, "hub" (downloads from the Hugging Face hub), or None: random."""
+    """A file of any format that `mfvis convert` reads, "hub" (downloads from the Hugging Face hub), or None: random."""
     frozen: bool = False
     """Keep the backbone as it is; its forward pass then records no gradient."""
+    stride_in_1x1: bool = False
+    """ResNets: stride in the first 1x1 of a stage, not in its 3x3. So do the weights that come from Caffe."""
 
     def __post_init__(self) -> None:
-        if self.name not in _NAMES:
-            raise ConfigError(f"model.backbone.name: unknown backbone {self.name!r}; there are {', '.join(_NAMES)}")
-        if self.weights == "hub" and self.name not in _HUB:
+        if self.name not in NAMES and "/" not in self.name:
+            close = difflib.get_close_matches(self.name, NAMES, n=1)
+            raise ConfigError(
+                f"model.backbone.name is {self.name!r}{f', did you mean {close[0]}?' if close else ';'} "
+                f"There are {', '.join(NAMES)}, and those of the hub, organisation/model"
+            )
+        if self.weights == "hub" and self.name == "tiny":
             raise ConfigError(f"model.backbone.weights: the hub has no weights for {self.name!r}; leave them out")
+        if self.stride_in_1x1 and self.name not in _RESNET_DEPTHS:
+            raise ConfigError(f"model.backbone.stride_in_1x1: of ResNets alone, but the backbone is {self.name!r}")
 
 
 class Backbone(nn.Module):
@@ -67,47 +77,49 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig, pretrained: bool = True):
         super().__init__()
         self.config = config
-        mean, std = [127.5] * 3, [127.5] * 3
-        if config.name == "tiny":
-            self.net = TinyNet()
-            self.channels = TinyNet.channels
-        elif config.name == "mobilenet_v2":
-            self.net = MobileNetV2()
-            self.channels = MobileNetV2.channels
-        else:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        if config.name in ("tiny", "mobilenet_v2"):
+            self.net = TinyNet() if config.name == "tiny" else MobileNetV2()
+            mean = std = (127.5,) * 3
+        elif config.name in NAMES:
             if config.name in _RESNET_DEPTHS:
-                architecture = ResNetConfig(depths=_RESNET_DEPTHS[config.name], out_features=_STAGES)
+                depths, first = _RESNET_DEPTHS[config.name], config.stride_in_1x1
+                architecture = ResNetConfig(depths=depths, downsample_in_bottleneck=first, out_features=_STAGES)
             else:
                 architecture = SwinConfig(**_SWIN[config.name], drop_path_rate=0.3, out_features=_STAGES)
             self.net = AutoBackbone.from_config(architecture)
-            self.channels = tuple(self.net.channels)
-            mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+            if hasattr(self.net, "swin"):
+                self.net.swin.layernorm = nn.Identity()  # it leads to a classifier, and would never get a gradient
+        else:
+            self.net, mean, std = hub.backbone(config.name, pretrained and config.weights == "hub")
+        self.channels = tuple(self.net.channels)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        if pretrained and config.weights is not None:
-            self._load_pretrained(config.weights)
+        if pretrained and config.weights is not None and (config.weights != "hub" or config.name in NAMES):
+            source = _HUB[config.name] if config.weights == "hub" else config.weights
+            self.load(read_weights(source), f"backbone weights {source}")
         if config.frozen:
             self.net.requires_grad_(False)
         for norm in self._frozen_norms():
             norm.requires_grad_(False)
         self.train()  # a module is born in training mode without being told: the frozen norms would use the batch
 
-    def _load_pretrained(self, weights: str) -> None:
-        name = self.config.name
-        if weights == "hub" and name != "mobilenet_v2":
-            self.net = AutoBackbone.from_pretrained(_HUB[name], out_features=_STAGES)
-            return
-        if weights == "hub":
-            state = MobileNetV2Model.from_pretrained(_HUB[name]).state_dict()
-        else:
-            state = read_state_dict(weights)
-        prefix = {"resnet50": "resnet.", "resnet101": "resnet.", "mobilenet_v2": "mobilenet_v2."}.get(name, "")
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-        # A classifier's file also holds its head, and Swin's output norms are no part of its pretraining.
-        own = self.net.state_dict()
-        known = {key: value for key, value in own.items() if key.startswith("hidden_states_norms.")}
-        known |= {key: value for key, value in state.items() if key in own}
-        load_weights(self.net, known, f"backbone weights {weights}")
+    def load(self, named: Named, source: str) -> LoadReport:
+        """Take the backbone's part of some weights. Swin's output norms may be absent, as no pretraining has them.
+
+        Raises:
+            CheckpointError: they are another backbone's. This one is then as it was.
+        """
+        self.check_stride(named, source)
+        return load_weights(self.net, named.backbone, source, anew=("hidden_states_norms.",))
+
+    def check_stride(self, named: Named, source: str) -> None:
+        """CheckpointError if the weights are of a ResNet that strides elsewhere; nothing else would tell."""
+        if named.stride_in_1x1 not in (None, self.config.stride_in_1x1):
+            raise CheckpointError(
+                f"{source}: {named.format} {'strides' if named.stride_in_1x1 else 'does not stride'} in the first 1x1 "
+                f"of a stage; set model.backbone.stride_in_1x1 to {named.stride_in_1x1}"
+            )
 
     def _frozen_norms(self) -> list[nn.Module]:
         if self.config.weights is None and not self.config.frozen:
@@ -130,9 +142,8 @@ class Backbone(nn.Module):
         """
         pixels = ((frames_NCHW - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen):
-            if self.config.name in ("tiny", "mobilenet_v2"):
-                return self.net(pixels)
-            return self.net(pixels).feature_maps
+            features = self.net(pixels)
+            return features if isinstance(features, tuple) else features.feature_maps
 
 
 class _ConvNorm(nn.Module):

@@ -1,13 +1,14 @@
-"""Weights on the disk: safe reading, loading with a report of what fitted, atomic writing, and foreign names.
+"""Weights: safe reading from a file, a folder or the hub, loading with a report of what fitted, atomic writing.
 
-Nothing here can run code from a file: safetensors, or pickles restricted to tensors (``weights_only=True``).
+Nothing here can run code from a file: safetensors, or pickles restricted to tensors (`mfvis.models.unpickle`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mfvis.errors import CheckpointError
+from mfvis.models import unpickle
+from mfvis.models.foreign import Named, to_ours
+from mfvis.models.names import canonical
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -24,27 +30,84 @@ class LoadReport:
     """What became of every tensor when a state dict was loaded into a module."""
 
     loaded: tuple[str, ...]
+    reinitialised: tuple[str, ...]
+    """Both have them but in different shapes, or they were to be learnt anew: they stay as the module made them."""
     missing: tuple[str, ...]
     """The module has them, the file does not."""
     unexpected: tuple[str, ...]
     """The file has them, the module does not."""
-    mismatched: tuple[str, ...]
-    """Both have them, in different shapes."""
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
-        for kind in ("missing", "unexpected", "mismatched"):
+        for kind, title in (("reinitialised", "re-initialised"), ("missing", "missing"), ("unexpected", "unexpected")):
             names = getattr(self, kind)
             if names:
                 shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-                parts.append(f"{len(names)} {kind} ({shown})")
+                parts.append(f"{len(names)} {title} ({shown})")
         return "; ".join(parts)
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a ``.safetensors`` file, or of a PyTorch file that holds nothing but tensors.
+def read_weights(source: str | Path) -> Named:
+    """Read weights of any format that `mfvis.models.foreign` knows, under our names.
 
-    A PyTorch file may wrap them in a dict under ``model`` or ``state_dict``.
+    Args:
+        source: A file (``.safetensors``, or a pickle of PyTorch or detectron2), a folder as transformers or mfvis save
+            a model, or the name of a model on the Hugging Face hub, ``organisation/model``.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged, or holds other objects than tensors, or no tensors at all.
+    """
+    path = Path(source)
+    if path.is_file():
+        return to_ours(read_state_dict(path))
+    if not path.exists() and _HUB_NAME.fullmatch(str(source)):
+        files = _from_hub(str(source))
+    else:
+        whole = path / "model.safetensors"
+        parts = sorted(path.glob("model-*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+        files = [whole] if whole.is_file() else parts
+    if not files:
+        raise CheckpointError(
+            f"{source}: no such weights file, folder or model. Give a .safetensors or PyTorch file, a folder "
+            "with model.safetensors, or a model of the hub such as facebook/mask2former-swin-tiny-coco-instance"
+        )
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= read_state_dict(file)
+    return to_ours(state)
+
+
+def _from_hub(name: str) -> list[Path]:
+    """The files of a model's weights, downloaded unless they are in the hub's cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def fetch(file: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(name, file))
+        except EntryNotFoundError:  # not in this repository, or not in the cache while the hub is out of reach
+            return None
+
+    try:
+        for whole in ("model.safetensors", "pytorch_model.bin"):
+            if file := fetch(whole):
+                return [file]
+            if index := fetch(f"{whole}.index.json"):
+                parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                return [Path(hf_hub_download(name, part)) for part in parts]
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{name}: no such file, and the hub does not give it ({reason}). Check the name and the connection, or "
+            "download its model.safetensors and name that"
+        ) from error
+    return []
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, or of a pickle that holds nothing but tensors, under the file's names.
+
+    A pickle may wrap them in a dict under ``model`` or ``state_dict``, and have numpy arrays for tensors.
 
     Raises:
         CheckpointError: the file is absent, damaged, holds other objects than tensors, or no tensors at all.
@@ -59,18 +122,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path}: not a readable safetensors file ({error}). Download or write it anew"
             ) from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the restricted unpickler meets rubbish with whatever its bytes lead to
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a PyTorch file of plain tensors ({reason}). Damaged, or it holds Python objects, which are "
-            "never loaded; convert it to .safetensors where you trust it"
-        ) from error
+    content = unpickle.load(path)
     for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+        # dict's own methods, as a pickle can hide an OrderedDict's behind attributes
+        if isinstance(content, dict) and isinstance(dict.get(content, wrapper), dict):
+            content = dict.get(content, wrapper)
+    tensors = {k: unpickle.tensor(v) for k, v in dict.items(content)} if isinstance(content, dict) else {}
+    state = {k: v for k, v in tensors.items() if v is not None and isinstance(k, str)}
     if not state:
         raise CheckpointError(f"{path}: holds no tensors by name. A state dict was expected")
     return state
@@ -93,84 +151,49 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
         temporary.unlink(missing_ok=True)
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str, least: float = 1.0) -> LoadReport:
+def compare(module: nn.Module, state: Mapping[str, Tensor], anew: Sequence[str] = ()) -> LoadReport:
+    """What `load_weights` would do. `anew`: beginnings of names that need not be in `state`."""
+    own = module.state_dict()
+    # Batch norms count batches for a momentum that nobody uses; many files leave the count out.
+    needed = [name for name in own if not name.endswith(".num_batches_tracked")]
+    differ = [name for name in state if name in own and own[name].shape != state[name].shape]
+    absent = [name for name in needed if name not in state]
+    return LoadReport(
+        loaded=tuple(name for name in state if name in own and own[name].shape == state[name].shape),
+        reinitialised=tuple(f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in differ)
+        + tuple(name for name in absent if name.startswith(tuple(anew))),
+        missing=tuple(name for name in absent if not name.startswith(tuple(anew))),
+        unexpected=tuple(name for name in state if name not in own),
+    )
+
+
+def load_weights(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, least: float = 1.0, anew: Sequence[str] = ()
+) -> LoadReport:
     """Copy the tensors that fit by name and shape into ``module`` and report on all others.
 
     Args:
-        state: Tensors by the module's own names.
+        state: Tensors by the module's own names, of whatever version of transformers.
         source: Where they come from, for the message.
         least: The share, 0 to 1, of the module's tensors that must be loaded; 1 is strict (and then nothing may be
-            left over in ``state`` either). Lower it to carry weights over to other classes.
+            left over in ``state`` either).
+        anew: Beginnings of names that may be absent or of another shape, such as a head for other classes.
 
     Raises:
         CheckpointError: fewer fitted. The module is then as it was.
     """
-    own = module.state_dict()
-    # Batch norms count batches for a momentum that nobody uses; many files leave the count out.
-    needed = [name for name in own if not name.endswith(".num_batches_tracked")]
-    fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    report = LoadReport(
-        loaded=tuple(fits),
-        missing=tuple(name for name in needed if name not in state),
-        unexpected=tuple(name for name in state if name not in own),
-        mismatched=tuple(
-            f"{name} {list(state[name].shape)} for {list(own[name].shape)}"
-            for name in state
-            if name in own and name not in fits
-        ),
-    )
-    found = sum(name in fits for name in needed)
-    if found < least * len(needed) or (least >= 1 and (report.unexpected or report.mismatched)):
+    named = {canonical(name): name for name in module.state_dict()}
+    state = {named.get(canonical(name), name): value for name, value in state.items()}
+    report = compare(module, state, anew)
+
+    def required(names: Sequence[str]) -> list[str]:
+        return [n for n in names if not n.endswith(".num_batches_tracked") and not n.startswith(tuple(anew))]
+
+    found, needed = len(required(report.loaded)), len(required(list(named.values())))
+    if found < least * needed or (least >= 1 and (report.unexpected or required(report.reinitialised))):
         raise CheckpointError(
-            f"{source}: does not fit the model: {report}. At least {least:.0%} of the model's {len(needed)} tensors "
+            f"{source}: does not fit the model: {report}. At least {least:.0%} of the model's {needed} tensors "
             "must match; check that the configuration (backbone, sizes, classes) is the one the weights were made with"
         )
-    module.load_state_dict(fits, strict=False)
+    module.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     return report
-
-
-# The names of transformers' Mask2FormerForUniversalSegmentation and ours, applied in order.
-_TRANSFORMERS_NAMES = (
-    (r"^model\.pixel_level_module\.encoder\.", "backbone.net."),
-    (r"^model\.pixel_level_module\.decoder\.adapter_1\.", "pixel_decoder.lateral."),
-    (r"^model\.pixel_level_module\.decoder\.layer_1\.", "pixel_decoder.output."),
-    (r"^model\.pixel_level_module\.decoder\.level_embed$", "pixel_decoder.level_embedding.weight"),
-    (r"^model\.pixel_level_module\.decoder\.encoder\.", "pixel_decoder."),
-    (r"^model\.pixel_level_module\.decoder\.", "pixel_decoder."),
-    (r"^(pixel_decoder\.layers\.\d+)\.self_attn\.", r"\1.attention."),
-    (r"^(pixel_decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.attention_norm."),
-    (r"^model\.transformer_module\.queries_embedder\.", "decoder.query_positions."),
-    (r"^model\.transformer_module\.queries_features\.", "decoder.query_features."),
-    (r"^model\.transformer_module\.level_embed\.", "decoder.level_embedding."),
-    (r"^model\.transformer_module\.decoder\.layernorm\.", "decoder.norm."),
-    (r"^model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.0\.0\.", "decoder.mask_embedder.0."),
-    (r"^model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.1\.0\.", "decoder.mask_embedder.2."),
-    (r"^model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.2\.0\.", "decoder.mask_embedder.4."),
-    (r"^model\.transformer_module\.decoder\.", "decoder."),
-    (r"^(decoder\.layers\.\d+)\.cross_attn_layer_norm\.", r"\1.cross_norm."),
-    (r"^(decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.self_norm."),
-    (r"^(decoder\.layers\.\d+)\.cross_attn\.", r"\1.cross_attention."),
-    (r"^(decoder\.layers\.\d+)\.self_attn\.", r"\1.self_attention."),
-    (r"^(.*decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.final_norm."),
-    (r"^class_predictor\.", "decoder.class_head."),
-)
-
-
-def convert_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of transformers' ``Mask2FormerForUniversalSegmentation`` under the names of `VideoMask2Former`.
-
-    The image model's weights are those of the video model: its decoder has no parameter that depends on time.
-    """
-    converted: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if name.startswith("criterion."):
-            continue
-        for pattern, replacement in _TRANSFORMERS_NAMES:
-            name = re.sub(pattern, replacement, name)
-        stem, _, kind = name.rpartition(".in_proj_")
-        if stem:
-            for projection, part in zip(("q_proj", "k_proj", "v_proj"), value.chunk(3), strict=True):
-                converted[f"{stem}.{projection}.{kind}"] = part
-        else:
-            converted[name] = value
-    return converted

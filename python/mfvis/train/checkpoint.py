@@ -27,7 +27,7 @@ from mfvis.config import Config
 from mfvis.data.clips import ClipSampler
 from mfvis.errors import CheckpointError, ConfigError
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.models.weights import convert_transformers, load_weights, read_state_dict, save_safetensors
+from mfvis.models.weights import load_weights, read_state_dict, read_weights, save_safetensors
 from mfvis.parsing import build, to_plain
 from mfvis.types import Category
 
@@ -92,7 +92,7 @@ def point_last(checkpoint: Path, keep: int) -> None:
 def find(path: str | Path) -> Path:
     """The checkpoint that `path` means: a checkpoint's directory, or that of a run, which means its last one."""
     path = Path(path)
-    for candidate in (path, path / "checkpoints" / "last", path / "last"):
+    for candidate in _candidates(path):
         if (candidate / DESCRIPTION).is_file():
             return candidate.resolve()
     if not path.exists():
@@ -100,6 +100,10 @@ def find(path: str | Path) -> Path:
     raise CheckpointError(
         f"{path}: no checkpoint, it has no {DESCRIPTION}. Name a run's directory or one of its checkpoints"
     )
+
+
+def _candidates(path: Path) -> tuple[Path, ...]:
+    return path, path / "checkpoints" / "last", path / "last"
 
 
 def describe(checkpoint: Path) -> Description:
@@ -164,24 +168,26 @@ def read_tensors(file: Path) -> dict[str, Any]:
 def start_from(path: str | Path, model: VideoMask2Former, categories: Sequence[Category]) -> str:
     """Load weights to begin a training with; returns a line that says what was taken.
 
-    path: a checkpoint (its class head is left out unless the classes are the same), or a weights file, also of
-    transformers' Mask2Former.
+    path: a checkpoint, or weights of any format that `mfvis.models.weights.read_weights` reads, of a whole model or of
+    a backbone. The class head is learnt anew where the classes are others: other names in a checkpoint, another number
+    elsewhere.
     """
-    path = Path(path)
-    if path.is_file():
-        state = read_state_dict(path)
-        if any(name.startswith("model.pixel_level_module.") for name in state):
-            state = convert_transformers(state)
-        same = False
-    else:
-        path = find(path)
-        state = read_state_dict(path / WEIGHTS)
-        theirs = [category.name for category in describe(path).categories]
-        same = theirs == [category.name for category in categories]
-    if not same:
-        state = {name: value for name, value in state.items() if "class_head" not in name}
-    report = load_weights(model, state, str(path), least=1.0 if same else 0.8)
-    return f"weights from {path}: {report}"
+    anew = ("decoder.class_head.", "prompts.")
+    own = next((p for p in _candidates(Path(path)) if (p / DESCRIPTION).is_file()), None)
+    named = read_weights(own or path)
+    tensors = dict(named.tensors)
+    if own and [c.name for c in describe(own).categories] != [c.name for c in categories]:
+        tensors = {name: value for name, value in tensors.items() if "class_head" not in name}
+    elif own:
+        anew = ()
+    said = f"weights from {own or path} ({named.format})"
+    if named.backbone_only:
+        return f"{said}, of the backbone alone: {model.backbone.load(named, str(path))}"
+    model.backbone.check_stride(named, str(path))
+    said += f": {load_weights(model, tensors, str(path), 0.9 if anew else 1.0, anew)}"
+    if named.left_out:
+        said += f"; {len(named.left_out)} left out ({', '.join(named.left_out[:5])})"
+    return said
 
 
 def training_state(

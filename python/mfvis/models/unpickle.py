@@ -1,0 +1,159 @@
+"""Pickled weights read as data: tensors, numpy arrays, plain containers and numbers. Nothing in a file can run.
+
+A pickle is a program; what makes it dangerous is that it may call whatever it names. Here it may name the few things
+that weights are made of, and each of them is either harmless or a stand-in that checks what it is given.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+import tarfile
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfvis.errors import CheckpointError
+
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first object of torch.save's format before zip files
+_TYPES = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"})
+
+
+def load(path: Path) -> Any:
+    """The object that ``torch.save`` (any format but the tar files of 2017) or ``pickle.dump`` wrote to `path`.
+
+    numpy arrays come as tensors where `tensor` is asked for them.
+
+    Raises:
+        CheckpointError: damaged, or it asks for anything but tensors, arrays, containers and numbers.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        if tarfile.is_tarfile(path):
+            raise pickle.UnpicklingError("a tar file of torch 0.1; load and save it with a later torch")
+        with path.open("rb") as file:
+            first = _Reader(file).load()
+        if isinstance(first, int) and first == _TORCH_MAGIC:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        return first
+    except Exception as error:  # a restricted unpickler meets rubbish with whatever its bytes lead to
+        raise CheckpointError(
+            f"{path}: not a file of plain tensors ({_reason(error)}). It is damaged, or it holds Python objects, which "
+            "are never loaded as they could run code; where you trust it, save its tensors alone, as .safetensors"
+        ) from error
+
+
+def tensor(value: Any) -> Tensor | None:
+    """`value` as a tensor if it is one, or an array that `load` read; None otherwise."""
+    if isinstance(value, _Array):
+        return torch.from_numpy(value.array()) if value.state is not None else None
+    return value.detach() if isinstance(value, Tensor) else None
+
+
+def _reason(error: Exception) -> str:
+    asked = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if asked:
+        return f"it asks for {asked[1]}"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``: numbers of a known size, no objects, no structures."""
+
+    def __init__(self, code: str, *_: Any):
+        if code not in _TYPES:
+            raise pickle.UnpicklingError(f"it holds an array of type {code!r}")
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"it holds an array of byte order {state[1]!r}")
+        self.order = state[1]
+
+    def read(self, raw: bytes | str, shape: tuple[int, ...], columns_first: bool) -> np.ndarray:
+        data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)  # Python 2 wrote bytes as str
+        dtype = np.dtype(self.order + self.code)
+        if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
+            raise pickle.UnpicklingError(f"it holds an array of shape {shape} in {len(data)} bytes")
+        array = np.frombuffer(data, dtype).reshape(shape, order="F" if columns_first else "C")
+        return np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(shape).copy()
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray``: what its pickle says, checked and made an array when it is asked for."""
+
+    def __init__(self, *_: Any):
+        self.state: tuple | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, columns_first, raw = state
+        if not isinstance(dtype, _Dtype) or not isinstance(raw, (bytes, bytearray, str)):
+            raise pickle.UnpicklingError("it holds an array of objects")
+        self.state = (raw, tuple(shape), bool(columns_first), dtype)
+
+    def array(self) -> np.ndarray:
+        raw, shape, columns_first, dtype = self.state
+        return dtype.read(raw, shape, columns_first)
+
+
+def _from_buffer(buffer: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", buffer))
+    return array
+
+
+def _scalar(dtype: _Dtype, raw: bytes | str = b"") -> Any:
+    return dtype.read(raw, (), False).item()
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _storage(data: bytes) -> Any:
+    # torch's own function of this name would unpickle these bytes without restriction.
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch.storage", "_load_from_bytes"): _storage,
+}
+for _numpy in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
+    _ALLOWED[f"{_numpy}.multiarray", "_reconstruct"] = _Array
+    _ALLOWED[f"{_numpy}.multiarray", "scalar"] = _scalar
+    _ALLOWED[f"{_numpy}.numeric", "_frombuffer"] = _from_buffer
+
+
+class _Reader(pickle.Unpickler):
+    def __init__(self, file: BinaryIO):
+        super().__init__(file, encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = _ALLOWED.get((module, name))
+        if allowed is None:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        # A pickle may also set attributes of what it names: give it something of its own to write on.
+        return lambda *arguments: allowed(*arguments)
