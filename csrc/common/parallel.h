@@ -4,7 +4,8 @@
 
 namespace mfvis {
 
-// body(begin, end, context) on the threads of torch (torch.set_num_threads), at least `grain` items each.
+// body(begin, end, context) on the threads of torch (torch.set_num_threads), in ranges of at least `grain` items. A
+// thread that is done takes the next range: items differ in cost, and other programs take their share of the cores.
 void parallel_for(int64_t count, int64_t grain, void (*body)(int64_t, int64_t, const void*), const void* context);
 
 // The same for a lambda (begin, end). Where the cuts fall depends on the number of threads: a sum that is to be

@@ -13,11 +13,15 @@ class Scratch {
  public:
   explicit Scratch(int64_t size) : data_(new T[static_cast<uint64_t>(size < 1 ? 1 : size)]()) {}
   ~Scratch() { delete[] data_; }
+  // The same without the zeros, for what may stay untouched: memory that nobody writes costs nothing.
+  static Scratch unset(int64_t size) { return Scratch(new T[static_cast<uint64_t>(size < 1 ? 1 : size)]); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   operator T*() const { return data_; }
 
  private:
+  explicit Scratch(T* data) : data_(data) {}
+
   T* data_;
 };
 

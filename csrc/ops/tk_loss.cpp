@@ -1,5 +1,8 @@
 #include "tk_loss.h"
 
+#include <algorithm>
+#include <cstdint>
+
 #include "../common/operator.h"
 #include "match_geometry.h"
 
@@ -63,6 +66,8 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& o
   check.dtype("boxes", boxes, {ScalarType::Float});
   check.same_device("boxes", boxes, "mask_logits", mask_logits);
   check_video_index(check, mask_logits, video_index, offset.size(0));
+  check.that(offset.size(2) <= INT32_MAX / std::max<int64_t>(height * width, 1), "offset",
+             "has shape " + shape_of(offset), "K·H·W below 2^31");
   return {torch::stable::contiguous(mask_logits),
           torch::stable::contiguous(offset),
           torch::stable::contiguous(weight),
@@ -102,19 +107,12 @@ Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_lo
   check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(mask_logits)});
   check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", mask_logits);
   const Tensor tight_grad = torch::stable::contiguous(grad_loss_sum);
-  if (runs_cuda_kernels(mask_logits) && mask_logits.numel() > 0) {
-    Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());
-    Tensor scratch = arguments.scratch(&TkLossScratch::backward);
-    tk_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()),
-                                                  tight_grad.const_data_ptr(), grad_logits.mutable_data_ptr());
-    return grad_logits;
-  }
-  // Accumulated in the compute type: a sum of half-precision numbers would lose the small ones.
-  Tensor grad_logits = torch::stable::new_zeros(mask_logits, mask_logits.sizes(), sum_type(mask_logits));
-  if (mask_logits.numel() == 0) return torch::stable::to(grad_logits, mask_logits.scalar_type());
-  tk_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(), tight_grad.const_data_ptr(),
-                                                grad_logits.mutable_data_ptr());
-  return torch::stable::to(grad_logits, mask_logits.scalar_type());
+  Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());
+  if (mask_logits.numel() == 0) return grad_logits;
+  Tensor scratch = arguments.scratch(&TkLossScratch::backward);
+  tk_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()),
+                                                tight_grad.const_data_ptr(), grad_logits.mutable_data_ptr());
+  return grad_logits;
 }
 
 MFVIS_OPERATOR(tk_loss_terms,

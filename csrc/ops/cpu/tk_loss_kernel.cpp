@@ -1,11 +1,11 @@
 // Most of the k nearest patches of a pixel are too far to weigh anything, and all instances and decoder layers of a
-// video share the rest. So the matches of a pair of frames are read once, row by row, and those with a weight are
-// listed:
+// video share the rest. So the matches of the frame pairs are read once and those with a weight are listed, pixel by
+// pixel. A block of rows has a part of the lists to itself, as long as if each of its matches weighed something, and
+// fills it from the front only: what it does not need is never touched.
 //
-//   start    H x (W + 1)     where the matches of a pixel begin in its row's part of the lists
-//   target   H x W·K         the pixel itself, an index into the plane; a row's part is filled from its front only
-//   source   H x W·K         its match, an index into the other plane
-//   weight   H x W·K
+//   start    P x H x (W + 1)   where the matches of a pixel begin in its block's part of the lists
+//   target   P x H x W·K       the pixel itself, an index into the plane
+//   match    P x H x W·K       its match, an index into the other plane, and the weight
 //
 // Then each instance visits only the pixels that count for it: per row the union of its boxes' columns, as a few spans,
 // a span of pixels being a range of the lists. Its matches are collected in batches over which the formulas run as
@@ -13,58 +13,73 @@
 // in a fixed order: no atomics, and the same bits for any number of threads.
 #include "../tk_loss.h"
 
+#include <cstring>
+
 #include "../../common/box.h"
 #include "../../common/math.h"
+#include "../../common/memory.h"
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
 
 namespace mfvis {
 namespace {
 
-// The pixels of an instance that count, row by row.
+// The pixels of an instance that count: of each row the union of its boxes' columns.
 class CountedRows {
  public:
-  CountedRows(const float* boxes, int64_t frames, int64_t height, int64_t width)
-      : frames_(frames), rows_(frames), columns_(frames), spans_(frames) {
-    for (int64_t t = 0; t < frames; ++t) {
+  CountedRows(int64_t frames, int64_t height, int64_t width)
+      : frames_(frames), height_(height), width_(width), size_(height), spans_(height * frames) {}
+
+  void of(const float* boxes) const {
+    for (int64_t y = 0; y < height_; ++y) size_[y] = 0;
+    for (int64_t t = 0; t < frames_; ++t) {
       const float* box = boxes + 4 * t;
-      const bool present = box_is_present(box);
-      rows_[t] = present ? pixels_inside(box[1], box[3], height) : Span{0, 0};
-      columns_[t] = present ? pixels_inside(box[0], box[2], width) : Span{0, 0};
+      if (!box_is_present(box)) continue;
+      const Span rows = pixels_inside(box[1], box[3], height_), columns = pixels_inside(box[0], box[2], width_);
+      if (columns.begin >= columns.end) continue;
+      for (int64_t y = rows.begin; y < rows.end; ++y) add(y, columns);
     }
   }
 
-  // Fills spans() with the union of the boxes' columns in row y, disjoint and in order; returns how many there are.
-  int64_t find(int64_t y) {
-    int64_t count = 0;
-    for (int64_t t = 0; t < frames_; ++t) {
-      const Span rows = rows_[t], columns = columns_[t];
-      if (y < rows.begin || y >= rows.end || columns.begin >= columns.end) continue;
-      int64_t at = count++;
-      for (; at > 0 && spans_[at - 1].begin > columns.begin; --at) spans_[at] = spans_[at - 1];
-      spans_[at] = columns;
-    }
-    int64_t merged = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      if (merged > 0 && spans_[i].begin <= spans_[merged - 1].end) {
-        if (spans_[i].end > spans_[merged - 1].end) spans_[merged - 1].end = spans_[i].end;
-      } else {
-        spans_[merged++] = spans_[i];
-      }
-    }
-    return merged;
-  }
-  const Span& operator[](int64_t i) const { return spans_[i]; }
+  // The spans of row y, disjoint and in order, no two of them adjacent.
+  int64_t size(int64_t y) const { return size_[y]; }
+  const Span* spans(int64_t y) const { return spans_ + y * frames_; }
 
  private:
-  int64_t frames_;
-  Scratch<Span> rows_, columns_, spans_;
+  void add(int64_t y, Span added) const {
+    Span* const spans = spans_ + y * frames_;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < size_[y]; ++i) {
+      const Span other = spans[i];
+      if (other.end < added.begin || other.begin > added.end) {
+        spans[kept++] = other;
+      } else {
+        added = {other.begin < added.begin ? other.begin : added.begin, other.end > added.end ? other.end : added.end};
+      }
+    }
+    int64_t at = kept++;
+    for (; at > 0 && spans[at - 1].begin > added.begin; --at) spans[at] = spans[at - 1];
+    spans[at] = added;
+    size_[y] = kept;
+  }
+
+  int64_t frames_, height_, width_;
+  Scratch<int64_t> size_;
+  Scratch<Span> spans_;
 };
 
 int32_t clamp_shift(int64_t shift) {
   constexpr int64_t far = 1 << 28;
   return static_cast<int32_t>(shift < -far ? -far : shift > far ? far : shift);
 }
+
+// A match in one word, which is cheaper to move: the pixel in the source plane in the lower half, the weight above.
+MFVIS_HOST_DEVICE uint64_t match_of(int32_t source, float weight) {
+  return static_cast<uint64_t>(bits_as<uint32_t>(weight)) << 32 | static_cast<uint32_t>(source);
+}
+MFVIS_HOST_DEVICE int32_t source_of(uint64_t match) { return static_cast<int32_t>(match); }
+MFVIS_HOST_DEVICE float weight_of(uint64_t match) { return bits_as<float>(static_cast<uint32_t>(match >> 32)); }
+MFVIS_HOST_DEVICE bool weighs_something(uint64_t match) { return match >> 32 << 33 != 0; }  // -0 does not
 
 // Where the matches of one pair lie.
 struct Window {
@@ -79,10 +94,9 @@ struct Window {
     first_dx = (shift ? clamp_shift(shift[1]) : 0) - reach;
   }
 
-  // For the pixels x, x + 1, ... of row y: the index of the match in the source plane, and its weight, 0 where there is
-  // no match.
-  void read(const int16_t* offset, const float* weight, int64_t y, int64_t x, int64_t size, int32_t* __restrict index,
-            float* __restrict kept) const {
+  // The matches of the pixels x, x + 1, ... of row y; of weight 0 where there is none.
+  void read(const int16_t* offset, const float* weight, int64_t y, int64_t x, int64_t size,
+            uint64_t* __restrict matches) const {
     const float per_row = 1.0f / static_cast<float>(side);
     const int32_t y0 = static_cast<int32_t>(y) + first_dy, x0 = static_cast<int32_t>(x) + first_dx;
 #pragma omp simd
@@ -93,8 +107,7 @@ struct Window {
       const int32_t source_x = x0 + i + dilation * (candidate - row * side);
       const bool exists = (candidate >= 0) & (candidate < side * side) & (source_y >= 0) & (source_y < height) &
                           (source_x >= 0) & (source_x < width);
-      index[i] = source_y * width + source_x;
-      kept[i] = exists ? weight[i] : 0.0f;
+      matches[i] = match_of(source_y * width + source_x, exists ? weight[i] : 0.0f);
     }
   }
 
@@ -127,59 +140,99 @@ struct Group {
   static Span around(Span a, Span b) { return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end}; }
 };
 
-// The matches of one pair of frames that weigh something, drawn above.
+// The matches that weigh something of as many pairs as fit, drawn above.
 struct MatchList {
-  MatchList(const TkLoss& args)
+  explicit MatchList(const TkLoss& args)
       : row_size(args.width * args.matches),
-        start(args.height * (args.width + 1)),
-        target(args.height * row_size),
-        source(args.height * row_size),
-        weight(args.height * row_size) {}
+        blocks((args.height + block_rows - 1) / block_rows),
+        pairs(pairs_at_once(args)),
+        longest(pairs * blocks * block_rows * row_size),
+        memory(longest * 12 + pairs * args.height * (args.width + 1) * 4),
+        match(memory.from<uint64_t>(0)),
+        target(memory.from<int32_t>(longest * 8)),
+        start(memory.from<int32_t>(longest * 12)) {}
 
-  void fill(const TkLoss& args, const Group& group, int64_t video, int64_t pair) const {
-    const int64_t area = args.height * args.width, matches = args.matches;
-    const int64_t x = group.columns.begin, size = group.columns.end - x;
-    const Window window(args, video, pair);
-    parallel_for(group.rows.end - group.rows.begin, 4, [&](int64_t begin, int64_t end) {
-      const Scratch<int32_t> index(row_size);
-      const Scratch<float> kept(row_size);
-      for (int64_t y = group.rows.begin + begin; y < group.rows.begin + end; ++y) {
-        const int64_t own = y * args.width + x;
-        for (int64_t k = 0; k < matches; ++k) {
-          const int64_t at = ((video * args.pair_count + pair) * matches + k) * area + own;
-          window.read(args.offset + at, args.weight + at, y, x, size, index + k * size, kept + k * size);
-        }
-        int32_t* const __restrict starts = start + y * (args.width + 1) + x;
-        int32_t* const __restrict targets = target + y * row_size;
-        int32_t* const __restrict sources = source + y * row_size;
-        float* const __restrict weights = weight + y * row_size;
-        int32_t count = 0;
-        for (int64_t i = 0; i < size; ++i) {
-          starts[i] = count;
-          for (int64_t k = 0; k < matches; ++k) {  // written in any case, kept only if it weighs something
-            targets[count] = static_cast<int32_t>(own + i);
-            sources[count] = index[k * size + i];
-            weights[count] = kept[k * size + i];
-            count += weights[count] != 0;
-          }
-        }
-        starts[size] = count;
+  // Lists `pairs` pairs, or what is left, from `first` on.
+  void fill(const TkLoss& args, const Group& group, int64_t video, int64_t first) const {
+    const int64_t count = args.pair_count - first < pairs ? args.pair_count - first : pairs;
+    parallel_for(count * blocks, 1, [&](int64_t begin, int64_t end) {
+      const Scratch<uint64_t> read = Scratch<uint64_t>::unset(row_size);
+      for (int64_t item = begin; item < end; ++item) {
+        fill_block(args, group, video, first, item / blocks, item % blocks, read);
       }
     });
   }
 
-  int64_t row_size;
-  Scratch<int32_t> start, target, source;
-  Scratch<float> weight;
+  // Where the matches of row y of the pair at a place in the list begin, for `start` to count from.
+  int64_t part_of(int64_t place, int64_t y) const {
+    return (place * blocks + y / block_rows) * block_rows * row_size;
+  }
+
+  static constexpr int64_t block_rows = 8;
+  int64_t row_size, blocks, pairs, longest;
+  KeptMemory memory;
+  uint64_t* match;
+  int32_t *target, *start;
+
+ private:
+  static int64_t pairs_at_once(const TkLoss& args) {
+    constexpr int64_t enough = 1 << 21;  // matches: some tens of MB if all weigh something
+    const int64_t fitting = enough / (1 + args.height * args.width * args.matches);
+    return fitting < 1 ? 1 : fitting < args.pair_count ? fitting : args.pair_count;
+  }
+
+  void fill_block(const TkLoss& args, const Group& group, int64_t video, int64_t first, int64_t place, int64_t block,
+                  uint64_t* read) const {
+    const int64_t area = args.height * args.width, matches = args.matches, pair = first + place;
+    const int64_t x = group.columns.begin, size = group.columns.end - x;
+    const int64_t top = block * block_rows, bottom = top + block_rows;
+    const Window window(args, video, pair);
+    int32_t* const targets = target + part_of(place, top);
+    uint64_t* const kept = match + part_of(place, top);
+    int32_t count = 0;
+    for (int64_t y = top < group.rows.begin ? group.rows.begin : top; y < bottom && y < group.rows.end; ++y) {
+      const int64_t own = y * args.width + x;
+      for (int64_t k = 0; k < matches; ++k) {
+        const int64_t at = ((video * args.pair_count + pair) * matches + k) * area + own;
+        window.read(args.offset + at, args.weight + at, y, x, size, read + k * size);
+      }
+      int32_t* const starts = start + (place * args.height + y) * (args.width + 1) + x;
+      count = keep_row(read, size, matches, static_cast<int32_t>(own), count, starts, targets, kept);
+      starts[size] = count;
+    }
+  }
+
+  // Appends the matches `read`, [k, size], of the pixels own, own + 1, ... that weigh something; returns how many there
+  // are then.
+  __attribute__((noinline)) static int32_t keep_row(const uint64_t* __restrict read, int64_t size, int64_t matches, int32_t own, int32_t count,
+                          int32_t* __restrict starts, int32_t* __restrict targets, uint64_t* __restrict kept) {
+    for (int64_t i = 0; i < size; ++i) {
+      starts[i] = count;
+      for (const uint64_t *at = read + i, *const end = at + matches * size; at < end; at += size) {
+        targets[count] = own + static_cast<int32_t>(i);  // written in any case, kept only if it weighs something
+        kept[count] = *at;
+        count += weighs_something(*at);
+      }
+    }
+    return count;
+  }
 };
 
-// The working memory of one thread: a batch of matches with the logits of both ends.
+// The working memory of one thread: the pixels that count for an instance, a batch of its matches with the logits of
+// both ends.
 template <typename C>
 struct Batch {
   static constexpr int64_t capacity = 1024;
 
-  Batch() : target(capacity), source(capacity), weight(capacity), a(capacity), b(capacity) {}
+  explicit Batch(const TkLoss& args)
+      : counted(args.frames, args.height, args.width),
+        target(capacity),
+        source(capacity),
+        weight(capacity),
+        a(capacity),
+        b(capacity) {}
 
+  CountedRows counted;
   Scratch<int32_t> target, source;
   Scratch<float> weight;
   Scratch<C> a, b;
@@ -188,14 +241,13 @@ struct Batch {
 // Calls body(count) with `count` matches of instance n in the batch, until it has seen all that count. Up to the end of
 // the last vector weights and logits are 0.
 template <typename T, typename Body>
-void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, const Batch<Compute<T>>& batch,
-                 const Body& body) {
+void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, int64_t place,
+                 const Batch<Compute<T>>& batch, const Body& body) {
   using C = Compute<T>;
   const int64_t area = args.height * args.width;
   const T* logits = static_cast<const T*>(args.logits) + n * args.frames * area;
   const T* target_logits = logits + args.pairs[2 * pair] * area;
   const T* source_logits = logits + args.pairs[2 * pair + 1] * area;
-  CountedRows counted(args.boxes + n * args.frames * 4, args.frames, args.height, args.width);
   int32_t* const __restrict target = batch.target;
   int32_t* const __restrict source = batch.source;
   float* const __restrict weight = batch.weight;
@@ -211,17 +263,18 @@ void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t p
   };
 
   for (int64_t y = 0; y < args.height; ++y) {
-    const int64_t spans = counted.find(y);
-    const int32_t* const start = list.start + y * (args.width + 1);
-    for (int64_t s = 0; s < spans; ++s) {
-      int64_t from = y * list.row_size + start[counted[s].begin];
-      const int64_t end = y * list.row_size + start[counted[s].end];
+    const int32_t* const start = list.start + (place * args.height + y) * (args.width + 1);
+    const int64_t part = list.part_of(place, y);
+    const Span* const spans = batch.counted.spans(y);
+    for (int64_t s = 0; s < batch.counted.size(y); ++s) {
+      int64_t from = part + start[spans[s].begin];
+      const int64_t end = part + start[spans[s].end];
       while (from < end) {
         const int64_t left = batch.capacity - count, size = end - from < left ? end - from : left;
         for (int64_t j = 0; j < size; ++j) {
           target[count + j] = list.target[from + j];
-          source[count + j] = list.source[from + j];
-          weight[count + j] = list.weight[from + j];
+          source[count + j] = source_of(list.match[from + j]);
+          weight[count + j] = weight_of(list.match[from + j]);
         }
         count += size;
         from += size;
@@ -233,11 +286,11 @@ void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t p
 }
 
 template <typename T>
-void sum_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, const Batch<Compute<T>>& batch,
-              Compute<T>* loss_sum, Compute<T>* weight_sum) {
+void sum_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, int64_t place,
+              const Batch<Compute<T>>& batch, Compute<T>* loss_sum, Compute<T>* weight_sum) {
   using C = Compute<T>;
   double total_loss = 0, total_weight = 0;
-  for_matches<T>(args, list, n, pair, batch, [&](int64_t count) {
+  for_matches<T>(args, list, n, pair, place, batch, [&](int64_t count) {
     const float* weight = batch.weight;
     const C *a = batch.a, *b = batch.b;
     C loss = 0, weights = 0;
@@ -253,14 +306,25 @@ void sum_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair
   *weight_sum = static_cast<C>(total_weight);
 }
 
+// plane[index[j]] += value[j]. The matches of a pixel follow one another, and an addition waits for the one before to the
+// same address: four places of the batch at once wait for one another hardly ever.
+template <typename C>
+void add_to(C* plane, const int32_t* __restrict index, const C* __restrict value, int64_t count) {
+  const int64_t quarter = count / 4;
+  for (int64_t j = 0; j < quarter; ++j) {
+    for (int64_t at = j; at < j + 4 * quarter; at += quarter) plane[index[at]] += value[at];
+  }
+  for (int64_t j = 4 * quarter; j < count; ++j) plane[index[j]] += value[j];
+}
+
 // Adds the gradient of one pair to `grad`, the [T, H, W] of the instance.
 template <typename T>
-void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, Compute<T> grad_sum,
+void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, int64_t place, Compute<T> grad_sum,
                    const Batch<Compute<T>>& batch, Compute<T>* grad) {
   using C = Compute<T>;
   C* const grad_target = grad + args.pairs[2 * pair] * args.height * args.width;
   C* const grad_source = grad + args.pairs[2 * pair + 1] * args.height * args.width;
-  for_matches<T>(args, list, n, pair, batch, [&](int64_t count) {
+  for_matches<T>(args, list, n, pair, place, batch, [&](int64_t count) {
     const float* weight = batch.weight;
     C *to_a = batch.a, *to_b = batch.b;  // the logits, then what is to be added to their gradients
 #pragma omp simd
@@ -270,23 +334,30 @@ void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t
       to_a[j] = slope_a;
       to_b[j] = slope_b;
     }
-    for (int64_t j = 0; j < count; ++j) grad_target[batch.target[j]] += to_a[j];
-    for (int64_t j = 0; j < count; ++j) grad_source[batch.source[j]] += to_b[j];
+    add_to(grad_target, batch.target, to_a, count);
+    add_to(grad_source, batch.source, to_b, count);
   });
 }
 
-// visit(list, n, pair, batch) for every instance and pair; the pairs in order, the instances of a pair on all threads.
+// visit(list, n, pair, place, batch) for every instance and pair, which has a place in the list: the instances on all
+// threads, the pairs of an instance in order.
 template <typename C, typename Visit>
 void for_pairs(const TkLoss& args, const Visit& visit) {
   const MatchList list(args);
   for (int64_t video = 0; video < args.videos; ++video) {
     const Group group(args, video);
     if (group.is_empty()) continue;
-    for (int64_t pair = 0; pair < args.pair_count; ++pair) {
-      list.fill(args, group, video, pair);
+    for (int64_t first = 0; first < args.pair_count; first += list.pairs) {
+      list.fill(args, group, video, first);
       parallel_for(group.size, 1, [&](int64_t begin, int64_t end) {
-        const Batch<C> batch;
-        for (int64_t i = begin; i < end; ++i) visit(list, group.instances[i], pair, batch);
+        const Batch<C> batch(args);
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t n = group.instances[i];
+          batch.counted.of(args.boxes + n * args.frames * 4);
+          for (int64_t place = 0; place < list.pairs && first + place < args.pair_count; ++place) {
+            visit(list, n, first + place, place, batch);
+          }
+        }
       });
     }
   }
@@ -296,10 +367,24 @@ void tk_loss_terms(const TkLoss& args, void* loss_sums, void* weight_sums) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
-    for_pairs<C>(args, [&](const MatchList& list, int64_t n, int64_t pair, const Batch<C>& batch) {
+    for_pairs<C>(args, [&](const MatchList& list, int64_t n, int64_t pair, int64_t place, const Batch<C>& batch) {
       const int64_t at = n * args.pair_count + pair;
-      sum_pair<T>(args, list, n, pair, batch, static_cast<C*>(loss_sums) + at, static_cast<C*>(weight_sums) + at);
+      sum_pair<T>(args, list, n, pair, place, batch, static_cast<C*>(loss_sums) + at,
+                  static_cast<C*>(weight_sums) + at);
     });
+  });
+}
+
+// Sums of half-precision numbers would lose the small ones: gradients are accumulated in the compute type.
+template <typename T>
+void backward(const TkLoss& args, const Compute<T>* grad_loss_sums, Compute<T>* sums) {
+  using C = Compute<T>;
+  const int64_t volume = args.frames * args.height * args.width;
+  parallel_for(args.instances, 1 + 16384 / (1 + volume), [&](int64_t begin, int64_t end) {
+    std::memset(sums + begin * volume, 0, static_cast<size_t>((end - begin) * volume) * sizeof(C));
+  });
+  for_pairs<C>(args, [&](const MatchList& list, int64_t n, int64_t pair, int64_t place, const Batch<C>& batch) {
+    backward_pair<T>(args, list, n, pair, place, grad_loss_sums[n * args.pair_count + pair], batch, sums + n * volume);
   });
 }
 
@@ -307,11 +392,19 @@ void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sums, void
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
-    for_pairs<C>(args, [&](const MatchList& list, int64_t n, int64_t pair, const Batch<C>& batch) {
-      const C grad_sum = static_cast<const C*>(grad_loss_sums)[n * args.pair_count + pair];
-      C* const grad = static_cast<C*>(grad_logits) + n * args.frames * args.height * args.width;
-      backward_pair<T>(args, list, n, pair, grad_sum, batch, grad);
-    });
+    const int64_t size = args.instances * args.frames * args.height * args.width;
+    T* const grad = static_cast<T*>(grad_logits);
+    use_huge_pages(grad, size * static_cast<int64_t>(sizeof(T)));
+    if constexpr (sizeof(T) == sizeof(C)) {
+      backward<T>(args, static_cast<const C*>(grad_loss_sums), grad);
+    } else {
+      const Scratch<C> sums = Scratch<C>::unset(size);
+      use_huge_pages(sums, size * static_cast<int64_t>(sizeof(C)));
+      backward<T>(args, static_cast<const C*>(grad_loss_sums), sums);
+      parallel_for(size, 32768, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) store(sums[i], grad + i);
+      });
+    }
   });
 }
 

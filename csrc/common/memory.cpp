@@ -1,0 +1,52 @@
+#include "memory.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+namespace mfvis {
+namespace {
+
+constexpr int64_t most_kept = 32 << 20;
+
+// The head of a block, as long as a cache line, so that what follows it is aligned.
+struct alignas(64) Block {
+  int64_t bytes;
+};
+
+// Whoever takes the block out of here owns it; a call at the same time finds nothing and allocates its own.
+std::atomic<Block*> kept{nullptr};
+
+}  // namespace
+
+void use_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = 2 << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data), end = begin + static_cast<uintptr_t>(bytes);
+  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+KeptMemory::KeptMemory(int64_t bytes) {
+  Block* block = kept.exchange(nullptr);
+  if (block == nullptr || block->bytes < bytes) {
+    std::free(block);
+    const size_t size = sizeof(Block) + (static_cast<size_t>(bytes) + 63) / 64 * 64;
+    block = static_cast<Block*>(std::aligned_alloc(alignof(Block), size));
+    if (block == nullptr) throw std::bad_alloc();
+    block->bytes = bytes;
+  }
+  data_ = reinterpret_cast<char*>(block + 1);
+}
+
+KeptMemory::~KeptMemory() {
+  Block* block = reinterpret_cast<Block*>(data_) - 1;
+  std::free(block->bytes <= most_kept ? kept.exchange(block) : block);
+}
+
+}  // namespace mfvis
