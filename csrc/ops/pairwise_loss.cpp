@@ -26,19 +26,21 @@ struct Arguments {
   int64_t kernel_size, dilation;
   double threshold;
 
-  PairwiseLoss pointers() const {
+  PairwiseLoss pointers(void* scratch = nullptr) const {
     return {logits.const_data_ptr(),
             dtype_of(logits),
             colours.const_data_ptr<float>(),
             boxes.const_data_ptr<float>(),
             video_index.const_data_ptr<int64_t>(),
+            colours.size(0),
             logits.size(0),
             logits.size(1),
             logits.size(2),
             logits.size(3),
             kernel_size,
             dilation,
-            max_squared_distance(threshold)};
+            max_squared_distance(threshold),
+            scratch};
   }
 };
 
@@ -78,8 +80,11 @@ std::tuple<Tensor, Tensor> pairwise_loss_terms(const Tensor& mask_logits, const 
   Tensor loss_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
   Tensor count = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
   if (mask_logits.numel() > 0) {
-    pairwise_loss_terms_kernel.on(mask_logits)(arguments.pointers(), loss_sum.mutable_data_ptr(),
-                                               count.mutable_data_ptr());
+    const int64_t partial = runs_cuda_kernels(mask_logits) ? pairwise_loss_tiles(arguments.pointers()) : 0;
+    Tensor scratch = torch::stable::new_empty(mask_logits, {mask_logits.size(0), mask_logits.size(1), partial, 2},
+                                              sum_type(mask_logits));
+    pairwise_loss_terms_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()),
+                                               loss_sum.mutable_data_ptr(), count.mutable_data_ptr());
   }
   return {loss_sum, count};
 }
