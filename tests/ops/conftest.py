@@ -1,6 +1,18 @@
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
+
+import mfvis_ext
+
+
+def pytest_sessionstart() -> None:
+    """A GPU that is lost, or a build without CUDA kernels, must not look like tests that pass."""
+    if os.environ.get("MFVIS_FAIL_WITHOUT_CUDA") == "1":
+        assert torch.cuda.is_available(), "MFVIS_FAIL_WITHOUT_CUDA=1, but torch sees no GPU"
+        assert mfvis_ext.build_info()["cuda"], "MFVIS_FAIL_WITHOUT_CUDA=1, but this build has no CUDA kernels"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

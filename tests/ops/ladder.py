@@ -1,11 +1,13 @@
 """The ladder that every operator climbs: reference, gradcheck, opcheck, compile, strides, determinism, CPU and CUDA.
 
-A test module derives one class from `Ladder`, says how to make arguments, and lists its malformed ones.
+A test module derives one class from `Ladder`, says how to make arguments, and lists its malformed ones. All of it climbs
+on the GPU with MFVIS_TEST_DEVICE=cuda.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 
 import mfvis_ext
 
+DEVICE = os.environ.get("MFVIS_TEST_DEVICE", "cpu")
 HALF, BFLOAT, FLOAT, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 TOLERANCE: dict[torch.dtype, dict[str, float]] = {
@@ -48,7 +51,7 @@ def tensors_of(outputs: Any) -> tuple[Tensor, ...]:
 
 def strided(tensor: Tensor) -> Tensor:
     """The same values in memory of another order, with gaps."""
-    wide = torch.empty(*tensor.shape, 2, dtype=tensor.dtype) if tensor.dim() else tensor.repeat(2)
+    wide = torch.empty(*tensor.shape, 2, dtype=tensor.dtype, device=tensor.device) if tensor.dim() else tensor.repeat(2)
     spread = wide.movedim(0, -2)[..., 0].movedim(-1, 0) if tensor.dim() > 1 else wide[..., 0]
     return spread.copy_(tensor).requires_grad_(tensor.requires_grad)
 
@@ -86,7 +89,12 @@ class Ladder:
 
     def make(self, dtype: torch.dtype = FLOAT, seed: int = 0, **sizes: int) -> dict[str, Any]:
         made = self.arguments(torch.Generator().manual_seed(seed), dtype, **{**self.sizes, **sizes})
-        return {name: value.requires_grad_() if name in self.differentiable else value for name, value in made.items()}
+        return self.on(DEVICE, made)
+
+    def on(self, device: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Copies on a device; those to be differentiated are leaves there."""
+        moved = {n: v.detach().to(device) if isinstance(v, Tensor) else v for n, v in arguments.items()}
+        return {n: v.requires_grad_() if n in self.differentiable else v for n, v in moved.items()}
 
     def gradients(self, function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, tuple[Tensor, ...]]:
         """The outputs, and the gradients of a fixed random combination of those that have any."""
@@ -186,6 +194,9 @@ class Ladder:
 
     def test_malformed(self, malformed: str) -> None:
         changes, pattern = self.malformed[malformed]
+        if DEVICE != "cpu" and "contains" in pattern:
+            pytest.skip("values on a GPU are not looked at: that would wait for it")
+        changes = {n: v.to(DEVICE) if isinstance(v, Tensor) else v for n, v in changes.items()}
         with pytest.raises(ValueError, match=pattern):
             self.function(**{**self.make(), **changes})
 
@@ -193,12 +204,14 @@ class Ladder:
     def test_cuda(self) -> None:
         if not torch.cuda.is_available():
             pytest.skip("no GPU")
-        arguments = self.make()
-        moved = {n: v.detach().cuda() if isinstance(v, Tensor) else v for n, v in arguments.items()}
-        moved = {n: v.requires_grad_() if n in self.differentiable else v for n, v in moved.items()}
+        arguments = self.on("cpu", self.make())
+        moved = self.on("cuda", arguments)
         if not mfvis_ext.build_info()["cuda"]:
             with pytest.raises(RuntimeError, match=f"mfvis::{self.name} has no CUDA kernel in this build"):
                 self.function(**moved)
             return
-        outputs = tuple(output.cpu() for output in tensors_of(self.function(**moved)))
-        self.compare(outputs, tensors_of(self.function(**arguments)), arguments)
+        outputs, gradients = self.gradients(self.function, moved)
+        expected, expected_gradients = self.gradients(self.function, arguments)
+        self.compare(tuple(output.cpu() for output in tensors_of(outputs)), tensors_of(expected), arguments)
+        for ours, theirs in zip(gradients, expected_gradients, strict=True):
+            torch.testing.assert_close(ours.cpu(), theirs, equal_nan=True, **self.tolerance(ours.dtype))
