@@ -35,6 +35,10 @@ COMMANDS = {
     "doctor": Command("what was built, what is installed, what is missing", "mfvis.doctor:run"),
     "replay": Command("compute the losses of a batch that stopped a training once more", "mfvis.train.replay:run"),
     "data check": Command("report every problem of an annotation file", "mfvis.data.check:run"),
+    "data import": Command(
+        "box tracks of MOTChallenge, KITTI, CVAT, Label Studio, Scalabel as YouTube-VIS JSON",
+        "mfvis.data.importers:run",
+    ),
     "data demo": Command("write synthetic videos with boxes and masks", "mfvis.data.synthetic:run"),
 }
 

@@ -17,8 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from mfvis.data.bitmask import CROWD, IGNORED, read_bitmask
-from mfvis.data.rle import encode_mask, rle_box
-from mfvis.data.scalabel import ScalabelFrame, ScalabelLabel, read_scalabel, videos_of
+from mfvis.data.rle import encode_mask
+from mfvis.data.scalabel import ScalabelFrame, ScalabelLabel, box_of, read_scalabel, videos_of
 from mfvis.data.video import open_video
 from mfvis.errors import DataError, Problem
 from mfvis.types import Category, Track, Video, VideoDataset
@@ -206,29 +206,21 @@ class _Objects:
         category, ignored = known
         if ignored or label.crowd or label.ignored or label.id == "-1":  # the toolkit's id of a region
             return
-        box, mask = label.box, label.segmentation
-        if box is None and isinstance(mask, dict):
-            try:
-                box = rle_box(mask, self.height, self.width, file=self.file, record=record).tolist()
-            except DataError as error:
-                self.problems += error.problems
-                return
-        elif box is None and mask:
-            points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in mask])
-            box = (*points.min(0).tolist(), *points.max(0).tolist())
-        if box is None:
-            self.report(record, "has neither box2d nor a mask", "Write box2d, rle or poly2d")
+        try:
+            box = box_of(label, self.height, self.width, file=self.file, record=record)
+        except DataError as error:
+            self.problems += error.problems
             return
-        self.put(t, record, label.id, category, box, mask)
+        if box is not None:
+            self.put(t, record, label.id, category, box, label.segmentation)
 
     def put(
         self, t: int, record: str, number: str, category: int, box: Sequence[float], mask: dict | list | None
     ) -> None:
-        """One object in frame `t`, its box half-open; an empty one (of an empty mask) is no object."""
+        """One object in frame `t`, its box half-open."""
         x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], self.width), min(box[3], self.height)
         if x2 <= x1 or y2 <= y1:
-            if any(box):
-                self.report(record, f"the box {list(box)} is outside the picture", "Correct box or picture size")
+            self.report(record, f"the box {list(box)} is outside the picture", "Correct box or picture size")
             return
         boxes_T4 = self.boxes.setdefault((number, category), np.zeros((self.length, 4), np.float32))
         if boxes_T4[t].any():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_json, shortened
+from mfvis.data.rle import rle_box
 from mfvis.errors import DataError, Problem
 
 BEZIER_STEPS = 8
@@ -83,6 +84,25 @@ def videos_of(frames: Sequence[ScalabelFrame]) -> dict[str, list[ScalabelFrame]]
         name: sorted(members, key=lambda frame: frame.index or 0)
         for name, members in groupby(named, lambda frame: frame.video)
     }
+
+
+def box_of(
+    label: ScalabelLabel, height: int, width: int, *, file: str, record: str
+) -> tuple[float, float, float, float] | None:
+    """The half-open box of a label in a picture of that size: its own, else its mask's; None where the mask is empty.
+
+    Raises:
+        DataError: names `file` and `record` when there is neither, or the mask is damaged.
+    """
+    if label.box is not None:
+        return label.box
+    if isinstance(label.segmentation, dict):
+        x1, y1, x2, y2 = rle_box(label.segmentation, height, width, file=file, record=record).tolist()
+        return (x1, y1, x2, y2) if x2 > x1 else None
+    if label.segmentation:
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in label.segmentation])
+        return (*points.min(0).tolist(), *points.max(0).tolist())
+    raise DataError([Problem(file, record, "has neither box2d nor a mask", "Write box2d, rle or poly2d")])
 
 
 @dataclass
