@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: build demo test lint clean
+.PHONY: build demo test lint cuda-check gpu-check clean
 .DELETE_ON_ERROR:
 
 build: .venv/built
@@ -31,6 +31,14 @@ lint: .venv/built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+# All CUDA sources for all architectures, on a machine without a GPU: only nvcc is needed.
+cuda-check: .venv/built
+	$(BIN)/python benchmarks/kernel_resources.py
+
+# On a machine with an NVIDIA GPU, with the torch, nvcc and pytest of its own $(PYTHON): nothing is fetched.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
 
 clean:
 	rm -rf .venv build dist demo
