@@ -4,6 +4,7 @@
 
 #include "../../common/box.h"
 #include "../../common/math.h"
+#include "../../common/memory.h"
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
 
@@ -167,6 +168,7 @@ void backward(const BoxProjection& args, const BoxProfiles& kept, Compute<T> gra
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   const double scale = static_cast<double>(grad_loss) / static_cast<double>(items);
+  use_huge_pages(grad_logits, items * height * width * static_cast<int64_t>(sizeof(T)));
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* const grad = grad_logits + i * height * width;

@@ -164,9 +164,7 @@ struct MatchList {
   }
 
   // Where the matches of row y of the pair at a place in the list begin, for `start` to count from.
-  int64_t part_of(int64_t place, int64_t y) const {
-    return (place * blocks + y / block_rows) * block_rows * row_size;
-  }
+  int64_t part_of(int64_t place, int64_t y) const { return (place * blocks + y / block_rows) * block_rows * row_size; }
 
   static constexpr int64_t block_rows = 8;
   int64_t row_size, blocks, pairs, longest;
@@ -203,9 +201,10 @@ struct MatchList {
   }
 
   // Appends the matches `read`, [k, size], of the pixels own, own + 1, ... that weigh something; returns how many there
-  // are then.
-  __attribute__((noinline)) static int32_t keep_row(const uint64_t* __restrict read, int64_t size, int64_t matches, int32_t own, int32_t count,
-                          int32_t* __restrict starts, int32_t* __restrict targets, uint64_t* __restrict kept) {
+  // are then. Not inlined: amidst its caller's many variables the loop would have no registers left.
+  __attribute__((noinline)) static int32_t keep_row(const uint64_t* __restrict read, int64_t size, int64_t matches,
+                                                    int32_t own, int32_t count, int32_t* __restrict starts,
+                                                    int32_t* __restrict targets, uint64_t* __restrict kept) {
     for (int64_t i = 0; i < size; ++i) {
       starts[i] = count;
       for (const uint64_t *at = read + i, *const end = at + matches * size; at < end; at += size) {
@@ -306,8 +305,8 @@ void sum_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair
   *weight_sum = static_cast<C>(total_weight);
 }
 
-// plane[index[j]] += value[j]. The matches of a pixel follow one another, and an addition waits for the one before to the
-// same address: four places of the batch at once wait for one another hardly ever.
+// plane[index[j]] += value[j]. The matches of a pixel follow one another, and an addition waits for the one before to
+// the same address: four places of the batch at once wait for one another hardly ever.
 template <typename C>
 void add_to(C* plane, const int32_t* __restrict index, const C* __restrict value, int64_t count) {
   const int64_t quarter = count / 4;
@@ -319,8 +318,8 @@ void add_to(C* plane, const int32_t* __restrict index, const C* __restrict value
 
 // Adds the gradient of one pair to `grad`, the [T, H, W] of the instance.
 template <typename T>
-void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, int64_t place, Compute<T> grad_sum,
-                   const Batch<Compute<T>>& batch, Compute<T>* grad) {
+void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, int64_t place,
+                   Compute<T> grad_sum, const Batch<Compute<T>>& batch, Compute<T>* grad) {
   using C = Compute<T>;
   C* const grad_target = grad + args.pairs[2 * pair] * args.height * args.width;
   C* const grad_source = grad + args.pairs[2 * pair + 1] * args.height * args.width;
