@@ -72,10 +72,10 @@ def to_ours(state: Mapping[str, Tensor]) -> Named:
         whole = {k: v for k, v in state.items() if not k.startswith(prefix)}
         backbone = {BACKBONE + k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         return _named(TRANSFORMERS, whole, "transformers' Mask2Former", left_out, backbone)
-    if any(name.startswith("sem_seg_head.") for name in state):
-        return _named(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", left_out)
     if any(name.startswith((BACKBONE, "decoder.query_features.")) for name in state):
         return _named(Table(()), {}, "mfvis", left_out, state)
+    if any(name.startswith(("sem_seg_head.", "backbone.")) for name in state):
+        return _named(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", left_out)
     if "conv1_w" in state:
         return Named(_caffe(state), "Caffe2's ResNet", left_out, stride_in_1x1=True)
     if "layer1.0.conv1.weight" in state:

@@ -22,11 +22,9 @@ def backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[float, ...],
     try:
         config = AutoConfig.from_pretrained(name)
         stages = list(getattr(config, "stage_names", ()))[-4:]
-        if pretrained:
-            net = AutoBackbone.from_pretrained(name, out_features=stages)
-        else:
-            config = AutoConfig.from_pretrained(name, out_features=stages)
-            net = AutoBackbone.from_config(config)
+        net = AutoBackbone.from_config(AutoConfig.from_pretrained(name, out_features=stages))
+        if pretrained:  # by its class, as AutoBackbone's own method takes no folders
+            net = type(net).from_pretrained(name, out_features=stages)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,19 +137,29 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors by name; the file appears under its name only once it is complete."""
+    # Tensors that share storage (or are views of a bigger one) cannot be stored as they are.
+    alone = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
+    with complete(path) as temporary:
+        save_file(alone, temporary, dict(metadata or {}))
+
+
+@contextmanager
+def complete(path: str | Path) -> Iterator[Path]:
+    """A name to write a file under; it becomes `path` when the block is done, and nothing is left if that fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # Tensors that share storage (or are views of a bigger one) cannot be stored as they are.
-        save_file(
-            {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()},
-            temporary,
-            dict(metadata or {}),
-        )
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def under_names_of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as `module` calls it; versions of transformers differ in what they call the tensors of Swin."""
+    names = {canonical(name): name for name in module.state_dict()}
+    return {names.get(canonical(name), name): value for name, value in state.items()}
 
 
 def compare(module: nn.Module, state: Mapping[str, Tensor], anew: Sequence[str] = ()) -> LoadReport:
@@ -182,14 +193,13 @@ def load_weights(
     Raises:
         CheckpointError: fewer fitted. The module is then as it was.
     """
-    named = {canonical(name): name for name in module.state_dict()}
-    state = {named.get(canonical(name), name): value for name, value in state.items()}
+    state = under_names_of(module, state)
     report = compare(module, state, anew)
 
     def required(names: Sequence[str]) -> list[str]:
         return [n for n in names if not n.endswith(".num_batches_tracked") and not n.startswith(tuple(anew))]
 
-    found, needed = len(required(report.loaded)), len(required(list(named.values())))
+    found, needed = len(required(report.loaded)), len(required(list(module.state_dict())))
     if found < least * needed or (least >= 1 and (report.unexpected or required(report.reinitialised))):
         raise CheckpointError(
             f"{source}: does not fit the model: {report}. At least {least:.0%} of the model's {needed} tensors "

@@ -91,10 +91,9 @@ def point_last(checkpoint: Path, keep: int) -> None:
 
 def find(path: str | Path) -> Path:
     """The checkpoint that `path` means: a checkpoint's directory, or that of a run, which means its last one."""
+    if found := locate(path):
+        return found
     path = Path(path)
-    for candidate in _candidates(path):
-        if (candidate / DESCRIPTION).is_file():
-            return candidate.resolve()
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint. Name a directory such as runs/train/checkpoints/last")
     raise CheckpointError(
@@ -102,8 +101,11 @@ def find(path: str | Path) -> Path:
     )
 
 
-def _candidates(path: Path) -> tuple[Path, ...]:
-    return path, path / "checkpoints" / "last", path / "last"
+def locate(path: str | Path) -> Path | None:
+    """As `find`; None where there is no checkpoint."""
+    path = Path(path)
+    candidates = (path, path / "checkpoints" / "last", path / "last")
+    return next((place.resolve() for place in candidates if (place / DESCRIPTION).is_file()), None)
 
 
 def describe(checkpoint: Path) -> Description:
@@ -173,7 +175,7 @@ def start_from(path: str | Path, model: VideoMask2Former, categories: Sequence[C
     elsewhere.
     """
     anew = ("decoder.class_head.", "prompts.")
-    own = next((p for p in _candidates(Path(path)) if (p / DESCRIPTION).is_file()), None)
+    own = locate(path)
     named = read_weights(own or path)
     tensors = dict(named.tensors)
     if own and [c.name for c in describe(own).categories] != [c.name for c in categories]:

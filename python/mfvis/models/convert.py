@@ -1,0 +1,190 @@
+"""``mfvis convert``: weights of any program that mfvis knows, under its names or detectron2's, with a strict report."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from mfvis.config import Config
+from mfvis.data.datasets import LAYOUTS
+from mfvis.data.ytvis import load_dataset
+from mfvis.errors import CheckpointError, ConfigError
+from mfvis.models.backbone import NAMES, Backbone, BackboneConfig
+from mfvis.models.foreign import Named, to_detectron2
+from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.pixel_decoder import LEVELS
+from mfvis.models.weights import compare, complete, load_weights, read_weights, save_safetensors, under_names_of
+from mfvis.train import checkpoint
+from mfvis.types import Category
+
+_NOT_PRETRAINED = ("prompts.", "hidden_states_norms.")
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Convert weights of detectron2's or transformers' Mask2Former, MaskFreeVIS or a backbone, or give ours to them."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A file (.safetensors, .pth, .pkl), a run or checkpoint of mfvis, a folder of transformers, a model of the hub."""
+    out: Path
+    """A .safetensors file, or for detectron2 a .pkl; with --classes the directory of a run, as train makes it."""
+    to: Literal["mfvis", "detectron2"] = "mfvis"
+    """Whose names the tensors get."""
+    classes: str | None = None
+    """The classes that the weights were trained for: a YouTube-VIS JSON or ytvis2019, ytvis2021, ovis, ... Writes a run
+    that `mfvis predict --checkpoint` takes."""
+    heads: int = 8
+    """Attention heads, the one size that weights do not show."""
+
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ConfigError(f"heads is {self.heads}; expected 1 or more")
+        if self.classes is not None and (self.to != "mfvis" or self.out.suffix):
+            raise ConfigError("classes is given, so a run of mfvis is written; name a directory with --out")
+        endings = (".safetensors",) if self.to == "mfvis" else (".pkl", ".pth", ".safetensors")
+        if self.classes is None and self.out.suffix not in endings:
+            raise ConfigError(f"out is {self.out}; expected a file that ends in {' or '.join(endings)}")
+
+
+def run(config: ConvertConfig) -> None:
+    """Convert; prints what was found, and what became of every tensor.
+
+    Raises:
+        CheckpointError: no weights, of no known kind, or incomplete. Nothing is written then.
+        ConfigError: the classes are not as many as the weights have.
+    """
+    own = checkpoint.locate(config.source)
+    named = read_weights(own or config.source)
+    print(f"{config.source}: {named.format}")
+    if named.backbone_only:
+        backbone = find_backbone(named, config.source)
+        print(f"the backbone alone, {backbone.name}: {len(named.tensors)} tensors")
+        if config.classes is not None:
+            raise ConfigError(f"classes is {config.classes}, but {config.source} has no class head")
+        _write(config, named.tensors, named)
+        return
+    if own:
+        description = checkpoint.describe(own)
+        model, classes = description.config.model, len(description.categories)
+    else:
+        model, classes = describe(named, config.source, config.heads)
+    print(
+        f"{model.backbone.name}, {classes} classes, {model.queries} queries, {model.decoder_layers} decoder layers, "
+        f"width {model.hidden_dim}"
+    )
+    with torch.device("meta"):
+        module = VideoMask2Former(model, classes, pretrained=False)
+    tensors = under_names_of(module, named.tensors)
+    report = compare(module, tensors)
+    if report.missing or report.reinitialised:
+        raise CheckpointError(f"{config.source}: not a whole model: {report}. Nothing was written")
+    print(report)
+    tensors = {name: tensors[name] for name in report.loaded}
+    if config.classes is None:
+        _write(config, tensors, named)
+    else:
+        _write_run(config, model, tensors, classes)
+
+
+def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Named) -> None:
+    without = named.left_out
+    if config.to == "detectron2":
+        tensors, homeless = to_detectron2(tensors)
+        without += homeless
+    if without:
+        print(f"{len(without)} tensors left out ({', '.join(without[:5])}{', ...' if len(without) > 5 else ''})")
+    if config.out.suffix == ".safetensors":
+        save_safetensors(config.out, tensors)
+    else:
+        for name, value in tensors.items():  # each alone, or a view would be stored with all it is a part of
+            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        content = {"model": tensors, "__author__": "mfvis"}
+        with complete(config.out) as temporary:
+            if config.out.suffix == ".pkl":
+                # Tensors, as arrays of numpy 2 cannot be read by the numpy of the field's environments.
+                temporary.write_bytes(pickle.dumps(content, protocol=2))
+            else:
+                torch.save(content, temporary)
+    print(f"{len(tensors)} tensors under {config.to}'s names: {config.out}")
+
+
+def _write_run(config: ConvertConfig, model: ModelConfig, tensors: Mapping[str, Tensor], classes: int) -> None:
+    categories = _categories(config.classes)
+    if len(categories) != classes:
+        raise ConfigError(f"classes is {config.classes}, which has {len(categories)}; the weights have {classes}")
+    if checkpoint.locate(config.out):
+        raise ConfigError(f"{config.out} holds a training already; choose another --out")
+    module = VideoMask2Former(model, classes, pretrained=False)
+    load_weights(module, tensors, config.source)
+    data = f"{config.classes}:{config.classes}" if config.classes in LAYOUTS else config.classes
+    description = checkpoint.Description(0, Config(data=(data,), model=model), categories)
+    saved = checkpoint.save(config.out / "checkpoints", f"{0:06}", description, module)
+    checkpoint.point_last(saved, keep=1)
+    print(f"a run with the classes {', '.join(c.name for c in categories[:5])}, ...: {config.out}")
+
+
+def _categories(classes: str) -> tuple[Category, ...]:
+    if classes in LAYOUTS:
+        return LAYOUTS[classes].classes
+    if not classes.endswith(".json"):
+        raise ConfigError(f"classes is {classes!r}; expected a YouTube-VIS JSON or one of {', '.join(LAYOUTS)}")
+    return load_dataset(classes).categories
+
+
+def find_backbone(named: Named, source: str) -> BackboneConfig:
+    """Which of our backbones these tensors are, by names and shapes. CheckpointError if none."""
+    nearest, best = "", -1
+    for name in NAMES:
+        stride = bool(named.stride_in_1x1) and name.startswith("resnet")
+        config = BackboneConfig(name, stride_in_1x1=stride)
+        with torch.device("meta"):
+            net = Backbone(config, pretrained=False).net
+        report = compare(net, under_names_of(net, named.backbone), anew=_NOT_PRETRAINED)
+        if not (report.missing or report.unexpected or any("[" in name for name in report.reinitialised)):
+            return config
+        if len(report.loaded) > best:
+            nearest, best = f"nearest is {name}: {report}", len(report.loaded)
+    raise CheckpointError(f"{source}: a backbone that is none of {', '.join(NAMES)}; {nearest}")
+
+
+def describe(named: Named, source: str, heads: int) -> tuple[ModelConfig, int]:
+    """The sizes of a whole model and its number of classes, from the shapes of its tensors.
+
+    Raises:
+        CheckpointError: it lacks what tells them, or its backbone is none of ours.
+    """
+    tensors = named.tensors
+
+    def shape(name: str) -> torch.Size:
+        if name not in tensors:
+            raise CheckpointError(f"{source}: {named.format} without {name}; a whole Mask2Former was expected")
+        return tensors[name].shape
+
+    def layers(part: str) -> int:
+        found = [int(name.split(".")[2]) for name in tensors if name.startswith(f"{part}.layers.")]
+        return max(found, default=-1) + 1
+
+    queries, dim = shape("decoder.query_features.weight")
+    offsets = shape("pixel_decoder.layers.0.attention.sampling_offsets.weight")[0]
+    if offsets % (heads * LEVELS * 2):
+        raise CheckpointError(f"{source}: {offsets} sampling offsets are not those of {heads} heads; give --heads")
+    config = ModelConfig(
+        backbone=find_backbone(named, source),
+        hidden_dim=dim,
+        heads=heads,
+        encoder_layers=layers("pixel_decoder"),
+        encoder_ffn_dim=shape("pixel_decoder.layers.0.fc1.weight")[0],
+        decoder_layers=layers("decoder"),
+        decoder_ffn_dim=shape("decoder.layers.0.fc1.weight")[0],
+        queries=queries,
+        points=offsets // (heads * LEVELS * 2),
+        box_prompts=any(name.startswith("prompts.") for name in tensors),
+    )
+    return config, shape("decoder.class_head.weight")[0] - 1
