@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mfvis.errors import MfvisError
 
@@ -24,13 +25,16 @@ class Command:
     """``module:function``."""
     preset: str | None = None
     """The preset that holds unless the user names another."""
+    plan: str | None = None
+    """``module:function`` that says, line by line, what follows from the flags, for ``--dry-run``."""
 
 
 COMMANDS = {
-    "train": Command("train a model from box tracks", "mfvis.train.engine:train"),
+    "train": Command("train a model from box tracks", "mfvis.train.engine:train", plan="mfvis.train.plan:plan"),
     "label": Command("give box tracks their masks: boxes in, masks out", "mfvis.infer.label:run", "label"),
     "predict": Command("find and segment the objects of a video", "mfvis.infer.predictor:run"),
     "eval": Command("measure results against true masks: AP, or mean J of labels", "mfvis.eval.run:run"),
+    "convert": Command("weights of other programs for mfvis, and mfvis' for them", "mfvis.models.convert:run"),
     "demo": Command("synthetic videos, box-only training, evaluation, an HTML report", "mfvis.demo:run", "demo"),
     "doctor": Command("what was built, what is installed, what is missing", "mfvis.doctor:run"),
     "replay": Command("compute the losses of a batch that stopped a training once more", "mfvis.train.replay:run"),
@@ -78,24 +82,28 @@ def usage() -> str:
 
 def _call(name: str, argv: list[str]) -> int:
     command = COMMANDS[name]
-    module, _, function_name = command.target.partition(":")
     if name == "doctor" and not argv:
         # must answer even where the parser is missing
-        function, arguments = getattr(importlib.import_module(module), function_name), []
+        function, arguments = _function(command.target), []
     else:
         from mfvis.parsing import parse, to_yaml
 
-        function = getattr(importlib.import_module(module), function_name)
+        function = _function(command.target)
         kinds = [kind for key, kind in typing.get_type_hints(function).items() if key != "return"]
         dry_run = "--dry-run" in argv
         argv = [argument for argument in argv if argument != "--dry-run"]
         arguments = [parse(kind, argv, prog=f"mfvis {name}", preset=command.preset) for kind in kinds]
         if dry_run:
-            plan = getattr(importlib.import_module(module), "plan", None)
-            print("\n".join([to_yaml(*arguments), *(plan(*arguments) if plan else [])]))
+            plan = _function(command.plan)(*arguments) if command.plan else []
+            print("\n".join([to_yaml(*arguments), *plan]))
             return 0
     status = function(*arguments)
     return status if isinstance(status, int) else 0
+
+
+def _function(target: str) -> Callable[..., Any]:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _guess(name: str) -> str:

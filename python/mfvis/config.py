@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mfvis.data.clips import ClipConfig
+from mfvis.data.datasets import Source, parse_source
 from mfvis.errors import ConfigError
 from mfvis.losses.criterion import LossConfig
 from mfvis.models.mask2former import ModelConfig
@@ -51,14 +53,16 @@ class TrainConfig(OptimConfig):
 class Config:
     """Train a model from box tracks."""
 
-    data: Path
-    """YouTube-VIS JSON with the videos to train on; boxes are enough."""
+    data: tuple[str, ...]
+    """What to train on; boxes are enough. YouTube-VIS JSON files, or NAME:FOLDER of ytvis2019, ytvis2021, ytvis2022,
+    ovis, bdd100k-mots or coco. Several are mixed in every batch, in the classes of the first. Options follow an @:
+    @0.25 (share of the batch), @length=3 (frames of a clip), @supervision=masks, @split=valid, @boxes=masks."""
     frames: Path | None = None
-    """Directory of the frames; by default JPEGImages beside the JSON, else the JSON's own directory."""
+    """Directory of the frames of a single JSON; by default JPEGImages beside it, else its own directory."""
     out: Path = Path("runs/train")
     """Directory for checkpoints and logs."""
     supervision: Literal["boxes", "masks"] = "boxes"
-    """"boxes" never looks at a mask; "masks" trains the fully supervised twin for comparison."""
+    """"boxes" never looks at a mask; "masks" trains the fully supervised twin for comparison. A data set may differ."""
     init: Path | None = None
     """Checkpoint whose weights the training starts from; the class head only if the classes are the same."""
     resume: bool = False
@@ -73,6 +77,16 @@ class Config:
             raise ConfigError(
                 f"train.prompted is {self.train.prompted}, but the model takes no boxes; set model.box_prompts too"
             )
+        sources = self.sources()
+        if self.frames is not None and len(sources) > 1:
+            raise ConfigError(f"frames is {self.frames}, but there are {len(sources)} data sets; name their folders")
+        shares(sources)
+
+    def sources(self) -> tuple[Source, ...]:
+        """The data sets that `data` names. ConfigError if it names none, or one wrongly."""
+        if not self.data:
+            raise ConfigError("data names no data set; write FILE.json or NAME:FOLDER")
+        return tuple(map(parse_source, self.data))
 
 
 def accumulation(train: TrainConfig, processes: int) -> int:
@@ -86,8 +100,24 @@ def accumulation(train: TrainConfig, processes: int) -> int:
     return train.batch // at_a_time
 
 
-def derived(config: Config, processes: int, videos: int) -> list[str]:
-    """The numbers that follow from the configuration, each with its origin."""
+def shares(sources: Sequence[Source]) -> list[float]:
+    """The part of every batch that each data set has; they add up to 1.
+
+    Data sets without a share divide what the others leave, equally. ConfigError if nothing is left for them.
+    """
+    given = sum(source.share or 0 for source in sources)
+    without = [source for source in sources if source.share is None]
+    if without and given >= 1:
+        raise ConfigError(
+            f"data {without[0].path}: the shares of the others add up to {given:g}; nothing is left for it"
+        )
+    rest = (1 - given) / len(without) if without else 0.0
+    total = 1.0 if without else given
+    return [(rest if source.share is None else source.share) / total for source in sources]
+
+
+def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
+    """The numbers that follow from the configuration, each with its origin. videos: how many each data set has."""
     train = config.train
     passes = accumulation(train, processes)
     clips = train.batch * train.steps
@@ -95,10 +125,19 @@ def derived(config: Config, processes: int, videos: int) -> list[str]:
     course = f"x 0.1 at step {drops}" if train.schedule == "step" and drops else train.schedule
     backbone = f"backbone {train.lr * train.backbone_lr:g} = {train.lr:g} x {train.backbone_lr:g}"
     checkpoints = math.ceil(train.steps / train.checkpoint_every)
-    return [
+    lines = [
         f"batch {train.batch} = {train.per_device} clips x {processes} processes x {passes} forward passes",
         f"clips {clips} = batch {train.batch} x {train.steps} steps",
-        f"epochs {clips / max(videos, 1):.1f} = {clips} clips / {videos} videos",
+    ]
+    sources = config.sources()
+    if len(sources) == 1:
+        lines.append(f"epochs {clips / max(videos[0], 1):.1f} = {clips} clips / {videos[0]} videos")
+    else:
+        for text, share, count in zip(config.data, shares(sources), videos, strict=True):
+            epochs = share * clips / max(count, 1)
+            lines.append(f"epochs {epochs:.1f} of {text} = {clips} clips x {share:.3g} / {count} videos")
+    return [
+        *lines,
         f"learning rate {train.lr:g}, {backbone}; {course}",
         f"checkpoints {checkpoints} = {train.steps} steps / {train.checkpoint_every}, the newest {train.keep} kept",
     ]

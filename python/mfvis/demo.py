@@ -91,7 +91,7 @@ def run(config: DemoConfig) -> None:
         objects=(synthetic.fewest, synthetic.most),
     )
     val = load_dataset(val_json)
-    boxes = Config(train_json, model=config.model, clip=config.clip, loss=config.loss, train=config.train)
+    boxes = Config((str(train_json),), model=config.model, clip=config.clip, loss=config.loss, train=config.train)
     runs = {"boxes": ("boxes alone", boxes)}
     if config.twin:
         without = replace(config.loss, temporal=replace(config.loss.temporal, weight=0.0))

@@ -24,14 +24,24 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 def load_preset(preset: str | Path) -> dict[str, Any]:
-    """The nested keys of a preset: a name of `mfvis/presets`, or a YAML file. ConfigError if it cannot be read."""
+    """The nested keys of a preset: a name of `mfvis/presets`, or a YAML file. ConfigError if it cannot be read.
+
+    Several, joined by commas, are laid over one another: what a later one says wins.
+    """
+    first, *others = str(preset).split(",")
+    values = _read_preset(first)
+    for other in others:
+        values = _overlaid(values, _read_preset(other))
+    return values
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
     path = Path(preset)
     if path.suffix not in (".yaml", ".yml"):
         names = sorted(file.stem for file in PRESETS.glob("*.yaml"))
-        if str(preset) not in names:
+        if preset not in names:
             raise ConfigError(
-                f"no preset {str(preset)!r}{_suggestion(str(preset), names)}; there are {', '.join(names)}, "
-                "or name a .yaml file"
+                f"no preset {preset!r}{_suggestion(preset, names)}; there are {', '.join(names)}, or name a .yaml file"
             )
         path = PRESETS / f"{preset}.yaml"
     try:
@@ -43,6 +53,14 @@ def load_preset(preset: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"preset {path} holds {type(values).__name__}; expected keys such as 'train: {{lr: 1e-4}}'")
     return values
+
+
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+        merged[key] = _overlaid(below[key], value) if both else value
+    return merged
 
 
 def parse(cls: type[T], argv: Sequence[str], prog: str, preset: str | None = None) -> T:
@@ -62,7 +80,7 @@ def parse(cls: type[T], argv: Sequence[str], prog: str, preset: str | None = Non
     relaxed = _unchecked(cls)
     default = build(relaxed, load_preset(preset) if preset else {}, f"preset {preset}", missing=tyro.MISSING)
     description = (
-        f"{cls.__doc__}\n\n--preset NAME|FILE.yaml sets any of the flags below; flags win over it. "
+        f"{cls.__doc__}\n\n--preset NAME|FILE.yaml[,NAME...] sets any of the flags below; flags win over it. "
         "--dry-run shows the configuration and what follows from it, and does nothing."
     )
     flags = tyro.cli(relaxed, args=rest, default=default, prog=prog, description=description)
@@ -163,6 +181,8 @@ def _convert(kind: Any, value: Any, name: str, problems: list[str], missing: Any
             return value
         guess = _suggestion(str(value), [str(a) for a in arguments])
         raise ValueError(f"{name} is {value!r}{guess}; expected one of {', '.join(map(repr, arguments))}")
+    if origin is tuple and isinstance(value, (str, Path)):
+        value = [str(value)]  # one of several, as a YAML file may say it
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):

@@ -66,6 +66,8 @@ class VideoDataset:
     categories: tuple[Category, ...]
     """In ascending order of their ids; the position is the model's contiguous label."""
     videos: tuple[Video, ...]
+    notes: tuple[str, ...] = ()
+    """What reading left out or changed, for people to see."""
 
     def label_of(self, category_id: int) -> int:
         """The contiguous label, 0 to K - 1, of a category id."""

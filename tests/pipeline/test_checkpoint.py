@@ -103,7 +103,7 @@ def test_training_state_of_another_training(missing: str, good: Path) -> None:
     from mfvis.train.optim import OptimConfig, make_optimizer
 
     model, _, _ = checkpoint.load_model(good)
-    optimizer, sampler = make_optimizer(model, OptimConfig()), ClipSampler(3)
+    optimizer, sampler = make_optimizer(model, OptimConfig()), ClipSampler([3])
     state = checkpoint.training_state(optimizer, sampler, None)
     del state[missing]
     with pytest.raises(CheckpointError, match="does not fit this training"):

@@ -122,13 +122,13 @@ def test_masks_asked_for_but_absent(demo_data: tuple[Path, Path], tmp_path: Path
 def test_masks_change_nothing_else(demo_data: tuple[Path, Path]) -> None:
     dataset = load_dataset(demo_data[0])
     with_masks, without = (ClipDataset(dataset, SMALL, with_masks=flag) for flag in (True, False))
-    for draw in islice(ClipSampler(4, seed=3), 8):
+    for draw in islice(ClipSampler([4], seed=3), 8):
         assert equal(replace(collate([with_masks[draw]]), masks_NTHW=None), collate([without[draw]]))
 
 
 def test_collate(demo_data: tuple[Path, Path]) -> None:
     clips = ClipDataset(load_dataset(demo_data[0]), SMALL, with_masks=True)
-    made = [clips[draw] for draw in islice(ClipSampler(len(clips)), 6)]
+    made = [clips[draw] for draw in islice(ClipSampler([len(clips)]), 6)]
     batch = collate(made)
     height, width = batch.frames_BTCHW.shape[-2:]
     assert height % 32 == 0 and width % 32 == 0 and batch.frames_BTCHW.shape[:3] == (6, 3, 3)
@@ -156,29 +156,29 @@ def test_collate(demo_data: tuple[Path, Path]) -> None:
 
 def test_resumed_with_workers_draws_the_same(demo_data: tuple[Path, Path]) -> None:
     clips = ClipDataset(load_dataset(demo_data[0]), SMALL)
-    straight = [collate([clips[d] for d in draws]) for draws in _pairs(ClipSampler(len(clips), seed=5), 5)]
-    sampler = ClipSampler(len(clips), seed=5)
+    straight = [collate([clips[d] for d in draws]) for draws in _pairs(ClipSampler([len(clips)], seed=5), 5)]
+    sampler = ClipSampler([len(clips)], seed=5)
     for _ in islice(DataLoader(clips, 2, sampler=sampler, collate_fn=collate, num_workers=2), 3):
         sampler.advance(2)
     state = json.loads(json.dumps(sampler.state_dict()))
-    assert state == {"seed": 5, "epoch": 1, "position": 2, "videos": 4}, "used, not fetched ahead"
-    resumed = ClipSampler(len(clips))
+    assert state == {"seed": 5, "used": [6], "videos": [4]}, "used, not fetched ahead"
+    resumed = ClipSampler([len(clips)])
     resumed.load_state_dict(state)
     rest = list(islice(DataLoader(clips, 2, sampler=resumed, collate_fn=collate), 2))
     assert all(equal(a, b) for a, b in zip(rest, straight[3:], strict=True))
     assert not equal(straight[0], straight[2]), "another epoch, another draw"
-    with pytest.raises(ConfigError, match="trained on 4 videos, this data set has 9"):
-        ClipSampler(9).load_state_dict(state)
+    with pytest.raises(ConfigError, match="trained on 4 videos, these data have 9"):
+        ClipSampler([9]).load_state_dict(state)
 
 
 def test_every_epoch_has_every_video_once() -> None:
-    draws = list(islice(ClipSampler(7, seed=1), 21))
+    draws = list(islice(ClipSampler([7], seed=1), 21))
     orders = [[draw.video for draw in draws[start : start + 7]] for start in (0, 7, 14)]
     assert all(sorted(order) == list(range(7)) for order in orders)
     assert orders[0] != orders[1]
     assert [(draw.epoch, draw.position) for draw in draws] == [(n // 7, n % 7) for n in range(21)]
     with pytest.raises(ConfigError):
-        ClipSampler(0)
+        ClipSampler([0])
 
 
 def test_bad_configuration_names_everything() -> None:
@@ -195,7 +195,7 @@ def test_clips_of_real_videos(real_data: Path, split: str) -> None:
     dataset = load_dataset(real_data / "realvid" / f"{split}.json")
     config = ClipConfig(frames=3, short_sides=(96, 128), max_side=240)
     clips = ClipDataset(dataset, config, with_masks=split == "val")
-    batch = collate([clips[draw] for draw in islice(ClipSampler(len(clips)), 4)])
+    batch = collate([clips[draw] for draw in islice(ClipSampler([len(clips)]), 4)])
     assert batch.frames_BTCHW.shape[:3] == (4, 3, 3) and batch.frames_BTCHW.float().std() > 20
     assert len(batch.labels_N) >= 4
     assert (batch.masks_NTHW is not None) == (split == "val")

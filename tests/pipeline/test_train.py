@@ -268,6 +268,6 @@ def test_batch_is_dealt_out_and_derived_numbers_say_how(demo_data: tuple[Path, P
     config = configure(demo_data[0], tmp_path)
     config = replace(config, train=replace(config.train, batch=16, per_device=2))
     assert accumulation(config.train, 4) == 2
-    assert "batch 16 = 2 clips x 4 processes x 2 forward passes" in derived(config, 4, 10)
+    assert "batch 16 = 2 clips x 4 processes x 2 forward passes" in derived(config, 4, [10])
     with pytest.raises(ConfigError, match="16, which is no multiple of 6"):
         accumulation(config.train, 3)

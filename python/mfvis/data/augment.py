@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mfvis.data.rle import mask_box
 from mfvis.types import Clip
 
 
@@ -78,6 +79,66 @@ def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
         masks_NTHW=masks_NTHW,
     )
     return keep(cropped, _present(boxes_NT4).any(1))
+
+
+def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float, smallest_crop: float) -> Clip:
+    """A pseudo-clip of `frames` frames from a clip of a single one, as a camera would see it that turns and moves.
+
+    As the field makes them (SeqFormer, VITA): angles within +- `rotation` degrees, rising or falling, about one point
+    near the middle, and a window of at least `smallest_crop` of each side that moves along a line. What comes into view
+    from outside the picture is black. Boxes are those of the masks, where the clip has masks; else of the ellipses in
+    the given boxes, since the box of a turned box is larger than that of the turned object (Kalra et al., ICCV 2021).
+    """
+    height, width = clip.frames_TCHW.shape[-2:]
+    angles = np.deg2rad(np.sort(random.uniform(-rotation, rotation, frames)))
+    if random.random() < 0.5:
+        angles = angles[::-1]
+    centre = random.uniform(0.4, 0.6, 2) * (width, height)
+    window_height, window_width = (max(1, round(side * random.uniform(smallest_crop, 1))) for side in (height, width))
+    room = (width - window_width, height - window_height)
+    start, end = random.uniform(0, 1, 2) * room, random.uniform(0, 1, 2) * room
+    corners = start + np.linspace(0, 1, frames)[:, None] * (end - start)
+
+    # From the centre of each pixel of a window back to where it lies in the picture.
+    cos_T, sin_T = np.cos(angles), np.sin(angles)
+    y, x = np.mgrid[:window_height, :window_width] + 0.5
+    x, y = (
+        (x[None] + (corners[:, 0] - centre[0])[:, None, None]),
+        (y[None] + (corners[:, 1] - centre[1])[:, None, None]),
+    )
+    cos, sin = cos_T[:, None, None], sin_T[:, None, None]
+    sources = np.stack([(cos * x + sin * y + centre[0]) / width, (cos * y - sin * x + centre[1]) / height], -1)
+    grid_THW2 = torch.from_numpy(2 * sources - 1).float()
+    picture = clip.frames_TCHW.float().expand(frames, -1, -1, -1)
+    frames_TCHW = F.grid_sample(picture, grid_THW2, mode="bilinear", align_corners=False)
+    masks_NTHW = None
+    if clip.masks_NTHW is not None:
+        pixels = clip.masks_NTHW[:, 0].float().expand(frames, -1, -1, -1)
+        masks_NTHW = (F.grid_sample(pixels, grid_THW2, mode="nearest", align_corners=False) > 0.5).transpose(0, 1)
+
+    # From the picture to the window: the ellipse in each box, its middle moved and its half axes turned.
+    x1, y1, x2, y2 = clip.boxes_NT4.double().numpy()[:, :1].transpose(2, 0, 1)
+    right, down = (x1 + x2) / 2 - centre[0], (y1 + y2) / 2 - centre[1]
+    across = cos_T * right - sin_T * down + centre[0] - corners[:, 0]
+    along = sin_T * right + cos_T * down + centre[1] - corners[:, 1]
+    half_width, half_height = (x2 - x1) / 2, (y2 - y1) / 2
+    reach_x, reach_y = (
+        np.hypot(cos_T * half_width, sin_T * half_height),
+        np.hypot(sin_T * half_width, cos_T * half_height),
+    )
+    boxes_NT4 = np.stack([across - reach_x, along - reach_y, across + reach_x, along + reach_y], -1)
+    boxes_NT4[(x2 <= x1)[:, 0] | (y2 <= y1)[:, 0]] = 0
+    if masks_NTHW is not None:
+        boxes = [[mask_box(mask_HW) for mask_HW in masks_THW] for masks_THW in masks_NTHW.numpy()]
+        boxes_NT4 = np.array(boxes, np.float32).reshape(boxes_NT4.shape)
+    panned = replace(
+        clip,
+        frames_TCHW=frames_TCHW.round_().clamp_(0, 255).to(torch.uint8),
+        boxes_NT4=torch.from_numpy(boxes_NT4).float(),
+        masks_NTHW=masks_NTHW,
+        frame_indices=clip.frame_indices * frames,
+    )
+    return crop(panned, 0, 0, window_height, window_width)
 
 
 def keep(clip: Clip, kept_N: Tensor) -> Clip:

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from mfvis.data.augment import augment
+from mfvis.data.augment import augment, pan
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
 from mfvis.errors import ConfigError, DataError, Problem
@@ -44,6 +44,10 @@ class ClipConfig:
     """Probability that a clip is mirrored left to right."""
     smallest_crop: float = 1.0
     """The least share of each side that a random crop keeps; 1 never crops."""
+    rotation: float = 15.0
+    """Of a video of a single frame, a picture, a clip of several is made by turning it: up to so many degrees."""
+    smallest_pan: float = 0.7
+    """... and by moving a window over it: the least share of each side that the window has."""
 
     def __post_init__(self) -> None:
         faults = [
@@ -55,8 +59,13 @@ class ClipConfig:
             faults.append(f"short_sides is {self.short_sides}, expected one or more sizes in pixels")
         if not 0 <= self.flip <= 1:
             faults.append(f"flip is {self.flip}, expected a probability")
-        if not 0 < self.smallest_crop <= 1:
-            faults.append(f"smallest_crop is {self.smallest_crop}, expected more than 0 and at most 1")
+        faults += [
+            f"{name} is {getattr(self, name)}, expected more than 0 and at most 1"
+            for name in ("smallest_crop", "smallest_pan")
+            if not 0 < getattr(self, name) <= 1
+        ]
+        if not 0 <= self.rotation <= 180:
+            faults.append(f"rotation is {self.rotation}, expected 0 to 180 degrees")
         if self.sampling not in ("random", "consecutive"):
             faults.append(f"sampling is {self.sampling!r}, expected 'random' or 'consecutive'")
         if faults:
@@ -64,13 +73,15 @@ class ClipConfig:
 
 
 class Draw(NamedTuple):
-    """One clip to be made: of which video, and the three numbers that seed its randomness."""
+    """One clip to be made: of which video of which data set, and the numbers that seed its randomness."""
 
     video: int
     """Position in `ClipDataset.videos`."""
     seed: int
     epoch: int
     position: int
+    source: int = 0
+    """Which of the data sets that are trained on together."""
 
 
 class ClipDataset(Dataset[Clip]):
@@ -110,9 +121,13 @@ class ClipDataset(Dataset[Clip]):
 
     def __getitem__(self, draw: Draw) -> Clip:
         video = self.videos[draw.video]
-        random = np.random.default_rng([draw.seed, draw.epoch, draw.position])
-        indices = sample_frames(video, self.config, random)
-        clip = make_clip(self.dataset, video, indices, self.with_masks)
+        random = np.random.default_rng([draw.seed, draw.epoch, draw.position, draw.source])
+        if video.length == 1 and self.config.frames > 1:
+            picture = make_clip(self.dataset, video, [0], self.with_masks)
+            shake = {"rotation": self.config.rotation, "smallest_crop": self.config.smallest_pan}
+            clip = pan(picture, self.config.frames, random, **shake)
+        else:
+            clip = make_clip(self.dataset, video, sample_frames(video, self.config, random), self.with_masks)
         return augment(
             clip,
             random,
@@ -124,34 +139,52 @@ class ClipDataset(Dataset[Clip]):
 
 
 class ClipSampler(Sampler[Draw]):
-    """An endless stream of draws: epoch after epoch every video once, in an order of its own.
+    """An endless stream of draws: from each data set, epoch after epoch, every video once, in an order of its own.
 
-    It counts what training has *used* (`advance`), not what workers have fetched ahead; `state_dict` is where a new
-    iterator starts.
+    The next draw comes from the data set that is furthest behind its share, so that every batch has the shares as
+    nearly as whole clips can. The sampler counts what training has *used* (`advance`), not what workers have fetched
+    ahead; `state_dict` is where a new iterator starts.
+
+    Args:
+        videos: how many each data set has.
+        seed: of the orders.
+        shares: of each data set, positive; by default all have the same.
+        together: so many draws in a row come from one data set: one for each process, that all have alike batches.
     """
 
-    def __init__(self, videos: int, seed: int = 0):
-        if videos < 1:
-            raise ConfigError(f"clips: cannot draw from {videos} videos")
-        self.videos = videos
+    def __init__(self, videos: Sequence[int], seed: int = 0, shares: Sequence[float] | None = None, together: int = 1):
+        if not videos or min(videos) < 1:
+            raise ConfigError(f"clips: cannot draw from {', '.join(map(str, videos)) or 'no'} videos")
+        self.videos = tuple(videos)
         self.seed = seed
-        self.used = 0
+        self.shares = [share / sum(shares) for share in shares] if shares else [1 / len(videos)] * len(videos)
+        self.together = together
+        self.used = [0] * len(videos)
 
     def __iter__(self) -> Iterator[Draw]:
-        epoch, position = divmod(self.used, self.videos)
+        used = list(self.used)
+        orders: dict[int, tuple[int, np.ndarray]] = {}
         while True:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.videos)
-            for place in range(position, self.videos):
-                yield Draw(int(order[place]), self.seed, epoch, place)
-            epoch, position = epoch + 1, 0
+            source = self._furthest_behind(used)
+            for _ in range(self.together):
+                epoch, position = divmod(used[source], self.videos[source])
+                if source not in orders or orders[source][0] != epoch:
+                    random = np.random.default_rng([self.seed, epoch, source])
+                    orders[source] = epoch, random.permutation(self.videos[source])
+                yield Draw(int(orders[source][1][position]), self.seed, epoch, position, source)
+                used[source] += 1
+
+    def _furthest_behind(self, used: Sequence[int]) -> int:
+        total = sum(used) + self.together
+        return max(range(len(used)), key=lambda source: self.shares[source] * total - used[source])
 
     def advance(self, clips: int) -> None:
         """Say that `clips` more of them, over all processes, have been trained on."""
-        self.used += clips
+        for _ in range(clips // self.together):
+            self.used[self._furthest_behind(self.used)] += self.together
 
-    def state_dict(self) -> dict[str, int]:
-        epoch, position = divmod(self.used, self.videos)
-        return {"seed": self.seed, "epoch": epoch, "position": position, "videos": self.videos}
+    def state_dict(self) -> dict[str, Any]:
+        return {"seed": self.seed, "used": list(self.used), "videos": list(self.videos)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken.
@@ -159,13 +192,13 @@ class ClipSampler(Sampler[Draw]):
         Raises:
             ConfigError: when it belongs to another number of videos.
         """
-        if state["videos"] != self.videos:
+        if list(state["videos"]) != list(self.videos):
+            then, now = (" + ".join(map(str, videos)) for videos in (state["videos"], self.videos))
             raise ConfigError(
-                f"clips: the checkpoint was trained on {state['videos']} videos, this data set has {self.videos}. "
-                "Resume with the same data"
+                f"clips: the checkpoint was trained on {then} videos, these data have {now}. Resume with the same data"
             )
         self.seed = state["seed"]
-        self.used = state["epoch"] * self.videos + state["position"]
+        self.used = list(state["used"])
 
 
 def sample_frames(video: Video, config: ClipConfig, random: np.random.Generator) -> tuple[int, ...]:
@@ -212,6 +245,14 @@ def make_clip(dataset: VideoDataset, video: Video, indices: Sequence[int], with_
         frame_indices=tuple(indices),
         track_ids=tuple(track.id for track in tracks),
     )
+
+
+def collate_alike(clips: Sequence[Clip]) -> list[Batch]:
+    """One batch for each clip length and supervision (masks or none) among the clips; usually there is but one."""
+    alike: dict[tuple[int, bool], list[Clip]] = {}
+    for clip in clips:
+        alike.setdefault((len(clip.frame_indices), clip.masks_NTHW is not None), []).append(clip)
+    return [collate(group) for group in alike.values()]
 
 
 def collate(clips: Sequence[Clip]) -> Batch:

@@ -41,6 +41,17 @@ def read_json(path: Path, problems: list[Problem]) -> Any | None:
         return report(f"is not JSON that can be read ({error})", "Write the file again")
 
 
+def read_object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
+    """As `read_json`, of a file that must hold an object, as annotations do and results do not."""
+    before = len(problems)
+    value = read_json(path, problems)
+    if isinstance(value, dict) or len(problems) > before:
+        return value
+    remedy = "Give an annotation file, not results"
+    problems.append(Problem(str(path), "top level", f"is {kind_of(value)}, expected an object", remedy))
+    return None
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` beside `path` first and rename it then, so that a reader never sees half a file."""
     path = Path(path)

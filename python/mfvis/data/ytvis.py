@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_json, shortened, write_json
+from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_json, read_object, shortened, write_json
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import VIDEO_SUFFIXES
 from mfvis.errors import DataError, Problem
@@ -32,7 +32,11 @@ ROUNDING = 1.0
 
 
 def load_dataset(
-    json_path: str | Path, frames_dir: str | Path | None = None, *, boxes_from_masks: bool = False
+    json_path: str | Path,
+    frames_dir: str | Path | None = None,
+    *,
+    boxes_from_masks: bool = False,
+    forgiving: bool = False,
 ) -> VideoDataset:
     """Read a YouTube-VIS JSON file; neither a picture nor a mask is touched.
 
@@ -40,26 +44,29 @@ def load_dataset(
         json_path: the file.
         frames_dir: the folder that ``file_names`` start from; default ``JPEGImages`` beside the JSON, else its folder.
         boxes_from_masks: give the annotations that have masks but no ``bboxes`` the boxes of their masks.
+        forgiving: take a box without size for an absent one, and clip one that reaches outside its picture, instead of
+            objecting; `VideoDataset.notes` says how many. For published files, which nobody can mend.
 
     Raises:
         DataError: with every problem of the file, not only the first.
     """
-    dataset, problems = parse(json_path, frames_dir, boxes_from_masks=boxes_from_masks)
+    dataset, problems = parse(json_path, frames_dir, boxes_from_masks=boxes_from_masks, forgiving=forgiving)
     if problems:
         raise DataError(problems)
     return dataset
 
 
 def parse(
-    json_path: str | Path, frames_dir: str | Path | None = None, *, boxes_from_masks: bool = False
+    json_path: str | Path,
+    frames_dir: str | Path | None = None,
+    *,
+    boxes_from_masks: bool = False,
+    forgiving: bool = False,
 ) -> tuple[VideoDataset, list[Problem]]:
     """As `load_dataset`, but returns what is sound in the file together with what is not."""
     path = Path(json_path)
-    reader = _Reader(str(path), boxes_from_masks)
-    root = read_json(path, reader.problems)
-    if root is not None and not isinstance(root, dict):
-        reader.report("top level", f"is {kind_of(root)}, expected an object", "Give an annotation file, not results")
-    root = root if isinstance(root, dict) else None
+    reader = Reader(str(path), boxes_from_masks, forgiving)
+    root = read_object(path, reader.problems)
     if root is None:
         return VideoDataset(path, (), ()), reader.problems
     if frames_dir is None:
@@ -86,6 +93,7 @@ def parse(
             )
             for video in videos.values()
         ),
+        reader.notes(),
     ), reader.problems
 
 
@@ -116,7 +124,7 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
     Raises:
         DataError: with every problem of the file.
     """
-    reader = _Reader(str(path), boxes_from_masks=True)
+    reader = Reader(str(path), boxes_from_masks=True)
     entries = read_json(Path(path), reader.problems)
     if not reader.problems and not isinstance(entries, list):
         reader.report("top level", f"is {kind_of(entries)}, expected a list", "Give a results file, not annotations")
@@ -177,15 +185,20 @@ def write_labelled(source: str | Path, path: str | Path, results: Sequence[Track
 
 
 @dataclass
-class _Reader:
-    """Reads the parts of one JSON file and gathers what is wrong with them."""
+class Reader:
+    """Reads the parts of one JSON file and gathers what is wrong with them; COCO's pictures too."""
 
     file: str
     boxes_from_masks: bool
+    forgiving: bool = False
     problems: list[Problem] = field(default_factory=list)
+    forgiven: Counter[str] = field(default_factory=Counter)
 
     def report(self, record: str, problem: str, remedy: str) -> None:
         self.problems.append(Problem(self.file, record, problem, remedy))
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(f"{self.file}: {count} {what}" for what, count in self.forgiven.items())
 
     def categories(self, root: dict[str, Any]) -> dict[int, Category]:
         categories: dict[int, Category] = {}
@@ -346,11 +359,17 @@ class _Reader:
                 record, f"the box {shortened(box)} is not finite", "Write numbers, or null where the object is absent"
             )
             return absent
+        if self.forgiving and (w <= 0 or h <= 0):
+            self.forgiven["boxes without size, taken as absent"] += 1
+            return absent
         if w <= 0 or h <= 0:
             self.report(record, f"the box {shortened(box)} has no size", "Write null where the object is absent")
             return absent
         x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, video.width), min(y + h, video.height)
-        if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > ROUNDING or x2 <= x1 or y2 <= y1:
+        outside = max(x1 - x, y1 - y, x + w - x2, y + h - y2) > ROUNDING or x2 <= x1 or y2 <= y1
+        if outside and self.forgiving:
+            self.forgiven["boxes that reached outside their picture, clipped to it"] += 1
+        elif outside:
             self.report(
                 record,
                 f"the box {shortened(box)} reaches outside the picture, {video.width} x {video.height}",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,9 +13,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch.utils.data import DataLoader, Dataset
 
 import mfvis_ext
-from mfvis.config import Config, accumulation, derived
-from mfvis.data.clips import ClipDataset, ClipSampler, Draw, collate
-from mfvis.data.ytvis import load_dataset
+from mfvis.config import Config, accumulation, derived, shares
+from mfvis.data.clips import ClipDataset, ClipSampler, Draw, collate_alike
+from mfvis.data.datasets import counterparts, load_source, translated
 from mfvis.errors import ConfigError, MfvisError
 from mfvis.losses.criterion import Criterion
 from mfvis.models.mask2former import VideoMask2Former
@@ -56,19 +56,18 @@ def train(config: Config) -> Path:
     resumed_from = _resumed(config)
 
     # ---- Data ---------------------------------------------------------------------------------------------------
-    dataset = load_dataset(config.data, config.frames)
-    with_masks = config.supervision == "masks"
-    clips = ClipDataset(dataset, config.clip, with_masks=with_masks)
-    sampler = ClipSampler(len(clips), settings.seed)
+    clips = clip_datasets(config)
+    categories = clips[0].dataset.categories
+    sampler = ClipSampler([len(part) for part in clips], settings.seed, shares(config.sources()), together=processes)
 
     # ---- Model, losses, optimiser -------------------------------------------------------------------------------
     torch.manual_seed(settings.seed)
-    bare = VideoMask2Former(config.model, len(dataset.categories), pretrained=not (resumed_from or config.init))
-    criterion = Criterion(config.loss, len(dataset.categories), with_masks)
+    bare = VideoMask2Former(config.model, len(categories), pretrained=not (resumed_from or config.init))
+    criteria = {masks: Criterion(config.loss, len(categories), masks) for masks in (False, True)}
     bare.to(accelerator.device)
     started = ""
     if config.init and not resumed_from:
-        started = checkpoint.start_from(config.init, bare, dataset.categories)
+        started = checkpoint.start_from(config.init, bare, categories)
     optimizer = make_optimizer(bare, settings)
     model, optimizer = accelerator.prepare(bare, optimizer)
 
@@ -80,7 +79,9 @@ def train(config: Config) -> Path:
         checkpoint.apply_training(state, optimizer, sampler, accelerator.scaler, str(resumed_from))
         started = f"resumed from {resumed_from}, step {first_step}"
     log = Log(config.out, first_step, settings.steps, settings.log_every, accelerator.is_main_process)
-    log.say(to_yaml(config) + "\n".join(derived(config, processes, len(clips))))
+    log.say(to_yaml(config) + "\n".join(derived(config, processes, [len(part) for part in clips])))
+    for note in [note for part in clips for note in part.dataset.notes]:
+        log.say(note)
     trainable = sum(p.numel() for p in bare.parameters() if p.requires_grad)
     log.say(f"parameters {trainable:,} trained of {sum(p.numel() for p in bare.parameters()):,}")
     if started:
@@ -96,26 +97,34 @@ def train(config: Config) -> Path:
         rate = set_learning_rate(optimizer, settings, step)
         sums: dict[str, torch.Tensor] = {}
         waited = 0.0
-        for part in range(passes):
+        parts = 0
+        for forward_pass in range(passes):
             asked = time.perf_counter()
-            batch = next(batches).to(accelerator.device)
+            # One batch for each clip length and supervision; the same ones in all processes.
+            alike = next(batches)
             waited += time.perf_counter() - asked
-            seed_everything(settings.seed, step, part, rank)
-            # Gradients travel between processes once a step, with its last part.
-            alone = accelerator.no_sync(model) if part < passes - 1 else contextlib.nullcontext()
-            with alone:
-                terms = forward(model, criterion, batch, step, is_prompted(config, step))
-                if not torch.isfinite(terms.total):
-                    description = Description(step, config, dataset.categories)
-                    stop_for_replay("loss", description, bare, batch, part, rank, terms)
-                accelerator.backward(terms.total / passes)
-            for name, value in terms.named().items():
-                sums[name] = sums.get(name, 0) + value / passes
+            for place, batch in enumerate(alike):
+                batch = batch.to(accelerator.device)
+                seed_everything(settings.seed, step, parts, rank)
+                share = len(batch.clips) / settings.per_device / passes
+                # Gradients travel between processes once a step, with its last part.
+                last_part = forward_pass == passes - 1 and place == len(alike) - 1
+                alone = contextlib.nullcontext() if last_part else accelerator.no_sync(model)
+                with alone:
+                    criterion = criteria[batch.masks_NTHW is not None]
+                    terms = forward(model, criterion, batch, step, is_prompted(config, step))
+                    if not torch.isfinite(terms.total):
+                        description = Description(step, config, categories)
+                        stop_for_replay("loss", description, bare, batch, parts, rank, terms)
+                    accelerator.backward(terms.total * share)
+                for name, value in terms.named().items():
+                    sums[name] = sums.get(name, 0) + value * share
+                parts += 1
 
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm or float("inf"))
         if settings.amp != "fp16" and not torch.isfinite(norm):  # the scaler of fp16 skips such steps by itself
-            description = Description(step, config, dataset.categories)
-            stop_for_replay("gradient", description, bare, batch, passes - 1, rank, terms)
+            description = Description(step, config, categories)
+            stop_for_replay("gradient", description, bare, batch, parts - 1, rank, terms)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         sampler.advance(settings.batch)
@@ -128,7 +137,7 @@ def train(config: Config) -> Path:
                 last = checkpoint.save(
                     config.out / "checkpoints",
                     f"{done:06}",
-                    Description(done, config, dataset.categories),
+                    Description(done, config, categories),
                     bare,
                     checkpoint.training_state(optimizer, sampler, accelerator.scaler),
                 )
@@ -141,31 +150,45 @@ def train(config: Config) -> Path:
     return last
 
 
-def plan(config: Config) -> list[str]:
-    """The derived numbers of a training, for ``--dry-run``: reads the annotations, trains nothing."""
-    clips = ClipDataset(load_dataset(config.data, config.frames), config.clip, config.supervision == "masks")
-    return derived(config, int(os.environ.get("WORLD_SIZE", 1)), len(clips))
+def clip_datasets(config: Config) -> list[ClipDataset]:
+    """The data sets of a training, all in the classes of the first.
+
+    Raises:
+        DataError: with the problems of the first data set that has any, or where no class of one is among the classes.
+    """
+    parts: list[ClipDataset] = []
+    for source in config.sources():
+        with_masks = (source.supervision or config.supervision) == "masks"
+        dataset = load_source(source, "train", config.frames, with_masks=with_masks)
+        if parts:
+            name, categories = config.sources()[0].name, parts[0].dataset.categories
+            ids = counterparts(source.name, dataset.categories, name, categories)
+            dataset = translated(dataset, categories, ids)
+        clip = replace(config.clip, frames=source.length or config.clip.frames)
+        parts.append(ClipDataset(dataset, clip, with_masks))
+    return parts
 
 
 class _Reported(Dataset):
     """Clips, or the user's error that came instead: raised in a worker it would arrive as a traceback."""
 
-    def __init__(self, clips: ClipDataset):
+    def __init__(self, clips: Sequence[ClipDataset]):
         self.clips = clips
 
     def __getitem__(self, draw: Draw) -> Clip | MfvisError:
         try:
-            return self.clips[draw]
+            return self.clips[draw.source][draw]
         except MfvisError as error:
             return error
 
 
-def _collate(clips: list[Clip | MfvisError]) -> Batch | MfvisError:
-    return next((clip for clip in clips if isinstance(clip, MfvisError)), None) or collate(clips)
+def _collate(clips: list[Clip | MfvisError]) -> list[Batch] | MfvisError:
+    return next((clip for clip in clips if isinstance(clip, MfvisError)), None) or collate_alike(clips)
 
 
 class _Shares:
-    """The draws of this process: of each group of clips that the processes take at once, its own slice."""
+    """The draws of this process: of the clips that the processes take at once every so many-th, so that each has as
+    many of a data set as the others and none waits for losses that another does not have."""
 
     def __init__(self, sampler: ClipSampler, per_device: int, processes: int, rank: int):
         self.sampler, self.per_device, self.processes, self.rank = sampler, per_device, processes, rank
@@ -174,10 +197,12 @@ class _Shares:
         draws = iter(self.sampler)
         while True:
             together = [next(draws) for _ in range(self.per_device * self.processes)]
-            yield together[self.rank * self.per_device :][: self.per_device]
+            yield together[self.rank :: self.processes]
 
 
-def _batches(clips: ClipDataset, sampler: ClipSampler, config: Config, processes: int, rank: int) -> Iterator[Batch]:
+def _batches(
+    clips: Sequence[ClipDataset], sampler: ClipSampler, config: Config, processes: int, rank: int
+) -> Iterator[list[Batch]]:
     loader = DataLoader(
         _Reported(clips),
         batch_sampler=_Shares(sampler, config.train.per_device, processes, rank),
@@ -185,10 +210,10 @@ def _batches(clips: ClipDataset, sampler: ClipSampler, config: Config, processes
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
     )
-    for batch in loader:
-        if isinstance(batch, MfvisError):
-            raise batch
-        yield batch
+    for batches in loader:
+        if isinstance(batches, MfvisError):
+            raise batches
+        yield batches
 
 
 def _resumed(config: Config) -> Path | None:
@@ -204,7 +229,7 @@ def _resumed(config: Config) -> Path | None:
         raise ConfigError(
             f"{config.out} holds a training at step {description.step}; add --resume to go on, or choose another --out"
         )
-    before, now = _flat(to_plain(description.config)), _flat(to_plain(config))
+    before, now = _flat(_comparable(description.config)), _flat(_comparable(config))
     changed = [key for key in now if before.get(key) != now[key] and key not in FREE_TO_CHANGE]
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key)} then, {now[key]} now" for key in changed)
@@ -213,6 +238,11 @@ def _resumed(config: Config) -> Path | None:
             f"Resume with the old ones, or start anew from its weights: --init {found} with another --out"
         )
     return found
+
+
+def _comparable(config: Config) -> dict[str, object]:
+    """The configuration, and of its data sets everything but where they lie."""
+    return to_plain(config) | {"data sets": [to_plain(replace(source, path=Path())) for source in config.sources()]}
 
 
 def _flat(values: dict, prefix: str = "") -> dict[str, object]:

@@ -70,7 +70,7 @@ def run(config: ReplayConfig) -> LossTerms:
     part, rank = content.pop("part"), content.pop("rank")
     batch = Batch(**content)
     seed_everything(trained.train.seed, description.step, part, rank)
-    criterion = Criterion(trained.loss, len(categories), trained.supervision == "masks")
+    criterion = Criterion(trained.loss, len(categories), batch.masks_NTHW is not None)
     terms = forward(model.train(), criterion, batch, description.step, is_prompted(trained, description.step))
     for name, value in terms.named().items():
         print(f"{name:<16}{float(value):.6g}")

@@ -1,0 +1,95 @@
+"""``mfvis train --dry-run``: what a training would be - batch, schedule, memory - without starting it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from mfvis.config import Config, derived
+from mfvis.data.augment import fitted_size
+from mfvis.data.clips import MULTIPLE
+from mfvis.data.datasets import LAYOUTS, Source, load_source
+from mfvis.models.mask2former import VideoMask2Former
+from mfvis.train.engine import clip_datasets
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a training step needs, as far as they can be told without running it."""
+
+    parameters: int
+    """How many there are."""
+    state: int
+    """Weights, gradients and the two moments of AdamW, in float32."""
+    activations: int
+    """What the model keeps for its backward pass, in float32."""
+    logits: int
+    """Mask logits of all decoder layers and their gradient, in float32."""
+
+
+def plan(config: Config) -> list[str]:
+    """The derived numbers of a training. Annotations are read if they are there; of a published data set that is not,
+    classes and number of videos are known."""
+    absent = [source for source in config.sources() if source.name and not source.path.exists()]
+    if absent:
+        videos = [_videos(source) for source in config.sources()]
+        first = config.sources()[0]
+        classes = len(LAYOUTS[first.name].classes if first.name else load_source(first).categories)
+    else:
+        clips = clip_datasets(config)
+        classes, videos = len(clips[0].dataset.categories), [len(part) for part in clips]
+    lines = derived(config, int(os.environ.get("WORLD_SIZE", 1)), videos)
+    lines += [f"{s.path} is not there: {_videos(s)} videos, as {s.name} was published" for s in absent]
+    return [*lines, f"classes {classes}", *_told(config, estimate(config, classes))]
+
+
+def _videos(source: Source) -> int:
+    return LAYOUTS[source.name].videos if source.name else len(load_source(source).videos)
+
+
+def estimate(config: Config, classes: int) -> Memory:
+    """The memory of one process: its model, built and run on the meta device with the largest clips at 16:9."""
+    with torch.device("meta"):
+        model = VideoMask2Former(config.model, classes, pretrained=False).train()
+    length = max(source.length or config.clip.frames for source in config.sources())
+    short, longest = max(config.clip.short_sides), config.clip.max_side
+    height, width = (
+        -(-side // MULTIPLE) * MULTIPLE for side in fitted_size(short, round(short * 16 / 9), short, longest)
+    )
+    frames = torch.empty(config.train.per_device, length, 3, height, width, dtype=torch.uint8, device="meta")
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    # Held until they are counted: the address of a storage that is gone would be given to another.
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        prediction = model(frames)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Memory(
+        parameters,
+        4 * parameters + 12 * trained,
+        sum(storage.nbytes() for address, storage in kept.items() if address not in own),
+        2 * 4 * prediction.masks_LBQTHW.numel(),
+    )
+
+
+def _told(config: Config, memory: Memory) -> list[str]:
+    activations, how = memory.activations / GIB, "float32"
+    if config.train.amp != "no":
+        # Convolutions and products keep 16 bits, norms and softmax 32.
+        activations, how = activations / 2, f"{config.train.amp}: half of float32's"
+    total = memory.state / GIB + activations + memory.logits / GIB
+    return [
+        f"parameters {memory.parameters:,}",
+        f"memory about {total:.1f} GiB per process = {memory.state / GIB:.1f} weights, gradients and optimiser "
+        f"+ {activations:.1f} activations ({how}) + {memory.logits / GIB:.1f} mask logits",
+    ]
