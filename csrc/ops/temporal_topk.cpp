@@ -22,13 +22,16 @@ std::tuple<Tensor, Tensor> temporal_topk(const Tensor& frames, const Tensor& pai
   if (distance.numel() == 0) return {distance, offset};
   const Tensor tight_frames = torch::stable::contiguous(frames), tight_pairs = torch::stable::contiguous(pairs);
   const std::optional<Tensor> tight_shift = contiguous(shift);
-  const int64_t border = patch_size - 1;
-  const Tensor padded = torch::stable::new_empty(
-      frames, {videos, frames.size(1), frames.size(2), height + border, width + border}, ScalarType::Float);
+  std::optional<Tensor> padded;  // The CUDA kernels need none.
+  if (!runs_cuda_kernels(frames)) {
+    const int64_t border = patch_size - 1;
+    padded = torch::stable::new_empty(
+        frames, {videos, frames.size(1), frames.size(2), height + border, width + border}, ScalarType::Float);
+  }
   temporal_topk_kernel.on(frames)(
       {tight_frames.const_data_ptr(), dtype_of(frames), tight_pairs.const_data_ptr<int64_t>(),
        tight_shift ? tight_shift->const_data_ptr<int64_t>() : nullptr, videos, frames.size(1), frames.size(2), height,
-       width, pairs.size(0), patch_size, radius, dilation, k, padded.mutable_data_ptr<float>(),
+       width, pairs.size(0), patch_size, radius, dilation, k, padded ? padded->mutable_data_ptr<float>() : nullptr,
        distance.mutable_data_ptr<float>(), offset.mutable_data_ptr<int16_t>()});
   return {distance, offset};
 }

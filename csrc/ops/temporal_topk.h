@@ -22,7 +22,7 @@ struct TemporalTopk {
   int64_t radius;
   int64_t dilation;
   int64_t k;
-  float* padded;    // scratch [B, T, C, H + patch_size - 1, W + patch_size - 1]
+  float* padded;    // scratch [B, T, C, H + patch_size - 1, W + patch_size - 1], for the CPU kernel
   float* distance;  // [B, P, k, H, W]
   int16_t* offset;  // [B, P, k, H, W]
 };

@@ -69,10 +69,26 @@ class TestTemporalTopk(Ladder):
         assert all(len(set(row)) == len(row) for row in ([o for o in row if o >= 0] for row in each.tolist()))
 
 
+@pytest.mark.parametrize("k", range(1, 10))
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_reference_for_every_k(k, dilation):
+    """3x3 patches of three channels are what the kernels are written for, k up to 9 at a time."""
+    climber = TestTemporalTopk()
+    climber.agree(climber.make(C=3, half=1, k=k, dilation=dilation, radius=2, B=1, P=1, H=18, W=33))
+
+
+@pytest.mark.parametrize("radius, dilation", [(0, 1), (1, 3), (7, 2), (2, 40), (16, 1)])
+def test_reference_for_every_window(radius, dilation):
+    """Windows smaller and larger than the frame, and than what a GPU has near at hand."""
+    climber = TestTemporalTopk()
+    climber.agree(climber.make(radius=radius, dilation=dilation, B=1, P=1, H=14, W=30))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("k", [1, 4, 9, 13])
-def test_ties_go_to_the_smaller_offset(k):
+def test_ties_go_to_the_smaller_offset_as_in_the_reference(k, channels):
     """Small integers: every sum is exact, and many distances are equal."""
-    frames = torch.randint(2, (1, 2, 1, 12, 33), generator=torch.Generator().manual_seed(k)).float()
+    frames = torch.randint(2, (1, 2, channels, 12, 33), generator=torch.Generator().manual_seed(k)).float()
     pairs = torch.tensor([[0, 1], [1, 0], [1, 1]])
     distance, offset = temporal_topk(frames, pairs, 3, 2, 1, k)
     expected_distance, expected_offset = reference(frames, pairs, 3, 2, 1, k)
