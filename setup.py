@@ -2,6 +2,7 @@
 
 MFVIS_CUDA=auto|0|1   CUDA kernels: if nvcc is there and torch is one for CUDA (the default), never, or else fail.
 TORCH_CUDA_ARCH_LIST  "8.0;9.0+PTX"; without it the GPU at hand, else all that we support and the toolkit knows.
+MFVIS_WHEEL=1         a wheel to give away: its version ends in +cpu or +cu130, its kernels are for all GPUs.
 MFVIS_EMULATE=1       also the CUDA kernels on the emulator of csrc/emulator, for tests without a GPU.
 MAX_JOBS              compilers at a time.
 """
@@ -123,9 +124,10 @@ ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 
 def cuda_architectures(nvcc: str) -> list[str]:
     """CMake's names, "80-real" or "90"."""
+    at_hand = os.environ.get("MFVIS_WHEEL") != "1" and shutil.which("nvidia-smi")
     wish = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(",", ";").replace(" ", ";")
     names = [name for name in wish.split(";") if name]
-    if not names and shutil.which("nvidia-smi"):
+    if not names and at_hand:
         query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
         done = subprocess.run(query, capture_output=True, text=True)
         names = sorted(set(done.stdout.split())) if done.returncode == 0 else []
@@ -139,6 +141,19 @@ def cuda_architectures(nvcc: str) -> list[str]:
         if not re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", name):
             fail(f"TORCH_CUDA_ARCH_LIST has {name!r}", 'Expected compute capabilities such as "8.0;9.0+PTX"')
     return [name.removesuffix("+PTX").replace(".", "") + ("" if name.endswith("+PTX") else "-real") for name in names]
+
+
+def version() -> str:
+    """A wheel says for which CUDA it was built. Not for which torch: the stable ABI makes that unnecessary."""
+    if os.environ.get("MFVIS_WHEEL") != "1":
+        return VERSION
+    torch = find_torch()
+    nvcc = choose_cuda(torch).nvcc if torch else None
+    if nvcc is None:
+        return f"{VERSION}+cpu"
+    release = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    major, minor = re.findall(r"release (\d+)[.](\d+)", release)[0]
+    return f"{VERSION}+cu{major}{minor}"
 
 
 class CMakeBuild(build_ext):
@@ -169,7 +184,7 @@ class CMakeBuild(build_ext):
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": build / "module",
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
-            "MFVIS_VERSION": VERSION,
+            "MFVIS_VERSION": self.distribution.get_version(),
             "MFVIS_TORCH_TARGET": TORCH_TARGET,
             "MFVIS_TORCH_TARGET_VERSION": f"0x{major:02x}{minor:02x}000000000000",
             "MFVIS_TORCH_BUILT_WITH": torch.version,
@@ -184,7 +199,7 @@ class CMakeBuild(build_ext):
         kernels = f"{cuda.nvcc}, architectures {', '.join(architectures)}" if cuda.nvcc else "no"
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         print(
-            f"mfvis-ext {VERSION}\n"
+            f"mfvis-ext {self.distribution.get_version()}\n"
             f"  torch      {torch.version} in {torch.directory}; the binary loads in torch >= {TORCH_TARGET}\n"
             f"  compiler   {compiler}, {jobs} jobs (MAX_JOBS)\n"
             f"  CUDA       {kernels} ({cuda.reason})\n"
@@ -212,7 +227,7 @@ class CMakeBuild(build_ext):
 torch_to_fetch = [] if find_torch() else [f"torch>={TORCH_TARGET}"]
 
 setup(
-    version=VERSION,
+    version=version(),
     packages=find_packages(include=["mfvis_ext*"]) + find_packages("python"),
     package_dir={"mfvis": "python/mfvis"},
     package_data={"mfvis": ["presets/*.yaml"]},
