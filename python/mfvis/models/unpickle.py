@@ -7,8 +7,10 @@ that weights are made of, and each of them is either harmless or a stand-in that
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import pickle
+import pickletools
 import re
 import tarfile
 import zipfile
@@ -40,6 +42,8 @@ def load(path: Path) -> Any:
         if tarfile.is_tarfile(path):
             raise pickle.UnpicklingError("a tar file of torch 0.1; load and save it with a later torch")
         with path.open("rb") as file:
+            _check_sizes(file, path.stat().st_size)
+            file.seek(0)
             first = _Reader(file).load()
         if isinstance(first, int) and first == _TORCH_MAGIC:
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -58,8 +62,26 @@ def tensor(value: Any) -> Tensor | None:
     return value.detach() if isinstance(value, Tensor) else None
 
 
+def _check_sizes(file: BinaryIO, size: int) -> None:
+    """UnpicklingError where a pickle says it has more than it has: Python would make room for all of it first."""
+    for number in itertools.count():
+        operation = pickletools.code2op.get(file.read(1).decode("latin1"))
+        if operation is None:
+            raise pickle.UnpicklingError(f"no pickle at byte {file.tell() - 1}")
+        if operation.name == "STRING":  # pickletools takes those of Python 2 for ASCII; they end with their line
+            file.readline()
+            continue
+        argument = operation.arg.reader(file) if operation.arg else None
+        if operation.name == "FRAME" and argument > size:
+            raise pickle.UnpicklingError(f"a frame of {argument} bytes in a file of {size}")
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= number:
+            raise pickle.UnpicklingError(f"object {argument} after {number} operations")
+        if operation.name == "STOP":
+            return
+
+
 def _reason(error: Exception) -> str:
-    asked = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    asked = re.search(r"\bGLOBAL (\S+)", str(error))
     if asked:
         return f"it asks for {asked[1]}"
     lines = str(error).strip().splitlines()
