@@ -64,7 +64,8 @@ class Config:
     supervision: Literal["boxes", "masks"] = "boxes"
     """"boxes" never looks at a mask; "masks" trains the fully supervised twin for comparison. A data set may differ."""
     init: Path | None = None
-    """Checkpoint whose weights the training starts from; the class head only if the classes are the same."""
+    """What the training starts from: a checkpoint, or weights as `mfvis convert` reads them, a file or a model of the
+    Hugging Face hub, of a whole model or a backbone. The class head is taken only if the classes are the same."""
     resume: bool = False
     """Go on from the last checkpoint in `out`."""
     model: ModelConfig = field(default_factory=ModelConfig)
