@@ -44,7 +44,9 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.record}: {self.problem}. {self.remedy}"
+        # JSON can name half of a character, which no terminal takes
+        text = f"{self.file}: {self.record}: {self.problem}. {self.remedy}"
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class DataError(MfvisError):

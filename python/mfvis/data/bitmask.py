@@ -19,7 +19,8 @@ from mfvis.errors import DataError, Problem
 CLASSES = 8
 TRUNCATED, OCCLUDED, CROWD, IGNORED = 8, 4, 2, 1
 LARGEST_ID = 0xFFFF
-MOST_PIXELS = 2**27
+MOST_PIXELS = 2**25
+"""Beyond 8K a header is damaged, and would have Pillow ask for gigabytes."""
 
 
 def read_bitmask(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

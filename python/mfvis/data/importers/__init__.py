@@ -73,8 +73,10 @@ def import_tracks(
     source = Source(Path(file), Path(frames), tuple(categories))
     videos = _read(source, format)
     found = sorted({track.category for video in videos for track in video.tracks.values()})
-    if not source.problems and categories and not set(found) & set(categories):
-        source.report("file", f"has none of {', '.join(categories)}, but {', '.join(found) or 'nothing'}", "Name those")
+    if not source.problems and not found:
+        source.report("file", "has no box track", "Give a file with tracks, and the right --format and --categories")
+    elif not source.problems and categories and not set(found) & set(categories):
+        source.report("file", f"has none of {', '.join(categories)}, but {', '.join(found)}", "Name categories of it")
     if source.problems:
         raise DataError(source.problems)
     names = list(dict.fromkeys(categories or found))

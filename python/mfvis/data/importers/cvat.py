@@ -154,7 +154,8 @@ def _shape(box: Element, where: str, source: Source) -> _Shape | None:
         problem = "has no sound xtl, ytl, xbr, ybr, outside, keyframe or rotation"
         source.report(where, problem, "Write numbers, and 0 or 1")
         return None
-    if outside == "0" and (corners[2] <= corners[0] or corners[3] <= corners[1]):
+    sides = corners[2] - corners[0], corners[3] - corners[1]
+    if min(sides) < 0 or outside == "0" and min(sides) == 0:
         source.report(where, f"the box {corners} has no size", "Write xtl < xbr and ytl < ybr")
         return None
     return _Shape(corners, angle, outside == "1")

@@ -1,0 +1,192 @@
+"""Damaged files: every reader says what is wrong, or has read what the file now says. Never a crash, never for ever.
+
+Each reader gets 500 files: a sound one cut off, shuffled, with bytes changed, or with values replaced by hostile ones.
+What it reads is compared with a second, tiny reading of the same bytes that shares no code with it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import second_reading as tiny
+import sound_files as sound
+from damage import bytes_changed, json_changed, png_changed, shuffled, truncated, words_changed
+from mfvis.data.bdd100k import CATEGORIES, FOLDERS, load_bdd100k
+from mfvis.data.bitmask import read_bitmask
+from mfvis.data.coco import load_coco
+from mfvis.data.importers import import_tracks
+from mfvis.data.rle import decode_mask
+from mfvis.data.scalabel import read_scalabel
+from mfvis.data.ytvis import load_dataset
+from mfvis.errors import MfvisError
+from mfvis.eval.run import checked_results
+from PIL import Image
+from second_reading import HEIGHT, LENGTH, WIDTH, Tracks
+
+CASES = 500
+SECONDS = 10.0
+"""For one file of some kilobytes, on a busy machine; most take some milliseconds."""
+
+
+def imported(path: Path) -> Tracks:
+    written = path.with_name("out.json")
+    root, _ = import_tracks(path, path.parent.parent / "frames", written)
+    names = {category["id"]: category["name"] for category in root["categories"]}
+    assert all(len(annotation["bboxes"]) == root["videos"][0]["length"] for annotation in root["annotations"])
+    # What is imported is a data set that the reader takes.
+    written.write_text(json.dumps(root))
+    load_dataset(written)
+    tracks = []
+    for annotation in root["annotations"]:
+        seen = ((t, box) for t, box in enumerate(annotation["bboxes"]) if box)
+        tracks.append((names[annotation["category_id"]], {t: (x, y, x + w, y + h) for t, (x, y, w, h) in seen}))
+    return tracks
+
+
+def dataset_of(dataset: Any) -> Any:
+    tracks = {}
+    for video in dataset.videos:
+        for track in video.tracks:
+            boxes = [tuple(box) if any(box) else None for box in track.boxes_T4.tolist()]
+            tracks[track.id] = (video.id, track.category_id, track.iscrowd, boxes)
+    names = {category.id: category.name for category in dataset.categories}
+    return names, {video.id: (video.width, video.height, video.length) for video in dataset.videos}, tracks
+
+
+def read_labels(path: Path) -> list[Any]:
+    read = []
+    for frame in read_scalabel(path):
+        labels = [(b.id, b.category, b.box, b.crowd, b.ignored, b.segmentation) for b in frame.labels]
+        read.append((frame.name, frame.video, frame.index, labels))
+    return read
+
+
+def read_published(path: Path) -> Tracks:
+    videos = load_bdd100k(path.parents[2], "train", "boxes").videos
+    read = []
+    for track in (track for video in videos for track in video.tracks):
+        seen = {t: tuple(box) for t, box in enumerate(track.boxes_T4.tolist()) if any(box)}
+        read.append((CATEGORIES[track.category_id - 1].name, seen))
+    return read
+
+
+def read_results(path: Path) -> Any:
+    dataset = load_dataset(path.with_name("truth.json"))
+    read = []
+    for result in checked_results(path, dataset):
+        masks = [decode_mask(mask, HEIGHT, WIDTH).tobytes() for mask in result.segmentations]
+        read.append((result.video_id, result.category_id, result.score, masks))
+    return read
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader, what it should say, and a sound file to damage."""
+
+    file: str
+    sound: Callable[[], bytes]
+    read: Callable[[Path], Any]
+    said: Callable[[bytes], Any]
+    structure: Callable[[bytes, random.Random], bytes]
+
+
+TARGETS = {
+    "motchallenge": Target("in/gt.txt", sound.mot, imported, tiny.mot, words_changed),
+    "kitti": Target("in/0000.txt", sound.kitti, imported, tiny.kitti, words_changed),
+    "cvat": Target("in/a.xml", sound.cvat, imported, tiny.cvat, words_changed),
+    "label-studio": Target("in/a.json", sound.label_studio, imported, tiny.label_studio, json_changed),
+    "scalabel import": Target("in/b.json", sound.scalabel, imported, tiny.scalabel_tracks, json_changed),
+    "scalabel": Target("in/c.json", sound.scalabel, read_labels, tiny.scalabel, json_changed),
+    "bdd100k": Target(
+        f"{FOLDERS['boxes']}/box_track_train.json", sound.scalabel, read_published, tiny.bdd100k, json_changed
+    ),
+    "ytvis": Target("in/d.json", sound.ytvis, lambda path: dataset_of(load_dataset(path)), tiny.ytvis, json_changed),
+    "results": Target("in/e.json", sound.results, read_results, tiny.results, json_changed),
+    "coco": Target(
+        "in/f.json", sound.coco, lambda path: dataset_of(load_coco(path, path.parent)), tiny.coco, json_changed
+    ),
+}
+
+
+@contextmanager
+def in_time(what: str) -> Iterator[None]:
+    def late(*_: Any) -> None:
+        pytest.fail(f"{what}: still reading after {SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def same(read: Any, said: Any) -> bool:
+    """Equal, numbers to the precision of float32."""
+    if isinstance(read, float) or isinstance(said, float):
+        return bool(abs(read - said) <= 1e-4 + 1e-6 * abs(said))
+    if isinstance(read, list | tuple) and isinstance(said, list | tuple):
+        return len(read) == len(said) and all(map(same, read, said))
+    if isinstance(read, dict) and isinstance(said, dict):
+        return read.keys() == said.keys() and all(same(read[key], said[key]) for key in read)
+    return bool(read == said)
+
+
+def fuzz(name: str, path: Path, target: Target) -> None:
+    content = target.sound()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    assert same(target.read(path), target.said(content)), "the two readings of the sound file differ"
+    outcomes = {"read": 0, "refused": 0}
+    ways = [truncated, shuffled, bytes_changed, target.structure, target.structure]
+    for case in range(CASES):
+        chance = random.Random(f"{name} {case}")
+        damaged = ways[case % len(ways)](content, chance)
+        path.write_bytes(damaged)
+        with in_time(f"{name}, case {case}"):
+            try:
+                read = target.read(path)
+            except MfvisError as error:
+                assert path.name in str(error) and str(error).encode(), f"case {case}: {error!r}"
+                outcomes["refused"] += 1
+                continue
+            except Exception as error:
+                raise AssertionError(f"case {case} crashes the reader: {damaged!r}") from error
+        assert same(read, target.said(damaged)), f"case {case} is read wrongly: {damaged!r}"
+        outcomes["read"] += 1
+    # Both must happen, or the damage is too crude, or too slight, to tell anything.
+    assert outcomes["refused"] > CASES // 4 and outcomes["read"] > CASES // 50, outcomes
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Path:
+    """What the readers look for beside their file: frames, a folder of pictures, the truth of results."""
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "in").mkdir()
+    for t in range(LENGTH):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "frames" / f"{t + 1:06d}.jpg")
+    (tmp_path / "in" / "truth.json").write_bytes(sound.ytvis())
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_files(name: str, ground: Path) -> None:
+    fuzz(name, ground / TARGETS[name].file, TARGETS[name])
+
+
+def test_damaged_bitmasks(ground: Path) -> None:
+    def read(path: Path) -> Any:
+        return [(channel_HW.shape, channel_HW.astype(np.uint16).tobytes()) for channel_HW in read_bitmask(path)]
+
+    fuzz("bitmask", ground / "a.png", Target("a.png", lambda: sound.bitmask(ground), read, tiny.bitmask, png_changed))
