@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ TINY = ModelConfig(
 )
 
 
-TRAINED = Config(Path("train.json"), model=TINY, clip=ClipConfig(short_sides=(48, 32)))
+TRAINED = Config(("train.json",), model=TINY, clip=ClipConfig(short_sides=(48, 32)))
 
 
 @pytest.fixture
@@ -109,10 +110,13 @@ def test_masks_come_out_where_their_logits_are():
 def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp_path, monkeypatch):
     monkeypatch.setattr("mfvis.train.checkpoint.load_model", lambda path, device: (model, CATEGORIES, TRAINED))
     out = tmp_path / "out"
-    config = predictor.PredictConfig(video_file, Path("any"), out, 0.0, "cpu")
+    config = predictor.PredictConfig(str(video_file), Path("any"), out, 0.0, "cpu")
     predictor.run(config)
     results = json.loads((out / "results.json").read_text())
     tracks = json.loads((out / "tracks.json").read_text())
+    with zipfile.ZipFile(out / "results.zip") as archive:
+        assert archive.namelist() == ["results.json"]
+        assert json.loads(archive.read("results.json")) == results
     assert len(results) == 10
     assert all(len(result["segmentations"]) == 11 for result in results)
     assert {result["category_id"] for result in results} <= {3, 8}

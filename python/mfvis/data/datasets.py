@@ -151,6 +151,8 @@ def parse_source(text: str) -> Source:
     Raises:
         ConfigError: for an unknown name or option.
     """
+    if text and Path(text).exists():
+        return Source(Path(text))
     place, _, options = text.rpartition("@")
     # An @ in a path is no option: options are numbers and assignments alone.
     if not place or not all(re.fullmatch(r"[\d.]+|\w+=[^/]*", option) for option in options.split(",")):

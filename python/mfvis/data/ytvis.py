@@ -12,6 +12,8 @@ video must say its ``length``.
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +118,18 @@ def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
             for result in results
         ],
     )
+
+
+def zip_results(path: str | Path, results: str | Path) -> None:
+    """Write the zip that evaluation servers take: the file `results` as ``results.json``, in no folder."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(results, "results.json")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:

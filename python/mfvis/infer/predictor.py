@@ -15,14 +15,15 @@ from torch import Tensor
 
 from mfvis.data.augment import fitted_size, resize_frames
 from mfvis.data.clips import MULTIPLE, ClipConfig
+from mfvis.data.datasets import load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
 from mfvis.data.video import VideoWriter, open_video, read_frames
-from mfvis.data.ytvis import load_dataset, write_results
+from mfvis.data.ytvis import write_results, zip_results
 from mfvis.errors import ConfigError, require
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
-from mfvis.types import Category, TrackResult, Video
+from mfvis.types import Category, TrackResult, Video, VideoDataset
 from mfvis.vis.draw import overlay
 
 
@@ -47,14 +48,15 @@ class InferConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Find and segment the objects of a video, a folder of frames, or all videos of a YouTube-VIS JSON."""
+    """Find and segment the objects of a video, a folder of frames, or all videos of a data set."""
 
-    source: Annotated[Path, tyro.conf.Positional]
-    """A video file, a folder of frames, or a YouTube-VIS JSON."""
+    source: Annotated[str, tyro.conf.Positional]
+    """A video file, a folder of frames, a YouTube-VIS JSON, or a data set by its name, such as ytvis2021:FOLDER: then
+    its valid split, or another with @split=test. Annotations are not needed."""
     checkpoint: Path
     """A checkpoint of `mfvis train`."""
     out: Path = Path("predictions")
-    """Directory for results.json, tracks.json and the overlay videos."""
+    """Directory for results.json, results.zip (for evaluation servers), tracks.json and the overlay videos."""
     min_score: float = 0.3
     """Tracks below this are not drawn and not in tracks.json; results.json has them all."""
     device: str = "auto"
@@ -63,14 +65,19 @@ class PredictConfig:
 
 
 def run(config: PredictConfig) -> None:
-    """Write results.json (YouTube-VIS), tracks.json (for people) and one overlay MP4 per video into `config.out`."""
+    """Write results.json (YouTube-VIS) and its zip, tracks.json (for people) and one overlay MP4 per video into
+    `config.out`."""
     from mfvis.train.checkpoint import load_model
 
-    if config.source.suffix == ".json":
-        videos: Sequence[Video] = load_dataset(config.source, boxes_from_masks=True).videos
+    source = parse_source(config.source)
+    if source.name or source.path.suffix == ".json":
+        dataset = load_source(replace(source, boxes_from_masks=True), "valid", with_masks=False)
     else:
-        videos = (open_video(config.source),)
+        dataset = VideoDataset(source.path, (), (open_video(source.path),))
+    videos = dataset.videos
     model, categories, trained = load_model(config.checkpoint, device_of(config.device))
+    if dataset.categories and dataset.categories != categories:
+        print(f"the classes and their ids are those of {config.checkpoint}, not of {config.source}")
     infer = sized_as_trained(config.infer, trained.clip)
     results: list[TrackResult] = []
     for number, video in enumerate(videos, start=1):
@@ -82,8 +89,9 @@ def run(config: PredictConfig) -> None:
         results += found
         print(f"[{number}/{len(videos)}] {video.name}: {video.length} frames, {len(kept)} tracks")
     write_results(config.out / "results.json", results)
+    zip_results(config.out / "results.zip", config.out / "results.json")
     write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
-    print(f"wrote results.json, tracks.json and {len(videos)} overlay videos to {config.out}")
+    print(f"wrote results.json, results.zip, tracks.json and {len(videos)} overlay videos to {config.out}")
 
 
 def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
