@@ -39,6 +39,7 @@ class Step:
 
 def steps(out: Path, work: Path) -> list[Step]:
     """In the order in which they run."""
+    tests = [PYTHON, "-m", "pytest", "-q", "--durations=10"]
     every_kernel = [PYTHON, "tests/ops/levels.py"]
     one_allocation_each = {**ON_GPU, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     train = [
@@ -47,7 +48,13 @@ def steps(out: Path, work: Path) -> list[Step]:
     ]
     return [
         Step("build", [PYTHON, "setup.py", "build_ext", "--inplace"], 240, {"MFVIS_CUDA": "1"}),
-        Step("operators", [PYTHON, "-m", "pytest", "-q", "tests/ops", "--durations=10"], 240, ON_GPU),
+        Step(
+            "operators",
+            [*tests, "tests/ops", "--ignore=tests/ops/test_fuzz.py"],
+            240,
+            ON_GPU,
+        ),
+        Step("fuzz", [*tests, "tests/ops/test_fuzz.py"], 240, {**ON_GPU, "MFVIS_FUZZ": "2000"}),
         *(
             Step(tool, [*SANITIZER, "--tool", tool, *every_kernel, str(work / f"{tool}.pt")], 90, one_allocation_each)
             for tool in ("memcheck", "racecheck", "initcheck")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -12,7 +11,9 @@ def rgb_to_lab(images: Tensor, downsample: int = 1) -> Tensor:
     Returns float32 `[..., 3, H // downsample, W // downsample]`.
     """
     rgb = images.float().flatten(0, -4) if images.dim() > 3 else images.float()[None]
-    rgb = F.avg_pool2d(rgb, downsample) / 255 if downsample > 1 else rgb / 255
+    height, width = rgb.shape[-2] // downsample, rgb.shape[-1] // downsample
+    whole = rgb[..., : height * downsample, : width * downsample]
+    rgb = whole.reshape(len(rgb), 3, height, downsample, width, downsample).mean((3, 5)) / 255
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     rgb_to_xyz = linear.new_tensor(
         [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]

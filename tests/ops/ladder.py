@@ -1,7 +1,7 @@
 """The ladder that every operator climbs: reference, gradcheck, opcheck, compile, strides, determinism, CPU and CUDA.
 
-A test module derives one class from `Ladder`, says how to make arguments, and lists its malformed ones. All of it climbs
-on the GPU with MFVIS_TEST_DEVICE=cuda.
+A test module derives one class from `Ladder`, says how to make arguments, and lists its malformed ones. All of it
+climbs on the GPU with MFVIS_TEST_DEVICE=cuda.
 """
 
 from __future__ import annotations

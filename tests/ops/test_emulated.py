@@ -22,11 +22,12 @@ def test_ladder(operator):
     if "emulated" not in mfvis_ext.build_info()["cpu_levels"]:
         assert "MFVIS_FAIL_WITHOUT_EMULATOR" not in os.environ, "the emulator was to be built: MFVIS_EMULATE=1"
         pytest.skip("built without MFVIS_EMULATE=1")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", RUNGS, f"test_{operator}.py"],
-        env={**os.environ, "MFVIS_CPU_LEVEL": "emulated"},
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    for choice in (["-k", RUNGS, f"test_{operator}.py"], ["-k", f"any_case and {operator}", "test_fuzz.py"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *choice],
+            env={**os.environ, "MFVIS_CPU_LEVEL": "emulated", "MFVIS_FUZZ": "20"},
+            cwd=HERE,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-4000:]
