@@ -43,6 +43,7 @@ COMMANDS = {
         "box tracks of MOTChallenge, KITTI, CVAT, Label Studio, Scalabel as YouTube-VIS JSON",
         "mfvis.data.importers:run",
     ),
+    "data split": Command("hold out a part of a training file to measure on", "mfvis.data.split:run"),
     "data demo": Command("write synthetic videos with boxes and masks", "mfvis.data.synthetic:run"),
 }
 

@@ -11,11 +11,12 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from mfvis.data.datasets import Source, load_source, parse_source
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import probe
-from mfvis.data.ytvis import load_dataset, parse
+from mfvis.data.ytvis import parse
 from mfvis.errors import DataError, Problem, VideoError
-from mfvis.types import Track, Video
+from mfvis.types import Track, Video, VideoDataset
 
 LEAST_AGREEMENT = 0.5
 """IoU of a box and its mask's box below which one of the two must be wrong. Boxes drawn by hand reach 0.8 and more."""
@@ -25,40 +26,54 @@ LEAST_AGREEMENT = 0.5
 class CheckConfig:
     """Report every problem of an annotation file, of the frames it names, and of its masks."""
 
-    file: Annotated[Path, tyro.conf.Positional]
-    """A YouTube-VIS JSON."""
+    file: Annotated[str, tyro.conf.Positional]
+    """A YouTube-VIS JSON, or a data set by its name, such as ovis:FOLDER: then its train split, or another with
+    @split=valid."""
     frames: Path | None = None
     """The folder that file_names start from; default JPEGImages beside the JSON, else its folder."""
 
 
 def run(config: CheckConfig) -> int:
-    """Print what `check_file` finds; status 1 if that is anything."""
-    problems = check_file(config.file, config.frames)
+    """Print what `check_source` finds; status 1 if that is anything."""
+    dataset, problems = check_source(parse_source(config.file), config.frames)
     for problem in problems:
         print(problem)
+    for note in dataset.notes:
+        print(note)
     if problems:
         print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
         return 1
-    videos = load_dataset(config.file, config.frames).videos
-    tracks = [track for video in videos for track in video.tracks]
+    tracks = [track for video in dataset.videos for track in video.tracks]
     boxes = sum(int(track.present_T.sum()) for track in tracks)
-    print(f"{config.file}: {len(videos)} videos, {len(tracks)} tracks, {boxes} boxes, no problem")
+    print(f"{config.file}: {len(dataset.videos)} videos, {len(tracks)} tracks, {boxes} boxes, no problem")
     return 0
 
 
-def check_file(json_path: str | Path, frames_dir: str | Path | None = None) -> list[Problem]:
-    """Every problem of a YouTube-VIS file: what `load_dataset` objects to, then frames on the disk, then masks.
+def check_source(source: Source, frames_dir: str | Path | None = None) -> tuple[VideoDataset, list[Problem]]:
+    """A data set as far as it can be read, and every problem of it: of the annotations, of the frames on the disk, of
+    the masks.
 
     Every frame is opened and read to its end; every mask, where there are masks, is decoded. A record that is broken
     itself is reported, and what hangs on it is not looked at.
     """
-    dataset, problems = parse(json_path, frames_dir)
+    if source.name:
+        try:
+            dataset, problems = load_source(source, "train", frames_dir), []
+        except DataError as error:
+            return VideoDataset(source.path, (), ()), list(error.problems)
+    else:
+        dataset, problems = parse(source.path, frames_dir, boxes_from_masks=source.boxes_from_masks)
     for video in dataset.videos:
         record = f"video {video.id}"
         problems += _video_file(video, record) if isinstance(video.frames, Path) else _frame_files(video, record)
         for track in video.tracks:
-            problems += _masks(str(json_path), video, track)
-    return problems
+            problems += _masks(str(dataset.path), video, track)
+    return dataset, problems
+
+
+def check_file(json_path: str | Path, frames_dir: str | Path | None = None) -> list[Problem]:
+    """Every problem of a YouTube-VIS file, as `check_source` finds them."""
+    return check_source(Source(Path(json_path)), frames_dir)[1]
 
 
 def _frame_files(video: Video, record: str) -> Iterator[Problem]:

@@ -1,0 +1,126 @@
+"""``mfvis data split``: a development split of a training file, to measure on without an evaluation server."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from mfvis.data.datasets import load_source, locate, parse_source
+from mfvis.data.jsonfile import read_object, write_json
+from mfvis.data.video import VIDEO_SUFFIXES
+from mfvis.errors import ConfigError, require
+from mfvis.types import Video, VideoDataset
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Deal the videos of an annotation file out to train.json and val.json."""
+
+    file: Annotated[str, tyro.conf.Positional]
+    """A YouTube-VIS JSON, or the training file of a data set by its name, such as ovis:FOLDER."""
+    out: Path
+    """Directory for train.json and val.json. The frames stay where they are."""
+    share: float = 0.1
+    """Part of the videos that goes to val.json."""
+    seed: int = 0
+    """Another number, another split."""
+    frames: Path | None = None
+    """The folder that file_names start from; default JPEGImages beside the JSON, else its folder."""
+
+    def __post_init__(self) -> None:
+        require(
+            self, {"share": (0 < self.share < 1, "more than 0 and less than 1"), "seed": (self.seed >= 0, "0 or more")}
+        )
+
+
+def run(config: SplitConfig) -> tuple[Path, Path]:
+    """Write the two files and return their paths.
+
+    Everything a record holds, known or not, stays, but for the file names, which lead from where the new files seek
+    them to where the frames lie.
+
+    Raises:
+        ConfigError: for pictures or Scalabel files, which are no YouTube-VIS JSON, and for a target that is the source.
+        DataError: for any problem of the file.
+    """
+    source = parse_source(config.file)
+    if source.name in ("coco", "bdd100k-mots"):
+        raise ConfigError(f"file is {config.file}: only data sets of YouTube-VIS' format can be split")
+    json_path, frames_dir = locate(source, "train")
+    dataset = load_source(source, "train", config.frames)
+    root = read_object(json_path, [])
+    frames_dir = config.frames or frames_dir or _frames_beside(json_path)
+    paths = config.out / "train.json", config.out / "val.json"
+    if json_path.resolve() in [path.resolve() for path in paths]:
+        raise ConfigError(f"out is {config.out}, where {json_path} would be replaced; choose another directory")
+    config.out.mkdir(parents=True, exist_ok=True)
+    lead = Path(os.path.relpath(frames_dir, _frames_beside(paths[0])))
+    chosen = val_videos(dataset, config.share, config.seed)
+    for path, wanted in zip(paths, (False, True), strict=True):
+        part = _part(root, {video.id for video in dataset.videos if (video.id in chosen) == wanted}, lead)
+        write_json(path, part)
+        classes = len({annotation["category_id"] for annotation in part["annotations"]})
+        print(f"{path}: {len(part['videos'])} videos, {len(part['annotations'])} tracks of {classes} classes")
+    return paths
+
+
+def val_videos(dataset: VideoDataset, share: float, seed: int) -> set[int]:
+    """The ids of the videos that are held out: `share` of them, rounded, at least one, if there are two.
+
+    Every class keeps a video to be learnt from, and every class that has two, the rarest first, gets one to be measured
+    on, as far as the number allows. The rest is drawn at random.
+    """
+    random = np.random.default_rng(seed)
+    videos = [dataset.videos[place] for place in random.permutation(len(dataset.videos))]
+    left = Counter(number for video in videos for number in _classes(video))
+    wanted = min(max(1, round(share * len(videos))), len(videos) - 1)
+    chosen: dict[int, Video] = {}
+
+    def spare(video: Video) -> bool:
+        return video.id not in chosen and all(left[number] > 1 for number in _classes(video))
+
+    def choose(video: Video) -> None:
+        chosen[video.id] = video
+        left.subtract(_classes(video))
+
+    for number, _ in sorted(left.items(), key=lambda item: (item[1], item[0])):
+        covered = any(number in _classes(video) for video in chosen.values())
+        candidates = [video for video in videos if number in _classes(video) and spare(video)]
+        if not covered and candidates and len(chosen) < wanted:
+            choose(candidates[0])
+    for video in videos:
+        if len(chosen) < wanted and spare(video):
+            choose(video)
+    return set(chosen)
+
+
+def _classes(video: Video) -> set[int]:
+    return {track.category_id for track in video.tracks}
+
+
+def _part(root: dict[str, Any], ids: set[int], lead: Path) -> dict[str, Any]:
+    videos = [
+        video | {"file_names": [(lead / name).as_posix() for name in video["file_names"]], "name": _name(video)}
+        for video in root["videos"]
+        if video["id"] in ids
+    ]
+    annotations = [annotation for annotation in root.get("annotations") or () if annotation["video_id"] in ids]
+    return root | {"videos": videos, "annotations": annotations}
+
+
+def _name(video: dict[str, Any]) -> str:
+    """The name that the reader gives a video that has none, from the file names as they were."""
+    first = Path(video["file_names"][0])
+    return video.get("name") or (first.stem if first.suffix.lower() in VIDEO_SUFFIXES else first.parent.name)
+
+
+def _frames_beside(json_path: Path) -> Path:
+    """Where the frames of a YouTube-VIS JSON are sought."""
+    nested = json_path.parent / "JPEGImages"
+    return nested if nested.is_dir() else json_path.parent
