@@ -17,13 +17,14 @@ import time
 from pathlib import Path
 
 import torch
-from harness import HERE, machine, write
+from machine import HERE, machine
 from mfvis.data.jsonfile import read_json
 from mfvis.data.ytvis import load_dataset
-from mfvis.eval.ytvis import mean_j
+from mfvis.eval.mean_j import mean_j
 from mfvis.infer.label import LabelConfig, run
 from mfvis.parsing import parse
 from mfvis.types import TrackResult
+from report import write
 
 OFF = {
     "pairwise": ["--loss.pairwise.weight", "0"],

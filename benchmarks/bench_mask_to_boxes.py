@@ -1,35 +1,36 @@
+"""The floor of mask_to_boxes: memory. The logits are read once."""
+
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
-from harness import Case, close, main
+from harness import Case, Setting, main
+from inputs import generator
 
 import mfvis_ext
 from mfvis_ext.reference.mask_to_boxes import mask_to_boxes as reference
 
 
-def arguments(instances: int) -> dict[str, Any]:
-    """Discs of random place and radius, as masks are: compact, much background."""
-    generator = torch.Generator().manual_seed(0)
-    x, y, radius = (torch.rand(3, instances, 5, 1, 1, generator=generator) * 40 + 30).unbind()
-    rows, columns = torch.arange(120.0)[:, None], torch.arange(216.0)
+def discs(setting: Setting) -> dict[str, Any]:
+    """Logits of discs of random place and radius, as masks are: compact, much background."""
+    sizes = torch.rand(3, setting.instances, setting.frames, 1, 1, generator=generator())
+    x, y, radius = (sizes * setting.height / 3 + setting.height / 4).unbind()
+    rows, columns = torch.arange(float(setting.height))[:, None], torch.arange(float(setting.width))
     return {"mask_logits": (radius - ((columns - x) ** 2 + (rows - y) ** 2).sqrt()) / 4}
 
 
-CASES = [
-    Case(
-        name=f"N {instances}, T 5, 120x216",
-        make=partial(arguments, instances),
+def cases_of(setting: Setting) -> list[Case]:
+    case = Case(
+        name=str(setting),
+        make=lambda: discs(setting),
         ours=mfvis_ext.mask_to_boxes,
-        baseline=reference,
-        agree=close,
+        reference=reference,
         bytes_moved=lambda made: made["mask_logits"].nbytes,
-        quick=instances == 10,
+        setting=setting,
     )
-    for instances in (10, 100)
-]
+    return [case]
+
 
 if __name__ == "__main__":
-    main(__file__, CASES)
+    main(__file__, cases_of, axes=("size", "instances"))

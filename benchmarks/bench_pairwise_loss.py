@@ -7,44 +7,40 @@ under 1 ms on two cores. Logits in, gradient out: 10 MB, mostly the gradient's z
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import astuple
 
 import torch
-from bench_tk_loss import boxes_of, clip, forward, forward_backward
-from harness import Case, close, main
+from harness import Case, Setting, main, variants
+from inputs import generator, moving_clip, random_boxes, random_logits
 
 import mfvis_ext
 from mfvis_ext.reference.pairwise_loss import pairwise_loss as reference
 
 
-def arguments(instances: int, frames: int, height: int, width: int) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(instances, frames, height, width, generator=generator)
-    return {
-        "mask_logits": logits.requires_grad_(),
-        "frames": clip(generator, frames, height, width),
-        "boxes": boxes_of(generator, instances, frames, height, width),
-        "video_index": torch.zeros(instances, dtype=torch.int64),
-    }
+def cases_of(setting: Setting) -> list[Case]:
+    frames, height, width, instances, *_ = astuple(setting)
 
+    def make():
+        seeded = generator()
+        return {
+            "mask_logits": random_logits(seeded, instances, frames, height, width),
+            "frames": moving_clip(seeded, frames, height, width),
+            "boxes": random_boxes(seeded, instances, frames, height, width),
+            "video_index": torch.zeros(instances, dtype=torch.int64),
+        }
 
-def cases_of(name: str, quick: bool, *sizes: int) -> list[Case]:
-    return [
-        Case(
-            name=f"{kind.__name__}, {name}",
-            make=lambda: arguments(*sizes),
-            ours=kind(mfvis_ext.pairwise_loss),
-            baseline=kind(reference),
-            agree=close,
-            bytes_moved=lambda made, passes=passes: passes * made["mask_logits"].nbytes,
-            quick=quick,
-        )
-        for kind, passes in ((forward, 1), (forward_backward, 3))
-    ]
+    case = Case(
+        name=str(setting),
+        make=make,
+        ours=mfvis_ext.pairwise_loss,
+        reference=reference,
+        bytes_moved=lambda made: made["mask_logits"].nbytes,
+        operations=lambda made: 0.11 * made["mask_logits"].numel() * 4 * 40,
+        reference_bytes=instances * frames * height * width * 8 * 4 * 4,
+        setting=setting,
+    )
+    return variants(case, passes=3)
 
 
 if __name__ == "__main__":
-    main(
-        __file__,
-        cases_of("N 10, T 5, 120x216", True, 10, 5, 120, 216) + cases_of("N 50, T 5, 120x216", False, 50, 5, 120, 216),
-    )
+    main(__file__, cases_of, axes=("frames", "size", "instances"))

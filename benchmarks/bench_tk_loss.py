@@ -1,17 +1,21 @@
-"""The floor of tk_loss: only pixels inside the boxes count, about 14 % of the frame here.
+"""The floor of tk_loss: only pixels inside the boxes count, about 15 % of the frame here.
 
-Per counted pixel and match the forward pass needs two exponentials, a logarithm and a division, some 55 operations, and
-a gather; the backward pass two exponentials, a division, a gather and a scatter. N 10, 5 pairs and k 5 make 0.9 million
-matches: 0.1 GFLOP, or 1 ms of two cores, to which gathers and scatters of single elements add 1 to 2 ns per match.
-Logits in, gradient out: 10 MB, mostly the gradient's zeros.
+Per counted pixel and match that weighs something the forward pass needs two exponentials, a logarithm and a division,
+some 55 operations, and two gathers; the backward pass two exponentials, a division, the gathers and two scatters.
+N 10, 5 pairs and k 5 make 0.2 million such matches out of 0.65 million that have to be read: 11 MFLOP, 0.3 ms of one
+core, and as much again for the gathers. Offsets and weights, 3.9 MB, are read twice, the logits in part; a gradient of
+5 MB, mostly zeros, is written: half a millisecond of two cores at 20 GB/s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
-from harness import Case, close, main
+from harness import Case, Setting, main, variants
+from inputs import generator, moving_clip, random_boxes, random_logits
 from torch import Tensor
 
 import mfvis_ext
@@ -19,99 +23,100 @@ from mfvis_ext.reference.match_weight import match_weight as reference_weight
 from mfvis_ext.reference.temporal_topk import temporal_topk as reference_topk
 from mfvis_ext.reference.tk_loss import tk_loss as reference
 
-
-def boxes_of(generator: torch.Generator, instances: int, frames: int, height: int, width: int) -> Tensor:
-    """Sides of 20 to 60 % of the frame's, moving by a few pixels."""
-    size = torch.tensor([width, height])
-    centre = torch.rand(instances, 1, 2, generator=generator) * size
-    half = (torch.rand(instances, 1, 2, generator=generator) * 0.4 + 0.2) / 2 * size
-    moved = centre + torch.randn(instances, frames, 2, generator=generator) * 3
-    return torch.cat([moved - half, moved + half], -1)
+LAYERS = 10
+"""Outputs of the decoder whose masks go through the loss together."""
 
 
-def clip(generator: torch.Generator, frames: int, height: int, width: int) -> Tensor:
-    """`[1, T, 3, H, W]`: smooth colours and noise, so that a part of the matches is good enough."""
-    coarse = torch.rand(1, 3, height // 6, width // 6, generator=generator) * 60
-    picture = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
-    return (picture + 0.5 * torch.randn(frames, 3, height, width, generator=generator))[None]
-
-
-def arguments(instances: int, frames: int, height: int, width: int) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    pairs = mfvis_ext.tube_pairs(frames)
-    distance, offset = mfvis_ext.temporal_topk(clip(generator, frames, height, width), pairs)
-    logits = 3 * torch.randn(instances, frames, height, width, generator=generator)
+def inputs(setting: Setting, layers: int) -> dict[str, Any]:
+    """What the losses of `layers` decoder layers on one clip are made from."""
+    frames, height, width, instances, *_ = astuple(setting)
+    seeded = generator()
     return {
-        "mask_logits": logits.requires_grad_(),
-        "offset": offset,
-        "weight": mfvis_ext.match_weight(distance),
-        "pairs": pairs,
-        "boxes": boxes_of(generator, instances, frames, height, width),
-        "video_index": torch.zeros(instances, dtype=torch.int64),
+        "frames": moving_clip(seeded, frames, height, width),
+        "mask_logits": random_logits(seeded, layers * instances, frames, height, width),
+        "pairs": mfvis_ext.tube_pairs(frames),
+        "boxes": random_boxes(seeded, instances, frames, height, width).repeat(layers, 1, 1),
+        "video_index": torch.zeros(layers * instances, dtype=torch.int64),
+        "radius": setting.radius,
+        "k": setting.k,
     }
 
 
-def forward_backward(function):
-    def run(mask_logits: Tensor, *others: Tensor, **named: Tensor) -> tuple[Tensor, Tensor]:
-        loss = function(mask_logits, *others, **named)
-        return loss.detach(), *torch.autograd.grad(loss, mask_logits)
+def matched(frames: Tensor, pairs: Tensor, radius: int, k: int, **others: Any) -> dict[str, Any]:
+    """The same after matching."""
+    distance, offset = mfvis_ext.temporal_topk(frames, pairs, radius=radius, k=k)
+    weight = mfvis_ext.match_weight(distance)
+    return {"offset": offset, "weight": weight, "pairs": pairs, "radius": radius, **others}
+
+
+def step(topk: Callable, weigh: Callable, loss: Callable) -> Callable[..., Tensor]:
+    """Everything that a training step does: what the peak of the memory is about."""
+
+    def run(frames, mask_logits, pairs, boxes, video_index, radius, k) -> Tensor:
+        distance, offset = topk(frames, pairs, radius=radius, k=k)
+        return loss(mask_logits, offset, weigh(distance), pairs, boxes, video_index, radius)
 
     return run
 
 
-def forward(function):
-    @torch.no_grad()
-    def run(**arguments: Tensor) -> Tensor:
-        return function(**arguments)
-
-    return run
-
-
-def matching_and_loss(topk, weight, loss):
-    """Everything of a training step: what the peak of the memory is about."""
-
-    def run(frames: Tensor, mask_logits: Tensor, pairs: Tensor, boxes: Tensor, video_index: Tensor):
-        distance, offset = topk(frames, pairs)
-        return forward_backward(loss)(mask_logits, offset, weight(distance), pairs, boxes, video_index)
-
-    return run
+def losses(name: str, setting: Setting, make: Callable[[], dict[str, Any]]) -> list[Case]:
+    """The loss, and matching with it, of what `make` returns."""
+    loss = Case(
+        name=name,
+        make=lambda: matched(**make()),
+        ours=mfvis_ext.tk_loss,
+        reference=reference,
+        bytes_moved=lambda made: made["mask_logits"].nbytes + made["offset"].nbytes + made["weight"].nbytes,
+        operations=lambda made: 0.15 * len(made["boxes"]) * float((made["weight"] != 0).sum()) * 55,
+        setting=setting,
+    )
+    return variants(loss, passes=2)
 
 
-def step_arguments(*sizes: int) -> dict[str, Any]:
-    made = arguments(*sizes)
-    del made["offset"], made["weight"]
-    return {"frames": clip(torch.Generator().manual_seed(1), *sizes[1:]), **made}
+def steps(name: str, setting: Setting, make: Callable[[], dict[str, Any]]) -> Case:
+    return Case(
+        name=name,
+        make=make,
+        ours=step(mfvis_ext.temporal_topk, mfvis_ext.match_weight, mfvis_ext.tk_loss),
+        reference=step(reference_topk, reference_weight, reference),
+        bytes_moved=lambda made: made["frames"].nbytes + 3 * made["mask_logits"].nbytes,
+        differentiate=True,
+        setting=setting,
+        quick=False,
+    )
 
 
-def cases_of(name: str, quick: bool, *sizes: int) -> list[Case]:
-    return [
-        Case(
-            name=f"{kind.__name__}, {name}",
-            make=lambda: arguments(*sizes),
-            ours=kind(mfvis_ext.tk_loss),
-            baseline=kind(reference),
-            agree=close,
-            bytes_moved=lambda made, passes=passes: passes * made["mask_logits"].nbytes,
-            quick=quick,
-        )
-        for kind, passes in ((forward, 1), (forward_backward, 3))
-    ]
+def cases_of(setting: Setting) -> list[Case]:
+    cases = losses(str(setting), setting, lambda: inputs(setting, 1))
+    if setting == Setting():
+        for layers in (1, LAYERS):
+            name = f"matching + loss forward + backward, {layers} decoder layers, {setting}"
+            cases.append(steps(name, setting, lambda layers=layers: inputs(setting, layers)))
+    return cases
+
+
+def replay(content: dict[str, Any]) -> list[Case]:
+    """A batch that a training kept: its frames, boxes and videos; the logits, which it has none of, are random."""
+    lab = mfvis_ext.rgb_to_lab(content["frames_BTCHW"], 4)
+    videos, frames, _, height, width = lab.shape
+    boxes = content["boxes_NT4"] / 4
+    setting = Setting(frames=frames, height=height, width=width, instances=len(boxes))
+
+    def make():
+        return {
+            "frames": lab,
+            "mask_logits": random_logits(generator(), LAYERS * len(boxes), frames, height, width),
+            "pairs": mfvis_ext.tube_pairs(frames),
+            "boxes": boxes.repeat(LAYERS, 1, 1),
+            "video_index": content["video_index_N"].repeat(LAYERS),
+            "radius": setting.radius,
+            "k": setting.k,
+        }
+
+    name = f"B {videos}, {LAYERS} decoder layers, {setting}"
+    cases = [*losses(name, setting, make), steps(f"matching + loss forward + backward, {name}", setting, make)]
+    return [replace(case, quick=True) for case in cases]
 
 
 if __name__ == "__main__":
-    main(
-        __file__,
-        [
-            *cases_of("N 10, T 5, 120x216", True, 10, 5, 120, 216),
-            *cases_of("N 100, T 5, 120x216", False, 100, 5, 120, 216),
-            Case(
-                name="matching and loss, forward_backward, N 10, T 5, 120x216",
-                make=lambda: step_arguments(10, 5, 120, 216),
-                ours=matching_and_loss(mfvis_ext.temporal_topk, mfvis_ext.match_weight, mfvis_ext.tk_loss),
-                baseline=matching_and_loss(reference_topk, reference_weight, reference),
-                agree=close,
-                bytes_moved=lambda made: made["frames"].nbytes + 3 * made["mask_logits"].nbytes,
-                quick=False,
-            ),
-        ],
-    )
+    main(__file__, cases_of, axes=("frames", "size", "instances", "radius", "k"), replay=replay)

@@ -1,29 +1,57 @@
-"""What every benchmark of an operator is made of: rows, how they are measured, what is written down.
+"""What every benchmark of an operator is made of: cases, how they are measured, the command line.
 
-A script lists `Case`s and calls `main`. A row is measured only after both sides gave the same result; our runs and the
-baseline's take turns, each after the caches were overwritten; the peak memory is that of a process of its own.
+A script gives the `Case`s of a `Setting` and calls `main`. A row is measured only after all sides gave the same result:
+our operator, the plain-PyTorch reference, and with --compiled the reference under torch.compile. Their runs take turns,
+each after the caches were overwritten; on the CPU the peak memory is that of a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import HERE, arithmetic_rate, copy_speed, gpu_state, machine, seconds
+from report import write_results
+from torch import Tensor
 
-import mfvis_ext
+ACTIVITIES = torch.profiler.ProfilerActivity
 
-HERE = Path(__file__).resolve().parent
+
+@dataclass(frozen=True)
+class Setting:
+    """The sizes of an input. The defaults are the point at which the goals are stated."""
+
+    frames: int = 5
+    height: int = 120
+    width: int = 216
+    instances: int = 10
+    radius: int = 5
+    k: int = 5
+
+    def __str__(self) -> str:
+        size = f"{self.height}x{self.width}"
+        return f"T {self.frames}, {size}, N {self.instances}, radius {self.radius}, k {self.k}"
+
+
+GRID: dict[str, list[Setting]] = {
+    "frames": [Setting(frames=frames) for frames in (2, 3, 5, 9)],
+    "size": [Setting(height=height, width=width) for height, width in ((120, 216), (184, 328), (360, 640))],
+    "instances": [Setting(instances=instances) for instances in (1, 5, 10, 20, 50, 100)],
+    "radius": [Setting(radius=radius) for radius in (1, 2, 3, 5, 8, 12, 16)],
+    "k": [Setting(k=k) for k in (1, 3, 5, 9)],
+}
+
+
+def close(ours: Any, reference: Any, rtol: float = 1e-4, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(ours, reference, rtol=rtol, atol=atol)
 
 
 @dataclass(frozen=True)
@@ -32,74 +60,116 @@ class Case:
 
     name: str
     make: Callable[[], dict[str, Any]]
-    """The arguments; deterministic, because the processes that measure memory make their own."""
+    """The arguments on the CPU; deterministic, because the processes that measure memory make their own."""
     ours: Callable[..., Any]
-    baseline: Callable[..., Any]
-    agree: Callable[[Any, Any], None]
-    """Raises AssertionError unless the two results are the same."""
-    bytes_moved: Callable[[dict[str, Any]], int]
+    reference: Callable[..., Any]
+    bytes_moved: Callable[[dict[str, Any]], float]
     """The least an implementation must read and write."""
+    operations: Callable[[dict[str, Any]], float] = lambda made: 0
+    """The least it must compute, in floating-point operations; 0 where memory alone is the limit."""
+    agree: Callable[[Any, Any], None] = close
+    """Raises AssertionError unless the two results are the same."""
+    differentiate: bool = False
+    """The result is a loss, and its gradients by the arguments that require one are part of the run."""
+    reference_bytes: float = 0
+    """What the reference needs at least; where half the memory is less, there is no baseline."""
+    setting: Setting = field(default_factory=Setting)
     quick: bool = True
     """Small enough for --quick."""
 
 
 @dataclass(frozen=True)
+class Timing:
+    best_ms: float
+    """What is left when other programs use the machine, too."""
+    median_ms: float
+    first_quartile_ms: float
+    third_quartile_ms: float
+    extra_mb: float
+    """Peak memory beyond the arguments."""
+
+
+@dataclass(frozen=True)
 class Row:
     case: str
-    best_ms: float
-    median_ms: float
-    quartiles_ms: tuple[float, float]
-    baseline_best_ms: float
-    baseline_median_ms: float
-    baseline_quartiles_ms: tuple[float, float]
-    speedup_of_best: float
-    """What is left when other programs use the machine, too."""
-    speedup: float
-    """Of the medians."""
+    setting: Setting
+    ours: Timing
+    eager: Timing | None
+    compiled: Timing | None
     gb_per_s: float
     share_of_copy_speed: float
-    """GB/s over the speed at which this machine copies memory, measured in the same run."""
-    extra_mb: float
-    baseline_extra_mb: float
+    """Best time. Of the speed at which this machine copies memory, measured in the same run."""
+    gflop_per_s: float
+    share_of_arithmetic: float
+    """Best time. Of a float32 matrix product on this machine, measured in the same run."""
+    gpu: dict[str, Any]
+    """Clocks, temperature and power right after the measurement."""
 
 
-def close(ours: Any, baseline: Any, rtol: float = 1e-4, atol: float = 1e-5) -> None:
-    torch.testing.assert_close(ours, baseline, rtol=rtol, atol=atol)
+class KnownPairs(list):
+    """Frame pairs as Python numbers: the compiler would have to stop at reading them from a tensor."""
+
+    def tolist(self) -> list[list[int]]:
+        return list(self)
 
 
-def overwrite_caches(scratch: torch.Tensor) -> None:
-    scratch.add_(1)
+def side(case: Case, name: str, arguments: dict[str, Any]) -> Callable[[], Any]:
+    """A run of "ours", "eager" or "compiled"."""
+    function = case.ours if name == "ours" else case.reference
+    if name == "compiled":
+        function = torch.compile(function, dynamic=False)
+        arguments = {key: KnownPairs(v.tolist()) if key == "pairs" else v for key, v in arguments.items()}
+    wanted = [value for value in arguments.values() if isinstance(value, Tensor) and value.requires_grad]
+
+    def run() -> Any:
+        if not case.differentiate:
+            with torch.no_grad():
+                return function(**arguments)
+        loss = function(**arguments)
+        return loss.detach(), *torch.autograd.grad(loss, wanted)
+
+    return run
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
+def arguments_on(device: str, case: Case) -> dict[str, Any]:
+    return {
+        key: value.detach().to(device).requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
+        for key, value in case.make().items()
+    }
 
 
-def take_turns(runs: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Seconds of each function, `rounds` times each with cold caches, one after the other."""
-    scratch = torch.zeros(16 << 20)
+def variants(case: Case, passes: int) -> list[Case]:
+    """A loss without and with its gradient, which takes `passes` times the bytes and operations of the loss alone."""
+    return [
+        replace(case, name=f"forward, {case.name}"),
+        replace(
+            case,
+            name=f"forward + backward, {case.name}",
+            bytes_moved=lambda made: passes * case.bytes_moved(made),
+            operations=lambda made: passes * case.operations(made),
+            differentiate=True,
+        ),
+    ]
+
+
+def take_turns(
+    runs: Sequence[Callable[[], Any]], rounds: int, longest_s: float = 60, device: str = "cpu"
+) -> list[list[float]]:
+    """Seconds of each function with cold caches, taking turns: `rounds` times, but from the third on only in time."""
+    scratch = torch.zeros(16 << 20 if device == "cpu" else 64 << 20, device=device)
     for run in runs:
         run()
     times: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds):
+    while len(times[0]) < rounds and (len(times[0]) < 3 or sum(map(sum, times)) < longest_s):
         for run, measured in zip(runs, times, strict=True):
-            overwrite_caches(scratch)
-            measured.append(seconds(run))
+            scratch.add_(1)
+            measured.append(seconds(run, device))
     return times
 
 
-def copy_speed() -> float:
-    """GB/s, read and written, of a copy of 256 MB."""
-    source, target = torch.ones(64 << 20), torch.empty(64 << 20)
-    best = min(seconds(lambda: target.copy_(source)) for _ in range(5))
-    return 2 * source.nbytes / best / 1e9
-
-
-def status_kb(field: str) -> int:
+def status_kb(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
 def peak_in_this_process(run: Callable[[], Any]) -> float:
@@ -111,117 +181,138 @@ def peak_in_this_process(run: Callable[[], Any]) -> float:
     return max(0, status_kb("VmHWM") - before) / 1024
 
 
-def peak_of(script: Path, case: Case, side: str, threads: int) -> float:
-    """The same in a fresh process whose allocator returns what is freed: the first run leaves nothing to reuse."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, str(script), "--threads", str(threads), "--peak", case.name, side]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return float(done.stdout)
+def peak_of(script: Path, case: Case, name: str, options: argparse.Namespace) -> float:
+    """MB; on the CPU in a fresh process that returns what is freed: the first run leaves nothing for the second."""
+    if options.device != "cpu":
+        run = side(case, name, arguments_on(options.device, case))
+        run()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return_all = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MFVIS_KEEP_MEMORY": "0"}
+    environment = os.environ | return_all
+    command = [sys.executable, str(script), "--threads", str(options.threads), "--peak", case.name, name]
+    command += ["--grid", *options.grid] * bool(options.grid)
+    command += ["--replay", str(options.replay)] * bool(options.replay)
+    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
-def measure(script: Path, case: Case, rounds: int, threads: int, copied_gb_per_s: float) -> Row:
-    arguments = case.make()
-    case.agree(case.ours(**arguments), case.baseline(**arguments))
-    ours, baseline = take_turns([lambda: case.ours(**arguments), lambda: case.baseline(**arguments)], rounds)
-    median, baseline_median = statistics.median(ours), statistics.median(baseline)
-    gb_per_s = case.bytes_moved(arguments) / min(ours) / 1e9
+def memory_at_hand(device: str) -> float:
+    if device == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return torch.cuda.get_device_properties(0).total_memory
 
-    def quartiles(times: list[float]) -> tuple[float, float]:
-        first, _, third = statistics.quantiles(times, n=4)
-        return 1e3 * first, 1e3 * third
 
+def measure(
+    script: Path, case: Case, options: argparse.Namespace, copied_gb_per_s: float, multiplied_gflop_per_s: float
+) -> Row:
+    arguments = arguments_on(options.device, case)
+    names = ["ours"]
+    if case.reference_bytes < memory_at_hand(options.device) / 2:
+        names += ["eager", "compiled"] if options.compiled else ["eager"]
+    runs = [side(case, name, arguments) for name in names]
+    result = runs[0]()
+    for run in runs[1:]:
+        case.agree(result, run())
+    times = take_turns(runs, options.rounds, options.seconds, options.device)
+    state = gpu_state() if options.device != "cpu" else {}
+    timings = {}
+    for name, measured in zip(names, times, strict=True):
+        first, median, third = statistics.quantiles(measured, n=4)
+        in_ms = [1e3 * value for value in (min(measured), median, first, third)]
+        timings[name] = Timing(*in_ms, extra_mb=peak_of(script, case, name, options))
+    best = timings["ours"].best_ms / 1e3
+    gb_per_s, gflop_per_s = case.bytes_moved(arguments) / best / 1e9, case.operations(arguments) / best / 1e9
     return Row(
         case=case.name,
-        best_ms=1e3 * min(ours),
-        median_ms=1e3 * median,
-        quartiles_ms=quartiles(ours),
-        baseline_best_ms=1e3 * min(baseline),
-        baseline_median_ms=1e3 * baseline_median,
-        baseline_quartiles_ms=quartiles(baseline),
-        speedup_of_best=min(baseline) / min(ours),
-        speedup=baseline_median / median,
+        setting=case.setting,
+        ours=timings["ours"],
+        eager=timings.get("eager"),
+        compiled=timings.get("compiled"),
         gb_per_s=gb_per_s,
         share_of_copy_speed=gb_per_s / copied_gb_per_s,
-        extra_mb=peak_of(script, case, "ours", threads),
-        baseline_extra_mb=peak_of(script, case, "baseline", threads),
+        gflop_per_s=gflop_per_s,
+        share_of_arithmetic=gflop_per_s / multiplied_gflop_per_s,
+        gpu=state,
     )
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """Where and with what the numbers were taken."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True).stdout.strip()
-
-    described = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in described if line.startswith("model name")), platform.machine())
-    changed = git("status", "--porcelain", "--", ":/csrc", ":/mfvis_ext", ":/benchmarks/*.py")
-    return {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "commit": git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else ""),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": threads,
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        **mfvis_ext.build_info(),
-    }
+def profile(case: Case, device: str, trace: Path) -> None:
+    """Twenty runs of ours in an NVTX range for Nsight, or one chrome trace of them on the CPU."""
+    run = side(case, "ours", arguments_on(device, case))
+    run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+        for index in range(20):
+            with torch.cuda.nvtx.range(f"{case.name} {index}"):
+                run()
+        torch.cuda.synchronize()
+        return
+    with torch.profiler.profile(activities=[ACTIVITIES.CPU], record_shapes=True) as profiler:
+        for _ in range(20):
+            run()
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
+    profiler.export_chrome_trace(str(trace))
+    print(f"trace for chrome://tracing or ui.perfetto.dev: {trace}")
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
+def main(
+    script: str,
+    cases_of: Callable[[Setting], Sequence[Case]],
+    axes: Sequence[str] = (),
+    replay: Callable[[dict[str, Any]], Sequence[Case]] | None = None,
+) -> None:
+    """The command line of a benchmark: measures, prints the table, writes it with JSON, CSV and plots beside it.
 
-    def time_of(best: float, median: float, quartiles: tuple[float, float]) -> str:
-        return f"{best:.2f}; {median:.2f} ({quartiles[0]:.2f}-{quartiles[1]:.2f})"
-
-    lines = [
-        "| case | ms: best; median (quartiles) | PyTorch, ms | faster: best, median "
-        "| GB/s (best) | of copy speed | extra MB | PyTorch, extra MB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row.case} | {time_of(row.best_ms, row.median_ms, row.quartiles_ms)} "
-        f"| {time_of(row.baseline_best_ms, row.baseline_median_ms, row.baseline_quartiles_ms)} "
-        f"| {row.speedup_of_best:.1f}x, {row.speedup:.1f}x | {row.gb_per_s:.1f} "
-        f"| {row.share_of_copy_speed:.0%} | {row.extra_mb:.1f} | {row.baseline_extra_mb:.1f} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    unfinished.replace(path)
-
-
-def main(script: str, cases: Sequence[Case]) -> None:
-    """The command line of a benchmark: measures, prints the table, writes it and a JSON file beside it."""
+    axes: those of GRID that matter to the operator. replay: the cases of a batch that a training kept (`batch.pt`).
+    """
     path = Path(script).resolve()
-    parser = argparse.ArgumentParser(description=f"{path.stem}: our operator against plain PyTorch, on the CPU.")
-    parser.add_argument("--quick", action="store_true", help="the small cases only, five rounds")
-    parser.add_argument("--rounds", type=int, default=25, help="runs of each side (default: 25)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: one per core")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="default: benchmarks/results")
-    parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=f"{path.stem}: our operator against plain PyTorch.")
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--compiled", action="store_true", help="against the reference under torch.compile, too")
+    add("--grid", nargs="+", choices=(*axes, "all"), default=[], help="the settings along these axes, and plots")
+    add("--only", default="", help="the cases that have this in their name")
+    add("--quick", action="store_true", help="the small cases only, five rounds")
+    add("--rounds", type=int, default=25, help="runs of each side (default: 25)")
+    add("--seconds", type=float, default=60, help="no new round of a case after that long, from the third on")
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: one per core")
+    add("--out", type=Path, default=HERE / "results", help="default: benchmarks/results")
+    add("--profile", type=Path, metavar="TRACE", help="no measurement: NVTX ranges on CUDA, a chrome trace on the CPU")
+    if replay:
+        add("--replay", type=Path, metavar="FILE", help="on a batch that a training kept (failed/.../batch.pt)")
+    add("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
+    parser.set_defaults(replay=None)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
+    grid = axes if "all" in options.grid else options.grid
+    settings = list(dict.fromkeys([Setting(), *(setting for axis in grid for setting in GRID[axis])]))
+    if options.replay:
+        cases = list(replay(torch.load(options.replay, map_location="cpu", weights_only=True)))
+    else:
+        cases = [case for setting in settings for case in cases_of(setting)]
+    cases = [case for case in cases if options.only in case.name and (case.quick or not options.quick)]
     if options.peak:
-        name, side = options.peak
+        name, of_side = options.peak
         case = next(case for case in cases if case.name == name)
-        arguments = case.make()
-        print(peak_in_this_process(lambda: (case.ours if side == "ours" else case.baseline)(**arguments)))
+        print(peak_in_this_process(side(case, of_side, arguments_on("cpu", case))))
+        return
+    if options.profile:
+        for case in cases:
+            profile(case, options.device, options.profile)
         return
 
-    where = machine(options.threads)
-    copied = copy_speed()
-    chosen = [case for case in cases if case.quick or not options.quick]
-    rows = [measure(path, case, 5 if options.quick else options.rounds, options.threads, copied) for case in chosen]
-    record = {"machine": {**where, "copy_gb_per_s": copied}, "rows": [asdict(row) for row in rows]}
-    head = "\n".join(f"* {name}: {value}" for name, value in record["machine"].items())
-    text = f"# {path.stem}\n\n{head}\n\n{table(rows)}"
-    options.out.mkdir(parents=True, exist_ok=True)
-    write(options.out / f"{path.stem}.json", json.dumps(record, indent=1) + "\n")
-    write(options.out / f"{path.stem}.md", text)
-    print(text)
+    options.rounds = 5 if options.quick else options.rounds
+    where = machine(options.threads) | (gpu_state() if options.device != "cpu" else {})
+    copied, multiplied = copy_speed(options.device), arithmetic_rate(options.device)
+    where |= {"copy_gb_per_s": round(copied, 1), "matrix_product_gflop_per_s": round(multiplied, 1)}
+    rows = []
+    for case in cases:
+        rows.append(measure(path, case, options, copied, multiplied))
+        print(f"{case.name}: {rows[-1].ours.best_ms:.2f} ms", file=sys.stderr, flush=True)
+    plots = {axis: [setting for setting in GRID[axis]] for axis in grid}
+    print(write_results(options.out, path.stem + ("_replay" if options.replay else ""), where, rows, plots))

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 namespace mfvis {
@@ -17,6 +18,11 @@ constexpr int64_t most_kept = 32 << 20;
 struct alignas(64) Block {
   int64_t bytes;
 };
+
+bool keeps(const Block& block) {
+  static const char* const wish = std::getenv("MFVIS_KEEP_MEMORY");
+  return block.bytes <= most_kept && (wish == nullptr || std::strcmp(wish, "0") != 0);
+}
 
 // Whoever takes the block out of here owns it; a call at the same time finds nothing and allocates its own.
 std::atomic<Block*> kept{nullptr};
@@ -46,7 +52,7 @@ KeptMemory::KeptMemory(int64_t bytes) {
 
 KeptMemory::~KeptMemory() {
   Block* block = reinterpret_cast<Block*>(data_) - 1;
-  std::free(block->bytes <= most_kept ? kept.exchange(block) : block);
+  std::free(keeps(*block) ? kept.exchange(block) : block);
 }
 
 }  // namespace mfvis

@@ -10,7 +10,7 @@ namespace mfvis {
 void use_huge_pages(void* data, int64_t bytes);
 
 // Working memory that stays with the process when it is given back, one block of at most 32 MB, so that the next call
-// finds its pages there. The contents are not set.
+// finds its pages there; none at all with MFVIS_KEEP_MEMORY=0 in the environment. The contents are not set.
 class KeptMemory {
  public:
   explicit KeptMemory(int64_t bytes);

@@ -1,0 +1,35 @@
+"""Seeded inputs that look like a video."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def random_boxes(generator: torch.Generator, instances: int, frames: int, height: int, width: int) -> Tensor:
+    """`[N, T, 4]`: sides of 20 to 60 % of the frame's, moving by a few pixels; about 14 % of the frame in the end."""
+    size = torch.tensor([width, height])
+    centre = torch.rand(instances, 1, 2, generator=generator) * size
+    half = (torch.rand(instances, 1, 2, generator=generator) * 0.4 + 0.2) / 2 * size
+    moved = centre + torch.randn(instances, frames, 2, generator=generator) * 3
+    return torch.cat([moved - half, moved + half], -1)
+
+
+def moving_clip(generator: torch.Generator, frames: int, height: int, width: int) -> Tensor:
+    """`[1, T, 3, H, W]`: a textured picture that moves by a pixel per frame, with noise.
+
+    Most candidates are bad and a part of the matches is good enough, as in a video.
+    """
+    coarse = torch.rand(1, 3, height // 6, width // 6, generator=generator) * 60
+    picture = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
+    clip = torch.stack([picture.roll((t, -t), (1, 2)) for t in range(frames)])
+    return (clip + 0.5 * torch.randn(clip.shape, generator=generator))[None]
+
+
+def random_logits(generator: torch.Generator, instances: int, frames: int, height: int, width: int) -> Tensor:
+    """`[N, T, H, W]`, a leaf that wants its gradient."""
+    return (3 * torch.randn(instances, frames, height, width, generator=generator)).requires_grad_()
