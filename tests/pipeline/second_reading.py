@@ -199,7 +199,7 @@ def results(content: bytes) -> Any:
     for entry in json.loads(content):
         masks = []
         for segmentation in entry["segmentations"]:
-            if segmentation is None:
+            if not segmentation:
                 masks.append(bytes(HEIGHT * WIDTH))
                 continue
             if isinstance(segmentation["counts"], list):
