@@ -3,6 +3,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from mfvis_ext.reference import accumulation
+
 
 def ms_deform_attn(
     value: Tensor,
@@ -17,15 +19,20 @@ def ms_deform_attn(
     level_start_index: `[L]`; sampling_locations: `[B, Q, heads, L, points, 2]` (x, y) in 0..1;
     attention_weights: `[B, Q, heads, L, points]`. Returns `[B, Q, heads·D]`.
     """
+    accumulated = accumulation(value)
     batch, _, heads, channels = value.shape
     queries, _, _, points = attention_weights.shape[1:]
-    output = value.new_zeros(batch * heads, channels, queries)
+    if value.numel() == 0 or attention_weights.numel() == 0:
+        nothing = sum(tensor.sum() for tensor in (value, sampling_locations, attention_weights)).to(value.dtype)
+        return 0 * nothing.expand(batch, queries, heads * channels)
+    output = accumulated.new_zeros(batch * heads, channels, queries)
     for level, ((height, width), start) in enumerate(
         zip(spatial_shapes.tolist(), level_start_index.tolist(), strict=True)
     ):
-        plane = value[:, start : start + height * width].permute(0, 2, 3, 1).reshape(-1, channels, height, width)
-        grid = 2 * sampling_locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
+        plane = accumulated[:, start : start + height * width].permute(0, 2, 3, 1).reshape(-1, channels, height, width)
+        locations, weights = sampling_locations[:, :, :, level], attention_weights[:, :, :, level]
+        grid = 2 * locations.to(plane.dtype).transpose(1, 2).flatten(0, 1) - 1
         sampled = F.grid_sample(plane, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        weights = attention_weights[:, :, :, level].transpose(1, 2).reshape(-1, 1, queries, points)
+        weights = weights.to(plane.dtype).transpose(1, 2).reshape(-1, 1, queries, points)
         output = output + (sampled * weights).sum(-1)
-    return output.view(batch, heads * channels, queries).transpose(1, 2)
+    return output.view(batch, heads * channels, queries).transpose(1, 2).to(value.dtype)

@@ -1,0 +1,336 @@
+// Forward: a thread sums up one vector (16 bytes) of channels of one query and head; the threads of a head read
+// neighbouring vectors of the same pixels, so every corner of a sample is one coalesced read:
+//
+//   query q   │ head 0               │ head 1               │ ...      threads: queries x heads x D/V
+//             │ v0 v1 v2 ... D/V - 1 │ v0 v1 v2 ... D/V - 1 │          each: L x points x 4 corners, sums in registers
+//
+// Backward: the same, by groups of 1 to 32 lanes to a query and head. A group adds up the gradients of location and
+// weight by shuffles. The gradient of the value meets in global memory, where any query may write:
+//
+//   by default        floating-point atomics, 16 bytes at once where the GPU can (9.0 and later)
+//   deterministic     largest |grad_output|, |weight|  ──►  a power of two by which any sum of products fits 62 bits
+//                     atomics of 64-bit integers: their order does not matter  ──►  converted at the end
+//
+// Integers rather than a sort or a gather: where the samples lie is data, so lists of them would need the host or
+// memory for the worst case, while a sum of integers costs twice the bytes, and with 40 bits and more below the largest
+// product it is more exact than one of floats.
+//
+// The floor: value, locations, weights and output move once, 20 bytes a sample or so; but every sample reads 4 · D
+// values from the caches, and that is what takes the time: 4 · D · sizeof(T) bytes a sample forward, and in the
+// backward pass as many again, and as many atomics.
+#include <cmath>
+
+#include "../../common/cuda.h"
+#include "../ms_deform_attn.h"
+
+namespace mfvis {
+namespace {
+
+constexpr int threads = 256;
+
+// V neighbouring channels, read and written at once.
+template <typename T, int V>
+struct alignas(sizeof(T) * V) Channels {
+  T at[V];
+};
+
+template <typename T, int V>
+__device__ __forceinline__ Channels<T, V> load_channels(const void* tensor, int64_t vector) {
+  return static_cast<const Channels<T, V>*>(tensor)[vector];
+}
+
+struct Level {
+  int32_t height;
+  int32_t width;
+  int64_t start;
+};
+
+__device__ __forceinline__ Level level_of(const MsDeformAttn& args, int l) {
+  const int64_t* const shape = args.shapes_on_device;
+  if (shape == nullptr) {
+    const DeformLevel& level = args.level[l];
+    return {static_cast<int32_t>(level.height), static_cast<int32_t>(level.width), level.start};
+  }
+  return {static_cast<int32_t>(shape[2 * l]), static_cast<int32_t>(shape[2 * l + 1]), args.starts_on_device[l]};
+}
+
+// The corners of a sample: top left, top right, bottom left, bottom right.
+template <typename C>
+struct Corners {
+  C right, below;  // its place between them, 0 to 1
+  int32_t row[4];  // of `value`, within one batch element; -1 where there is no pixel
+
+  __device__ __forceinline__ Corners(const MsDeformAttn& args, const Level& level, const C* location) {
+    const C x_at = in_pixels(location[0], level.width), y_at = in_pixels(location[1], level.height);
+    right = x_at - floor_of(x_at);
+    below = y_at - floor_of(y_at);
+    const int32_t x = pixel_of(floor_of(x_at), level.width), y = pixel_of(floor_of(y_at), level.height);
+    const int64_t first = level.start + static_cast<int64_t>(y) * level.width + x;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int32_t row_y = y + i / 2, row_x = x + i % 2;
+      const int64_t at = first + i / 2 * level.width + i % 2;
+      const bool exists = row_x >= 0 && row_x < level.width && row_y >= 0 && row_y < level.height;
+      row[i] = exists && at >= 0 && at < args.pixels ? static_cast<int32_t>(at) : -1;
+    }
+  }
+
+  __device__ __forceinline__ C share(int i) const { return (i % 2 ? right : 1 - right) * (i / 2 ? below : 1 - below); }
+};
+
+template <typename T, int V>
+__global__ void __launch_bounds__(threads) attend(MsDeformAttn args, T* output, int32_t queries_per_block) {
+  using C = Compute<T>;
+  const int32_t vectors = static_cast<int32_t>(args.channels / V), heads = static_cast<int32_t>(args.heads);
+  const int32_t of_query = vectors * heads, levels = static_cast<int32_t>(args.levels);
+  const int32_t points = static_cast<int32_t>(args.points);
+  const int64_t count = args.batch * args.queries, step = static_cast<int64_t>(gridDim.x) * queries_per_block;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * queries_per_block; first < count; first += step) {
+    for (int32_t i = threadIdx.x; i < queries_per_block * of_query; i += threads) {
+      const int64_t query = first + i / of_query;
+      if (query >= count) break;
+      const int32_t within = i % of_query, head = within / vectors;
+      const C* location = static_cast<const C*>(args.locations) + (query * heads + head) * levels * points * 2;
+      const C* weight = static_cast<const C*>(args.weights) + (query * heads + head) * levels * points;
+      const int64_t value = query / args.queries * args.pixels * of_query + within;
+      C sum[V] = {};
+      for (int l = 0; l < levels; ++l) {
+        const Level level = level_of(args, l);
+        for (int p = 0; p < points; ++p, location += 2, ++weight) {
+          const Corners<C> corners(args, level, location);
+          // Nothing but NaN if location or weight is: a diverged model is not to look well outside of the picture.
+          const C nothing = 0 * *weight * corners.right * corners.below;
+#pragma unroll
+          for (int k = 0; k < V; ++k) sum[k] += nothing;
+#pragma unroll
+          for (int corner = 0; corner < 4; ++corner) {
+            if (corners.row[corner] < 0) continue;
+            const C share = *weight * corners.share(corner);
+            const Channels<T, V> v =
+                load_channels<T, V>(args.value, value + static_cast<int64_t>(corners.row[corner]) * of_query);
+#pragma unroll
+            for (int k = 0; k < V; ++k) sum[k] += share * load(v.at[k]);
+          }
+        }
+      }
+      Channels<T, V> result;
+#pragma unroll
+      for (int k = 0; k < V; ++k) store(sum[k], &result.at[k]);
+      reinterpret_cast<Channels<T, V>*>(output)[query * of_query + within] = result;
+    }
+  }
+}
+
+__device__ __forceinline__ uint64_t bits_of_magnitude(float x) { return bits_as<uint32_t>(x) & 0x7fffffffu; }
+__device__ __forceinline__ uint64_t bits_of_magnitude(double x) { return bits_as<uint64_t>(x) & 0x7fffffffffffffffull; }
+__device__ __forceinline__ void from_bits(uint64_t bits, float* x) { *x = bits_as<float>(static_cast<uint32_t>(bits)); }
+__device__ __forceinline__ void from_bits(uint64_t bits, double* x) { *x = bits_as<double>(bits); }
+
+// The largest magnitude among `count` numbers, as bits, whose order is that of the magnitudes; NaN is above all.
+template <typename T>
+__global__ void __launch_bounds__(threads) find_largest(const T* numbers, int64_t count, uint64_t* largest) {
+  uint64_t most = 0;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * threads) {
+    const uint64_t bits = bits_of_magnitude(load(numbers[i]));
+    most = bits > most ? bits : most;
+  }
+  for (int step = 16; step > 0; step /= 2) {
+    const uint64_t other = __shfl_xor_sync(whole_warp, static_cast<unsigned long long>(most), step);
+    most = other > most ? other : most;
+  }
+  if (threadIdx.x % 32 == 0) atomicMax(reinterpret_cast<unsigned long long*>(largest), most);
+}
+
+// The exponent of the power of two by which products of the gradient and a weight become integers, such that a sum over
+// all samples of a head stays below 2^62; NaN or infinity among them has none.
+template <typename C>
+__device__ __forceinline__ int exponent_of_fixed(const MsDeformAttn& args, const uint64_t* largest) {
+  C grad, weight;
+  from_bits(largest[0], &grad);
+  from_bits(largest[1], &weight);
+  const double samples = static_cast<double>(args.queries) * static_cast<double>(args.levels * args.points);
+  const double bound = static_cast<double>(grad) * static_cast<double>(weight) * samples;
+  constexpr int most = sizeof(C) == sizeof(float) ? 126 : 1000;  // the power itself must be a number of type C
+  if (!(bound > 0)) return most;
+  const int exponent = 61 - ilogb(bound);
+  return exponent > most ? most : exponent < -most ? -most : exponent;
+}
+
+__device__ __forceinline__ bool is_finite(uint64_t bits, float) { return bits < 0x7f800000ull; }
+__device__ __forceinline__ bool is_finite(uint64_t bits, double) { return bits < 0x7ff0000000000000ull; }
+
+__device__ __forceinline__ void add_four(float* to, float a, float b, float c, float d) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  atomicAdd(reinterpret_cast<float4*>(to), float4{a, b, c, d});
+#else
+  atomicAdd(to, a);
+  atomicAdd(to + 1, b);
+  atomicAdd(to + 2, c);
+  atomicAdd(to + 3, d);
+#endif
+}
+
+// Adds V products to sums that other threads add to as well.
+template <typename C, int V>
+__device__ __forceinline__ void add(C* to, const C (&value)[V]) {
+  constexpr int at_once = sizeof(C) == sizeof(float) && V % 4 == 0 ? 4 : 1;
+#pragma unroll
+  for (int k = 0; k < V; k += at_once) {
+    if constexpr (at_once == 1) {
+      atomicAdd(to + k, value[k]);
+    } else {
+      add_four(to + k, value[k], value[k + 1], value[k + 2], value[k + 3]);
+    }
+  }
+}
+
+template <typename C>
+__device__ __forceinline__ C sum_over_lanes(C value, int lanes) {
+  for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(whole_warp, value, step);
+  return value;
+}
+
+// `lanes` (a power of two up to 32) neighbouring threads to a query and head; all lanes of a warp stay together.
+template <typename T, int V, bool fixed>
+__global__ void __launch_bounds__(threads, 2)
+    attend_backward(MsDeformAttn args, DeformSums sums, const T* grad_output, Compute<T>* grad_locations,
+                    Compute<T>* grad_weights, int lanes) {
+  using C = Compute<T>;
+  const int lane = threadIdx.x % lanes, per_block = threads / lanes;
+  const int32_t vectors = static_cast<int32_t>(args.channels / V), heads = static_cast<int32_t>(args.heads);
+  const int32_t levels = static_cast<int32_t>(args.levels), points = static_cast<int32_t>(args.points);
+  const C scale = fixed ? static_cast<C>(ldexp(1.0, exponent_of_fixed<C>(args, sums.largest))) : C(1);
+  const int64_t count = args.batch * args.queries * heads, step = static_cast<int64_t>(gridDim.x) * per_block;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * per_block; first < count; first += step) {
+    const int64_t wanted = first + threadIdx.x / lanes;
+    const bool exists = wanted < count;
+    const int64_t item = exists ? wanted : count - 1, query = item / heads;
+    const int32_t head = static_cast<int32_t>(item - query * heads);
+    const int64_t value = (query / args.queries * args.pixels * heads + head) * vectors;
+    int64_t sample = item * levels * points;
+    for (int l = 0; l < levels; ++l) {
+      const Level level = level_of(args, l);
+      for (int p = 0; p < points; ++p, ++sample) {
+        const Corners<C> corners(args, level, static_cast<const C*>(args.locations) + 2 * sample);
+        const C weight = static_cast<const C*>(args.weights)[sample];
+        C dot[4] = {};  // of the corner's channels with the output's gradient
+        for (int32_t c = exists ? lane : vectors; c < vectors; c += lanes) {
+          const Channels<T, V> grad = load_channels<T, V>(grad_output, item * vectors + c);
+#pragma unroll
+          for (int corner = 0; corner < 4; ++corner) {
+            if (corners.row[corner] < 0) continue;
+            const int64_t at = value + static_cast<int64_t>(corners.row[corner]) * heads * vectors + c;
+            const Channels<T, V> v = load_channels<T, V>(args.value, at);
+            const C share = weight * corners.share(corner);
+            C product[V];
+#pragma unroll
+            for (int k = 0; k < V; ++k) {
+              dot[corner] += load(grad.at[k]) * load(v.at[k]);
+              product[k] = share * load(grad.at[k]);
+            }
+            if constexpr (fixed) {
+              unsigned long long* const to = reinterpret_cast<unsigned long long*>(sums.in_fixed) + at * V;
+#pragma unroll
+              for (int k = 0; k < V; ++k)
+                atomicAdd(to + k, static_cast<unsigned long long>(llrint(product[k] * scale)));
+            } else {
+              add(static_cast<C*>(sums.sums) + at * V, product);
+            }
+          }
+        }
+        const C x = corners.right, y = corners.below;
+        const C top = dot[0] + x * (dot[1] - dot[0]), bottom = dot[2] + x * (dot[3] - dot[2]);
+        const C left = dot[0] + y * (dot[2] - dot[0]), right = dot[1] + y * (dot[3] - dot[1]);
+        const C by_weight = sum_over_lanes(top + y * (bottom - top), lanes);
+        const C by_x = sum_over_lanes(right - left, lanes), by_y = sum_over_lanes(bottom - top, lanes);
+        if (exists && lane == 0) {
+          grad_weights[sample] = by_weight;
+          grad_locations[2 * sample] = weight * static_cast<C>(level.width) * by_x;
+          grad_locations[2 * sample + 1] = weight * static_cast<C>(level.height) * by_y;
+        }
+      }
+    }
+  }
+}
+
+// The gradient of the value in its dtype, from its sums.
+template <typename T>
+__global__ void __launch_bounds__(threads) convert_sums(MsDeformAttn args, DeformSums sums, T* grad_value) {
+  using C = Compute<T>;
+  const int64_t count = args.batch * args.pixels * args.heads * args.channels;
+  const bool fixed = sums.in_fixed != nullptr;
+  const double unit = fixed ? ldexp(1.0, -exponent_of_fixed<C>(args, sums.largest)) : 1;
+  const bool finite = !fixed || (is_finite(sums.largest[0], C()) && is_finite(sums.largest[1], C()));
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * threads) {
+    const C sum = fixed ? static_cast<C>(static_cast<double>(sums.in_fixed[i]) * unit) : static_cast<C*>(sums.sums)[i];
+    store(finite ? sum : static_cast<C>(NAN), grad_value + i);
+  }
+}
+
+// visit(V) with the channels of 16 bytes where all vectors of the tensors lie at multiples of 16 bytes, else with 1.
+template <int size>
+struct Width {
+  static constexpr int value = size;
+};
+template <typename T, typename Visit>
+void with_width(const MsDeformAttn& args, const void* other, const Visit& visit) {
+  constexpr int most = 16 / sizeof(T);
+  const bool aligned = (reinterpret_cast<uintptr_t>(args.value) | reinterpret_cast<uintptr_t>(other)) % 16 == 0;
+  if (aligned && args.channels % most == 0) return visit(Width<most>{});
+  visit(Width<1>{});
+}
+
+void ms_deform_attn(const MsDeformAttn& args, void* output) {
+  with_floating_type(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    with_width<T>(args, output, [&](auto width) {
+      constexpr int V = decltype(width)::value;
+      const int64_t of_query = args.heads * args.channels / V;
+      const int32_t queries_per_block = static_cast<int32_t>(of_query < threads ? threads / of_query : 1);
+      launch("ms_deform_attn", attend<T, V>, grid_for(args.batch * args.queries, queries_per_block), threads, 0, args,
+             static_cast<T*>(output), queries_per_block);
+    });
+  });
+}
+
+void ms_deform_attn_backward(const MsDeformAttn& args, const DeformSums& sums, const void* grad_output,
+                             void* grad_value, void* grad_locations, void* grad_weights) {
+  const char* const op = "ms_deform_attn";
+  constexpr int64_t largest_blocks = 4096;
+  with_floating_type(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    using C = Compute<T>;
+    const auto blocks_over = [](int64_t items) {
+      return grid_for(items < largest_blocks * threads ? items : largest_blocks * threads, threads);
+    };
+    if (sums.in_fixed != nullptr) {
+      const int64_t outputs = args.batch * args.queries * args.heads * args.channels;
+      const int64_t weights = args.batch * args.queries * args.heads * args.levels * args.points;
+      launch(op, find_largest<T>, blocks_over(outputs), threads, 0, static_cast<const T*>(grad_output), outputs,
+             sums.largest);
+      launch(op, find_largest<C>, blocks_over(weights), threads, 0, static_cast<const C*>(args.weights), weights,
+             sums.largest + 1);
+    }
+    with_width<T>(args, grad_output, [&](auto width) {
+      constexpr int V = decltype(width)::value;
+      int lanes = 1;
+      while (lanes < 32 && lanes * V < args.channels) lanes *= 2;
+      const dim3 grid = grid_for(args.batch * args.queries * args.heads, threads / lanes);
+      const auto kernel = sums.in_fixed != nullptr ? attend_backward<T, V, true> : attend_backward<T, V, false>;
+      launch(op, kernel, grid, threads, 0, args, sums, static_cast<const T*>(grad_output),
+             static_cast<C*>(grad_locations), static_cast<C*>(grad_weights), lanes);
+    });
+    if (sums.sums != grad_value) {
+      launch(op, convert_sums<T>, blocks_over(args.batch * args.pixels * args.heads * args.channels), threads, 0, args,
+             sums, static_cast<T*>(grad_value));
+    }
+  });
+}
+
+MFVIS_CUDA_KERNEL(ms_deform_attn_kernel, ms_deform_attn)
+MFVIS_CUDA_KERNEL(ms_deform_attn_backward_kernel, ms_deform_attn_backward)
+
+}  // namespace
+}  // namespace mfvis

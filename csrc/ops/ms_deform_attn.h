@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+
+#include "../common/dtype.h"
+#include "../common/kernel.h"
+
+namespace mfvis {
+
+// One feature map: rows [start, start + height * width) of the value tensor.
+struct DeformLevel {
+  int64_t height;
+  int64_t width;
+  int64_t start;
+};
+
+constexpr int64_t most_deform_levels = 16;
+
+// The compute type of the value's dtype is that of locations, weights and their gradients.
+struct MsDeformAttn {
+  const void* value;  // [B, S, heads, D] of dtype
+  Dtype dtype;
+  const void* locations;  // [B, Q, heads, L, points, 2]: x, y in 0..1
+  const void* weights;    // [B, Q, heads, L, points]
+  int64_t batch;
+  int64_t pixels;
+  int64_t heads;
+  int64_t channels;
+  int64_t queries;
+  int64_t levels;
+  int64_t points;
+  // The levels: here, where the bridge could read them, or in the memory of the GPU, so that nobody has to wait for it.
+  DeformLevel level[most_deform_levels];
+  const int64_t* shapes_on_device;  // [L, 2]: H, W; or null
+  const int64_t* starts_on_device;  // [L]
+};
+
+// What the CUDA kernels need to add up the gradient of the value, null on the CPU.
+struct DeformSums {
+  void* sums;  // [B, S, heads, D], zeros; of the compute type, and grad_value itself where that has this type too;
+  int64_t* in_fixed;  // or, to be repeatable, of integers, whose sum does not depend on the order. One of both is null.
+  uint64_t* largest;  // [2], zeros: bits of the largest |grad_output| and |weights|; only with in_fixed
+};
+
+// output: [B, Q, heads, D] of dtype.
+inline Kernel<void(const MsDeformAttn&, void* output)> ms_deform_attn_kernel{"ms_deform_attn"};
+
+// grad_output: as output; grad_value, grad_locations, grad_weights: as the inputs, written whole.
+inline Kernel<void(const MsDeformAttn&, const DeformSums&, const void* grad_output, void* grad_value,
+                   void* grad_locations, void* grad_weights)>
+    ms_deform_attn_backward_kernel{"ms_deform_attn"};
+
+static MFVIS_HOST_DEVICE float floor_of(float x) { return __builtin_floorf(x); }
+static MFVIS_HOST_DEVICE double floor_of(double x) { return __builtin_floor(x); }
+
+// Where a sample lies on one axis, in pixels: between floor_of(it) and the next one.
+template <typename C>
+static MFVIS_HOST_DEVICE C in_pixels(C location, int32_t size) {
+  return location * static_cast<C>(size) - C(0.5);
+}
+
+// The pixel of a floor_of(in_pixels()), or where that is far outside, and where it is NaN, one such that it and the
+// next are outside: -2 or size.
+template <typename C>
+static MFVIS_HOST_DEVICE int32_t pixel_of(C whole, int32_t size) {
+  const C most = static_cast<C>(size), below = whole < most ? whole : most;
+  return static_cast<int32_t>(below > C(-2) ? below : C(-2));
+}
+
+}  // namespace mfvis

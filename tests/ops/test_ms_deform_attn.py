@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, TOLERANCE, Ladder
+
+import mfvis_ext
+from mfvis_ext import ms_deform_attn
+from mfvis_ext.reference.ms_deform_attn import ms_deform_attn as reference
+
+ADDS_WITH_ATOMICS = DEVICE == "cuda" or mfvis_ext.build_info()["cpu_level"] == "emulated"
+
+
+@pytest.fixture(autouse=True)
+def repeatable(request):
+    """The rungs that compare bits ask for it where the kernels are CUDA's; on the CPU nobody has to."""
+    torch.use_deterministic_algorithms(ADDS_WITH_ATOMICS and "Ladder" not in request.node.name)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+class TestMsDeformAttn(Ladder):
+    name = "ms_deform_attn"
+    sizes = {"B": 2, "Q": 5, "heads": 2, "D": 8, "L": 3, "points": 4, "H": 6, "W": 7}
+    ranges = {
+        **{"B": (0, 2), "Q": (0, 4), "heads": (1, 3), "D": (1, 40)},
+        **{"L": (1, 4), "points": (1, 5), "H": (1, 6), "W": (1, 9)},
+    }
+    differentiable = ("value", "sampling_locations", "attention_weights")
+    dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
+    malformed = {
+        "no heads": ({"value": torch.zeros(2, 64, 16)}, r"value has shape \[2, 64, 16\]; .* \[B, S, heads, D\]"),
+        "integers": ({"value": torch.zeros(2, 64, 2, 8).long()}, "value is int64; expected float32 or"),
+        "int32 shapes": ({"spatial_shapes": torch.ones(3, 2).int()}, "spatial_shapes is int32; expected int64"),
+        "flat shapes": ({"spatial_shapes": torch.ones(6).long()}, r"spatial_shapes has shape \[6\]; .* \[L, 2\]"),
+        "too many levels": ({"spatial_shapes": torch.ones(17, 2).long()}, "has 17 levels; expected at most 16"),
+        "other levels": ({"level_start_index": torch.zeros(2).long()}, r"level_start_index has .* \[L\] = \[3\]"),
+        "behind the end": (
+            {"level_start_index": torch.tensor([0, 42, 55])},
+            "level 2 is 2 x 2 from row 55 on; expected levels within the 58 rows",
+        ),
+        "before the beginning": ({"level_start_index": torch.tensor([-1, 42, 54])}, "level 0 is 6 x 7 from row -1 on"),
+        "negative size": ({"spatial_shapes": torch.tensor([[6, 7], [-3, 4], [2, 3]])}, "level 1 is -3 x 4"),
+        "too large": ({"spatial_shapes": torch.tensor([[6, 7], [2**62, 4], [2, 3]])}, "level 1 is 4611686018427387904"),
+        "three coordinates": ({"sampling_locations": torch.zeros(2, 5, 2, 3, 4, 3)}, "sampling_locations has shape"),
+        "other queries": ({"attention_weights": torch.zeros(2, 6, 2, 3, 4)}, r"= \[2, 5, 2, 3, 4\]"),
+    }
+
+    def arguments(self, generator, dtype, B, Q, heads, D, L, points, H, W):
+        shapes = torch.tensor([[math.ceil(H / 2**level), math.ceil(W / 2**level)] for level in range(L)])
+        areas = shapes.prod(1)
+        value = torch.randn(B, int(areas.sum()), heads, D, generator=generator, dtype=DOUBLE)
+        weights = torch.randn(B, Q, heads, L * points, generator=generator, dtype=DOUBLE).softmax(-1)
+        computed = DOUBLE if dtype == DOUBLE else FLOAT
+        return {
+            "value": value.to(dtype),
+            "spatial_shapes": shapes,
+            "level_start_index": areas.cumsum(0) - areas,
+            "sampling_locations": (torch.rand(B, Q, heads, L, points, 2, generator=generator) * 1.5 - 0.25).to(
+                computed
+            ),
+            "attention_weights": weights.view(B, Q, heads, L, points).to(computed),
+        }
+
+    @pytest.mark.parametrize("deterministic", [False, True])
+    def test_reference_by_floats_and_by_integers(self, deterministic):
+        """The two ways in which the CUDA kernels add up the value's gradient."""
+        torch.use_deterministic_algorithms(deterministic)
+        for dtype in (BFLOAT, FLOAT):
+            for channels in (8, 3):
+                self.agree(self.make(dtype, D=channels))
+
+    def test_reference_of_any_magnitude(self):
+        for scale in (1e-25, 1e12):
+            arguments = self.make()
+            weights = arguments["attention_weights"].detach() * scale
+            outputs = ms_deform_attn(**{**arguments, "attention_weights": weights})
+            (ours,) = torch.autograd.grad(outputs.sum(), arguments["value"])
+            (expected,) = torch.autograd.grad(ms_deform_attn(**arguments).sum(), arguments["value"])
+            torch.testing.assert_close(ours / scale, expected, **TOLERANCE[FLOAT])
+
+
+def one_level(height: int, width: int, *locations: tuple[float, float], channels: int = 1) -> dict[str, torch.Tensor]:
+    """One head, one query for each (x, y) in pixels from the centre of the first; the value is 1, 2, 3, ..."""
+    value = torch.arange(1.0, height * width * channels + 1).view(1, height * width, 1, channels)
+    at = (torch.tensor(locations) + 0.5) / torch.tensor([width, height])
+    arguments = {
+        "value": value.requires_grad_(),
+        "spatial_shapes": torch.tensor([[height, width]]),
+        "level_start_index": torch.tensor([0]),
+        "sampling_locations": at.view(1, -1, 1, 1, 1, 2).requires_grad_(),
+        "attention_weights": torch.ones(1, len(locations), 1, 1, 1),
+    }
+    return {
+        name: x.detach().to(DEVICE).requires_grad_() if x.requires_grad else x.to(DEVICE)
+        for name, x in arguments.items()
+    }
+
+
+def test_a_pixels_centre_gives_the_pixel():
+    inside = [(x, y) for y in range(4) for x in range(8)]
+    assert ms_deform_attn(**one_level(4, 8, *inside)).flatten().tolist() == list(range(1, 33))
+
+
+def test_half_way_is_the_mean_and_beyond_the_border_are_zeros():
+    output = ms_deform_attn(
+        **one_level(2, 4, (0.5, 0), (0, 0.5), (1.5, 0.5), (-0.5, 0), (3.5, 1), (3, 1.5), (-0.5, -0.5))
+    )
+    assert output.flatten().tolist() == [1.5, 3, 4.5, 0.5, 4, 4, 0.25]
+
+
+@pytest.mark.parametrize("location", [(-1, 0), (4, 1), (0, -1), (2, 2), (-50, 0), (1e20, 1), (3, -1e9)])
+def test_outside_nothing_is_read_and_nothing_learnt(location):
+    arguments = one_level(2, 4, location)
+    output = ms_deform_attn(**arguments)
+    value, locations = torch.autograd.grad(output.sum(), [arguments["value"], arguments["sampling_locations"]])
+    assert output.item() == 0
+    assert not value.any()
+    assert locations.isfinite().all()
+
+
+def test_the_gradient_of_a_location_is_the_slope():
+    arguments = one_level(2, 4, (0.25, 0.5), (2.5, 0.25))
+    (slope,) = torch.autograd.grad(ms_deform_attn(**arguments).sum(), arguments["sampling_locations"])
+    assert slope.flatten().tolist() == [4, 8, 4, 8]  # to the right 1 a pixel, 4 pixels; down 4 a pixel, 2 pixels
+
+
+@pytest.mark.parametrize("spoilt", ["sampling_locations", "attention_weights"])
+@pytest.mark.parametrize("location", [(1, 1), (-9, 0)])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_is_not_swallowed(spoilt, location, bad):
+    arguments = one_level(2, 4, location)
+    broken = arguments[spoilt].detach().clone()
+    broken[..., 0] = bad
+    assert not ms_deform_attn(**{**arguments, spoilt: broken}).isfinite().any()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 12, 16, 31, 32, 33, 48, 64])
+def test_any_number_of_channels(channels):
+    locations = [(0.3, 0.7), (1.25, 2.5), (4.6, -0.3)]
+    arguments = one_level(3, 5, *locations, channels=channels)
+    torch.testing.assert_close(ms_deform_attn(**arguments), reference(**arguments), rtol=1e-5, atol=1e-4)
+
+
+def test_value_that_begins_anywhere_in_memory():
+    arguments = one_level(3, 5, (0.3, 0.7), channels=8)
+    value = arguments["value"].detach()
+    shifted = torch.cat([value.new_zeros(1), value.flatten()])[1:].view_as(value)
+    assert torch.equal(ms_deform_attn(**{**arguments, "value": shifted}), ms_deform_attn(**arguments))
+
+
+def test_a_level_without_pixels():
+    arguments = TestMsDeformAttn().make(L=2)
+    arguments["spatial_shapes"][1] = torch.tensor([0, 5])
+    arguments["level_start_index"][1] = arguments["value"].shape[1]
+    output = ms_deform_attn(**arguments)
+    (gradient,) = torch.autograd.grad(output.sum(), arguments["sampling_locations"])
+    assert output.isfinite().all()
+    assert not gradient[:, :, :, 1].any()
+
+
+@pytest.mark.parametrize("empty", ["B", "Q", "D", "points"])
+def test_empty(empty):
+    arguments = TestMsDeformAttn().make(**{empty: 0})
+    output = ms_deform_attn(**arguments)
+    gradients = torch.autograd.grad(output.sum(), [arguments[name] for name in TestMsDeformAttn.differentiable])
+    assert output.shape == (*arguments["attention_weights"].shape[:2], 2 * arguments["value"].shape[3])
+    assert not output.any()
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_half_precision_locations_and_their_gradients():
+    arguments = TestMsDeformAttn().make(BFLOAT)
+    names = TestMsDeformAttn.differentiable[1:]
+    halves = {name: arguments[name].detach().bfloat16().requires_grad_() for name in names}
+    output = ms_deform_attn(**{**arguments, **halves})
+    gradients = torch.autograd.grad(output.sum(), list(halves.values()))
+    same = {name: half.detach().float() for name, half in halves.items()}
+    assert torch.equal(output, ms_deform_attn(**{**arguments, **same}))
+    assert [gradient.dtype for gradient in gradients] == [BFLOAT, BFLOAT]
+
+
+def test_shapes_on_the_cpu_for_a_value_on_the_gpu():
+    if DEVICE != "cuda":
+        pytest.skip("MFVIS_TEST_DEVICE is not cuda")
+    arguments = TestMsDeformAttn().make()
+    on_cpu = {name: arguments[name].cpu() for name in ("spatial_shapes", "level_start_index")}
+    assert torch.equal(ms_deform_attn(**{**arguments, **on_cpu}), ms_deform_attn(**arguments))
