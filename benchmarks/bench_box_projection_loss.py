@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-from harness import Case, Setting, main, variants
-from inputs import generator, random_boxes, random_logits
+from harness import Case, main, variants
+from inputs import Setting, generator, random_boxes, random_logits
 
 import mfvis_ext
 from mfvis_ext.reference.box_projection_loss import box_projection_loss as reference

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from harness import Case, Setting, main
-from inputs import generator
+from harness import Case, main
+from inputs import Setting, generator
 
 import mfvis_ext
 from mfvis_ext.reference.mask_to_boxes import mask_to_boxes as reference

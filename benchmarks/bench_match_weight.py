@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from harness import Case, Setting, main
-from inputs import generator
+from harness import Case, main
+from inputs import Setting, generator
 
 import mfvis_ext
 from mfvis_ext.reference.match_weight import match_weight as reference

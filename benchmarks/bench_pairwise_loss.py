@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import astuple
 
 import torch
-from harness import Case, Setting, main, variants
-from inputs import generator, moving_clip, random_boxes, random_logits
+from harness import Case, main, variants
+from inputs import Setting, generator, moving_clip, random_boxes, random_logits
 
 import mfvis_ext
 from mfvis_ext.reference.pairwise_loss import pairwise_loss as reference

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness import Case, Setting, close, main
-from inputs import generator
+from harness import Case, close, main
+from inputs import Setting, generator
 
 import mfvis_ext
 from mfvis_ext.reference.rgb_to_lab import rgb_to_lab as reference

@@ -14,8 +14,8 @@ from dataclasses import astuple
 from functools import partial
 
 import torch
-from harness import Case, Setting, main
-from inputs import generator, moving_clip
+from harness import Case, main
+from inputs import Setting, generator, moving_clip
 from torch import Tensor
 
 import mfvis_ext

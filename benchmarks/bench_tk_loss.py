@@ -14,8 +14,8 @@ from dataclasses import astuple, replace
 from typing import Any
 
 import torch
-from harness import Case, Setting, main, variants
-from inputs import generator, moving_clip, random_boxes, random_logits
+from harness import Case, main, variants
+from inputs import Setting, generator, moving_clip, random_boxes, random_logits
 from torch import Tensor
 
 import mfvis_ext

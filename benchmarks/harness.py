@@ -18,36 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from inputs import GRID, Setting
 from machine import HERE, arithmetic_rate, copy_speed, gpu_state, machine, seconds
-from report import write_results
+from report import Row, Timing, write_results
 from torch import Tensor
-
-ACTIVITIES = torch.profiler.ProfilerActivity
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The sizes of an input. The defaults are the point at which the goals are stated."""
-
-    frames: int = 5
-    height: int = 120
-    width: int = 216
-    instances: int = 10
-    radius: int = 5
-    k: int = 5
-
-    def __str__(self) -> str:
-        size = f"{self.height}x{self.width}"
-        return f"T {self.frames}, {size}, N {self.instances}, radius {self.radius}, k {self.k}"
-
-
-GRID: dict[str, list[Setting]] = {
-    "frames": [Setting(frames=frames) for frames in (2, 3, 5, 9)],
-    "size": [Setting(height=height, width=width) for height, width in ((120, 216), (184, 328), (360, 640))],
-    "instances": [Setting(instances=instances) for instances in (1, 5, 10, 20, 50, 100)],
-    "radius": [Setting(radius=radius) for radius in (1, 2, 3, 5, 8, 12, 16)],
-    "k": [Setting(k=k) for k in (1, 3, 5, 9)],
-}
 
 
 def close(ours: Any, reference: Any, rtol: float = 1e-4, atol: float = 1e-5) -> None:
@@ -76,34 +50,6 @@ class Case:
     setting: Setting = field(default_factory=Setting)
     quick: bool = True
     """Small enough for --quick."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    best_ms: float
-    """What is left when other programs use the machine, too."""
-    median_ms: float
-    first_quartile_ms: float
-    third_quartile_ms: float
-    extra_mb: float
-    """Peak memory beyond the arguments."""
-
-
-@dataclass(frozen=True)
-class Row:
-    case: str
-    setting: Setting
-    ours: Timing
-    eager: Timing | None
-    compiled: Timing | None
-    gb_per_s: float
-    share_of_copy_speed: float
-    """Best time. Of the speed at which this machine copies memory, measured in the same run."""
-    gflop_per_s: float
-    share_of_arithmetic: float
-    """Best time. Of a float32 matrix product on this machine, measured in the same run."""
-    gpu: dict[str, Any]
-    """Clocks, temperature and power right after the measurement."""
 
 
 class KnownPairs(list):
@@ -240,23 +186,26 @@ def measure(
     )
 
 
-def profile(case: Case, device: str, trace: Path) -> None:
-    """Twenty runs of ours in an NVTX range for Nsight, or one chrome trace of them on the CPU."""
-    run = side(case, "ours", arguments_on(device, case))
-    run()
+def profile(cases: Sequence[Case], device: str, trace: Path) -> None:
+    """Twenty runs of ours of every case: on CUDA in NVTX ranges for Nsight, on the CPU in one chrome trace."""
+    runs = {case.name: side(case, "ours", arguments_on(device, case)) for case in cases}
+    for run in runs.values():
+        run()
     if device != "cpu":
-        torch.cuda.synchronize()
-        for index in range(20):
-            with torch.cuda.nvtx.range(f"{case.name} {index}"):
-                run()
+        for name, run in runs.items():
+            for _ in range(20):
+                with torch.cuda.nvtx.range(name):
+                    run()
         torch.cuda.synchronize()
         return
-    with torch.profiler.profile(activities=[ACTIVITIES.CPU], record_shapes=True) as profiler:
-        for _ in range(20):
-            run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for name, run in runs.items():
+            for _ in range(20):
+                with torch.profiler.record_function(name):
+                    run()
     print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
     profiler.export_chrome_trace(str(trace))
-    print(f"trace for chrome://tracing or ui.perfetto.dev: {trace}")
+    print(f"for chrome://tracing or ui.perfetto.dev: {trace}")
 
 
 def main(
@@ -281,7 +230,7 @@ def main(
     add("--seconds", type=float, default=60, help="no new round of a case after that long, from the third on")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: one per core")
     add("--out", type=Path, default=HERE / "results", help="default: benchmarks/results")
-    add("--profile", type=Path, metavar="TRACE", help="no measurement: NVTX ranges on CUDA, a chrome trace on the CPU")
+    add("--profile", type=Path, metavar="TRACE", help="measure nothing: NVTX ranges on CUDA, on the CPU a chrome trace")
     if replay:
         add("--replay", type=Path, metavar="FILE", help="on a batch that a training kept (failed/.../batch.pt)")
     add("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
@@ -302,8 +251,7 @@ def main(
         print(peak_in_this_process(side(case, of_side, arguments_on("cpu", case))))
         return
     if options.profile:
-        for case in cases:
-            profile(case, options.device, options.profile)
+        profile(cases, options.device, options.profile)
         return
 
     options.rounds = 5 if options.quick else options.rounds
@@ -314,5 +262,5 @@ def main(
     for case in cases:
         rows.append(measure(path, case, options, copied, multiplied))
         print(f"{case.name}: {rows[-1].ours.best_ms:.2f} ms", file=sys.stderr, flush=True)
-    plots = {axis: [setting for setting in GRID[axis]] for axis in grid}
+    plots = {axis: GRID[axis] for axis in grid}
     print(write_results(options.out, path.stem + ("_replay" if options.replay else ""), where, rows, plots))

@@ -1,9 +1,36 @@
-"""Seeded inputs that look like a video."""
+"""The sizes that are measured, and seeded inputs that look like a video."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The sizes of an input. The defaults are the point at which the goals are stated."""
+
+    frames: int = 5
+    height: int = 120
+    width: int = 216
+    instances: int = 10
+    radius: int = 5
+    k: int = 5
+
+    def __str__(self) -> str:
+        size = f"{self.height}x{self.width}"
+        return f"T {self.frames}, {size}, N {self.instances}, radius {self.radius}, k {self.k}"
+
+
+GRID: dict[str, list[Setting]] = {
+    "frames": [Setting(frames=frames) for frames in (2, 3, 5, 9)],
+    "size": [Setting(height=height, width=width) for height, width in ((120, 216), (184, 328), (360, 640))],
+    "instances": [Setting(instances=instances) for instances in (1, 5, 10, 20, 50, 100)],
+    "radius": [Setting(radius=radius) for radius in (1, 2, 3, 5, 8, 12, 16)],
+    "k": [Setting(k=k) for k in (1, 3, 5, 9)],
+}
 
 
 def generator() -> torch.Generator:

@@ -8,16 +8,43 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from harness import Row, Setting, Timing
+from inputs import Setting
 
 SIDES = {"ours": "#d6453d", "eager": "#1779ba", "compiled": "#2c8a5b"}
 AXIS_NAMES = {"frames": "T", "size": "pixels of a frame", "instances": "N", "radius": "radius", "k": "k"}
+
+
+@dataclass(frozen=True)
+class Timing:
+    best_ms: float
+    """What is left when other programs use the machine, too."""
+    median_ms: float
+    first_quartile_ms: float
+    third_quartile_ms: float
+    extra_mb: float
+    """Peak memory beyond the arguments."""
+
+
+@dataclass(frozen=True)
+class Row:
+    case: str
+    setting: Setting
+    ours: Timing
+    eager: Timing | None
+    compiled: Timing | None
+    gb_per_s: float
+    share_of_copy_speed: float
+    """Best time. Of the speed at which this machine copies memory, measured in the same run."""
+    gflop_per_s: float
+    share_of_arithmetic: float
+    """Best time. Of a float32 matrix product on this machine, measured in the same run."""
+    gpu: dict[str, Any]
+    """Clocks, temperature and power right after the measurement."""
 
 
 def write(path: Path, text: str) -> None:
