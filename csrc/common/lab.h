@@ -1,4 +1,5 @@
-// RGB to CIE-LAB: D65, 2° observer, in the constants of skimage.color.rgb2lab. Roots are Newton's, so that they vectorise.
+// RGB to CIE-LAB: D65, 2° observer, in the constants of skimage.color.rgb2lab. Roots are Newton's, so that they
+// vectorise.
 #pragma once
 
 #include <cstdint>
@@ -29,9 +30,7 @@ static MFVIS_HOST_DEVICE float linear_light(float u) {
 }
 
 // CIE 15: a cube root with a straight line near black.
-static MFVIS_HOST_DEVICE float lightness(float t) {
-  return t > 0.008856f ? cube_root(t) : 7.787f * t + 16.0f / 116;
-}
+static MFVIS_HOST_DEVICE float lightness(float t) { return t > 0.008856f ? cube_root(t) : 7.787f * t + 16.0f / 116; }
 
 // Of a colour in 0..1.
 static MFVIS_HOST_DEVICE void lab_of(float red, float green, float blue, float& l, float& a, float& b) {

@@ -25,8 +25,8 @@ std::tuple<Tensor, Tensor> temporal_topk(const Tensor& frames, const Tensor& pai
   std::optional<Tensor> padded;  // The CUDA kernels need none.
   if (!runs_cuda_kernels(frames)) {
     const int64_t border = patch_size - 1;
-    padded = torch::stable::new_empty(
-        frames, {videos, frames.size(1), frames.size(2), height + border, width + border}, ScalarType::Float);
+    padded = torch::stable::new_empty(frames, {videos, frames.size(1), frames.size(2), height + border, width + border},
+                                      ScalarType::Float);
   }
   temporal_topk_kernel.on(frames)(
       {tight_frames.const_data_ptr(), dtype_of(frames), tight_pairs.const_data_ptr<int64_t>(),

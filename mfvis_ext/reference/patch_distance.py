@@ -20,7 +20,7 @@ def shifted_patch_distance(
     target: Tensor, source: Tensor, patch_size: int, radius: int, dilation: int, shift_y: int, shift_x: int
 ) -> Tensor:
     """The same with the window displaced: candidate (dy, dx) is centred at (i + shift_y + dilation·dy, j + ...)."""
-    batch, _, height, width = target.shape
+    batch, channels, height, width = target.shape
     side, reach = 2 * radius + 1, radius * dilation
     # Farther off no candidate exists, and negative padding may not cut away more than there is.
     dy = max(-height - reach, min(height + reach, shift_y))
@@ -28,12 +28,12 @@ def shifted_patch_distance(
 
     def patches(frames: Tensor) -> Tensor:
         unfolded = F.unfold(accumulation(frames), patch_size, padding=patch_size // 2)
-        return unfolded.view(batch, -1, height, width)
+        return unfolded.view(batch, channels * patch_size**2, height, width)
 
     def window(x: Tensor) -> Tensor:
         displaced = F.pad(x, (reach - dx, reach + dx, reach - dy, reach + dy))
         unfolded = F.unfold(displaced, side, dilation=dilation)
-        return unfolded.view(x.shape[0], -1, side * side, height, width)
+        return unfolded.view(x.shape[0], x.shape[1], side * side, height, width)
 
     exists = window(torch.ones_like(target[:1, :1], dtype=torch.float32))[:, 0] > 0
     # Two unfoldings: the patches become channels, then the window around each pixel.

@@ -12,72 +12,12 @@
 
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
+#include "patch_sums.h"
 
 namespace mfvis {
 namespace {
 
 constexpr int64_t band_rows = 8;
-
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-template <typename T>
-void pad(const TemporalTopk& args) {
-  const T* frames = static_cast<const T*>(args.frames);
-  const int64_t h = args.patch_size / 2, height = args.height, width = args.width, stride = width + 2 * h;
-  parallel_for(args.videos * args.frame_count * args.channels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end; ++plane) {
-      float* padded = args.padded + plane * (height + 2 * h) * stride;
-      const T* source = frames + plane * height * width;
-      for (int64_t x = 0; x < (height + 2 * h) * stride; ++x) padded[x] = 0;
-      for (int64_t y = 0; y < height; ++y) {
-        float* row = padded + (y + h) * stride + h;
-        for (int64_t x = 0; x < width; ++x) row[x] = static_cast<float>(load(source[y * width + x]));
-      }
-    }
-  });
-}
-
-// squares[x] = sum over channels of (target - source)²; C = 0: any number of channels.
-template <int C>
-void squared_difference(const float* target, const float* source, int64_t plane, int64_t channels, int64_t size,
-                        float* __restrict squares) {
-  if (C > 0) {
-    for (int64_t x = 0; x < size; ++x) {
-      float sum = 0;
-      for (int c = 0; c < C; ++c) {
-        const float difference = target[c * plane + x] - source[c * plane + x];
-        sum += difference * difference;
-      }
-      squares[x] = sum;
-    }
-    return;
-  }
-  for (int64_t x = 0; x < size; ++x) squares[x] = 0;
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t x = 0; x < size; ++x) {
-      const float difference = target[c * plane + x] - source[c * plane + x];
-      squares[x] += difference * difference;
-    }
-  }
-}
-
-// sums[x] = rows[x] + rows[x + step] + ... , `count` of them; COUNT = 0: any number.
-template <int COUNT>
-void sum_of(const float* rows, int64_t step, int64_t count, int64_t size, float* __restrict sums) {
-  if (COUNT > 0) {
-    for (int64_t x = 0; x < size; ++x) {
-      float sum = rows[x];
-      for (int j = 1; j < COUNT; ++j) sum += rows[j * step + x];
-      sums[x] = sum;
-    }
-    return;
-  }
-  for (int64_t x = 0; x < size; ++x) sums[x] = rows[x];
-  for (int64_t j = 1; j < count; ++j) {
-    for (int64_t x = 0; x < size; ++x) sums[x] += rows[j * step + x];
-  }
-}
 
 // Inserts candidate `index` with the distances `d` into the sorted lists best[0..k) of a row's pixels: entries above d
 // move one place back, from the last to the first. `<` leaves an equal one, whose index is smaller, before it.
@@ -122,17 +62,7 @@ void insert(const float* __restrict d, int32_t index, int64_t k, int64_t distanc
   }
 }
 
-using Square = void(const float*, const float*, int64_t, int64_t, int64_t, float*);
-using Sum = void(const float*, int64_t, int64_t, int64_t, float*);
 using Insert = void(const float*, int32_t, int64_t, int64_t, int64_t, int64_t, float*, int32_t*);
-
-Square* square_of(int64_t channels) {
-  return channels == 3 ? squared_difference<3> : channels == 1 ? squared_difference<1> : squared_difference<0>;
-}
-
-Sum* sum_of(int64_t patch_size) {
-  return patch_size == 1 ? sum_of<1> : patch_size == 3 ? sum_of<3> : patch_size == 5 ? sum_of<5> : sum_of<0>;
-}
 
 Insert* insert_of(int64_t k) {
   constexpr Insert* unrolled[] = {insert<0>, insert<1>, insert<2>, insert<3>, insert<4>,
@@ -165,8 +95,8 @@ void match_band(const TemporalTopk& args, int64_t video, int64_t pair, int64_t f
   float* distance = args.distance + item * k * area + first_row * width;
   int16_t* offset = args.offset + item * k * area + first_row * width;
   const int64_t band = (end_row - first_row) * width, index_step = band_rows * width;
-  Square* const squared_difference = square_of(args.channels);
-  Sum* const sum = sum_of(taps);
+  Square<float>* const squared_difference = square_of<float>(args.channels);
+  Sum<float>* const sum = sum_over<float>(taps);
   Insert* const insert = insert_of(k);
 
   for (int64_t j = 0; j < k; ++j) {
@@ -203,7 +133,10 @@ void match_band(const TemporalTopk& args, int64_t video, int64_t pair, int64_t f
 }
 
 void temporal_topk(const TemporalTopk& args) {
-  with_floating_type(args.dtype, [&](auto element) { pad<decltype(element)>(args); });
+  with_floating_type(args.dtype, [&](auto element) {
+    pad(static_cast<const decltype(element)*>(args.frames), args.videos * args.frame_count * args.channels, args.height,
+        args.width, args.patch_size / 2, args.padded);
+  });
   const int64_t bands = (args.height + band_rows - 1) / band_rows;
   parallel_for(args.videos * args.pair_count * bands, 1, [&](int64_t begin, int64_t end) {
     const Rows rows(args);

@@ -48,9 +48,8 @@ void rgb_to_lab(const RgbToLab& args) {
   const int64_t across = (out_width + threads - 1) / threads;
   dim3 grid = grid_for(args.count * out_height, 1);
   grid.y = static_cast<unsigned>(across < most_blocks_y ? across : most_blocks_y);
-  with_image_type(args.dtype, [&](auto element) {
-    launch("rgb_to_lab", convert<decltype(element)>, grid, threads, 0, args);
-  });
+  with_image_type(args.dtype,
+                  [&](auto element) { launch("rgb_to_lab", convert<decltype(element)>, grid, threads, 0, args); });
 }
 
 MFVIS_CUDA_KERNEL(rgb_to_lab_kernel, rgb_to_lab)

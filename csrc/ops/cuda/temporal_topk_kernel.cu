@@ -56,8 +56,8 @@ __device__ __forceinline__ void insert(uint64_t key, uint64_t (&best)[K]) {
 }
 
 template <int K, int STACK>
-__global__ void __launch_bounds__(threads_of_window, K < 8 ? 3 : 2) match_tiles(TemporalTopk args, WindowParts parts,
-                                                                 int64_t element_size) {
+__global__ void __launch_bounds__(threads_of_window, K < 8 ? 3 : 2)
+    match_tiles(TemporalTopk args, WindowParts parts, int64_t element_size) {
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * rows_of_lane;
   const int64_t down = tiles_down(args.height), across = tiles_across(args.width), area = args.height * args.width;
   for (int64_t tile = blockIdx.x; tile < args.videos * args.pair_count * down * across; tile += gridDim.x) {
@@ -125,9 +125,9 @@ __global__ void __launch_bounds__(threads, 4) match_pixels(TemporalTopk args) {
       const int64_t dy = pair.shift_y + args.dilation * (index / side - args.radius);
       const int64_t dx = pair.shift_x + args.dilation * (index % side - args.radius);
       if (y + dy < 0 || y + dy >= height || x + dx < 0 || x + dx >= width) continue;
-      const float squared = squared_patch_distance<float>(static_cast<const T*>(pair.target),
-                                                          static_cast<const T*>(pair.source), args.channels, height,
-                                                          width, h, y, x, dy, dx);
+      const float squared =
+          squared_patch_distance<float>(static_cast<const T*>(pair.target), static_cast<const T*>(pair.source),
+                                        args.channels, height, width, h, y, x, dy, dx);
       if (!(squared < worst)) continue;
       int64_t j = args.k - 1;
       for (; j > 0 && squared < distance[(j - 1) * area]; --j) {
@@ -156,8 +156,9 @@ void match_in_registers(const TemporalTopk& args) {
 
 void temporal_topk(const TemporalTopk& args) {
   constexpr void (*in_registers[])(const TemporalTopk&) = {
-      match_in_registers<1>, match_in_registers<2>, match_in_registers<3>, match_in_registers<4>, match_in_registers<5>,
-      match_in_registers<6>, match_in_registers<7>, match_in_registers<8>, match_in_registers<most_in_registers>};
+      match_in_registers<1>, match_in_registers<2>, match_in_registers<3>,
+      match_in_registers<4>, match_in_registers<5>, match_in_registers<6>,
+      match_in_registers<7>, match_in_registers<8>, match_in_registers<most_in_registers>};
   if (args.patch_size == 3 && args.channels == channels_of_window && args.k <= most_in_registers &&
       args.height < longest_side && args.width < longest_side) {
     return in_registers[args.k - 1](args);

@@ -89,8 +89,8 @@ MFVIS_HOST_DEVICE int64_t tiles_down(int64_t height) { return (height + tile_row
 MFVIS_HOST_DEVICE int64_t tiles_across(int64_t width) { return (width + tile_columns - 1) / tile_columns; }
 
 template <typename T>
-__device__ void load_box_of(const T* frame, const Window& window, int first_y, int first_x, int rows,
-                            int columns, float* box) {
+__device__ void load_box_of(const T* frame, const Window& window, int first_y, int first_x, int rows, int columns,
+                            float* box) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int line = warp; line < channels_of_window * rows; line += warps_of_window) {
     const int channel = line / rows, y = first_y + line % rows;
@@ -105,8 +105,8 @@ __device__ void load_box_of(const T* frame, const Window& window, int first_y, i
 }
 
 // The pixels from (first_y, first_x) on into shared memory, [3][rows][columns], zeros outside of the frame.
-__device__ __forceinline__ void load_box(const void* frame, const Window& window, int first_y, int first_x,
-                                         int rows, int columns, float* box) {
+__device__ __forceinline__ void load_box(const void* frame, const Window& window, int first_y, int first_x, int rows,
+                                         int columns, float* box) {
   __syncthreads();  // What the box held is not needed any more.
   switch (window.dtype) {
     case Dtype::f16:
@@ -142,7 +142,8 @@ __device__ __forceinline__ void for_each_part(const Window& window, float* box, 
   }
 }
 
-// Any patch of any channels, tap by tap: squared distance of the patches of side 2·h + 1 at (y, x) and (y + dy, x + dx).
+// Any patch of any channels, tap by tap: squared distance of the patches of side 2·h + 1 at (y, x) and (y + dy, x +
+// dx).
 template <typename Sum, typename T>
 __device__ Sum squared_patch_distance(const T* target, const T* source, int64_t channels, int64_t height, int64_t width,
                                       int64_t h, int64_t y, int64_t x, int64_t dy, int64_t dx) {
