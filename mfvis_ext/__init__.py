@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from typing import Any
 
 try:
@@ -32,7 +33,16 @@ except ImportError as error:
 from mfvis_ext import ops
 from mfvis_ext.modules import Matches, TKLoss, tube_pairs
 
-__version__: str = _C.build_info()["version"]
+_C_info = _C.build_info()
+__version__: str = _C_info["version"]
+_cuda, _cuda_of_torch = _C_info["cuda"], torch.version.cuda
+if _cuda and _cuda_of_torch and _cuda.split(".")[0] != _cuda_of_torch.split(".")[0]:
+    _fitting = f"mfvis-ext=={_C_info['version'].split('+')[0]}+cu{_cuda_of_torch.replace('.', '')}"
+    warnings.warn(
+        f"mfvis_ext was built with CUDA {_cuda}, torch {torch.__version__} has CUDA {_cuda_of_torch}: its CUDA kernels "
+        f"run only where the driver serves both; a build that fits is `pip install '{_fitting}'`",
+        stacklevel=2,
+    )
 
 
 def build_info() -> dict[str, Any]:
@@ -41,7 +51,7 @@ def build_info() -> dict[str, Any]:
     Keys: version, compiler, torch_target (the oldest torch), torch_built_with, torch (now), cuda (toolkit or
     None), cuda_archs, cpu_levels (built), cpu_level (in use; MFVIS_CPU_LEVEL forces a lower one).
     """
-    return {**_C.build_info(), "torch": torch.__version__}
+    return {**_C_info, "torch": torch.__version__}
 
 
 __all__ = ["Matches", "TKLoss", "build_info", "ops", "tube_pairs"]

@@ -89,3 +89,19 @@ def test_a_missing_library_is_one_sentence(tmp_path):
     assert done.returncode != 0
     assert "the compiled part of mfvis_ext cannot be loaded" in done.stderr
     assert "pip install -e ." in done.stderr
+
+
+def test_another_cuda_than_torch_has_is_one_sentence(tmp_path):
+    """A build for CUDA 13 beside a torch for CUDA 12 says so, and which build fits."""
+    code = (
+        "import torch; torch.version.cuda = '12.8'\n"
+        "from mfvis_ext import _C\n"
+        "import sys; del sys.modules['mfvis_ext']\n"
+        "told = _C.build_info; _C.build_info = lambda: {**told(), 'cuda': '13.0', 'version': '1.2+cu130'}\n"
+        "import warnings; warnings.simplefilter('error')\n"
+        "import mfvis_ext\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "mfvis_ext was built with CUDA 13.0" in done.stderr
+    assert "`pip install 'mfvis-ext==1.2+cu128'`" in done.stderr
