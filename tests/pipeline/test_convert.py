@@ -7,11 +7,13 @@ down here once more, from their sources, and the networks behind them as far as 
 import json
 import pickle
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from mfvis.cli import main
 from mfvis.errors import CheckpointError, ConfigError
 from mfvis.models import backbone as backbones
@@ -36,7 +38,7 @@ from transformers import (
 CLASSES = 5
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 SWIN = {"embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 4}
-DEPTHS = (2, 1, 1, 1)
+DEPTHS, WIDTHS = (2, 1, 1, 1), {"embedding_size": 8, "hidden_sizes": [16, 32, 48, 64]}
 FAULTS = ("missing", "unexpected", "re-initialised")
 CATEGORIES = [Category(n + 1, f"class {n}") for n in range(CLASSES)]
 
@@ -45,6 +47,7 @@ CATEGORIES = [Category(n + 1, f"class {n}") for n in range(CLASSES)]
 def small_backbones(monkeypatch):
     monkeypatch.setitem(backbones._SWIN, "swin-t", SWIN)
     monkeypatch.setitem(backbones._RESNET_DEPTHS, "resnet50", DEPTHS)
+    monkeypatch.setattr(backbones, "ResNetConfig", partial(ResNetConfig, **WIDTHS))
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -65,7 +68,7 @@ def theirs(request):
     if request.param == "swin-t":
         config = SwinConfig(**SWIN, out_features=STAGES)
     else:
-        config = ResNetConfig(depths=DEPTHS, out_features=STAGES)
+        config = ResNetConfig(depths=DEPTHS, out_features=STAGES, **WIDTHS)
     model = Mask2FormerForUniversalSegmentation(
         Mask2FormerConfig(
             backbone_config=config, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=48,
@@ -268,20 +271,21 @@ def test_a_folder_of_transformers_and_a_model_of_the_hub(theirs, tmp_path, monke
     assert_same_outputs(twin, model)
 
     def download(repository: str, file: str) -> str:
-        from huggingface_hub.errors import EntryNotFoundError
-
+        if repository == "someone/unreachable":
+            raise LocalEntryNotFoundError("no connection, and not in the cache")
         if repository != "someone/mask2former":
-            raise OSError("cannot connect to the hub")
+            raise OSError("no such repository")
         if not (tmp_path / file).is_file():
-            raise EntryNotFoundError(file, response=__import__("httpx").Response(404, request=None))
+            raise EntryNotFoundError(file)
         return str(tmp_path / file)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     twin = ours(name)
     checkpoint.start_from("someone/mask2former", twin, CATEGORIES)
     assert_same_outputs(twin, model)
-    with pytest.raises(CheckpointError, match="someone/else: no such file, and the hub does not give it .cannot conn"):
-        checkpoint.start_from("someone/else", twin, CATEGORIES)
+    for repository, reason in (("someone/else", "no such repo"), ("someone/unreachable", "no connection")):
+        with pytest.raises(CheckpointError, match=f"{repository}: no such file, .*hub does not give it .{reason}"):
+            checkpoint.start_from(repository, twin, CATEGORIES)
 
 
 @pytest.mark.parametrize(
@@ -482,7 +486,7 @@ def resnet_features(state: dict, pixels: torch.Tensor, stride_in_1x1: bool) -> l
 @pytest.fixture(scope="module")
 def torchvision_resnet() -> dict:
     torch.manual_seed(3)
-    net = shaken(AutoBackbone.from_config(ResNetConfig(depths=DEPTHS, out_features=STAGES)))
+    net = shaken(AutoBackbone.from_config(ResNetConfig(depths=DEPTHS, out_features=STAGES, **WIDTHS)))
     return {k: v.detach() for k, v in resnet_names(net.state_dict(), "torchvision").items()}
 
 
@@ -494,17 +498,17 @@ def test_imagenet_resnets(kind, torchvision_resnet, tmp_path):
     state = torchvision_resnet
     backbone = Backbone(BackboneConfig("resnet50"))
     if kind == "torchvision.pth":
-        torch.save(OrderedDict(state | {"fc.weight": torch.zeros(9, 2048), "fc.bias": torch.zeros(9)}), tmp_path / kind)
+        torch.save(OrderedDict(state | {"fc.weight": torch.zeros(9, 64), "fc.bias": torch.zeros(9)}), tmp_path / kind)
     else:
         net = backbone.net.state_dict()
         known = to_ours(state).backbone
         assert set(known) == set(net)
         if kind == "detectron2.pkl":  # as its tool writes torchvision's
-            named = resnet_names(known, "detectron2") | {"stem.fc.weight": torch.zeros(9, 2048)}
+            named = resnet_names(known, "detectron2") | {"stem.fc.weight": torch.zeros(9, 64)}
             content = {"model": arrays(named), "__author__": "torchvision", "matching_heuristics": True}
             (tmp_path / kind).write_bytes(pickle.dumps(content))
         else:  # transformers' classifier
-            named = {f"resnet.{k}": v for k, v in known.items()} | {"classifier.1.weight": torch.zeros(9, 2048)}
+            named = {f"resnet.{k}": v for k, v in known.items()} | {"classifier.1.weight": torch.zeros(9, 64)}
             save_safetensors(tmp_path / kind, named)
     backbone = Backbone(BackboneConfig("resnet50", str(tmp_path / kind)))
     with torch.no_grad():
@@ -526,7 +530,7 @@ def caffe_names(state: dict) -> dict:
         else:
             branch = "1" if parts[2] == "downsample" else f"2{'abc'[int(parts[2][-1]) - 1]}"
             named[f"res{int(parts[0][-1]) + 1}_{parts[1]}_branch{branch}_{blob}"] = value
-    return named | {"conv1_b": torch.zeros(64), "fc1000_w": torch.zeros(9, 2048), "fc1000_b": torch.zeros(9)}
+    return named | {"conv1_b": torch.zeros(8), "fc1000_w": torch.zeros(9, 64), "fc1000_b": torch.zeros(9)}
 
 
 def test_caffe_resnets_see_bgr_and_stride_early(torchvision_resnet, tmp_path):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mfvis_ext.reference.ms_deform_attn import ms_deform_attn
+from mfvis_ext import ms_deform_attn
 
 LEVELS = 3
 """Feature maps that are attended to: strides 32, 16, 8, in this order everywhere."""
@@ -83,18 +83,23 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(
-        self, tokens_NSC: Tensor, positions_SC: Tensor, reference_S2: Tensor, shapes_L2: Tensor, starts_L: Tensor
+        self,
+        tokens_NSC: Tensor,
+        positions_SC: Tensor,
+        reference_S2: Tensor,
+        sizes_L2: Tensor,
+        shapes_L2: Tensor,
+        starts_L: Tensor,
     ) -> Tensor:
         count, length, dim = tokens_NSC.shape
         query = tokens_NSC + positions_SC
         offsets = self.sampling_offsets(query).view(count, length, self.heads, LEVELS, self.points, 2)
         weights = self.attention_weights(query).view(count, length, self.heads, LEVELS * self.points).softmax(-1)
-        size = shapes_L2.flip(-1).to(device=offsets.device, dtype=offsets.dtype)
         attended = ms_deform_attn(
             self.value_proj(tokens_NSC).view(count, length, self.heads, dim // self.heads),
             shapes_L2,
             starts_L,
-            reference_S2[:, None, None, None] + offsets / size[:, None],
+            reference_S2[:, None, None, None] + offsets / sizes_L2[:, None],
             weights.view(count, length, self.heads, LEVELS, self.points),
         )
         return self.output_proj(attended)
@@ -163,10 +168,13 @@ class PixelDecoder(nn.Module):
             y = (torch.arange(height, device=device) + 0.5) / height
             x = (torch.arange(width, device=device) + 0.5) / width
             reference.append(torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).flatten(0, 1))
-        # On the CPU, so that reading them waits for no device.
+        # Nothing here is copied to the device, which would have to be waited for: the operator reads shapes and starts on
+        # the CPU, and (w, h) of the levels are written where they are needed.
         shapes_L2 = torch.tensor(shapes, device="cpu")
         starts_L = torch.tensor([sum(lengths[:level]) for level in range(LEVELS)], device="cpu")
-        places = (torch.cat(positions), torch.cat(reference), shapes_L2, starts_L)
+        sizes = [torch.full((), float(side), device=device) for height, width in shapes for side in (width, height)]
+        sizes_L2 = torch.stack(sizes).view(LEVELS, 2)
+        places = (torch.cat(positions), torch.cat(reference), sizes_L2, shapes_L2, starts_L)
         for layer in self.layers:
             tokens = layer(tokens, *places)
         levels = tokens.split(lengths, dim=1)

@@ -81,12 +81,14 @@ def read_weights(source: str | Path) -> Named:
 def _from_hub(name: str) -> list[Path]:
     """The files of a model's weights, downloaded unless they are in the hub's cache."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     def fetch(file: str) -> Path | None:
         try:
             return Path(hf_hub_download(name, file))
-        except EntryNotFoundError:  # not in this repository, or not in the cache while the hub is out of reach
+        except LocalEntryNotFoundError:  # the hub is out of reach, so it need not be asked for other files
+            raise
+        except EntryNotFoundError:
             return None
 
     try:
