@@ -306,6 +306,30 @@ def test_box_tracks_and_polygons(tmp_path: Path) -> None:
     assert load_bdd100k(tmp_path, "val").videos[0].tracks[0].boxes_T4.tolist() == [[0, 0, 4, 5]]
 
 
+def test_boxes_outside_their_picture_are_left_out_and_told(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / FOLDERS["boxes"]).mkdir(parents=True)
+    outside = label(id="8", box2d={"x1": 2000, "y1": 0, "x2": 2010, "y2": 9})
+    write(tmp_path / FOLDERS["boxes"] / "box_track_train.json", frames(label(), outside))
+    dataset = load_bdd100k(tmp_path)
+    assert len(dataset.videos[0].tracks) == 1
+    assert dataset.notes == ("1 boxes outside their picture, left out",)
+
+
+def test_a_video_in_two_files_and_all_problems_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    folder = tmp_path / FOLDERS["boxes"] / "train"
+    folder.mkdir(parents=True)
+    write(folder / "1.json", frames(label()))
+    write(folder / "2.json", frames(label(category="boat")))
+    (folder / "3.json").write_text("[")
+    with pytest.raises(DataError) as error:
+        load_bdd100k(tmp_path)
+    told = [f"{Path(problem.file).name}: {problem.problem}" for problem in error.value.problems]
+    assert told[:2] == ["2.json: is in another file, too", "2.json: category is 'boat'"]
+    assert len(told) == 3 and told[2].startswith("3.json: ends in the middle")
+
+
 def test_class_change_makes_two_tracks(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / FOLDERS["boxes"]).mkdir(parents=True)
@@ -324,7 +348,6 @@ def test_class_change_makes_two_tracks(tmp_path: Path) -> None:
         (frames(label(category="boat")), "category is 'boat'. Expected one of pedestrian"),
         (frames(label(), label()), "two objects with id 7"),
         (frames(label(box2d=None)), "has neither box2d nor a mask"),
-        (frames(label(box2d={"x1": 2000, "y1": 0, "x2": 2010, "y2": 9})), "is outside the picture"),
         (frames(label(box2d=None, rle={"size": [720, 1280], "counts": "5"})), "damaged or not of 720 x 1280"),
         (frames(label(), videoName=None), "has no videoName"),
         (frames() + frames(), "two frames of one name"),

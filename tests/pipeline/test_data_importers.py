@@ -341,6 +341,7 @@ MANY_FAULTS = {
     "youtube-vis": ({"videos": [], "annotations": []}, ["is a YouTube-VIS JSON. Use it as it is"]),
     "words": ("hello world", ["is of no format that can be guessed"]),
     "nothing": ("", ["is of no format that can be guessed"]),
+    "zip": (b"PK\x03\x04", ["is a ZIP archive. Unpack it"]),
     "binary": (b"\x93\xff\x00", ["is not a text file in UTF-8"]),
 }
 

@@ -32,6 +32,7 @@ from mfvis.eval.run import checked_results
 from PIL import Image
 from second_reading import HEIGHT, LENGTH, WIDTH, Tracks
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 CASES = 500
 SECONDS = 10.0
 """For one file of some kilobytes, on a busy machine; most take some milliseconds."""

@@ -83,12 +83,14 @@ def load_bdd100k(
         raise DataError([Problem(str(root), "folder", problem, "Unpack the labels there, or correct root and split")])
     pictures = root / ("images/track" if found == "boxes" else "images/seg_track_20") / split
     if found is None:
-        videos = _unlabelled(pictures)
-    elif found == "bitmasks":
-        videos = _from_bitmasks(_label_path(root, found, split), pictures, with_masks)
-    else:
-        videos = _from_scalabel(_label_path(root, found, split), pictures, with_masks)
-    return VideoDataset(root, CATEGORIES, tuple(_numbered(videos)))
+        return VideoDataset(root, CATEGORIES, tuple(_numbered(_unlabelled(pictures))))
+    reader = _Reader(pictures, with_masks)
+    path = _label_path(root, found, split)
+    videos = reader.bitmasks(path) if found == "bitmasks" else reader.scalabel(path)
+    if reader.problems:
+        raise DataError(reader.problems)
+    notes = (f"{reader.outside} boxes outside their picture, left out",) if reader.outside else ()
+    return VideoDataset(root, CATEGORIES, tuple(_numbered(videos)), notes)
 
 
 def _label_path(root: Path, kind: Labels, split: str) -> Path | None:
@@ -106,72 +108,6 @@ def _unlabelled(pictures: Path) -> list[Video]:
     return [replace(open_video(folder), fps=FPS) for folder in folders]
 
 
-def _from_scalabel(path: Path, pictures: Path, with_masks: bool) -> list[Video]:
-    problems: list[Problem] = []
-    frames = read_scalabel(path, with_masks=with_masks)
-    for place, frame in enumerate(frames):
-        if frame.video is None:
-            problem = Problem(str(path), f"frame {place} ({frame.name})", "has no videoName", "Name its video")
-            problems.append(problem)
-    videos = []
-    for name, members in videos_of(frames).items():
-        sizes = {frame.size or SIZE for frame in members}
-        if len(sizes) > 1:
-            problem = f"has frames of {len(sizes)} sizes, {sorted(sizes)} (height, width)"
-            problems.append(Problem(str(path), f"video {name}", problem, "Make all frames one size"))
-        if len({frame.name for frame in members}) < len(members):
-            problem = Problem(str(path), f"video {name}", "has two frames of one name", "Name each frame once")
-            problems.append(problem)
-        height, width = next(iter(sizes))
-        objects = _Objects(str(path), height, width, len(members), with_masks, problems)
-        for t, frame in enumerate(members):
-            for label in frame.labels:
-                objects.add(t, frame, label)
-        files = tuple(pictures / name / Path(frame.name).name for frame in members)
-        videos.append(Video(0, name, width, height, len(members), files, objects.tracks(), FPS))
-    if problems:
-        raise DataError(problems)
-    return videos
-
-
-def _from_bitmasks(path: Path, pictures: Path, with_masks: bool) -> list[Video]:
-    problems: list[Problem] = []
-    videos = []
-    for folder in sorted(path for path in path.iterdir() if path.is_dir()):
-        files = sorted(folder.glob("*.png"))
-        objects: _Objects | None = None
-        for t, file in enumerate(files):
-            try:
-                category_HW, attributes_HW, id_HW = read_bitmask(file)
-            except DataError as error:
-                problems += error.problems
-                continue
-            height, width = id_HW.shape
-            if objects is None:
-                objects = _Objects(str(folder), height, width, len(files), with_masks, problems)
-            elif (objects.height, objects.width) != id_HW.shape:
-                problem = f"is {width} x {height}, the video's first one {objects.width} x {objects.height}"
-                problems.append(Problem(str(file), "picture", problem, "Make all bitmasks of a video one size"))
-                continue
-            for number, place in enumerate(ndimage.find_objects(id_HW), start=1):
-                if place is None:
-                    continue
-                inside = id_HW[place] == number
-                if int(attributes_HW[place][inside][0]) & (CROWD | IGNORED):
-                    continue
-                rows, columns = place
-                box = (columns.start, rows.start, columns.stop, rows.stop)
-                mask = encode_mask(id_HW == number) if with_masks else None
-                objects.put(t, file.name, str(number), int(category_HW[place][inside][0]), box, mask)
-        if objects is not None:
-            names = tuple(pictures / folder.name / f"{file.stem}.jpg" for file in files)
-            size = objects.width, objects.height
-            videos.append(Video(0, folder.name, *size, len(files), names, objects.tracks(), FPS))
-    if problems:
-        raise DataError(problems)
-    return videos
-
-
 def _numbered(videos: Sequence[Video]) -> Iterator[Video]:
     """The videos with ids 1, 2, ..., their tracks numbered through all of them."""
     first = 1
@@ -182,15 +118,81 @@ def _numbered(videos: Sequence[Video]) -> Iterator[Video]:
 
 
 @dataclass
+class _Reader:
+    """Reads the videos of one split, and gathers what is wrong with their labels."""
+
+    pictures: Path
+    with_masks: bool
+    problems: list[Problem] = field(default_factory=list)
+    outside: int = 0
+
+    def scalabel(self, path: Path) -> list[Video]:
+        """The videos of a folder of Scalabel files, each with whole videos in it, or of one file."""
+        videos: dict[str, Video] = {}
+        # One by one: all labels of the training split at once take gigabytes.
+        for file in sorted(path.glob("*.json")) or [path]:
+            try:
+                frames = read_scalabel(file, with_masks=self.with_masks)
+            except DataError as error:
+                self.problems += error.problems
+                continue
+            for frame in frames:
+                if frame.video is None:
+                    self.report(file, f"frame {frame.name}", "has no videoName", "Name its video")
+            for name, members in videos_of(frames).items():
+                if name in videos:
+                    self.report(file, f"video {name}", "is in another file, too", "Keep a video's frames in one file")
+                videos[name] = self.video(file, name, members)
+        return [videos[name] for name in sorted(videos)]
+
+    def video(self, file: Path, name: str, members: Sequence[ScalabelFrame]) -> Video:
+        sizes = {frame.size or SIZE for frame in members}
+        if len(sizes) > 1:
+            problem = f"has frames of {len(sizes)} sizes, {sorted(sizes)} (height, width)"
+            self.report(file, f"video {name}", problem, "Make all frames one size")
+        if len({frame.name for frame in members}) < len(members):
+            self.report(file, f"video {name}", "has two frames of one name", "Name each frame once")
+        objects = _Objects(self, file, *next(iter(sizes)), len(members))
+        for t, frame in enumerate(members):
+            for label in frame.labels:
+                objects.add(t, frame, label)
+        return objects.video(name, [Path(frame.name).name for frame in members])
+
+    def bitmasks(self, path: Path) -> list[Video]:
+        """The videos of a folder with a folder of bitmasks for each."""
+        videos = []
+        for folder in sorted(path for path in path.iterdir() if path.is_dir()):
+            files = sorted(folder.glob("*.png"))
+            objects: _Objects | None = None
+            for t, file in enumerate(files):
+                try:
+                    category_HW, attributes_HW, id_HW = read_bitmask(file)
+                except DataError as error:
+                    self.problems += error.problems
+                    continue
+                objects = objects or _Objects(self, folder, *id_HW.shape, len(files))
+                if (objects.height, objects.width) != id_HW.shape:
+                    problem = f"is {id_HW.shape} (height, width), the first one {(objects.height, objects.width)}"
+                    self.report(file, "picture", problem, "Make all bitmasks of a video one size")
+                    continue
+                objects.add_bitmask(t, file.name, category_HW, attributes_HW, id_HW)
+            if objects is not None:
+                videos.append(objects.video(folder.name, [f"{file.stem}.jpg" for file in files]))
+        return videos
+
+    def report(self, file: Path, record: str, problem: str, remedy: str) -> None:
+        self.problems.append(Problem(str(file), record, problem, remedy))
+
+
+@dataclass
 class _Objects:
     """Gathers the objects of one video, frame by frame."""
 
-    file: str
+    reader: _Reader
+    file: Path
     height: int
     width: int
     length: int
-    with_masks: bool
-    problems: list[Problem]
     boxes: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     """float32 ``[T, 4]`` of each id and class, in the order in which they appear."""
     masks: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
@@ -201,18 +203,33 @@ class _Objects:
         known = class_of(label.category)
         if known is None:
             names = ", ".join(category.name for category in CATEGORIES)
-            self.report(record, f"category is {label.category!r}", f"Expected one of {names}")
+            self.reader.report(self.file, record, f"category is {label.category!r}", f"Expected one of {names}")
             return
         category, ignored = known
         if ignored or label.crowd or label.ignored or label.id == "-1":  # the toolkit's id of a region
             return
         try:
-            box = box_of(label, self.height, self.width, file=self.file, record=record)
+            box = box_of(label, self.height, self.width, file=str(self.file), record=record)
         except DataError as error:
-            self.problems += error.problems
+            self.reader.problems += error.problems
             return
         if box is not None:
             self.put(t, record, label.id, category, box, label.segmentation)
+
+    def add_bitmask(
+        self, t: int, name: str, category_HW: np.ndarray, attributes_HW: np.ndarray, id_HW: np.ndarray
+    ) -> None:
+        """The objects of a bitmask, its ignore regions left out."""
+        for number, place in enumerate(ndimage.find_objects(id_HW), start=1):
+            if place is None:
+                continue
+            inside = id_HW[place] == number
+            if attributes_HW[place][inside][0] & (CROWD | IGNORED):
+                continue
+            rows, columns = place
+            box = (columns.start, rows.start, columns.stop, rows.stop)
+            mask = encode_mask(id_HW == number) if self.reader.with_masks else None
+            self.put(t, name, str(number), int(category_HW[place][inside][0]), box, mask)
 
     def put(
         self, t: int, record: str, number: str, category: int, box: Sequence[float], mask: dict | list | None
@@ -220,21 +237,21 @@ class _Objects:
         """One object in frame `t`, its box half-open."""
         x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], self.width), min(box[3], self.height)
         if x2 <= x1 or y2 <= y1:
-            self.report(record, f"the box {list(box)} is outside the picture", "Correct box or picture size")
+            self.reader.outside += 1
             return
         boxes_T4 = self.boxes.setdefault((number, category), np.zeros((self.length, 4), np.float32))
         if boxes_T4[t].any():
-            self.report(record, f"the frame has two objects with id {number}", "Give each object an id of its own")
+            problem = f"the frame has two objects with id {number}"
+            self.reader.report(self.file, record, problem, "Give each object an id of its own")
         boxes_T4[t] = x1, y1, x2, y2
-        if self.with_masks:
+        if self.reader.with_masks:
             self.masks.setdefault((number, category), [None] * self.length)[t] = mask
 
-    def tracks(self) -> tuple[Track, ...]:
-        """The tracks, their ids to be given."""
-        return tuple(
-            Track(0, key[1], boxes_T4, tuple(self.masks[key]) if self.with_masks else None)
+    def video(self, name: str, pictures: Sequence[str]) -> Video:
+        """The video with these pictures; ids are yet to be given."""
+        tracks = tuple(
+            Track(0, key[1], boxes_T4, tuple(self.masks[key]) if self.reader.with_masks else None)
             for key, boxes_T4 in self.boxes.items()
         )
-
-    def report(self, record: str, problem: str, remedy: str) -> None:
-        self.problems.append(Problem(self.file, record, problem, remedy))
+        frames = tuple(self.reader.pictures / name / picture for picture in pictures)
+        return Video(0, name, self.width, self.height, self.length, frames, tracks, FPS)

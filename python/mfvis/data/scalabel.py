@@ -26,7 +26,7 @@ BEZIER_STEPS = 8
 """Straight pieces that a cubic Bezier curve of a ``poly2d`` is cut into."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScalabelLabel:
     """One object in one frame, as the file has it."""
 
@@ -43,7 +43,7 @@ class ScalabelLabel:
     ignored: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScalabelFrame:
     """One frame of a video, or an image, with its labels."""
 

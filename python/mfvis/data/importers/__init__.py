@@ -128,6 +128,9 @@ def _read(source: Source, format: Format | None) -> list[BoxVideo]:
     except OSError as error:
         source.report("file", f"cannot be read ({error.strerror})", "Check the path")
         return []
+    if data.startswith(b"PK"):
+        source.report("file", "is a ZIP archive", "Unpack it, and give the file with the annotations")
+        return []
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if format is None and start == b"<" or format == "cvat":
         return read_cvat(data, source)
