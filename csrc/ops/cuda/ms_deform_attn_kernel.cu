@@ -79,7 +79,7 @@ struct Corners {
 };
 
 template <typename T, int V>
-__global__ void __launch_bounds__(threads) attend(MsDeformAttn args, T* output, int32_t queries_per_block) {
+__global__ void __launch_bounds__(threads, 2) attend(MsDeformAttn args, T* output, int32_t queries_per_block) {
   using C = Compute<T>;
   const int32_t vectors = static_cast<int32_t>(args.channels / V), heads = static_cast<int32_t>(args.heads);
   const int32_t of_query = vectors * heads, levels = static_cast<int32_t>(args.levels);
