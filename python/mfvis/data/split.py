@@ -46,7 +46,8 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     them to where the frames lie.
 
     Raises:
-        ConfigError: for pictures or Scalabel files, which are no YouTube-VIS JSON, and for a target that is the source.
+        ConfigError: for pictures or Scalabel files, which are no YouTube-VIS JSON, for a target that is the source, or
+            where every video has a class of its own.
         DataError: for any problem of the file.
     """
     source = parse_source(config.file)
@@ -59,9 +60,11 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     paths = config.out / "train.json", config.out / "val.json"
     if json_path.resolve() in [path.resolve() for path in paths]:
         raise ConfigError(f"out is {config.out}, where {json_path} would be replaced; choose another directory")
+    chosen = val_videos(dataset, config.share, config.seed)
+    if not chosen:
+        raise ConfigError(f"file {json_path}: no video can be held out, each has a class that no other video has")
     config.out.mkdir(parents=True, exist_ok=True)
     lead = Path(os.path.relpath(frames_dir, _frames_beside(paths[0])))
-    chosen = val_videos(dataset, config.share, config.seed)
     for path, wanted in zip(paths, (False, True), strict=True):
         part = _part(root, {video.id for video in dataset.videos if (video.id in chosen) == wanted}, lead)
         write_json(path, part)
@@ -71,7 +74,7 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
 
 
 def val_videos(dataset: VideoDataset, share: float, seed: int) -> set[int]:
-    """The ids of the videos that are held out: `share` of them, rounded, at least one, if there are two.
+    """The ids of the videos that are held out: `share` of them, rounded, or one; fewer where a class would be lost.
 
     Every class keeps a video to be learnt from, and every class that has two, the rarest first, gets one to be measured
     on, as far as the number allows. The rest is drawn at random.

@@ -1,0 +1,98 @@
+"""COCO's pictures as videos of one frame, and every way in which its file can be broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mfvis.data.coco import load_coco
+from mfvis.errors import DataError
+
+
+def sound() -> dict[str, Any]:
+    return {
+        "images": [{"id": 9, "width": 40, "height": 30, "file_name": "9.jpg"}],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}],
+        "annotations": [
+            {
+                "id": 5,
+                "image_id": 9,
+                "category_id": 18,
+                "bbox": [1, 2, 10, 12.5],
+                "segmentation": [[1, 2, 11, 2, 11, 14, 1, 14]],
+            },
+            {"id": 6, "image_id": 9, "category_id": 1, "bbox": [0, 0, 40, 30], "iscrowd": 1},
+        ],
+    }
+
+
+def load(tmp_path: Path, content: Any, **options: Any):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    return load_coco(path, tmp_path, **options)
+
+
+def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
+    dataset = load(tmp_path, sound())
+    (video,) = dataset.videos
+    assert (video.id, video.name, video.length, video.frames) == (9, "9", 1, (tmp_path / "9.jpg",))
+    assert [category.id for category in dataset.categories] == [1, 18]
+    dog, crowd = video.tracks
+    assert dog.boxes_T4.tolist() == [[1, 2, 11, 14.5]] and dog.segmentations == ([[1, 2, 11, 2, 11, 14, 1, 14]],)
+    assert crowd.iscrowd and crowd.segmentations is None
+
+
+def test_masks_need_not_be_kept(tmp_path: Path) -> None:
+    (video,) = load(tmp_path, sound(), with_masks=False).videos
+    assert all(track.segmentations is None for track in video.tracks)
+
+
+def test_pictures_alone_can_be_predicted(tmp_path: Path) -> None:
+    assert load(tmp_path, {"images": sound()["images"], "categories": []}).videos[0].tracks == ()
+
+
+def test_boxes_of_masks_on_request(tmp_path: Path) -> None:
+    content = sound()
+    del content["annotations"][0]["bbox"]
+    with pytest.raises(DataError, match="annotation 5: has no bbox"):
+        load(tmp_path, content)
+    (video,) = load(tmp_path, content, boxes_from_masks=True).videos
+    assert video.tracks[0].boxes_T4.tolist() == [[1, 2, 11, 14]]
+
+
+def test_a_box_without_size_is_absent_and_noted(tmp_path: Path) -> None:
+    content = sound()
+    content["annotations"][0]["bbox"] = [3, 4, 5, 0]
+    dataset = load(tmp_path, content)
+    assert not dataset.videos[0].tracks[0].present_T.any()
+    assert "1 boxes without size" in dataset.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "messages"),
+    [
+        ("images", {"file_name": None}, ["image 9", "file_name is None"]),
+        ("images", {"width": 0}, ["image 9", "width is 0"]),
+        ("images", {"height": "30"}, ["images[0]", "height is '30', expected an integer"]),
+        ("annotations", {"image_id": 8}, ["annotation 5", "image 8 is unknown"]),
+        ("annotations", {"category_id": 2}, ["annotation 5", "category 2 is unknown"]),
+        ("annotations", {"bbox": [1, 2, 3]}, ["annotation 5", "the box is [1, 2, 3]"]),
+        ("annotations", {"id": 6}, ["annotations[1]", "annotation id 6 is a duplicate"]),
+        ("annotations", {"iscrowd": 2}, ["annotation 5", "iscrowd is 2"]),
+    ],
+)
+def test_problems_in_cocos_words(key: str, change: dict[str, Any], messages: list[str], tmp_path: Path) -> None:
+    content = sound()
+    content[key][0] |= change
+    with pytest.raises(DataError) as raised:
+        load(tmp_path, content)
+    for message in messages:
+        assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [[], None, {"images": {}}, {"images": [5]}, {}, {"images": [], "annotations": [7]}])
+def test_other_content_is_refused(content: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        load(tmp_path, content)

@@ -1,0 +1,106 @@
+"""Every preset that is shipped, alone and laid over others: it parses, builds, and tells what would be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mfvis.cli import main
+from mfvis.config import Config
+from mfvis.data.datasets import LAYOUTS, parse_source
+from mfvis.errors import ConfigError
+from mfvis.parsing import PRESETS, build, load_preset
+from mfvis.train.optim import learning_rate
+from mfvis.train.plan import estimate
+
+OTHER_COMMANDS = {"demo", "label"}
+SHIPPED = sorted({path.stem for path in PRESETS.glob("*.yaml")} - OTHER_COMMANDS)
+# For each published schedule: steps, and the steps at which the learning rate drops.
+SCHEDULES = {
+    "ytvis2019": (6000, [4000]),
+    "ytvis2021": (8000, [5500]),
+    "ytvis2022": (8000, [5500]),
+    "ovis": (8000, [5500]),
+    "bdd100k-mots": (8000, [5500]),
+    "coco": (368750, [327778, 355092]),
+    "ytvis2019-coco": (6000, [4000]),
+    "ytvis2021-coco": (8000, [5500]),
+    "ovis-coco": (8000, [5500]),
+}
+
+
+def configure(preset: str) -> Config:
+    return build(Config, {"data": "ytvis2019:datasets/ytvis_2019"} | load_preset(preset), preset)
+
+
+def test_there_is_one_for_every_data_set() -> None:
+    assert set(SCHEDULES) <= set(SHIPPED)
+    assert {parse_source(text).name for name in SCHEDULES for text in configure(name).data} == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("preset", [*SHIPPED, "ytvis2021,swin-l,masks", "ovis-coco,r101,reference-code", "paper,r50"])
+def test_dry_run(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = [] if "data" in load_preset(preset) else ["--data", "ytvis2019:datasets/ytvis_2019"]
+    assert main(["train", "--preset", preset, *data, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    config = configure(preset)
+    assert f"batch {config.train.batch} = {config.train.per_device} clips x" in told
+    assert f"x {config.train.steps} steps" in told and "learning rate" in told
+    for source in config.sources():
+        assert f"{source.path} is not there: {LAYOUTS[source.name].videos} videos" in told
+    assert f"classes {len(LAYOUTS[config.sources()[0].name].classes)}" in told
+    assert "parameters" in told and "memory about" in told and "GiB per process" in told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_the_published_ones(name: str) -> None:
+    train = configure(name).train
+    steps, drops = SCHEDULES[name]
+    assert (train.steps, train.batch, train.lr, train.backbone_lr, train.clip_norm) == (steps, 16, 1e-4, 0.1, 0.01)
+    for place, drop in enumerate(drops):
+        assert learning_rate(train, drop - 1) == pytest.approx(0.1**place)
+        assert learning_rate(train, drop) == pytest.approx(0.1 ** (place + 1))
+
+
+def test_presets_are_laid_over_one_another() -> None:
+    config = configure("ytvis2021,swin-l,masks,reference-code")
+    assert config.data == ("ytvis2021:datasets/ytvis_2021",) and config.train.steps == 8000
+    assert (config.model.backbone.name, config.model.queries) == ("swin-l", 200)
+    assert config.supervision == "masks" and config.loss.swap_red_blue
+    assert configure("masks,reference-code").clip.frames == 3 and configure("reference-code,masks").clip.frames == 2
+    assert configure("reference-code,paper") == configure("paper"), "the search of the paper, all of it"
+    with pytest.raises(ConfigError, match="no preset 'swinl', did you mean swin-l?"):
+        load_preset("ytvis2021,swinl")
+
+
+def test_a_part_of_a_joint_batch_is_what_it_says() -> None:
+    sources = configure("ytvis2019-coco").sources()
+    assert [source.name for source in sources] == ["ytvis2019", "coco"]
+    assert sum(source.share for source in sources) == pytest.approx(1)
+
+
+def test_memory_counts_what_a_backward_pass_keeps() -> None:
+    """The estimate, of a model of a few thousand parameters, against the tensors that a real forward pass keeps."""
+    config = build(Config, load_preset("test") | {"data": "x", "clip": {"frames": 2, "short_sides": [64]}}, "test")
+    memory = estimate(config, 3)
+    from mfvis.models.mask2former import VideoMask2Former
+
+    model = VideoMask2Former(config.model, 3).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        prediction = model(torch.zeros(config.train.per_device, 2, 3, 64, 128, dtype=torch.uint8))
+    held = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+    assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert memory.state == 16 * memory.parameters
+    assert memory.logits == 2 * 4 * prediction.masks_LBQTHW.numel()
+    # Fused attention keeps less than the plain one that the meta device counts, and more in other places.
+    assert memory.activations == pytest.approx(held, rel=0.2)
