@@ -168,8 +168,8 @@ class PixelDecoder(nn.Module):
             y = (torch.arange(height, device=device) + 0.5) / height
             x = (torch.arange(width, device=device) + 0.5) / width
             reference.append(torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).flatten(0, 1))
-        # Nothing here is copied to the device, which would have to be waited for: the operator reads shapes and starts on
-        # the CPU, and (w, h) of the levels are written where they are needed.
+        # Nothing is copied to the device, which would have to be waited for: the operator reads shapes and starts on
+        # the CPU, and the levels' (w, h) are written where they are needed.
         shapes_L2 = torch.tensor(shapes, device="cpu")
         starts_L = torch.tensor([sum(lengths[:level]) for level in range(LEVELS)], device="cpu")
         sizes = [torch.full((), float(side), device=device) for height, width in shapes for side in (width, height)]
