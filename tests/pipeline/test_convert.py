@@ -286,6 +286,8 @@ def test_a_folder_of_transformers_and_a_model_of_the_hub(theirs, tmp_path, monke
     for repository, reason in (("someone/else", "no such repo"), ("someone/unreachable", "no connection")):
         with pytest.raises(CheckpointError, match=f"{repository}: no such file, .*hub does not give it .{reason}"):
             checkpoint.start_from(repository, twin, CATEGORIES)
+    with pytest.raises(CheckpointError, match="runs/none.pth: no such weights file"):  # not a name on the hub
+        checkpoint.start_from("runs/none.pth", twin, CATEGORIES)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +299,8 @@ def test_detectron2_mask2former_gives_the_outputs_of_transformers(theirs, kind, 
     twin = ours(name)
     said = checkpoint.start_from(tmp_path / kind, twin, CATEGORIES)
     assert "detectron2's Mask2Former" in said and not any(word in said for word in FAULTS)
+    assert "5 classes are taken for those of the data" in said and "1 left out (criterion.empty_weight)" in said
+    assert ("batch norms" in said) == (name == "resnet50")
     assert_same_outputs(twin, model)
 
 
@@ -635,7 +639,12 @@ def test_a_backbone_alone_starts_a_training(torchvision_resnet, tmp_path, capsys
     model = ours("resnet50")
     before = model.decoder.query_features.weight.clone()
     said = checkpoint.start_from(tmp_path / "r50.pth", model, CATEGORIES)
-    assert "torchvision's ResNet" in said and "of the backbone alone" in said and "missing" not in said
+    assert (
+        "torchvision's ResNet" in said
+        and "the backbone alone" in said
+        and "batch norms are trained on" in said
+        and "missing" not in said
+    )
     stem = model.backbone.net.embedder.embedder.convolution.weight
     assert torch.equal(stem, torchvision_resnet["conv1.weight"])
     assert torch.equal(model.decoder.query_features.weight, before)

@@ -23,7 +23,7 @@ from mfvis.models import unpickle
 from mfvis.models.foreign import Named, to_ours
 from mfvis.models.names import canonical
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?<!\.pkl)(?<!\.pth)(?<!\.bin)(?<!\.pt)(?<!\.safetensors)")
 
 
 @dataclass(frozen=True)

@@ -182,14 +182,21 @@ def start_from(path: str | Path, model: VideoMask2Former, categories: Sequence[C
         tensors = {name: value for name, value in tensors.items() if "class_head" not in name}
     elif own:
         anew = ()
-    said = f"weights from {own or path} ({named.format})"
+    said = [f"weights from {own or path} ({named.format})"]
     if named.backbone_only:
-        return f"{said}, of the backbone alone: {model.backbone.load(named, str(path))}"
-    model.backbone.check_stride(named, str(path))
-    said += f": {load_weights(model, tensors, str(path), 0.9 if anew else 1.0, anew)}"
+        said.append(f"the backbone alone: {model.backbone.load(named, str(path))}")
+    else:
+        model.backbone.check_stride(named, str(path))
+        report = load_weights(model, tensors, str(path), 0.9 if anew else 1.0, anew)
+        said.append(str(report))
+        if not own and "decoder.class_head.weight" in report.loaded:
+            said.append(f"its {len(categories)} classes are taken for those of the data, in their order")
     if named.left_out:
-        said += f"; {len(named.left_out)} left out ({', '.join(named.left_out[:5])})"
-    return said
+        said.append(f"{len(named.left_out)} left out ({', '.join(named.left_out[:5])})")
+    norms = [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not own and any(norm.weight.requires_grad for norm in norms):
+        said.append("the backbone's batch norms are trained on; to freeze them name model.backbone.weights too")
+    return "; ".join(said)
 
 
 def training_state(
