@@ -271,6 +271,8 @@ def test_command_writes_what_the_reader_and_the_check_take(tmp_path: Path, capsy
     dataset = load_dataset(out)
     assert [category.name for category in dataset.categories] == ["pedestrian", "car"]
     assert dataset.videos[0].tracks[1].boxes_T4[0].tolist() == [70, 0, 80, 20]
+    assert main([*argv[:-1], str(file)]) == 2
+    assert "--out is the file to import" in capsys.readouterr().err
     assert main([*argv, "--format", "cvat"]) == 2
     assert "is not whole XML" in capsys.readouterr().err
 

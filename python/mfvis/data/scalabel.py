@@ -211,7 +211,9 @@ class _Reader:
         if rle is None:
             return None
         size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (None, None)
-        good = isinstance(size, list) and len(size) == 2 and all(is_integer(side) and side > 0 for side in size)
+        good = (
+            isinstance(size, list) and len(size) == 2 and all(is_integer(side) and 0 < side <= LARGEST for side in size)
+        )
         if not good or not isinstance(counts, str) or not counts:
             self.report(record, f"rle is {shortened(rle)}", 'Write {"size": [height, width], "counts": text}')
             return None

@@ -17,7 +17,7 @@ from mfvis.data.importers.label_studio import read_label_studio
 from mfvis.data.importers.scalabel import read_scalabel_tracks
 from mfvis.data.importers.text import read_kitti, read_motchallenge
 from mfvis.data.jsonfile import read_json, write_json
-from mfvis.errors import DataError, Problem
+from mfvis.errors import ConfigError, DataError, Problem
 
 Format = Literal["motchallenge", "kitti", "cvat", "label-studio", "scalabel"]
 SLIVER = 0.01
@@ -42,6 +42,8 @@ class ImportConfig:
 
 def run(config: ImportConfig) -> None:
     """Import, write, and say what became of it."""
+    if config.out.resolve() == config.file.resolve():
+        raise ConfigError(f"--out is the file to import, {config.file}; name another")
     root, left_out = import_tracks(
         config.file, config.frames, config.out, format=config.format, categories=config.categories
     )
