@@ -20,7 +20,7 @@ from mfvis.models.backbone import NAMES, Backbone, BackboneConfig
 from mfvis.models.foreign import Named, to_detectron2
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.models.pixel_decoder import LEVELS
-from mfvis.models.weights import compare, complete, load_weights, read_weights, save_safetensors, under_names_of
+from mfvis.models.weights import STRIDE, compare, complete, load_weights, read_weights, save_safetensors, under_names_of
 from mfvis.train import checkpoint
 from mfvis.types import Category
 
@@ -101,7 +101,8 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Named) -
     if without:
         print(f"{len(without)} tensors left out ({', '.join(without[:5])}{', ...' if len(without) > 5 else ''})")
     if config.out.suffix == ".safetensors":
-        save_safetensors(config.out, tensors)
+        strides = {} if named.stride_in_1x1 is None else {STRIDE: str(named.stride_in_1x1)}
+        save_safetensors(config.out, tensors, strides)
     else:
         for name, value in tensors.items():  # each alone, or a view would be stored with all it is a part of
             tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -112,6 +113,11 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Named) -
                 temporary.write_bytes(pickle.dumps(content, protocol=2))
             else:
                 torch.save(content, temporary)
+    if named.stride_in_1x1:
+        print(
+            "it strides in the first 1x1 of a stage: set model.backbone.stride_in_1x1, or RESNETS.STRIDE_IN_1X1 in "
+            "detectron2, which must now give it RGB divided by the standard deviation"
+        )
     print(f"{len(tensors)} tensors under {config.to}'s names: {config.out}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,12 +68,11 @@ def to_ours(state: Mapping[str, Tensor]) -> Named:
     left_out = tuple(name for name in state if _LEFT_OUT.fullmatch(name))
     state = {name: value for name, value in state.items() if name not in set(left_out)}
     if any(name.startswith("model.pixel_level_module.") for name in state):
-        prefix = "model.pixel_level_module.encoder."
-        whole = {k: v for k, v in state.items() if not k.startswith(prefix)}
-        backbone = {BACKBONE + k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        return _named(TRANSFORMERS, whole, "transformers' Mask2Former", left_out, backbone)
+        encoder = re.compile(r"^model\.pixel_level_module\.encoder\.")
+        state = {encoder.sub(BACKBONE, name): value for name, value in state.items()}
+        return _named(TRANSFORMERS, state, "transformers' Mask2Former", left_out)
     if any(name.startswith((BACKBONE, "decoder.query_features.")) for name in state):
-        return _named(Table(()), {}, "mfvis", left_out, state)
+        return _named(Table(()), state, "mfvis", left_out)
     if any(name.startswith(("sem_seg_head.", "backbone.")) for name in state):
         return _named(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", left_out)
     if "conv1_w" in state:
@@ -87,18 +86,15 @@ def to_ours(state: Mapping[str, Tensor]) -> Named:
     else:
         # transformers' classifiers keep their backbone under its family's name; Swin's backbone does so too.
         ours = {BACKBONE + re.sub(r"^(resnet|mobilenet_v2)\.", "", name): value for name, value in state.items()}
-        return _named(Table(()), {}, "transformers' backbones", left_out, ours)
-    table = table.within(BACKBONE, "")
-    named = _named(table, state, title, left_out)
-    return Named(named.tensors, title, named.left_out, stride_in_1x1)
+        return _named(Table(()), ours, "transformers' backbones", left_out)
+    named = _named(table.within(BACKBONE, ""), state, title, left_out)
+    return replace(named, stride_in_1x1=stride_in_1x1)
 
 
-def _named(
-    table: Table, state: Mapping[str, Tensor], title: str, left_out: tuple[str, ...], rest: Mapping[str, Tensor] = {}
-) -> Named:
+def _named(table: Table, state: Mapping[str, Tensor], title: str, left_out: tuple[str, ...]) -> Named:
+    """`state` as the table has it; a name that it does not have is ours, or nobody's."""
     converted, unknown = table.to_ours(state)
-    converted |= {name: state[name] for name in unknown} | dict(rest)
-    converted = {canonical(name): value for name, value in converted.items()}
+    converted = {canonical(k): v for k, v in (converted | {name: state[name] for name in unknown}).items()}
     again = tuple(name for name in converted if _LEFT_OUT.fullmatch(name))
     return Named({k: v for k, v in converted.items() if k not in again}, title, left_out + again)
 

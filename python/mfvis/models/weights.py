@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,6 +23,8 @@ from mfvis.models import unpickle
 from mfvis.models.foreign import Named, to_ours
 from mfvis.models.names import canonical
 
+STRIDE = "stride_in_1x1"
+"""Metadata of a file of ours: where its ResNet strides, if the format that it came from says so."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?<!\.pkl)(?<!\.pth)(?<!\.bin)(?<!\.pt)(?<!\.safetensors)")
 
 
@@ -60,7 +62,9 @@ def read_weights(source: str | Path) -> Named:
     """
     path = Path(source)
     if path.is_file():
-        return to_ours(read_state_dict(path))
+        named = to_ours(read_state_dict(path))
+        stride = _metadata(path).get(STRIDE) if path.suffix == ".safetensors" else None
+        return named if stride is None else replace(named, stride_in_1x1=stride == "True")
     if not path.exists() and _HUB_NAME.fullmatch(str(source)):
         files = _from_hub(str(source))
     else:
@@ -76,6 +80,11 @@ def read_weights(source: str | Path) -> Named:
     for file in files:
         state |= read_state_dict(file)
     return to_ours(state)
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def _from_hub(name: str) -> list[Path]:
