@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from mfvis.data.rle import decode_mask
 from mfvis.data.synthetic import SyntheticConfig, write_demo
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import load_dataset, write_results
-from mfvis.eval.ytvis import MeanJ, Metrics, evaluate, mean_j
+from mfvis.eval.mean_j import MeanJ, mean_j
+from mfvis.eval.ytvis import Metrics, evaluate
 from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
 from mfvis.losses.criterion import LossConfig
 from mfvis.models.mask2former import ModelConfig
@@ -158,10 +159,9 @@ def read_curves(log: Path) -> tuple[Curve, ...]:
 
 def _numbers(outcome: Outcome) -> dict[str, object]:
     """The outcome as metrics.json has it."""
-    metrics = {name: value for name, value in asdict(outcome.metrics).items() if name != "classes"}
     return {
         "supervision": outcome.name,
-        **{name: round(value, 4) for name, value in metrics.items()},
+        **{name: round(value, 4) for name, value in outcome.metrics.named().items()},
         "j": round(outcome.j.j, 4),
         "filled_box_j": round(outcome.j.filled_box_j, 4),
         "train_seconds": round(outcome.seconds, 1),

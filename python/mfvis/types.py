@@ -36,6 +36,8 @@ class Track:
     """Per frame the mask as the JSON has it (polygons, either RLE, or None), not decoded on reading; None: no masks."""
     areas: tuple[float | None, ...] | None = None
     iscrowd: bool = False
+    occlusion: tuple[str | None, ...] | None = None
+    """Per frame how much of the object is hidden, as OVIS names it; None: the file does not say."""
 
     @property
     def present_T(self) -> np.ndarray:

@@ -43,11 +43,11 @@ def test_the_demo_ends_in_a_report_and_says_where(tmp_path, capsys):
     assert str(report.resolve()) in capsys.readouterr().out
     assert report.read_text().count("data:image/jpeg") == 2
     (numbers,) = json.loads((tmp_path / "metrics.json").read_text())
-    assert 0 <= numbers["ap"] <= 1
+    assert 0 <= numbers["AP"] <= 1
     assert 0 < numbers["filled_box_j"] < 1
     # A second demo in the same place replaces the first one, and only that.
     demo.run(config(tmp_path))
-    assert json.loads((tmp_path / "metrics.json").read_text())[0]["ap"] == numbers["ap"]
+    assert json.loads((tmp_path / "metrics.json").read_text())[0]["AP"] == numbers["AP"]
     assert (tmp_path / "mine.txt").read_text() == "stays"
 
 

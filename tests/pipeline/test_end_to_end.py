@@ -44,5 +44,5 @@ def test_train_resume_predict_and_evaluate(
     metrics = tmp_path / "metrics.json"
     assert main(["eval", str(found / "results.json"), "--data", val_json, "--out", str(metrics)]) == 0
     assert "AP" in capsys.readouterr().out
-    assert 0 <= json.loads(metrics.read_text())["ap"] <= 1
+    assert 0 <= json.loads(metrics.read_text())["AP"] <= 1
     assert config.supervision == "boxes"

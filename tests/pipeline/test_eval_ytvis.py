@@ -1,4 +1,4 @@
-"""YouTube-VIS AP against hand-made cases and a slow restatement of its specification; mean J of label mode."""
+"""AP of YouTube-VIS and OVIS against hand-made cases and a slow restatement of its specification; mean J of labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mfvis.errors import DataError
 from mfvis.eval import run as eval_run
-from mfvis.eval.ytvis import Metrics, evaluate, filled_box, mean_j, tube_iou
+from mfvis.eval.mean_j import filled_box, mean_j
+from mfvis.eval.tubes import Tube, tube_iou
+from mfvis.eval.ytvis import Metrics, evaluate
 from mfvis.types import Category, Track, TrackResult, Video, VideoDataset
 from pycocotools import mask as coco_mask
 from pytest import approx
@@ -49,9 +51,9 @@ def result(masks: list[np.ndarray | None], score: float, video_id: int = 1, cate
     return TrackResult(video_id, category_id, score, rles, np.zeros((len(masks), 4), dtype=np.float32))
 
 
-def data_set(*tracks_of_videos: list[Track], length: int = 1, classes: int = 1) -> VideoDataset:
+def data_set(*tracks_of_videos: list[Track], length: int = 1, classes: int = 1, side: int = 20) -> VideoDataset:
     videos = tuple(
-        Video(number, f"video{number}", 20, 20, length, (), tuple(tracks))
+        Video(number, f"video{number}", side, side, length, (), tuple(tracks))
         for number, tracks in enumerate(tracks_of_videos, start=1)
     )
     categories = tuple(Category(id, f"class{id}") for id in range(1, classes + 1))
@@ -83,12 +85,22 @@ def oracle_area(areas: list) -> float:
     return float(np.mean(counted)) if counted else 0.0
 
 
+def oracle_occlusion(track: Track) -> float:
+    if track.occlusion is None:
+        return 0.0
+    scores = [{"no": 0, "slight": 0.25, "severe": 0.75}[level.split("_")[0]] for level in track.occlusion if level]
+    worst = sorted(scores, reverse=True)[: (len(scores) + 1) // 2]
+    return sum(worst) / len(worst)
+
+
 def oracle(dataset: VideoDataset, results: list[TrackResult]) -> list[float]:
     thresholds, recalls = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
-    ranges = [(0, 1e10), (0, 128**2), (128**2, 256**2), (256**2, 1e10)]
+    ranges = [(0, 1e10, 0, 1), (0, 128**2, 0, 1), (128**2, 256**2, 0, 1), (256**2, 1e10, 0, 1)]
+    ranges += [(0, 1e10, 0, 0.25), (0, 1e10, 0.25, 0.5), (0, 1e10, 0.5, 1)]
+    with_occlusion = any(track.occlusion for video in dataset.videos for track in video.tracks)
     precision, recall = {}, {}
     for category in dataset.categories:
-        for a, (low, high) in enumerate(ranges):
+        for a, (low, high, light, heavy) in enumerate(ranges):
             for most in (1, 10, 100):
                 for i, threshold in enumerate(thresholds):
                     rows, positives = [], 0
@@ -96,7 +108,12 @@ def oracle(dataset: VideoDataset, results: list[TrackResult]) -> list[float]:
                         dts = [r for r in results if r.video_id == video.id and r.category_id == category.id]
                         dts = sorted(dts, key=lambda r: -r.score)[:100]
                         gts = [t for t in video.tracks if t.category_id == category.id]
-                        skip = {id(t): t.iscrowd or not low <= oracle_area(t.areas) <= high for t in gts}
+                        skip = {
+                            id(t): t.iscrowd
+                            or not low <= oracle_area(t.areas) <= high
+                            or not light <= oracle_occlusion(t) <= heavy
+                            for t in gts
+                        }
                         gts = sorted(gts, key=lambda t: skip[id(t)])
                         positives += sum(not skip[id(t)] for t in gts)
                         taken = set()
@@ -146,14 +163,14 @@ def oracle(dataset: VideoDataset, results: list[TrackResult]) -> list[float]:
 
     return [
         *(mean(precision, 0, 100, i) for i in (None, 0, 5)),
-        *(mean(precision, a, 100) for a in (1, 2, 3)),
+        *(mean(precision, a, 100) for a in (1, 2, 3, *((4, 5, 6) if with_occlusion else ()))),
         *(mean(recall, 0, most) for most in (1, 10, 100)),
-        *(mean(recall, a, 100) for a in (1, 2, 3)),
+        *(mean(recall, a, 100) for a in (1, 2, 3, *((4, 5, 6) if with_occlusion else ()))),
     ]
 
 
 def numbers(metrics: Metrics) -> list[float]:
-    return [value for name, value in vars(metrics).items() if name != "classes"]
+    return list(metrics.named().values())
 
 
 @st.composite
@@ -164,6 +181,9 @@ def small_cases(draw):
     mask = st.one_of(st.none(), rectangles.map(lambda r: rectangle(*r, 8, 8)))
     tube = st.lists(mask, min_size=length, max_size=length)
     area = st.sampled_from([None, 0, 10, 128**2, 20000, 256**2, 100000])
+    occluded = draw(st.booleans())
+    level = st.sampled_from([None, "no_occlusion", "slight_occlusion", "severe_occlusion"])
+    occlusion = st.lists(level, min_size=length, max_size=length).filter(any).map(tuple)
     videos = []
     for number in range(draw(st.integers(1, 2))):
         tracks = [
@@ -176,7 +196,8 @@ def small_cases(draw):
             for n in range(draw(st.integers(0, 3)))
         ]
         areas = st.lists(area, min_size=length, max_size=length).map(tuple)
-        videos.append([replace(t, areas=draw(areas)) if draw(st.booleans()) else t for t in tracks])
+        tracks = [replace(t, areas=draw(areas)) if draw(st.booleans()) else t for t in tracks]
+        videos.append([replace(t, occlusion=draw(occlusion)) if occluded else t for t in tracks])
         assert number < 2
     results = [
         result(
@@ -187,7 +208,7 @@ def small_cases(draw):
         )
         for _ in range(draw(st.integers(0, 6)))
     ]
-    return data_set(*videos, length=length, classes=2), results
+    return data_set(*videos, length=length, classes=2, side=8), results
 
 
 @settings(max_examples=60, deadline=None)
@@ -211,7 +232,8 @@ def test_a_perfect_prediction_has_ap_one():
 
 def test_tube_iou_is_over_the_whole_tube():
     a, b = rectangle(0, 0, 10, 10), rectangle(0, 0, 10, 5)
-    iou = tube_iou([[rle(a), None]], [[rle(b), rle(b)], [rle(a), None], [None, None]])
+    tubes = [Tube((rle(b), rle(b))), Tube((rle(a), None)), Tube((None, None))]
+    iou = tube_iou([Tube((rle(a), None))], tubes)
     np.testing.assert_array_equal(iou, [[50 / 150, 1.0, 0.0]])
 
 
@@ -221,14 +243,14 @@ def test_pixels_are_counted_exactly_beyond_float32():
     one_less = big.copy()
     one_less[1, 0] = False
     area = int(big.sum())
-    iou = tube_iou([[rle(big)] * 3], [[rle(big), rle(one_less), rle(big)]])
+    iou = tube_iou([Tube((rle(big),) * 3)], [Tube((rle(big), rle(one_less), rle(big)))])
     assert iou[0, 0] == (3 * area - 1) / (3 * area)
 
 
 def test_frames_of_another_size_count_for_nothing_and_surplus_frames_are_ignored():
     a, other = rectangle(0, 0, 10, 10), rectangle(0, 0, 10, 10, 30, 30)
-    assert tube_iou([[rle(a), rle(other)]], [[rle(a), rle(a)]])[0, 0] == 1
-    assert tube_iou([[rle(a)]], [[rle(a), rle(a)]])[0, 0] == 1
+    assert tube_iou([Tube((rle(a), rle(other)))], [Tube((rle(a), rle(a)))])[0, 0] == 1
+    assert tube_iou([Tube((rle(a),))], [Tube((rle(a), rle(a)))])[0, 0] == 1
 
 
 def test_an_iou_equal_to_the_threshold_matches():
@@ -275,6 +297,44 @@ def test_a_class_without_annotations_is_left_out_and_one_without_predictions_cou
 def test_an_unknown_video_is_refused():
     with pytest.raises(ValueError, match=r"video ids \[9\] are not in"):
         evaluate(data_set([]), [result([None], 0.9, video_id=9)])
+
+
+def test_occlusion_gives_the_eighteen_numbers_of_ovis():
+    hidden = [rectangle(0, 0, 5, 5)] * 3
+    shown = [rectangle(10, 10, 15, 15)] * 3
+    # The worse half of three frames is two: (0.75 + 0.25) / 2, in two ranges.
+    tracks = [
+        replace(track(1, hidden), occlusion=("severe_occlusion", "slight_occlusion", "no_occlusion")),
+        replace(track(2, shown), occlusion=("no_occlusion", None, None)),
+    ]
+    metrics = evaluate(data_set(tracks, length=3), [result(hidden, 0.9)])
+    assert list(metrics.named())[6:9] == ["APso", "APmo", "APho"]
+    assert len(metrics.named()) == len(metrics.classes[0].named()) == 18
+    assert (metrics.ap_light_occlusion, metrics.ap_medium_occlusion, metrics.ap_heavy_occlusion) == approx((0, 1, 1))
+    assert (metrics.ar_light_occlusion, metrics.ar_medium_occlusion, metrics.ar_heavy_occlusion) == approx((0, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("occlusion", "message"),
+    [
+        (None, "has no occlusion, while others have"),
+        ((None,), "has no occlusion"),
+        (("some",), "occlusion 'some' is not"),
+    ],
+)
+def test_tracks_without_a_readable_occlusion_are_refused_where_others_have_one(occlusion, message):
+    mask = [rectangle(0, 0, 5, 5)]
+    first = replace(track(1, mask), occlusion=("no_occlusion",))
+    with pytest.raises(DataError, match=message):
+        evaluate(data_set([first, replace(track(2, mask), occlusion=occlusion)]), [])
+
+
+def test_every_damaged_mask_and_area_of_the_data_set_is_named():
+    broken = replace(track(1, [rectangle(0, 0, 5, 5)]), segmentations=({"size": [20, 20], "counts": "12"},))
+    areas = replace(track(2, [rectangle(0, 0, 5, 5)]), areas=(float("nan"),))
+    with pytest.raises(DataError) as caught:
+        evaluate(data_set([broken, areas]), [])
+    assert [problem.record for problem in caught.value.problems] == ["annotation 1, frame 0", "annotation 2"]
 
 
 # ----------------------------------------------------------------------------------------------------------- mean J
@@ -332,18 +392,18 @@ def files(tmp_path: Path) -> tuple[Path, Path, dict]:
 def test_eval_of_a_results_file_prints_the_table_and_writes_the_numbers(files, capsys, tmp_path):
     data, results, good = files
     results.write_text(json.dumps([good]))
-    metrics = eval_run.run(eval_run.EvalConfig(results, data, tmp_path / "metrics.json"))
+    metrics = eval_run.run(eval_run.EvalConfig(results, str(data), tmp_path / "metrics.json"))
     assert metrics.ap == approx(1)
     printed = capsys.readouterr().out
     assert " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 1.000" in printed
     assert "thing" in printed
-    assert json.loads((tmp_path / "metrics.json").read_text())["ap"] == approx(1)
+    assert json.loads((tmp_path / "metrics.json").read_text())["AP"] == approx(1)
 
 
 def test_eval_of_a_labelled_data_set_prints_mean_j(files, capsys):
     data, results, _ = files
     results.write_text(data.read_text())
-    assert eval_run.run(eval_run.EvalConfig(results, data)).j == 1
+    assert eval_run.run(eval_run.EvalConfig(results, str(data))).j == 1
     assert "filled box" in capsys.readouterr().out
 
 
@@ -358,6 +418,11 @@ def test_eval_of_a_labelled_data_set_prints_mean_j(files, capsys):
         ({"segmentations": [None, {"size": [5, 5], "counts": "0"}]}, r"frame 1: the mask's size is \[5, 5\]"),
         ({"segmentations": [None, {"counts": "0"}]}, "frame 1: the mask is an object, expected polygons or an RLE"),
         ({"segmentations": [None, {"size": [20, 20], "counts": "12"}]}, "frame 1: the RLE"),
+        ({"segmentations": [None, [[0, 0, 5, 0, 5, 5]]]}, "frame 1: the mask is not a compressed RLE, but polygons"),
+        (
+            {"segmentations": [None, {"size": [20, 20], "counts": [0, 400]}]},
+            "frame 1: the mask is not a compressed RLE",
+        ),
     ],
 )
 @pytest.mark.parametrize("boxes", [{}, {"bboxes": [[2, 3, 7, 9], None]}])
@@ -365,14 +430,14 @@ def test_each_fault_of_a_results_file_is_named(files, change, message, boxes):
     data, results, good = files
     results.write_text(json.dumps([good | boxes | change]))
     with pytest.raises(DataError, match=message):
-        eval_run.run(eval_run.EvalConfig(results, data))
+        eval_run.run(eval_run.EvalConfig(results, str(data)))
 
 
 def test_all_faults_of_a_results_file_are_reported_together(files):
     data, results, good = files
     results.write_text(json.dumps([good | {"score": None}, 7, {"score": 1}, good | {"video_id": 9, "category_id": 3}]))
     with pytest.raises(DataError) as caught:
-        eval_run.run(eval_run.EvalConfig(results, data))
+        eval_run.run(eval_run.EvalConfig(results, str(data)))
     assert len(caught.value.problems) >= 5
 
 
@@ -384,7 +449,7 @@ def test_a_results_file_that_holds_nothing_is_refused(files, text, message):
     if text is not None:
         results.write_text(text)
     with pytest.raises(DataError, match=message):
-        eval_run.run(eval_run.EvalConfig(results, data))
+        eval_run.run(eval_run.EvalConfig(results, str(data)))
 
 
 @pytest.mark.realdata

@@ -71,7 +71,7 @@ def is_integer(value: Any) -> bool:
 
 def is_finite(value: Any) -> bool:
     """A number that can be worked with: neither infinite, nor NaN, nor beyond `LARGEST`."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def shortened(value: Any) -> str:

@@ -16,7 +16,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_json, read_object, shortened, write_json
+from mfvis.data.masks import compress_masks
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import VIDEO_SUFFIXES
 from mfvis.errors import DataError, Problem
@@ -132,8 +133,13 @@ def zip_results(path: str | Path, results: str | Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
-    """Read a ``results.json`` that belongs to `dataset`; missing ``bboxes`` become the masks' boxes.
+def read_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool = True) -> list[TrackResult]:
+    """Read a ``results.json`` that belongs to `dataset`. Every mask in it is sound, and absent or a compressed RLE.
+
+    Args:
+        path: the file.
+        dataset: the videos and categories that it speaks of.
+        with_boxes: read ``bboxes``, or where there are none take the masks' boxes; else boxes are zeros.
 
     Raises:
         DataError: with every problem of the file.
@@ -144,7 +150,9 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
         reader.report("top level", f"is {kind_of(entries)}, expected a list", "Give a results file, not annotations")
     videos = {video.id: video for video in dataset.videos}
     categories = {category.id: category for category in dataset.categories}
-    results = []
+    results: list[TrackResult] = []
+    without_boxes: list[int] = []
+    masks: list[tuple[str, Any, int, int]] = []
     for place, entry in enumerate(entries if isinstance(entries, list) else ()):
         record = f"results[{place}]"
         fields = reader.fields(record, entry, ("video_id", "category_id"))
@@ -161,14 +169,36 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
             if entry.get("segmentations") is None:
                 reader.report(record, "has no segmentations", "Write one mask or null per frame")
             continue
-        boxes_T4 = reader.boxes(record, entry, video, segmentations)
+        boxes_T4 = np.zeros((video.length, 4), np.float32)
+        if with_boxes and entry.get("bboxes") is not None:
+            boxes_T4 = reader.boxes(record, entry, video, segmentations)
+        elif with_boxes:
+            without_boxes.append(len(results))
         track_id = entry.get("track_id")
         if track_id is not None and not is_integer(track_id):
             reader.report(record, f"track_id is {shortened(track_id)}, expected an integer", "Write an annotation's id")
+        for t, mask in enumerate(segmentations):
+            if (mask and isinstance(mask, list)) or (isinstance(mask, dict) and isinstance(mask.get("counts"), list)):
+                # The reference program fails on either.
+                problem = "the mask is not a compressed RLE, but polygons or listed runs"
+                reader.report(f"{record}, frame {t}", problem, "Encode it with pycocotools.mask.encode")
+                mask = None
+            masks.append((f"{record}, frame {t}", mask, video.height, video.width))
         score, category_id = float(entry["score"]), entry["category_id"]
-        results.append(TrackResult(video.id, category_id, score, tuple(segmentations), boxes_T4, track_id))
+        results.append(TrackResult(video.id, category_id, score, (None,) * video.length, boxes_T4, track_id))
+    rles, _ = compress_masks(masks, file=str(path), problems=reader.problems)
     if reader.problems:
         raise DataError(reader.problems)
+    start = 0
+    for place, result in enumerate(results):
+        stop = start + len(result.segmentations)
+        results[place] = replace(result, segmentations=tuple(rles[start:stop]))
+        start = stop
+    for place in without_boxes:
+        for t, rle in enumerate(results[place].segmentations):
+            if rle is not None:
+                x, y, w, h = coco_mask.toBbox(rle)
+                results[place].boxes_T4[t] = (x, y, x + w, y + h) if w > 0 else 0
     return results
 
 
@@ -316,6 +346,7 @@ class Reader:
                 continue
             segmentations = self.per_frame(record, "segmentations", entry, video.length)
             areas = self.per_frame(record, "areas", entry, video.length)
+            occlusion = self.per_frame(record, "occlusion", entry, video.length)
             boxes_T4 = self.boxes(record, entry, video, segmentations)
             for name in ("width", "height", "length"):
                 if entry.get(name) not in (None, getattr(video, name)):
@@ -334,6 +365,7 @@ class Reader:
                     None if segmentations is None else tuple(segmentations),
                     None if areas is None else tuple(areas),
                     bool(entry.get("iscrowd", 0)),
+                    None if occlusion is None else tuple(occlusion),
                 )
                 tracks.setdefault(video.id, []).append(track)
         return tracks
@@ -364,7 +396,7 @@ class Reader:
 
     def box(self, record: str, box: Any, video: Video) -> tuple[float, float, float, float]:
         absent = (0.0, 0.0, 0.0, 0.0)
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
             self.report(record, f"the box is {shortened(box)}", "Write [x, y, width, height] in pixels, or null")
             return absent
         x, y, w, h = box

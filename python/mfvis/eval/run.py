@@ -2,60 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from mfvis.data.bdd100k import FOLDERS
+from mfvis.data.datasets import Source, load_source, parse_source
 from mfvis.data.jsonfile import write_json
-from mfvis.data.rle import decode_mask
+from mfvis.data.masks import compress_masks
 from mfvis.data.ytvis import load_dataset, read_results
 from mfvis.errors import DataError, Problem
-from mfvis.eval.ytvis import MeanJ, Metrics, as_rle, evaluate, mean_j
+from mfvis.eval.bitmask_tracks import read_bitmask_tracks
+from mfvis.eval.mean_j import MeanJ, mean_j
+from mfvis.eval.mots import MotsMetrics, evaluate_mots
+from mfvis.eval.scalabel_tracks import read_scalabel_tracks
+from mfvis.eval.table import ap_table, as_json, j_table, mots_table
+from mfvis.eval.ytvis import Metrics, evaluate
 from mfvis.types import TrackResult, VideoDataset
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluate a results.json (mask AP of YouTube-VIS) or the output of `mfvis label` (mean J)."""
+    """Evaluate results: mask AP of YouTube-VIS or OVIS, segmentation tracking of BDD100K, mean J of `mfvis label`."""
 
     results: Annotated[Path, tyro.conf.Positional]
-    """A YouTube-VIS results list, or a YouTube-VIS data set whose tracks were given masks."""
-    data: Path
-    """The YouTube-VIS JSON with the true masks."""
+    """A results.json of YouTube-VIS or OVIS; BDD100K's Scalabel JSON or folder of bitmasks; or a YouTube-VIS data set
+    whose tracks were given masks."""
+    data: str
+    """The true masks: a YouTube-VIS or OVIS JSON, or NAME:FOLDER (its split valid; others: @split=train); for BDD100K
+    also its Scalabel JSON, or folder of bitmasks, itself."""
     out: Path | None = None
     """Where to write the numbers as JSON."""
 
 
-def run(config: EvalConfig) -> Metrics | MeanJ:
+def run(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
     """Evaluate, print the table, write `config.out` if asked. DataError names everything wrong with the results."""
-    dataset = load_dataset(config.data, boxes_from_masks=True)
-    if not any(track.segmentations for video in dataset.videos for track in video.tracks):
+    # Hundreds of thousands of small objects live until the end: looking for garbage among them takes time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        metrics = _measured(config)
+    finally:
+        if collecting:
+            gc.enable()
+    if config.out is not None:
+        write_json(config.out, asdict(metrics) if isinstance(metrics, MeanJ) else as_json(metrics))
+    return metrics
+
+
+def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
+    source = parse_source(str(config.data))
+    metrics: Metrics | MotsMetrics | MeanJ
+    if _has_bitmasks(config.results):
+        metrics = evaluate_mots(read_bitmask_tracks(config.results, _mots_labels(source, "bitmasks")))
+        print(mots_table(metrics))
+    elif _is_scalabel(config.results):
+        videos, notes = read_scalabel_tracks(config.results, _mots_labels(source, "rles"))
+        metrics = evaluate_mots(videos, notes)
+        print(mots_table(metrics))
+    else:
+        dataset = _with_masks(source)
+        # A labelled data set is an object, a results file a list; `read_results` says what is wrong with anything else.
+        if config.results.is_file() and config.results.read_bytes()[:64].lstrip().startswith(b"{"):
+            metrics = mean_j(dataset, labelled_tracks(dataset, load_dataset(config.results)))
+            print(j_table(metrics))
+        else:
+            metrics = evaluate(dataset, checked_results(config.results, dataset))
+            print(ap_table(metrics))
+    return metrics
+
+
+def _has_bitmasks(path: Path) -> bool:
+    return path.is_dir() and next(path.rglob("*.png"), None) is not None
+
+
+def _is_scalabel(path: Path) -> bool:
+    """Whether a file, or a folder of files, holds labels of frames rather than of videos."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    return any(file.is_file() and b'"videoName"' in file.read_bytes() for file in files)
+
+
+def _mots_labels(source: Source, form: str) -> Path:
+    """Where the annotations lie that results of this form, "bitmasks" or "rles", are compared with."""
+    if not source.name:
+        return source.path
+    if source.name != "bdd100k-mots":
         problem = Problem(
-            str(config.data), "annotations", "no track has masks to compare with", "Give a file with masks"
+            str(source.path), source.name, "is no data set of bitmasks or Scalabel labels", "Correct --data"
         )
         raise DataError([problem])
-    # A labelled data set is an object, a results file a list; `read_results` says what is wrong with anything else.
-    if config.results.is_file() and config.results.read_bytes()[:64].lstrip().startswith(b"{"):
-        metrics: Metrics | MeanJ = mean_j(dataset, labelled_tracks(dataset, load_dataset(config.results)))
-        print(j_table(metrics))
-    else:
-        metrics = evaluate(dataset, checked_results(config.results, dataset))
-        print(ap_table(metrics))
-    if config.out is not None:
-        write_json(config.out, asdict(metrics))
-    return metrics
+    split = {None: "val", "valid": "val"}.get(source.split, source.split)
+    roots = [source.path, source.path / "bdd100k"]
+    folders = [root / FOLDERS[form] / split for root in roots]
+    found = next((path for folder in folders for path in (folder, folder.with_suffix(".json")) if path.exists()), None)
+    if found is None:
+        remedy = f"Unpack the {form} of BDD100K's segmentation tracking, or name their folder or file: --data PATH"
+        raise DataError([Problem(str(source.path), f"split {split}", f"has no {FOLDERS[form]}/{split}", remedy)])
+    return found
+
+
+def _with_masks(source: Source) -> VideoDataset:
+    """The data set; DataError unless it has masks to compare with."""
+    if not source.name and (source.path.is_dir() or _is_scalabel(source.path)):
+        remedy = "Give results of the same form, or the YouTube-VIS JSON of the true masks"
+        raise DataError([Problem(str(source.path), "annotations", "are BDD100K's, the results are not", remedy)])
+    dataset = load_source(replace(source, boxes_from_masks=True), "valid")
+    if not any(track.segmentations for video in dataset.videos for track in video.tracks):
+        remedy = "Give a file with masks: those of published valid and test splits are with the servers"
+        raise DataError([Problem(str(source.path), "annotations", "no track has masks to compare with", remedy)])
+    return dataset
 
 
 def checked_results(path: Path, dataset: VideoDataset) -> list[TrackResult]:
     """The tracks of a results.json, every mask in it sound; DataError names everything that is not."""
-    results = read_results(path, dataset)
+    results = read_results(path, dataset, with_boxes=False)
     if not results:
         raise DataError([Problem(str(path), "file", "holds no result", "Predict something before evaluating")])
-    sizes = {video.id: (video.height, video.width) for video in dataset.videos}
-    return _sound_masks(results, sizes, path, lambda place, result: f"results[{place}]")
+    return results
 
 
 def labelled_tracks(dataset: VideoDataset, labelled: VideoDataset) -> list[TrackResult]:
@@ -70,75 +136,12 @@ def labelled_tracks(dataset: VideoDataset, labelled: VideoDataset) -> list[Track
                 record = f"track {track.id} of video {video.name!r}"
                 problems.append(Problem(str(labelled.path), record, what, "Label the same boxes that are evaluated"))
                 continue
-            results.append(TrackResult(video.id, found.category_id, 1.0, found.segmentations, found.boxes_T4, track.id))
+            masks = [
+                (f"annotation {track.id}, frame {t}", mask, video.height, video.width)
+                for t, mask in enumerate(found.segmentations)
+            ]
+            rles, _ = compress_masks(masks, file=str(labelled.path), problems=problems)
+            results.append(TrackResult(video.id, found.category_id, 1.0, tuple(rles), found.boxes_T4, track.id))
     if problems:
         raise DataError(problems)
-    sizes = {video.id: (video.height, video.width) for video in dataset.videos}
-    return _sound_masks(results, sizes, labelled.path, lambda place, result: f"annotation {result.track_id}")
-
-
-def _sound_masks(
-    results: list[TrackResult],
-    sizes: dict[int, tuple[int, int]],
-    path: Path,
-    record: Callable[[int, TrackResult], str],
-) -> list[TrackResult]:
-    """The same results with compressed RLEs. All masks are checked first: pycocotools trusts what it is given."""
-    problems: list[Problem] = []
-    for place, result in enumerate(results):
-        for t, segmentation in enumerate(result.segmentations):
-            where = f"{record(place, result)}, frame {t}"
-            try:
-                decode_mask(segmentation, *sizes[result.video_id], file=str(path), record=where)
-            except DataError as error:
-                problems += error.problems
-    if problems:
-        raise DataError(problems)
-    return [
-        replace(result, segmentations=tuple(as_rle(s, *sizes[result.video_id]) for s in result.segmentations))
-        for result in results
-    ]
-
-
-def ap_table(metrics: Metrics) -> str:
-    """The twelve lines of the reference program, then one line per class."""
-    numbers = [
-        ("Precision", "AP", "0.50:0.95", "all", 100, metrics.ap),
-        ("Precision", "AP", "0.50", "all", 100, metrics.ap50),
-        ("Precision", "AP", "0.75", "all", 100, metrics.ap75),
-        ("Precision", "AP", "0.50:0.95", "small", 100, metrics.ap_small),
-        ("Precision", "AP", "0.50:0.95", "medium", 100, metrics.ap_medium),
-        ("Precision", "AP", "0.50:0.95", "large", 100, metrics.ap_large),
-        ("Recall", "AR", "0.50:0.95", "all", 1, metrics.ar1),
-        ("Recall", "AR", "0.50:0.95", "all", 10, metrics.ar10),
-        ("Recall", "AR", "0.50:0.95", "all", 100, metrics.ar100),
-        ("Recall", "AR", "0.50:0.95", "small", 100, metrics.ar_small),
-        ("Recall", "AR", "0.50:0.95", "medium", 100, metrics.ar_medium),
-        ("Recall", "AR", "0.50:0.95", "large", 100, metrics.ar_large),
-    ]
-    lines = [
-        f" {f'Average {what}':18} ({short}) @[ IoU={iou:9} | area={area:>6} | maxDets={most:>3} ] = {value:0.3f}"
-        for what, short, iou, area, most, value in numbers
-    ]
-    width = max([len(entry.name) for entry in metrics.classes] + [5])
-    lines += ["", f" {'class':{width}}     AP   AP50   AP75  AR100"]
-    lines += [
-        f" {entry.name:{width}}  {entry.ap:5.3f}  {entry.ap50:5.3f}  {entry.ap75:5.3f}  {entry.ar100:5.3f}"
-        for entry in metrics.classes
-    ]
-    return "\n".join(lines)
-
-
-def j_table(metrics: MeanJ) -> str:
-    """One line per track, the mean over all object-frames last."""
-    width = max([len(track.video) for track in metrics.tracks] + [5])
-    names = max([len(track.category) for track in metrics.tracks] + [5])
-    lines = [f" {'video':{width}}  track  {'class':{names}}  frames      J  filled box"]
-    lines += [
-        f" {track.video:{width}}  {track.track_id:5}  {track.category:{names}}  {track.frames:6}  {track.j:5.3f}"
-        f"  {track.filled_box_j:10.3f}"
-        for track in metrics.tracks
-    ]
-    total = f" {'all':{width}}  {len(metrics.tracks):5}  {'':{names}}  {metrics.object_frames:6}"
-    lines.append(f"{total}  {metrics.j:5.3f}  {metrics.filled_box_j:10.3f}")
-    return "\n".join(lines)
+    return results

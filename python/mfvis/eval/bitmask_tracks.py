@@ -1,0 +1,111 @@
+"""Segmentation tracks of BDD100K from folders of bitmasks, annotated and predicted ones.
+
+What the toolkit (bdd100k 1.0.1) would crash on is refused, with all problems at once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from mfvis.data.bitmask import CROWD, IGNORED, read_bitmask
+from mfvis.errors import DataError, Problem
+from mfvis.eval.mots_frame import MotsFrame
+
+MOST_PER_FRAME = 100
+"""Predicted ids of a bitmask; the toolkit fails beyond."""
+
+
+def read_bitmask_tracks(results: Path, data: Path) -> list[list[MotsFrame]]:
+    """The frames of each video of two folders of folders of bitmasks.
+
+    As in the toolkit, the folders of both sides are paired in the order of their names, the pictures by their stems,
+    and predictions for frames that are not annotated are not looked at.
+
+    Raises:
+        DataError: with every missing folder, else every missing picture, else every one that is damaged or unfit.
+    """
+    problems: list[Problem] = []
+    annotated, predicted = _folders(data), _folders(results)
+    for folder, found in ((data, annotated), (results, predicted)):
+        if not found:
+            problems.append(Problem(str(folder), "folder", "has no PNG in it", "Give a folder with a folder per video"))
+    if not problems and len(annotated) != len(predicted):
+        names = sorted({folder.name for folder in predicted} ^ {folder.name for folder in annotated})
+        problem = f"has {len(predicted)} videos, the annotations {len(annotated)}; in one only: {', '.join(names[:9])}"
+        problems.append(Problem(str(results), "folder", problem, "Give every annotated video a folder, and no other"))
+    if problems:
+        raise DataError(problems)
+    pairs: list[list[tuple[Path, Path]]] = []
+    for (folder, files), (own, theirs) in zip(annotated.items(), predicted.items(), strict=True):
+        by_stem = {file.stem: file for file in theirs}
+        for file in files:
+            if file.stem not in by_stem:
+                problem = f"has no {file.stem}.png, which {folder.name} has"
+                problems.append(Problem(str(own), "folder", problem, "Write an all-zero PNG where nothing was found"))
+        pairs.append([(file, by_stem[file.stem]) for file in files if file.stem in by_stem])
+    if problems:
+        raise DataError(problems)
+    videos = [[_bitmask_frame(file, own, problems) for file, own in video] for video in pairs]
+    if problems:
+        raise DataError(problems)
+    return [[frame for frame in video if frame is not None] for video in videos]
+
+
+def _folders(root: Path) -> dict[Path, list[Path]]:
+    """The PNGs below a folder, by the folder they lie in; folders in the order of their first files."""
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for file in sorted(root.rglob("*.png"), key=str):
+        folders[file.parent].append(file)
+    return folders
+
+
+def _bitmask_frame(annotated: Path, predicted: Path, problems: list[Problem]) -> MotsFrame | None:
+    """The objects of two bitmasks; None, reported, where one of them is damaged or they do not fit."""
+    pictures = [_read(path, problems) for path in (annotated, predicted)]
+    if None in pictures:
+        return None
+    (*true_maps, true_HW), (*predicted_maps, predicted_HW) = pictures
+    if true_HW.shape != predicted_HW.shape:
+        problem = f"is {predicted_HW.shape[::-1]}, the annotation {true_HW.shape[::-1]} (width, height)"
+        problems.append(Problem(str(predicted), "picture", problem, "Write it at the annotation's size"))
+        return None
+    # Runs of pixels in which neither id changes: thousands where there are a million pixels.
+    true, own = true_HW.ravel(), predicted_HW.ravel()
+    starts = np.concatenate([[0], np.flatnonzero((true[1:] != true[:-1]) | (own[1:] != own[:-1])) + 1])
+    lengths = np.diff(starts, append=true.size)
+    true_ids, true_places, true_of_run = np.unique(true[starts], return_index=True, return_inverse=True)
+    ids, places, of_run = np.unique(own[starts], return_index=True, return_inverse=True)
+    pixels = np.bincount(true_of_run * len(ids) + of_run, lengths, len(true_ids) * len(ids))
+    pixels = pixels.reshape(len(true_ids), len(ids))
+    # Row and column of the background, which comes first where there is any.
+    first, own_first = int(true_ids[0] == 0), int(ids[0] == 0)
+    if len(ids) - own_first > MOST_PER_FRAME:
+        problem = f"has {len(ids) - own_first} ids, at most {MOST_PER_FRAME} are evaluated"
+        problems.append(Problem(str(predicted), "picture", problem, f"Keep the {MOST_PER_FRAME} best of each frame"))
+        return None
+    true_area, area = pixels.sum(1)[first:, None], pixels.sum(0)[own_first:]
+    shared = pixels[first:, own_first:]
+    labels, attributes = (channel.ravel()[starts[true_places[first:]]].astype(np.int64) for channel in true_maps)
+    own_labels, own_attributes = (
+        channel.ravel()[starts[places[own_first:]]].astype(np.int64) for channel in predicted_maps
+    )
+    region, counted = attributes & (CROWD | IGNORED) != 0, own_attributes & (CROWD | IGNORED) == 0
+    return MotsFrame(
+        true_ids_G=true_ids[first:][~region].astype(np.int64),
+        true_labels_G=labels[~region],
+        predicted_ids_P=ids[own_first:][counted].astype(np.int64),
+        predicted_labels_P=own_labels[counted],
+        iou_GP=(shared / (true_area + area - shared))[~region][:, counted],
+        covered_P=(shared / area)[region].max(0, initial=0.0)[counted],
+    )
+
+
+def _read(path: Path, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    try:
+        return read_bitmask(path)
+    except DataError as error:
+        problems += error.problems
+        return None

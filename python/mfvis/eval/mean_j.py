@@ -1,0 +1,90 @@
+"""Mean J: how well the tracks of label mode fit their masks, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mfvis.data.masks import compress_masks
+from mfvis.errors import DataError, Problem
+from mfvis.eval.tubes import Tube, tube_iou
+from mfvis.types import TrackResult, VideoDataset
+
+
+@dataclass(frozen=True)
+class TrackJ:
+    """Mean IoU of one track over the frames in which its annotation has a box and a mask."""
+
+    video: str
+    track_id: int
+    category: str
+    frames: int
+    j: float
+    filled_box_j: float
+
+
+@dataclass(frozen=True)
+class MeanJ:
+    """Mean IoU between given and true masks over all object-frames, and that of the filled boxes as the baseline."""
+
+    j: float
+    filled_box_j: float
+    object_frames: int
+    tracks: tuple[TrackJ, ...]
+
+
+def filled_box(box_4: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The box ``(x1, y1, x2, y2)`` as a bool mask ``[H, W]``: the pixels whose centres lie in it."""
+    x1, y1, x2, y2 = box_4
+    inside_x = (np.arange(width) + 0.5 >= x1) & (np.arange(width) + 0.5 < x2)
+    inside_y = (np.arange(height) + 0.5 >= y1) & (np.arange(height) + 0.5 < y2)
+    return inside_y[:, None] & inside_x
+
+
+def mean_j(dataset: VideoDataset, results: Sequence[TrackResult]) -> MeanJ:
+    """J of label mode: IoU of each given track's mask with the true mask, averaged over all object-frames.
+
+    An object-frame is a frame in which the data set's track has a box and a mask; where the result has no mask there,
+    its J is 0. `results` carry the `track_id` they were made for, and sound masks (`compress_masks`).
+
+    Raises:
+        ValueError: if a track has no result, or if the data set has no masks.
+        DataError: with every mask of the data set that cannot be read.
+    """
+    problems: list[Problem] = []
+    given = {(result.video_id, result.track_id): result for result in results}
+    names = {category.id: category.name for category in dataset.categories}
+    tracks, values, box_values = [], [], []
+    for video in dataset.videos:
+        for track in video.tracks:
+            if (video.id, track.id) not in given:
+                raise ValueError(f"results: track {track.id} of video {video.name!r} has no masks; label it first")
+            result = given[video.id, track.id]
+            j, box_j = [], []
+            masks = [
+                (f"annotation {track.id}, frame {t}", mask, video.height, video.width)
+                for t, mask in enumerate(track.segmentations or (None,) * video.length)
+            ]
+            rles, _ = compress_masks(masks, file=str(dataset.path), problems=problems)
+            for t in np.flatnonzero(track.present_T):
+                rle = rles[t]
+                if rle is None:
+                    continue
+                box = np.asfortranarray(filled_box(track.boxes_T4[t], video.height, video.width), dtype=np.uint8)
+                mask = result.segmentations[t] if t < len(result.segmentations) else None
+                iou_21 = tube_iou([Tube((mask,)), Tube((coco_mask.encode(box),))], [Tube((rle,))])
+                j.append(iou_21[0, 0])
+                box_j.append(iou_21[1, 0])
+            if j:
+                name = names[track.category_id]
+                tracks.append(TrackJ(video.name, track.id, name, len(j), float(np.mean(j)), float(np.mean(box_j))))
+            values += j
+            box_values += box_j
+    if problems:
+        raise DataError(problems)
+    if not values:
+        raise ValueError(f"{dataset.path}: no track has masks to compare with; J needs a data set with `segmentations`")
+    return MeanJ(float(np.mean(values)), float(np.mean(box_values)), len(values), tuple(tracks))

@@ -1,0 +1,209 @@
+"""Segmentation tracking of BDD100K: CLEAR MOT and IDF1 as the data set's toolkit counts them.
+
+The numbers are those of bdd100k 1.0.1, scalabel 0.3.1 and motmetrics 1.4.0, in their units and under their names: MOTA,
+MOTP and IDF1 in percent. Papers call mMOTA, mMOTP, mIDF1 and the switches of OVERALL mMOTSA, mMOTSP, mIDF1, ID sw.
+HOTA and sMOTSA, which the toolkit has not, come from `mfvis.eval.hota`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from mfvis.data.bdd100k import CATEGORIES
+from mfvis.eval.hota import TrackEvalCounts, TrackEvalNumbers, track_eval_groups
+from mfvis.eval.mots_frame import MotsFrame, assign
+
+IOU_THRESHOLD = 0.5
+"""A pair of this IoU may be matched."""
+COVERED = 0.5
+"""An unmatched prediction of which more than this lies in one ignore region does not count."""
+SUPER_CATEGORIES = {"human": (1, 2), "vehicle": (3, 4, 5, 6), "bike": (7, 8)}
+
+
+@dataclass(frozen=True)
+class ClearNumbers:
+    """One column of the toolkit's table. MOTA, MOTP, IDF1 in percent: NaN or -inf where they divide by nothing."""
+
+    IDF1: float
+    MOTA: float
+    MOTP: float
+    FP: int
+    FN: int
+    IDSw: int
+    MT: int
+    PT: int
+    ML: int
+    FM: int
+
+
+@dataclass(frozen=True)
+class MotsMetrics:
+    """Everything that is reported of segmentation tracking."""
+
+    clear: dict[str, ClearNumbers]
+    """By class, then super-category, AVERAGE, OVERALL, in the order of the toolkit's table."""
+    track_eval: dict[str, TrackEvalNumbers]
+    """By class, super-category, cls_comb_cls_av (mean of the classes), cls_comb_det_av (their counts added)."""
+    notes: tuple[str, ...] = ()
+    """What a reference program would only have logged."""
+
+    def named(self) -> dict[str, float]:
+        """The numbers that papers report, by their names; in percent, IDSw a count."""
+        average, overall = self.clear["AVERAGE"], self.clear["OVERALL"]
+        return {"mMOTSA": average.MOTA, "mMOTSP": average.MOTP, "mIDF1": average.IDF1, "IDSw": overall.IDSw}
+
+
+@dataclass
+class ClearCounts:
+    """What motmetrics counts in one video and class; counts of several can be added."""
+
+    true: int = 0
+    predicted: int = 0
+    matches: int = 0
+    """Switches among them."""
+    switches: int = 0
+    distance: float = 0.0
+    """Sum of 1 - IoU over the matches."""
+    id_matches: int = 0
+    mostly_tracked: int = 0
+    partially_tracked: int = 0
+    mostly_lost: int = 0
+    fragmentations: int = 0
+
+    def __add__(self, other: ClearCounts) -> ClearCounts:
+        return ClearCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(ClearCounts)))
+
+    def numbers(self) -> ClearNumbers:
+        misses, false = self.true - self.matches, self.predicted - self.matches
+        return ClearNumbers(
+            IDF1=100 * _ratio(2 * self.id_matches, self.true + self.predicted),
+            MOTA=100 * (1 - _ratio(misses + self.switches + false, self.true)),
+            MOTP=100 * (1 - _ratio(self.distance, self.matches)),
+            FP=false,
+            FN=misses,
+            IDSw=self.switches,
+            MT=self.mostly_tracked,
+            PT=self.partially_tracked,
+            ML=self.mostly_lost,
+            FM=self.fragmentations,
+        )
+
+
+@dataclass
+class Accumulator:
+    """motmetrics' matching over the frames of one video and class."""
+
+    counts: ClearCounts = field(default_factory=ClearCounts)
+    partner: dict[int, int] = field(default_factory=dict)
+    """Of each annotated id the prediction it was matched with last, however long ago."""
+    history: dict[int, list[bool]] = field(default_factory=dict)
+    """Of each annotated id, frame by frame in which it is there: was it matched."""
+    predicted: set[int] = field(default_factory=set)
+    together: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Frames in which an annotated and a predicted id could be matched."""
+
+    def update(self, frame: MotsFrame) -> None:
+        true, predicted = frame.true_ids_G.tolist(), frame.predicted_ids_P.tolist()
+        distance_GP = 1 - frame.iou_GP
+        distance_GP[distance_GP > 1 - IOU_THRESHOLD] = np.nan
+        allowed_GP = np.isfinite(distance_GP)
+        for g, p in zip(*(axis.tolist() for axis in np.nonzero(allowed_GP)), strict=True):
+            pair = true[g], predicted[p]
+            self.together[pair] = self.together.get(pair, 0) + 1
+        self.predicted.update(predicted)
+        self.counts.true += len(true)
+        self.counts.predicted += len(predicted)
+
+        matched: dict[int, int] = {}
+        for g, number in enumerate(true):
+            p = predicted.index(self.partner[number]) if self.partner.get(number) in predicted else None
+            if p is not None and p not in matched.values() and allowed_GP[g, p]:
+                matched[g] = p
+        free_GP = distance_GP.copy()
+        free_GP[list(matched), :] = np.nan
+        free_GP[:, list(matched.values())] = np.nan
+        rows, columns = assign(free_GP)
+        for g, p in zip(rows.tolist(), columns.tolist(), strict=True):
+            self.counts.switches += self.partner.get(true[g], predicted[p]) != predicted[p]
+            matched[g] = p
+        for g, p in matched.items():
+            self.partner[true[g]] = predicted[p]
+            self.counts.distance += distance_GP[g, p]
+        self.counts.matches += len(matched)
+        for g, number in enumerate(true):
+            self.history.setdefault(number, []).append(g in matched)
+
+    def finish(self) -> ClearCounts:
+        """The counts of the whole video."""
+        for matched in self.history.values():
+            share = sum(matched) / len(matched)
+            self.counts.mostly_tracked += share >= 0.8
+            self.counts.partially_tracked += 0.2 <= share < 0.8
+            self.counts.mostly_lost += share < 0.2
+            last = max((t for t, there in enumerate(matched) if there), default=0)
+            pairs = zip(matched[:last], matched[1:last], strict=False)
+            self.counts.fragmentations += sum(before and not after for before, after in pairs)
+        rows, columns = sorted(self.history), sorted(self.predicted)
+        together = np.zeros((len(rows), len(columns)))
+        for (number, other), frames in self.together.items():
+            together[rows.index(number), columns.index(other)] = frames
+        # The identities that agree in most frames: motmetrics' cheapest global assignment, its switch-offs left out.
+        self.counts.id_matches = int(together[linear_sum_assignment(together, maximize=True)].sum())
+        return self.counts
+
+
+def evaluate_mots(videos: Iterable[Iterable[MotsFrame]], notes: Sequence[str] = ()) -> MotsMetrics:
+    """The metrics of segmentation tracking over videos, each the frames in their order.
+
+    Identities and matches never cross a class: a prediction that changes its class is two tracks.
+    """
+    clear = {category.id: ClearCounts() for category in CATEGORIES}
+    track_eval = {category.id: TrackEvalCounts() for category in CATEGORIES}
+    for video in videos:
+        frames = list(video)
+        for category in CATEGORIES:
+            own = [frame.of_class(category.id) for frame in frames]
+            if not any(len(frame.true_ids_G) or len(frame.predicted_ids_P) for frame in own):
+                continue
+            accumulator = Accumulator()
+            for frame in own:
+                accumulator.update(frame.without_ignored(_matched(frame), COVERED))
+            clear[category.id] += accumulator.finish()
+            track_eval[category.id] += TrackEvalCounts.of_video(own)
+    return MotsMetrics(_clear_groups(clear), track_eval_groups(track_eval, SUPER_CATEGORIES), tuple(notes))
+
+
+def _matched(frame: MotsFrame) -> np.ndarray:
+    """bool ``[P]``: which predictions an annotation takes, before ignore regions are looked at."""
+    distance_GP = 1 - frame.iou_GP
+    matched_P = np.zeros(len(frame.predicted_ids_P), bool)
+    matched_P[assign(np.where(distance_GP > 1 - IOU_THRESHOLD, np.nan, distance_GP))[1]] = True
+    return matched_P
+
+
+def _clear_groups(counts: dict[int, ClearCounts]) -> dict[str, ClearNumbers]:
+    """The toolkit's table: classes, super-categories, AVERAGE, OVERALL."""
+    classes = {category.name: counts[category.id].numbers() for category in CATEGORIES}
+    groups = {name: sum((counts[n] for n in members), ClearCounts()) for name, members in SUPER_CATEGORIES.items()}
+    # A class that cannot be measured, absent or without annotations, counts as 0 among the eight.
+    average = {}
+    for name in ("IDF1", "MOTA", "MOTP"):
+        values = np.array([getattr(numbers, name) for numbers in classes.values()])
+        average[name] = float(np.where(np.isfinite(values), values, 0.0).mean())
+    for name in ("FP", "FN", "IDSw", "MT", "PT", "ML", "FM"):
+        average[name] = sum(getattr(numbers, name) for numbers in classes.values())
+    return {
+        **classes,
+        **{name: group.numbers() for name, group in groups.items()},
+        "AVERAGE": ClearNumbers(**average),
+        "OVERALL": sum(counts.values(), ClearCounts()).numbers(),
+    }
+
+
+def _ratio(number: float, divisor: float) -> float:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.true_divide(number, divisor))

@@ -1,0 +1,112 @@
+"""The numbers of an evaluation for people, as tables, and for programs, as JSON values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from typing import Any
+
+from mfvis.eval.hota import TrackEvalNumbers
+from mfvis.eval.mean_j import MeanJ
+from mfvis.eval.mots import ClearNumbers, MotsMetrics
+from mfvis.eval.ytvis import IOU_THRESHOLDS, MEASURES, Metrics
+
+TRACK_EVAL_SHOWN = ("HOTA", "DetA", "AssA", "LocA", "sMOTA")
+
+
+def as_json(metrics: Metrics | MotsMetrics) -> dict[str, Any]:
+    """The numbers under the names that the field gives them; null where a number divides by nothing.
+
+    AP and AR: 0..1, -1 where nothing was annotated, "classes" in the order of their ids. Segmentation tracking: first
+    the numbers of papers, then the toolkit's, each by class and group, both in percent, then TrackEval's in 0..1.
+    """
+    if isinstance(metrics, Metrics):
+        return metrics.named() | {"classes": [{"name": entry.name} | entry.named() for entry in metrics.classes]}
+    clear = {
+        f.name: {name: _finite(getattr(numbers, f.name)) for name, numbers in metrics.clear.items()}
+        for f in fields(ClearNumbers)
+    }
+    track_eval = {
+        _track_eval_name(f.name): {name: getattr(numbers, f.name) for name, numbers in metrics.track_eval.items()}
+        for f in fields(TrackEvalNumbers)
+    }
+    means = {f"m{name}": clear[name]["AVERAGE"] for name in ("MOTA", "MOTP")}
+    return metrics.named() | means | {"BDD100K": clear, "TrackEval": track_eval, "notes": list(metrics.notes)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _track_eval_name(name: str) -> str:
+    return name.replace("_0", "(0)")
+
+
+def ap_table(metrics: Metrics) -> str:
+    """The lines of the reference program, then one line per class."""
+    named = metrics.named()
+    with_occlusion = len(named) == len(MEASURES)
+    low, high = IOU_THRESHOLDS[0], IOU_THRESHOLDS[-1]
+    lines = []
+    for measure in MEASURES:
+        if measure.name not in named:
+            continue
+        iou = f"{low:.2f}:{high:.2f}" if measure.iou is None else f"{IOU_THRESHOLDS[measure.iou]:.2f}"
+        slice_ = f"IoU={iou:9} | area={measure.range.area:>6}"
+        slice_ += f" | occ={measure.range.occlusion:>6}" if with_occlusion else ""
+        kind = f"Average {measure.kind}"
+        value = f"{named[measure.name]:0.3f}"
+        lines.append(f" {kind:18} ({measure.name[:2]}) @[ {slice_} | maxDets={measure.most:>3} ] = {value}")
+    rows = [[entry.name, *(f"{value:.3f}" for value in entry.named().values())] for entry in metrics.classes]
+    return "\n".join([*lines, "", *_aligned([["class", *named], *rows])])
+
+
+def mots_table(metrics: MotsMetrics) -> str:
+    """The numbers of papers, then the toolkit's table with TrackEval's HOTA and sMOTSA beside it; all in percent."""
+    head = "   ".join(
+        f"{name} {value}" if isinstance(value, int) else f"{name} {value:.1f}"
+        for name, value in metrics.named().items()
+    )
+    shown = [f.name for f in fields(ClearNumbers)]
+    rows = [["class", *shown, *("sMOTSA" if name == "sMOTA" else name for name in TRACK_EVAL_SHOWN)]]
+    groups = {"AVERAGE": "cls_comb_cls_av", "OVERALL": "cls_comb_det_av"}
+    for name, numbers in metrics.clear.items():
+        values = [getattr(numbers, column) for column in shown]
+        values += [100 * getattr(metrics.track_eval[groups.get(name, name)], column) for column in TRACK_EVAL_SHOWN]
+        cells = [str(v) if isinstance(v, int) else f"{v:.1f}" if math.isfinite(v) else "-" for v in values]
+        rows.append([name, *cells])
+    return "\n".join([*metrics.notes, *[""] * bool(metrics.notes), f" {head}", "", *_aligned(rows)])
+
+
+def j_table(metrics: MeanJ) -> str:
+    """One line per track, the mean over all object-frames last."""
+    rows = [["video", "track", "class", "frames", "J", "filled box"]]
+    rows += [
+        [
+            track.video,
+            str(track.track_id),
+            track.category,
+            str(track.frames),
+            f"{track.j:.3f}",
+            f"{track.filled_box_j:.3f}",
+        ]
+        for track in metrics.tracks
+    ]
+    total = [
+        str(len(metrics.tracks)),
+        "",
+        str(metrics.object_frames),
+        f"{metrics.j:.3f}",
+        f"{metrics.filled_box_j:.3f}",
+    ]
+    return "\n".join(_aligned([*rows, ["all", *total]]))
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Lines with their columns under each other, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        " "
+        + "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
