@@ -36,6 +36,7 @@ Arguments checked(const Check& check, const Tensor& target, const Tensor& source
                   int64_t dilation) {
   check.dim("target", target, 4, "[B, C, H, W]");
   check.floating("target", target);
+  check.that(target.size(1) > 0, "target", "has shape " + shape_of(target), "a channel or more");
   check.sizes("source", source, {target.size(0), target.size(1), target.size(2), target.size(3)}, "[B, C, H, W]");
   check.dtype("source", source, {target.scalar_type()});
   check.same_device("source", source, "target", target);

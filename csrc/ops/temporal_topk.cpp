@@ -10,6 +10,7 @@ std::tuple<Tensor, Tensor> temporal_topk(const Tensor& frames, const Tensor& pai
   const Check check("temporal_topk");
   check.sizes("frames", frames, {-1, -1, -1, -1, -1}, "[B, T, C, H, W]");
   check.floating("frames", frames);
+  check.that(frames.size(2) > 0, "frames", "has shape " + shape_of(frames), "a channel or more");
   check.that(patch_size > 0 && patch_size % 2 == 1 && patch_size < 256, "patch_size",
              "is " + std::to_string(patch_size), "an odd number, 1 to 255");
   check.that(k > 0 && k <= 32761, "k", "is " + std::to_string(k), "1 to 32761");

@@ -3,13 +3,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mfvis_ext.reference import accumulation
+
 
 def mask_to_boxes(mask_logits: Tensor, threshold: float = 0.0) -> Tensor:
     """Smallest half-open boxes, float32 `[N, T, 4]`, around `mask_logits > threshold`; zeros where empty.
 
-    mask_logits: `[N, T, H, W]`.
+    mask_logits: `[N, T, H, W]`. The threshold is not rounded to their half precision.
     """
-    mask = mask_logits > threshold
+    mask = accumulation(mask_logits) > threshold
     height, width = mask.shape[-2:]
     if mask.numel() == 0:
         return torch.zeros(*mask.shape[:2], 4, device=mask.device)
