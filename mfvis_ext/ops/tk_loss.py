@@ -100,10 +100,12 @@ def _setup_context(ctx, inputs, output) -> None:
     if ctx.needs_input_grad[2]:
         raise ValueError("mfvis::tk_loss_terms: weight requires a gradient; expected a constant, see weight.detach()")
     *tensors, ctx.radius, ctx.dilation, shift = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, shift)
 
 
-def _backward(ctx, grad_loss_sum: Tensor, grad_weight_sum: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx, grad_loss_sum: Tensor, _of_constant: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, shift = ctx.saved_tensors
     grad_logits = torch.ops.mfvis.tk_loss_terms_backward(grad_loss_sum, *tensors, ctx.radius, ctx.dilation, shift)
     return (grad_logits,) + (None,) * 8

@@ -7,6 +7,7 @@ import torch
 from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder, random_boxes
 
 from mfvis_ext import tk_loss, tk_loss_terms
+from mfvis_ext.reference.tk_loss import tk_loss as reference
 
 MALFORMED = {
     "no frames": ({"mask_logits": torch.zeros(3, 9, 21)}, r"mask_logits has shape \[3, 9, 21\]; .* \[N, T, H, W\]"),
@@ -151,3 +152,12 @@ def test_autocast_keeps_the_loss_in_float32():
     arguments = TestTkLoss().make(BFLOAT)
     with torch.autocast("cpu", torch.bfloat16):
         assert tk_loss(**arguments).dtype == torch.float32
+
+
+def test_frames_so_large_that_pairs_are_listed_one_after_the_other():
+    arguments = TestTkLoss().make(N=1, H=300, W=400, K=9, B=1, P=2)
+    arguments["weight"][:, :, 1:, :, 64:192] = 0  # columns where only the nearest weighs anything
+    logits = arguments["mask_logits"]
+    loss, expected = tk_loss(**arguments), reference(**arguments)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits))

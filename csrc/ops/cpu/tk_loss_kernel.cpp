@@ -156,7 +156,7 @@ struct MatchList {
   void fill(const TkLoss& args, const Group& group, int64_t video, int64_t first) const {
     const int64_t count = args.pair_count - first < pairs ? args.pair_count - first : pairs;
     parallel_for(count * blocks, 1, [&](int64_t begin, int64_t end) {
-      const Scratch<uint64_t> read = Scratch<uint64_t>::unset(row_size);
+      const Scratch<uint64_t> read = Scratch<uint64_t>::unset(piece * args.matches);
       for (int64_t item = begin; item < end; ++item) {
         fill_block(args, group, video, first, item / blocks, item % blocks, read);
       }
@@ -167,6 +167,7 @@ struct MatchList {
   int64_t part_of(int64_t place, int64_t y) const { return (place * blocks + y / block_rows) * block_rows * row_size; }
 
   static constexpr int64_t block_rows = 8;
+  static constexpr int64_t piece = 64;  // columns that are read together
   int64_t row_size, blocks, pairs, longest;
   KeptMemory memory;
   uint64_t* match;
@@ -182,29 +183,40 @@ struct MatchList {
   void fill_block(const TkLoss& args, const Group& group, int64_t video, int64_t first, int64_t place, int64_t block,
                   uint64_t* read) const {
     const int64_t area = args.height * args.width, matches = args.matches, pair = first + place;
-    const int64_t x = group.columns.begin, size = group.columns.end - x;
     const int64_t top = block * block_rows, bottom = top + block_rows;
     const Window window(args, video, pair);
     int32_t* const targets = target + part_of(place, top);
     uint64_t* const kept = match + part_of(place, top);
     int32_t count = 0;
     for (int64_t y = top < group.rows.begin ? group.rows.begin : top; y < bottom && y < group.rows.end; ++y) {
-      const int64_t own = y * args.width + x;
-      for (int64_t k = 0; k < matches; ++k) {
-        const int64_t at = ((video * args.pair_count + pair) * matches + k) * area + own;
-        window.read(args.offset + at, args.weight + at, y, x, size, read + k * size);
+      int32_t* const starts = start + (place * args.height + y) * (args.width + 1);
+      for (int64_t x = group.columns.begin, end; x < group.columns.end; x = end) {
+        end = x + piece < group.columns.end ? x + piece : group.columns.end;
+        const int64_t size = end - x, own = y * args.width + x;
+        int64_t filled = 0;  // where textures differ, few k have any match that weighs something
+        for (int64_t k = 0; k < matches; ++k) {
+          const int64_t at = ((video * args.pair_count + pair) * matches + k) * area + own;
+          if (!any_weighs_something(args.weight + at, size)) continue;
+          window.read(args.offset + at, args.weight + at, y, x, size, read + size * filled++);
+        }
+        count = keep(read, size, filled, static_cast<int32_t>(own), count, starts + x, targets, kept);
       }
-      int32_t* const starts = start + (place * args.height + y) * (args.width + 1) + x;
-      count = keep_row(read, size, matches, static_cast<int32_t>(own), count, starts, targets, kept);
-      starts[size] = count;
+      starts[group.columns.end] = count;
     }
+  }
+
+  static bool any_weighs_something(const float* weight, int64_t size) {
+    int any = 0;
+#pragma omp simd reduction(| : any)
+    for (int64_t i = 0; i < size; ++i) any |= weight[i] != 0;
+    return any;
   }
 
   // Appends the matches `read`, [k, size], of the pixels own, own + 1, ... that weigh something; returns how many there
   // are then. Not inlined: amidst its caller's many variables the loop would have no registers left.
-  __attribute__((noinline)) static int32_t keep_row(const uint64_t* __restrict read, int64_t size, int64_t matches,
-                                                    int32_t own, int32_t count, int32_t* __restrict starts,
-                                                    int32_t* __restrict targets, uint64_t* __restrict kept) {
+  __attribute__((noinline)) static int32_t keep(const uint64_t* __restrict read, int64_t size, int64_t matches,
+                                                int32_t own, int32_t count, int32_t* __restrict starts,
+                                                int32_t* __restrict targets, uint64_t* __restrict kept) {
     for (int64_t i = 0; i < size; ++i) {
       starts[i] = count;
       for (const uint64_t *at = read + i, *const end = at + matches * size; at < end; at += size) {
