@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -147,11 +149,16 @@ def test_pictures_alone_have_projection_and_pairwise_terms_only(published: Path,
         assert record["temporal"] == record["mask_bce"] == 0
 
 
-def test_two_processes_have_alike_batches(published: Path, tmp_path: Path) -> None:
-    sampler = ClipSampler([2, 6], 0, [0.5, 0.5], together=2)
-    draws = list(islice(sampler, 8))
-    of_rank = [[draw.source for draw in draws[rank::2]] for rank in (0, 1)]
-    assert of_rank[0] == of_rank[1] == [0, 1, 0, 1]
+@pytest.mark.slow
+def test_two_processes_train_on_alike_batches(published: Path, tmp_path: Path) -> None:
+    """Were the parts of a batch not the same in both, they would wait for each other for ever."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    data = [f"ytvis2019:{published}/ytvis2019@length=3", f"coco:{published}/coco@supervision=masks,length=2"]
+    flags = ["--preset", "test", "--data", *data, "--out", str(tmp_path), "--clip.short-sides", "32"]
+    flags += ["--train.batch", "8", "--train.per-device", "2", "--train.steps", "2"]
+    done = subprocess.run([*launch, "-m", "mfvis.cli", "train", *flags], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert all(record["projection"] > 0 and record["mask_bce"] > 0 for record in records(tmp_path))
 
 
 # ---- Masks nobody asked for -------------------------------------------------------------------------------------
