@@ -110,7 +110,7 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Named) -
         with complete(config.out) as temporary:
             if config.out.suffix == ".pkl":
                 # Tensors, as arrays of numpy 2 cannot be read by the numpy of the field's environments.
-                temporary.write_bytes(pickle.dumps(content, protocol=2))
+                temporary.write_bytes(pickle.dumps(content, protocol=4))
             else:
                 torch.save(content, temporary)
     if named.stride_in_1x1:
