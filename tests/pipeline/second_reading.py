@@ -152,17 +152,48 @@ def _corners(label: Json) -> Box | None:
     return (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if len(rows) else None
 
 
+CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+OTHER_NAMES = {"van": "car", "motor": "motorcycle", "bike": "bicycle", "person": "pedestrian", "caravan": "car"}
+REGIONS = {"trailer", "other person", "other vehicle"}
+
+
 def bdd100k(content: bytes) -> Tracks:
-    numbers = {"van": "car", "motor": "motorcycle", "bike": "bicycle", "person": "pedestrian", "caravan": "car"}
-    skipped = {"trailer", "other person", "other vehicle"}
     root = scalabel_frames(content)
     for frame in root:
         labels = [label for label in frame.get("labels") or [] if str(label["id"]) != "-1"]
-        frame["labels"] = [label for label in labels if label["category"] not in skipped]
+        frame["labels"] = [label for label in labels if label["category"] not in REGIONS]
         for label in frame["labels"]:
-            label["category"] = numbers.get(label["category"], label["category"])
+            label["category"] = OTHER_NAMES.get(label["category"], label["category"])
             label["id"] = f"{label['id']} {label['category']}"
     return scalabel_tracks(json.dumps(root).encode())
+
+
+def mots(content: bytes, truth: bytes) -> Any:
+    """Ids and classes of annotated and predicted masks, and their IoUs, in the frames of the one video."""
+    true_frames, found_frames = (
+        sorted(scalabel_frames(side), key=lambda frame: frame.get("frameIndex") or 0) for side in (truth, content)
+    )
+    read = []
+    for t, true_frame in enumerate(true_frames):
+        true, found = _masks(true_frame), _masks(found_frames[t]) if found_frames else []
+        if found and sum(mask.astype(int) for *_, mask in found).max() > 1:
+            found = []
+        true, found = ([(who, mask) for *who, region, mask in side if not region] for side in (true, found))
+        ious = [[float((a & b).sum() / max((a | b).sum(), 1)) for _, b in found] for _, a in true]
+        read.append(([who for who, _ in true], [who for who, _ in found], ious))
+    return read
+
+
+def _masks(frame: Json) -> list[tuple[int, int, bool, np.ndarray]]:
+    """Id, class from 1 on, whether it is an ignore region, and pixels of each label with a mask."""
+    masks = []
+    for label in frame.get("labels") or []:
+        if label.get("rle"):
+            name = OTHER_NAMES.get(label["category"], label["category"])
+            region = name in REGIONS or any((label.get("attributes") or {}).get(flag) for flag in ("crowd", "ignored"))
+            number = 0 if name in REGIONS else CLASSES.index(name) + 1
+            masks.append((int(label["id"]), number, region, coco_mask.decode(label["rle"])))
+    return masks
 
 
 def ytvis(content: bytes) -> Any:

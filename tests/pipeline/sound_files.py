@@ -86,6 +86,13 @@ def scalabel() -> bytes:
     ).encode()
 
 
+def mots() -> bytes:
+    frames = json.loads(scalabel())["frames"]
+    for t, frame in enumerate(frames):
+        frame["labels"] = [label | {"rle": box_mask(5 + 20 * int(label["id"]), 4 + t)} for label in frame["labels"]]
+    return json.dumps(frames, indent=1).encode()
+
+
 def ytvis() -> bytes:
     shape = {"width": WIDTH, "height": HEIGHT, "length": 3}
     videos = [{"id": n, "file_names": [f"{n}/{t}.jpg" for t in range(3)], "fps": 5} | shape for n in (4, 7)]

@@ -29,6 +29,7 @@ from mfvis.data.scalabel import read_scalabel
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import MfvisError
 from mfvis.eval.run import checked_results
+from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from PIL import Image
 from second_reading import HEIGHT, LENGTH, WIDTH, Tracks
 
@@ -89,6 +90,16 @@ def read_results(path: Path) -> Any:
     return read
 
 
+def read_mots(path: Path) -> Any:
+    videos, _ = read_scalabel_tracks(path, path.with_name("truth-mots.json"))
+    read = []
+    for frame in videos[0]:
+        true = list(zip(frame.true_ids_G.tolist(), frame.true_labels_G.tolist(), strict=True))
+        found = list(zip(frame.predicted_ids_P.tolist(), frame.predicted_labels_P.tolist(), strict=True))
+        read.append((true, found, frame.iou_GP.tolist()))
+    return read
+
+
 @dataclass(frozen=True)
 class Target:
     """A reader, what it should say, and a sound file to damage."""
@@ -112,6 +123,9 @@ TARGETS = {
     ),
     "ytvis": Target("in/d.json", sound.ytvis, lambda path: dataset_of(load_dataset(path)), tiny.ytvis, json_changed),
     "results": Target("in/e.json", sound.results, read_results, tiny.results, json_changed),
+    "mots results": Target(
+        "in/g.json", sound.mots, read_mots, lambda content: tiny.mots(content, sound.mots()), json_changed
+    ),
     "coco": Target(
         "in/f.json", sound.coco, lambda path: dataset_of(load_coco(path, path.parent)), tiny.coco, json_changed
     ),
@@ -178,6 +192,7 @@ def ground(tmp_path: Path) -> Path:
     for t in range(LENGTH):
         Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "frames" / f"{t + 1:06d}.jpg")
     (tmp_path / "in" / "truth.json").write_bytes(sound.ytvis())
+    (tmp_path / "in" / "truth-mots.json").write_bytes(sound.mots())
     return tmp_path
 
 
