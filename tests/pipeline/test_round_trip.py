@@ -41,6 +41,9 @@ def test_check_train_predict_evaluate(name: str, tmp_path: Path, capsys: pytest.
     assert main(["eval", str(found / "results.json"), "--data", str(answers), "--out", str(out)]) == 0
     assert "AP" in capsys.readouterr().out
     assert json.loads(out.read_text())
+    if name == "bdd100k-mots":
+        assert main(["eval", str(found / "bdd100k.json"), "--data", str(answers), "--out", str(out)]) == 0
+        assert "mMOTSA" in capsys.readouterr().out
 
 
 def test_what_is_published_without_annotations_cannot_be_evaluated_or_trained_on(

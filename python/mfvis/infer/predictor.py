@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mfvis.data.augment import fitted_size, resize_frames
 from mfvis.data.clips import MULTIPLE, ClipConfig
+from mfvis.data.bdd100k_results import write_bdd100k_results
 from mfvis.data.datasets import load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
@@ -56,9 +57,10 @@ class PredictConfig:
     checkpoint: Path
     """A checkpoint of `mfvis train`."""
     out: Path = Path("predictions")
-    """Directory for results.json, results.zip (for evaluation servers), tracks.json and the overlay videos."""
+    """Directory for results.json, results.zip (for evaluation servers), tracks.json and the overlay videos; of
+    bdd100k-mots also bdd100k.json, which its own evaluation takes."""
     min_score: float = 0.3
-    """Tracks below this are not drawn and not in tracks.json; results.json has them all."""
+    """Tracks below this are not drawn and not in tracks.json and bdd100k.json; results.json has them all."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
     infer: InferConfig = field(default_factory=InferConfig)
@@ -90,6 +92,10 @@ def run(config: PredictConfig) -> None:
         print(f"[{number}/{len(videos)}] {video.name}: {video.length} frames, {len(kept)} tracks")
     write_results(config.out / "results.json", results)
     zip_results(config.out / "results.zip", config.out / "results.json")
+    if source.name == "bdd100k-mots":
+        # Its evaluation knows no scores: what is too unsure to be drawn would count as a false alarm.
+        sure = [result for result in results if result.score >= config.min_score]
+        write_bdd100k_results(config.out / "bdd100k.json", dataset, sure)
     write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
     print(f"wrote results.json, results.zip, tracks.json and {len(videos)} overlay videos to {config.out}")
 
