@@ -712,7 +712,14 @@ def test_any_backbone_of_the_hub(tmp_path):
         expected = net((FRAMES / 255 - 0.5) / 0.25).feature_maps
         for feature, wanted in zip(backbone(FRAMES), expected, strict=True):
             assert_same(feature, wanted)
-    assert Backbone(config, pretrained=False).channels == backbone.channels
+    with torch.device("meta"):
+        assert Backbone(config, pretrained=False).channels == backbone.channels
+    # A checkpoint with it is read as any other.
+    model = VideoMask2Former(ModelConfig(config, hidden_dim=32, encoder_layers=1, decoder_layers=1, queries=2), 2)
+    save_safetensors(tmp_path / "model.safetensors", model.state_dict())
+    twin = VideoMask2Former(model.config, 2, pretrained=False)
+    checkpoint.start_from(tmp_path / "model.safetensors", twin, CATEGORIES[:2])
+    torch.testing.assert_close(twin.state_dict(), model.state_dict(), rtol=0, atol=0)
     ConvNextBackbone(ConvNextConfig(patch_size=2, hidden_sizes=[8] * 4, depths=[1] * 4)).save_pretrained(
         tmp_path / "fine"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,6 +73,7 @@ def run(config: ConvertConfig) -> None:
     if own:
         description = checkpoint.describe(own)
         model, classes = description.config.model, len(description.categories)
+        named = replace(named, stride_in_1x1=model.backbone.stride_in_1x1)
     else:
         model, classes = describe(named, config.source, config.heads)
     print(
