@@ -17,10 +17,11 @@ import mfvis_ext
 from mfvis.config import Config, TrainConfig
 from mfvis.data.clips import ClipConfig
 from mfvis.data.jsonfile import write_json
+from mfvis.data.results import write_results
 from mfvis.data.rle import decode_mask
 from mfvis.data.synthetic import SyntheticConfig, write_demo
 from mfvis.data.video import read_frames
-from mfvis.data.ytvis import load_dataset, write_results
+from mfvis.data.ytvis import load_dataset
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.eval.ytvis import Metrics, evaluate
 from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained

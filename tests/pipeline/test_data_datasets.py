@@ -153,6 +153,8 @@ def test_translated_tracks(tmp_path: Path) -> None:
     before = sum(track.category_id == 1 for video in dataset.videos for track in video.tracks)
     assert sum(len(video.tracks) for video in kept.videos) == before
     assert "1 of 80 classes" in kept.notes[-1]
+    with pytest.raises(DataError, match="none of its 80 classes is one of the 25 that are trained"):
+        translated(dataset, LAYOUTS["ovis"].classes, {})
 
 
 def test_locate_prefers_the_frames_of_the_named_split(tmp_path: Path) -> None:

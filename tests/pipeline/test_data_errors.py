@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mfvis.cli import main
 from mfvis.data.check import check_file
+from mfvis.data.results import read_results
 from mfvis.data.rle import decode_mask
-from mfvis.data.ytvis import load_dataset, read_results
+from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError
 from PIL import Image
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mfvis.data.jsonfile import write_json
+from mfvis.data.results import read_results, write_labelled, write_results
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
-from mfvis.data.ytvis import load_dataset, read_results, write_labelled, write_results
+from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError
 from mfvis.types import TrackResult, VideoDataset
 from pycocotools import mask as coco_mask

@@ -298,7 +298,15 @@ def counterparts(
 
 def translated(dataset: VideoDataset, categories: Sequence[Category], ids: dict[int, int]) -> VideoDataset:
     """The data set in the classes of another. Tracks of classes without a counterpart in `ids` are left out, and
-    `VideoDataset.notes` says how many."""
+    `VideoDataset.notes` says how many.
+
+    Raises:
+        DataError: when no class has a counterpart.
+    """
+    if not ids:
+        problem = f"none of its {len(dataset.categories)} classes is one of the {len(categories)} that are trained"
+        remedy = "Put the data set first whose classes shall be learnt, or rename classes"
+        raise DataError([Problem(str(dataset.path), "categories", problem, remedy)])
     videos = tuple(
         replace(
             video,

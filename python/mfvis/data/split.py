@@ -14,6 +14,7 @@ import tyro
 from mfvis.data.datasets import load_source, locate, parse_source
 from mfvis.data.jsonfile import read_object, write_json
 from mfvis.data.video import VIDEO_SUFFIXES
+from mfvis.data.ytvis import frames_beside
 from mfvis.errors import ConfigError, require
 from mfvis.types import Video, VideoDataset
 
@@ -56,7 +57,7 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     json_path, frames_dir = locate(source, "train")
     dataset = load_source(source, "train", config.frames)
     root = read_object(json_path, [])
-    frames_dir = config.frames or frames_dir or _frames_beside(json_path)
+    frames_dir = config.frames or frames_dir or frames_beside(json_path)
     paths = config.out / "train.json", config.out / "val.json"
     if json_path.resolve() in [path.resolve() for path in paths]:
         raise ConfigError(f"out is {config.out}, where {json_path} would be replaced; choose another directory")
@@ -64,7 +65,7 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     if not chosen:
         raise ConfigError(f"file {json_path}: no video can be held out, each has a class that no other video has")
     config.out.mkdir(parents=True, exist_ok=True)
-    lead = Path(os.path.relpath(frames_dir, _frames_beside(paths[0])))
+    lead = Path(os.path.relpath(frames_dir, frames_beside(paths[0])))
     for path, wanted in zip(paths, (False, True), strict=True):
         part = _part(root, {video.id for video in dataset.videos if (video.id in chosen) == wanted}, lead)
         write_json(path, part)
@@ -121,9 +122,3 @@ def _name(video: dict[str, Any]) -> str:
     """The name that the reader gives a video that has none, from the file names as they were."""
     first = Path(video["file_names"][0])
     return video.get("name") or (first.stem if first.suffix.lower() in VIDEO_SUFFIXES else first.parent.name)
-
-
-def _frames_beside(json_path: Path) -> Path:
-    """Where the frames of a YouTube-VIS JSON are sought."""
-    nested = json_path.parent / "JPEGImages"
-    return nested if nested.is_dir() else json_path.parent

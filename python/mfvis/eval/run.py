@@ -13,7 +13,8 @@ from mfvis.data.bdd100k import FOLDERS
 from mfvis.data.datasets import Source, load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.masks import compress_masks
-from mfvis.data.ytvis import load_dataset, read_results
+from mfvis.data.results import read_results
+from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError, Problem
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
 from mfvis.eval.mean_j import MeanJ, mean_j

@@ -23,9 +23,10 @@ from torch import Tensor
 import mfvis_ext
 from mfvis.data.augment import fitted_size
 from mfvis.data.jsonfile import read_json, write_json
+from mfvis.data.results import write_labelled
 from mfvis.data.rle import encode_mask
 from mfvis.data.video import read_frames
-from mfvis.data.ytvis import load_dataset, write_labelled
+from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, inside_boxes
 from mfvis.infer.predictor import device_of, write_overlay

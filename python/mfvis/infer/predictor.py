@@ -14,13 +14,13 @@ import tyro
 from torch import Tensor
 
 from mfvis.data.augment import fitted_size, resize_frames
-from mfvis.data.clips import MULTIPLE, ClipConfig
 from mfvis.data.bdd100k_results import write_bdd100k_results
+from mfvis.data.clips import MULTIPLE, ClipConfig
 from mfvis.data.datasets import load_source, parse_source
 from mfvis.data.jsonfile import write_json
+from mfvis.data.results import write_results, zip_results
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
 from mfvis.data.video import VideoWriter, open_video, read_frames
-from mfvis.data.ytvis import write_results, zip_results
 from mfvis.errors import ConfigError, require
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures

@@ -1,0 +1,119 @@
+"""Long videos in overlapping windows: who in this window is whom of the windows before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+SAME = 0.5
+"""The least mean of cosine and tube IoU of two sightings of one object."""
+LOST_IOU = 0.1
+"""What stands for the IoU with an object that the window before did not have: only a nearly equal query, with a cosine
+of 0.9 or more, takes it up again."""
+
+
+def windows_of(length: int, window: int | None, stride: int | None) -> list[range]:
+    """The frames of each window: `window` of them every `stride` frames, the last one moved back to end with the video.
+
+    None is one window of the whole video; a stride of None is half a window.
+    """
+    if window is None or window >= length:
+        return [range(length)]
+    step = stride or max(1, window // 2)
+    starts = list(range(0, length - window, step)) + [length - window]
+    return [range(start, start + window) for start in starts]
+
+
+def emitted(windows: list[range], number: int) -> range:
+    """The frames whose masks come from window `number`: windows meet in the middle of their overlap, so that a mask has
+    seen frames before and after it."""
+    frames = windows[number]
+    first, last = frames.start, frames.stop
+    if number > 0:
+        first = (first + windows[number - 1].stop) // 2
+    if number + 1 < len(windows):
+        last = (windows[number + 1].start + last) // 2
+    return range(first, last)
+
+
+@dataclass
+class Identity:
+    """One object through the windows that have shown it."""
+
+    query_C: Tensor
+    """Of its last sighting."""
+    scores_K: Tensor
+    """Sum over sightings."""
+    last_window: int
+    tail_THW: Tensor
+    """bool: its masks in the frames that its last window shares with the next."""
+    sightings: int = 1
+    segmentations: list[dict[str, Any] | None] = field(default_factory=list)
+    boxes: list[np.ndarray] = field(default_factory=list)
+    """Both of the frames emitted so far; frames in which it was not seen are filled up when it is seen again."""
+
+    def fill(self, frames: int) -> None:
+        """Absent up to frame `frames`."""
+        missing = frames - len(self.segmentations)
+        self.segmentations += [None] * missing
+        self.boxes += [np.zeros(4, dtype=np.float32)] * missing
+
+
+class Identities:
+    """Objects and their tubes so far. Of every object one query, one sum of scores and the masks of one overlap are
+    kept, and encoded masks; objects unseen for `memory` windows are not looked for any more."""
+
+    def __init__(self, memory: int):
+        self.memory = memory
+        self.all: list[Identity] = []
+
+    def recognise(
+        self, window: int, queries_MC: Tensor, scores_MK: Tensor, heads_MTHW: Tensor, tails_MTHW: Tensor
+    ) -> list[Identity]:
+        """The identity of each of the M objects of a window, new ones for those that are like none.
+
+        The assignment maximises the sum of similarities: cosine of the queries and IoU of the tubes in the overlap,
+        their mean (Hungarian method).
+
+        Args:
+            window: its number, ascending.
+            heads_MTHW: bool, the masks in the frames shared with the window before.
+            tails_MTHW: bool, in those shared with the next.
+        """
+        known = [identity for identity in self.all if window - identity.last_window <= self.memory]
+        places: dict[int, Identity] = {}
+        if known and len(queries_MC):
+            similarity_MI = self._similarity(window, known, queries_MC, heads_MTHW)
+            rows, columns = linear_sum_assignment(similarity_MI.cpu().numpy(), maximize=True)
+            places = {m: known[i] for m, i in zip(rows, columns, strict=True) if similarity_MI[m, i] >= SAME}
+        found = []
+        for m, (query_C, scores_K, tail_THW) in enumerate(zip(queries_MC, scores_MK, tails_MTHW, strict=True)):
+            identity = places.get(m)
+            if identity is None:
+                identity = Identity(query_C, scores_K.clone(), window, tail_THW.clone())
+                self.all.append(identity)
+            else:
+                identity.query_C, identity.last_window, identity.tail_THW = query_C, window, tail_THW.clone()
+                identity.scores_K += scores_K
+                identity.sightings += 1
+            found.append(identity)
+        return found
+
+    @staticmethod
+    def _similarity(window: int, known: list[Identity], queries_MC: Tensor, heads_MTHW: Tensor) -> Tensor:
+        cosine_MI = F.normalize(queries_MC, dim=-1) @ F.normalize(torch.stack([i.query_C for i in known]), dim=-1).T
+        iou_MI = torch.full_like(cosine_MI, LOST_IOU)
+        recent = [place for place, identity in enumerate(known) if identity.last_window == window - 1]
+        if recent and heads_MTHW.shape[1]:
+            ours_MP = heads_MTHW.flatten(1).float()
+            theirs_IP = torch.stack([known[place].tail_THW for place in recent]).flatten(1).float()
+            both_MI = ours_MP @ theirs_IP.T
+            either_MI = ours_MP.sum(1)[:, None] + theirs_IP.sum(1) - both_MI
+            iou_MI[:, recent] = both_MI / either_MI.clamp(min=1)
+        return (cosine_MI + iou_MI) / 2

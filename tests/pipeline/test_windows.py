@@ -1,0 +1,142 @@
+"""Long videos in windows: which frames, whose masks, who is who, and that memory stays where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mfvis.data.video import VideoWriter, open_video
+from mfvis.errors import ConfigError
+from mfvis.infer.predictor import InferConfig, features_of_windows, predict_video
+from mfvis.infer.windows import Identities, emitted, windows_of
+from mfvis.models.backbone import BackboneConfig
+from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.types import Category
+
+CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
+TINY = ModelConfig(
+    backbone=BackboneConfig(name="tiny"),
+    hidden_dim=16,
+    heads=2,
+    encoder_layers=1,
+    encoder_ffn_dim=16,
+    decoder_layers=2,
+    decoder_ffn_dim=16,
+    queries=5,
+)
+
+
+@pytest.fixture
+def model() -> VideoMask2Former:
+    torch.manual_seed(0)
+    return VideoMask2Former(TINY, len(CATEGORIES)).eval()
+
+
+@pytest.fixture
+def video(tmp_path: Path):
+    random = np.random.default_rng(0)
+    with VideoWriter(tmp_path / "long.mp4", 10, (32, 64)) as writer:
+        background = random.integers(0, 255, (32, 64, 3), dtype=np.uint8)
+        for t in range(23):
+            frame = background.copy()
+            frame[8:24, 2 * t : 2 * t + 16] = (250, 20, 20)
+            writer.write(frame)
+    return open_video(tmp_path / "long.mp4")
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@given(st.integers(1, 200), st.integers(1, 40), st.data())
+def test_windows_cover_the_video_and_every_frame_is_emitted_once(length, window, data):
+    stride = data.draw(st.none() | st.integers(1, window))
+    windows = windows_of(length, window, stride)
+    assert all(len(frames) == min(window, length) for frames in windows)
+    assert [t for number in range(len(windows)) for t in emitted(windows, number)] == list(range(length))
+    assert all(set(emitted(windows, number)) <= set(frames) for number, frames in enumerate(windows))
+
+
+def test_no_window_is_the_whole_video():
+    assert windows_of(7, None, None) == [range(7)]
+    assert windows_of(7, 10, 3) == [range(7)]
+    assert windows_of(7, 4, None) == [range(4), range(2, 6), range(3, 7)]
+
+
+def test_a_window_as_long_as_the_video_changes_nothing(model, video):
+    whole = predict_video(model, video, CATEGORIES, InferConfig(short_side=32))
+    window = predict_video(model, video, CATEGORIES, InferConfig(short_side=32, window=23))
+    assert [(a.score, a.segmentations) for a in whole] == [(b.score, b.segmentations) for b in window]
+
+
+@pytest.mark.parametrize(("window", "stride", "chunk"), [(4, 2, 8), (6, 6, 4), (5, 1, 3), (10, 7, 1)])
+def test_the_features_of_a_window_are_those_of_its_frames(model, video, window, stride, chunk):
+    """Whatever is taken over from the window before, or was decoded ahead. Convolutions round otherwise in a batch of
+    another size, hence the tolerance."""
+    with torch.inference_mode():
+        (expected,) = features_of_windows(model, video, [range(23)], (32, 64), 23)
+        windows = windows_of(23, window, stride)
+        for frames, pixels in zip(windows, features_of_windows(model, video, windows, (32, 64), chunk), strict=True):
+            here = slice(frames.start, frames.stop)
+            torch.testing.assert_close(pixels.mask_NCHW, expected.mask_NCHW[here], rtol=1e-3, atol=1e-3)
+            for level, of_all in zip(pixels.levels_NSC, expected.levels_NSC, strict=True):
+                torch.testing.assert_close(level, of_all[here], rtol=1e-3, atol=1e-3)
+
+
+def test_tubes_are_as_long_as_the_video(model, video):
+    for result in predict_video(model, video, CATEGORIES, InferConfig(short_side=32, window=6, stride=4)):
+        assert len(result.segmentations) == len(result.boxes_T4) == 23
+        for rle, box in zip(result.segmentations, result.boxes_T4, strict=True):
+            assert (rle is None) == (not box.any())
+
+
+def square(x: int) -> torch.Tensor:
+    """bool ``[1, 2, 8, 16]``: a square at column x in two frames."""
+    mask = torch.zeros(1, 2, 8, 16, dtype=torch.bool)
+    mask[..., 2:6, x : x + 4] = True
+    return mask
+
+
+def recognised(identities, window, query, x):
+    (found,) = identities.recognise(window, torch.tensor([query]), torch.ones(1, 2), square(x), square(x))
+    return found
+
+
+def test_objects_are_recognised_by_query_and_overlap():
+    identities = Identities(memory=2)
+    first = recognised(identities, 0, [1.0, 0.0], 2)
+    assert recognised(identities, 1, [0.8, 0.6], 2) is first  # the same place, a similar query
+    assert recognised(identities, 2, [0.7, 0.7], 10) is not first  # elsewhere
+    assert first.sightings == 2
+    assert first.scores_K.tolist() == [2, 2]
+
+
+def test_lost_objects_are_found_again_by_their_query_alone_and_not_for_ever():
+    identities = Identities(memory=2)
+    first = recognised(identities, 0, [1.0, 0.0], 2)
+    assert recognised(identities, 2, [1.0, 0.1], 10) is first
+    assert recognised(identities, 5, [1.0, 0.0], 2) is not first
+
+
+def test_two_objects_do_not_become_one():
+    identities = Identities(memory=2)
+    masks = torch.cat([square(0), square(8)])
+    queries = torch.tensor([[1.0, 0.1], [1.0, 0.0]])
+    left, right = identities.recognise(0, queries, torch.ones(2, 2), masks, masks)
+    again = identities.recognise(1, queries.flip(0), torch.ones(2, 2), masks.flip(0), masks.flip(0))
+    assert again == [right, left]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"window": 0}, "window is 0; expected 1 or more"),
+        ({"window": 4, "stride": 5}, "stride is 5; expected no more than window"),
+        ({"stride": 5}, "stride is 5; expected none without a window"),
+        ({"memory": 0}, "memory is 0; expected 1 or more"),
+    ],
+)
+def test_windows_that_cannot_be(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        InferConfig(**wrong)
