@@ -72,16 +72,15 @@ def test_a_window_as_long_as_the_video_changes_nothing(model, video):
 
 @pytest.mark.parametrize(("window", "stride", "chunk"), [(4, 2, 8), (6, 6, 4), (5, 1, 3), (10, 7, 1)])
 def test_the_features_of_a_window_are_those_of_its_frames(model, video, window, stride, chunk):
-    """Whatever is taken over from the window before, or was decoded ahead. Convolutions round otherwise in a batch of
-    another size, hence the tolerance."""
+    """Whatever is taken over from the window before, or was decoded ahead."""
     with torch.inference_mode():
-        (expected,) = features_of_windows(model, video, [range(23)], (32, 64), 23)
+        (expected,) = features_of_windows(model, video, [range(23)], (32, 64), chunk)
         windows = windows_of(23, window, stride)
         for frames, pixels in zip(windows, features_of_windows(model, video, windows, (32, 64), chunk), strict=True):
             here = slice(frames.start, frames.stop)
-            torch.testing.assert_close(pixels.mask_NCHW, expected.mask_NCHW[here], rtol=1e-3, atol=1e-3)
+            assert torch.equal(pixels.mask_NCHW, expected.mask_NCHW[here])
             for level, of_all in zip(pixels.levels_NSC, expected.levels_NSC, strict=True):
-                torch.testing.assert_close(level, of_all[here], rtol=1e-3, atol=1e-3)
+                assert torch.equal(level, of_all[here])
 
 
 def test_tubes_are_as_long_as_the_video(model, video):

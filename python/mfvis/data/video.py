@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -34,21 +35,41 @@ def read_frames(video: Video, indices: Sequence[int]) -> Tensor:
         if not 0 <= index < video.length:
             raise VideoError(f"video {video.name}: frame {index} does not exist, it has frames 0 to {video.length - 1}")
     wanted = sorted(set(indices))
+    pictures = dict(zip(wanted, _pictures(video, wanted), strict=True))
+    if not indices:
+        return torch.empty((0, 3, video.height, video.width), dtype=torch.uint8)
+    return _stacked([pictures[index] for index in indices])
+
+
+def stream_frames(video: Video, size: int) -> Iterator[Tensor]:
+    """All frames of a video in order, `size` at a time, RGB uint8 ``[<= size, 3, H, W]``. A video file is decoded once.
+
+    Raises:
+        VideoError: as `read_frames`.
+    """
+    pictures = _pictures(video, range(video.length))
+    while part := list(itertools.islice(pictures, size)):
+        yield _stacked(part)
+
+
+def _pictures(video: Video, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+    """The frames `wanted` (ascending), each of the video's size."""
     if isinstance(video.frames, Path):
-        pictures = dict(zip(wanted, _decode(video.frames, wanted), strict=True))
+        pictures = _decode(video.frames, wanted)
     else:
-        pictures = {index: read_image(video.frames[index]) for index in wanted}
-    for index, picture_HW3 in pictures.items():
+        pictures = (read_image(video.frames[index]) for index in wanted)
+    for index, picture_HW3 in zip(wanted, pictures, strict=True):
         if picture_HW3.shape[:2] != (video.height, video.width):
             file = video.frames if isinstance(video.frames, Path) else video.frames[index]
             raise VideoError(
                 f"{file}: frame {index} is {picture_HW3.shape[1]} x {picture_HW3.shape[0]} pixels, "
                 f"but video {video.name} is {video.width} x {video.height} (width x height). Make all frames one size"
             )
-    if not indices:
-        return torch.empty((0, 3, video.height, video.width), dtype=torch.uint8)
-    frames_THW3 = np.stack([pictures[index] for index in indices])
-    return torch.from_numpy(frames_THW3).permute(0, 3, 1, 2).contiguous()
+        yield picture_HW3
+
+
+def _stacked(pictures: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def read_image(path: Path) -> np.ndarray:

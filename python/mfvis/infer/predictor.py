@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +20,9 @@ from mfvis.data.datasets import load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results, zip_results
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
-from mfvis.data.video import VideoWriter, open_video, read_frames
+from mfvis.data.video import VideoWriter, open_video, stream_frames
 from mfvis.errors import ConfigError, require
+from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.types import Category, TrackResult, Video, VideoDataset
@@ -40,11 +41,21 @@ class InferConfig:
     """Tracks per video: the best pairs of query and class."""
     chunk: int = 8
     """Frames that go through the backbone at a time. It changes memory and speed, not the result."""
+    window: int | None = None
+    """Frames that the decoder sees at once: what bounds the memory for long videos. By default all, as in the paper."""
+    stride: int | None = None
+    """Frames from one window to the next, by default half a window. In what they share objects are recognised."""
+    memory: int = 5
+    """Windows for which an object that went out of sight is looked for."""
 
     def __post_init__(self) -> None:
-        names = ("short_side", "max_side", "top", "chunk")
+        names = ("short_side", "max_side", "top", "chunk", "window", "stride", "memory")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        require(self, {name: (value >= 1, "1 or more") for name, value in given.items()})
+        checks = {name: (value >= 1, "1 or more") for name, value in given.items()}
+        if self.stride is not None and checks["stride"][0]:
+            known = "no more than window" if self.window else "none without a window"
+            checks["stride"] = (self.stride <= (self.window or 0), known)
+        require(self, checks)
 
 
 @dataclass(frozen=True)
@@ -124,47 +135,108 @@ def predict_video(
 ) -> list[TrackResult]:
     """The tracks of one video, best first, with masks at the video's own size.
 
-    The whole video is one clip, as in the paper: softmax over the classes, the `top` best pairs of query and class,
-    mask where the logit is above 0. Frames are read and pass the backbone and the pixel decoder `chunk` at a time; the
-    masks of the chosen pairs alone are enlarged, frame by frame. What grows with the video is what the decoder sees:
-    per frame the stride-4 embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. Without a
-    `short_side` frames keep their size.
+    Softmax over the classes, the `top` best pairs of query and class, mask where the logit is above 0. By default the
+    whole video is one clip, as in the paper; what grows with it then is what the decoder sees: per frame the stride-4
+    embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. With a `window` that is all that is
+    held, whatever the length: windows overlap, objects are recognised from one to the next by their queries and by
+    their masks in the overlap (`mfvis.infer.windows`), their class scores are averaged over the windows that show them,
+    and masks are encoded window by window. Frames are read and decoded once. Without a `short_side` frames keep their
+    size.
     """
     model.eval()
-    device = next(model.parameters()).device
     short_side = config.short_side or min(video.height, video.width)
-    height, width = fitted_size(video.height, video.width, short_side, config.max_side)
-    pixels: PixelFeatures | None = None
-    for first in range(0, video.length, config.chunk):
-        frames = read_frames(video, range(first, min(first + config.chunk, video.length)))
-        padded = F.pad(resize_frames(frames, height, width), (0, -width % MULTIPLE, 0, -height % MULTIPLE))
-        part = model.pixel_decoder(model.backbone(padded.to(device)))
-        # One allocation that is filled: joining the chunks at the end would hold everything twice.
-        pixels = pixels or PixelFeatures(
-            tuple(level.new_empty((video.length, *level.shape[1:])) for level in part.levels_NSC),
-            part.shapes,
-            part.mask_NCHW.new_empty((video.length, *part.mask_NCHW.shape[1:])),
+    resized = fitted_size(video.height, video.width, short_side, config.max_side)
+    windows = windows_of(video.length, config.window, config.stride)
+    identities = Identities(config.memory)
+    stream = features_of_windows(model, video, windows, resized, config.chunk)
+    for number, (frames, pixels) in enumerate(zip(windows, stream, strict=True)):
+        decoded_LBQC = model.decoder.decode(pixels, model.decoder.learnt_queries(1), last_only=True)
+        prediction = model.decoder.predict(decoded_LBQC, pixels)
+        # K classes without the last one, "no object"; the flat index counts classes within a query.
+        scores_QK = prediction.logits_LBQK[-1, 0].softmax(-1)[:, :-1]
+        flat_D = scores_QK.flatten().topk(min(config.top, scores_QK.numel())).indices
+        # One query may be chosen for several classes; its masks are made once.
+        chosen_M = (flat_D // scores_QK.shape[1]).unique()
+        masks_MTHW = prediction.masks_LBQTHW[-1, 0, chosen_M]
+        del prediction
+        head = frames[: max(0, windows[number - 1].stop - frames.start)] if number > 0 else frames[:0]
+        tail = frames[windows[number + 1].start - frames.start :] if number + 1 < len(windows) else frames[:0]
+        found = identities.recognise(
+            number,
+            decoded_LBQC[-1, 0, chosen_M],
+            scores_QK[chosen_M],
+            masks_MTHW[:, : len(head)] > 0,
+            masks_MTHW[:, len(frames) - len(tail) :] > 0,
         )
-        for whole, piece in zip(
-            (*pixels.levels_NSC, pixels.mask_NCHW), (*part.levels_NSC, part.mask_NCHW), strict=True
-        ):
-            whole[first : first + len(frames)] = piece
-    prediction = model.decoder(pixels, model.decoder.learnt_queries(1), last_only=True)
-    del pixels
+        shown = emitted(windows, number)
+        kept_MTHW = masks_MTHW[:, shown.start - frames.start : shown.stop - frames.start]
+        tubes = encode_tubes(kept_MTHW, resized, (video.height, video.width))
+        for identity, (segmentations, boxes_T4) in zip(found, tubes, strict=True):
+            identity.fill(shown.start)
+            identity.segmentations += segmentations
+            identity.boxes += list(boxes_T4)
 
-    # K classes without the last one, "no object"; the flat index counts classes within a query.
-    scores_QK = prediction.logits_LBQK[-1, 0].softmax(-1)[:, :-1]
-    scores_D, flat_D = scores_QK.flatten().topk(min(config.top, scores_QK.numel()))
-    query_D, label_D = flat_D // scores_QK.shape[1], flat_D % scores_QK.shape[1]
-    # One query may be chosen for several classes; its masks are made once.
-    chosen_M, mask_D = query_D.unique(return_inverse=True)
-    masks_MTHW = prediction.masks_LBQTHW[-1, 0, chosen_M]
-    del prediction
-    tubes = encode_tubes(masks_MTHW, (height, width), (video.height, video.width))
+    if not identities.all:
+        return []
+    scores_IK = torch.stack([identity.scores_K / identity.sightings for identity in identities.all])
+    scores_D, flat_D = scores_IK.flatten().topk(min(config.top, scores_IK.numel()))
+    for identity in identities.all:
+        identity.fill(video.length)
     return [
-        TrackResult(video.id, categories[label].id, score, *tubes[place])
-        for score, label, place in zip(scores_D.tolist(), label_D.tolist(), mask_D.tolist(), strict=True)
+        TrackResult(
+            video.id,
+            categories[flat % scores_IK.shape[1]].id,
+            score,
+            tuple(identities.all[flat // scores_IK.shape[1]].segmentations),
+            np.array(identities.all[flat // scores_IK.shape[1]].boxes),
+        )
+        for score, flat in zip(scores_D.tolist(), flat_D.tolist(), strict=True)
     ]
+
+
+def features_of_windows(
+    model: VideoMask2Former, video: Video, windows: Sequence[range], resized: tuple[int, int], chunk: int
+) -> Iterator[PixelFeatures]:
+    """The pixel features of each window's frames, those of the overlap taken over from the window before."""
+    device = next(model.parameters()).device
+    stream = stream_frames(video, chunk)
+    pixels: PixelFeatures | None = None
+    ready: PixelFeatures | None = None  # frames that are decoded, but not yet in a window
+    first = 0  # frame of `pixels`
+    for frames in windows:
+        # One allocation that is filled: joining the chunks at the end would hold everything twice.
+        whole, filled = None, 0
+        if pixels is not None:
+            whole, filled = put(None, part_of(pixels, frames.start - first, None), 0, len(frames))
+        while filled < len(frames):
+            if ready is None or not len(ready.mask_NCHW):
+                pictures = resize_frames(next(stream), *resized)
+                padded = F.pad(pictures, (0, -resized[1] % MULTIPLE, 0, -resized[0] % MULTIPLE))
+                ready = model.pixel_decoder(model.backbone(padded.to(device)))
+            room = len(frames) - filled
+            whole, filled = put(whole, part_of(ready, 0, room), filled, len(frames))
+            ready = part_of(ready, room, None)
+        pixels, first = whole, frames.start
+        yield pixels
+
+
+def part_of(pixels: PixelFeatures, first: int, last: int | None) -> PixelFeatures:
+    """The frames first..last of pixel features; the memory is shared."""
+    levels_NSC = tuple(level[first:last] for level in pixels.levels_NSC)
+    return PixelFeatures(levels_NSC, pixels.shapes, pixels.mask_NCHW[first:last])
+
+
+def put(whole: PixelFeatures | None, part: PixelFeatures, at: int, frames: int) -> tuple[PixelFeatures, int]:
+    """Copies `part` into `whole` from frame `at` on, which is made for `frames` frames if there is none; and the frame
+    behind the part."""
+    if whole is None:
+        levels_NSC = tuple(level.new_empty((frames, *level.shape[1:])) for level in part.levels_NSC)
+        mask_NCHW = part.mask_NCHW.new_empty((frames, *part.mask_NCHW.shape[1:]))
+        whole = PixelFeatures(levels_NSC, part.shapes, mask_NCHW)
+    end = at + len(part.mask_NCHW)
+    for all_frames, some in zip((*whole.levels_NSC, whole.mask_NCHW), (*part.levels_NSC, part.mask_NCHW), strict=True):
+        all_frames[at:end] = some
+    return whole, end
 
 
 def encode_tubes(
@@ -190,12 +262,10 @@ def write_overlay(path: Path, video: Video, results: Sequence[TrackResult], labe
     """The video as MP4, the tracks' masks, boxes and labels drawn over it. Folders of frames play at 10 a second."""
     ids = [place if result.track_id is None else result.track_id for place, result in enumerate(results)]
     with VideoWriter(path, video.fps or 10.0, (video.height, video.width)) as writer:
-        for first in range(0, video.length, 16):  # every read of a video file seeks; 16 frames are still little memory
-            indices = range(first, min(first + 16, video.length))
-            for t, frame_HW3 in zip(indices, read_frames(video, indices).permute(0, 2, 3, 1).numpy(), strict=True):
-                masks = [decode_mask(result.segmentations[t], video.height, video.width) for result in results]
-                boxes_N4 = np.array([result.boxes_T4[t] for result in results]).reshape(-1, 4)
-                writer.write(overlay(frame_HW3, np.array(masks), boxes_N4, labels, ids))
+        for t, (frame_CHW,) in enumerate(stream_frames(video, 1)):
+            masks = [decode_mask(result.segmentations[t], video.height, video.width) for result in results]
+            boxes_N4 = np.array([result.boxes_T4[t] for result in results]).reshape(-1, 4)
+            writer.write(overlay(frame_CHW.permute(1, 2, 0).numpy(), np.array(masks), boxes_N4, labels, ids))
 
 
 def readable(

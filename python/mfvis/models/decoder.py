@@ -119,6 +119,10 @@ class MaskedAttentionDecoder(nn.Module):
         Args:
             last_only: Give the last layer's prediction alone (L = 1).
         """
+        return self.predict(self.decode(pixels, queries, last_only), pixels)
+
+    def decode(self, pixels: PixelFeatures, queries: Queries, last_only: bool = False) -> Tensor:
+        """The queries after each layer, ``[L, B, Q, C]``: what says an object's class and mask, and who it is."""
         batch = queries.features_BQC.shape[0]
         frames = pixels.mask_NCHW.shape[0] // batch
         values, keys, coarse = [], [], []
@@ -147,7 +151,10 @@ class MaskedAttentionDecoder(nn.Module):
             x = layer(x, queries.positions_BQC, keys[level], values[level], attend)
             outputs.append(self.norm(x))
 
-        decoded_LBQC = torch.stack(outputs[-1:] if last_only else outputs)
-        pixels_BTHWC = pixels.mask_NCHW.permute(0, 2, 3, 1).unflatten(0, (batch, frames))
+        return torch.stack(outputs[-1:] if last_only else outputs)
+
+    def predict(self, decoded_LBQC: Tensor, pixels: PixelFeatures) -> Prediction:
+        """Classes and mask tubes of decoded queries."""
+        pixels_BTHWC = pixels.mask_NCHW.permute(0, 2, 3, 1).unflatten(0, (decoded_LBQC.shape[1], -1))
         masks_LBQTHW = torch.einsum("lbqc,bthwc->lbqthw", self.mask_embedder(decoded_LBQC), pixels_BTHWC)
         return Prediction(self.class_head(decoded_LBQC), masks_LBQTHW)
