@@ -156,6 +156,18 @@ def test_starts_from_a_mask2former_with_or_without_box_prompts(config, monkeypat
         assert all((mask is None) == (box is None) for mask, box in masks)
 
 
+def test_a_mask2former_with_fewer_queries_than_tracks_labels_them_all(config):
+    dataset = load_dataset(config.data, config.frames)
+    (video, *_) = dataset.videos
+    assert len(video.tracks) > 2
+    torch.manual_seed(0)
+    model = VideoMask2Former(replace(MASK2FORMER, queries=2, box_prompts=False), len(dataset.categories))
+    results = label.label_video(model, video, dataset.categories, config)
+    assert [result.track_id for result in results] == [track.id for track in video.tracks]
+    for result, track in zip(results, video.tracks, strict=True):
+        assert [rle is not None for rle in result.segmentations] == track.present_T.tolist()
+
+
 def test_learns_a_disc_from_its_boxes(tmp_path):
     """A red disc moves over noise: its mask beats the filled box, whose IoU with a disc is pi / 4, clearly."""
     torch.manual_seed(0)

@@ -154,10 +154,16 @@ def label_video(
     windows = [
         range(first, min(first + config.window, video.length)) for first in range(0, video.length, config.window)
     ]
-    for window in windows:
-        present = [n for n, track in enumerate(video.tracks) if track.present_T[window.start : window.stop].any()]
-        if not present:
-            continue
+    crowd = max(1, len(video.tracks))
+    if isinstance(start, VideoMask2Former) and start.prompts is None:
+        crowd = start.config.queries  # no query can stand for two tracks, so more of them are labelled group by group
+    groups = [
+        (window, present[first : first + crowd])
+        for window in windows
+        for present in [_present(video, window)]
+        for first in range(0, len(present), crowd)
+    ]
+    for window, present in groups:
         tracks = [video.tracks[n] for n in present]
         boxes_NT4 = torch.from_numpy(np.stack([track.boxes_T4[window.start : window.stop] for track in tracks]))
         labels = {category.id: label for label, category in enumerate(categories)}
@@ -186,6 +192,11 @@ def label_video(
             for t, mask_HW in zip(window, masks_THW.numpy(), strict=True):
                 segmentations[n][t] = encode_mask(mask_HW) if video.tracks[n].present_T[t] else None
     return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
+
+
+def _present(video: Video, window: range) -> list[int]:
+    """The tracks with a box in one of the frames."""
+    return [n for n, track in enumerate(video.tracks) if track.present_T[window.start : window.stop].any()]
 
 
 def fit(model: Model, view: View, config: LabelConfig, head: str = "") -> None:
