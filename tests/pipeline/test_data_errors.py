@@ -70,7 +70,7 @@ STRUCTURE = {
     "no boxes": (change("annotations", bboxes=None), ["annotation 3", "has no bboxes", "or null per frame"]),
     "masks only": (
         change("annotations", bboxes=None, segmentations=[rle(4), None]),
-        ["annotation 3", "has masks but no bboxes", "boxes_from_masks"],
+        ["annotation 3", "has masks but no bboxes", "boxes=masks"],
     ),
     "too few boxes": (
         change("annotations", bboxes=[None]),

@@ -71,6 +71,7 @@ def test_presets_are_laid_over_one_another() -> None:
     assert (config.model.backbone.name, config.model.queries) == ("swin-l", 200)
     assert config.supervision == "masks" and config.loss.swap_red_blue
     assert configure("masks,reference-code").clip.frames == 3 and configure("reference-code,masks").clip.frames == 2
+    assert configure("ytvis2019-coco,test").model == configure("test").model, "a tiny model proves that it would run"
     assert configure("reference-code,paper") == configure("paper"), "the search of the paper, all of it"
     with pytest.raises(ConfigError, match="no preset 'swinl', did you mean swin-l?"):
         load_preset("ytvis2021,swinl")

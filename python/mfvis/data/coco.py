@@ -117,7 +117,9 @@ def _track(
     elif segmentation is not None and reader.boxes_from_masks:
         boxes_T4[0] = reader.box_of_mask(record, segmentation, image)
     else:
-        reader.report(record, "has no bbox", "Write [x, y, width, height], or ask for the boxes of the masks")
+        reader.report(
+            record, "has no bbox", "Write [x, y, width, height], or take the box of the mask: PATH@boxes=masks"
+        )
     if entry.get("iscrowd", 0) not in (0, 1):
         reader.report(record, f"iscrowd is {shortened(entry['iscrowd'])}, expected 0 or 1", "Write 0 or 1")
     kept = (segmentation,) if with_masks and segmentation is not None else None

@@ -251,7 +251,9 @@ class Reader:
             if segmentations is None:
                 self.report(record, "has no bboxes", "Write [x, y, width, height] or null per frame")
             elif not self.boxes_from_masks:
-                self.report(record, "has masks but no bboxes", "Write bboxes, or ask for boxes_from_masks")
+                self.report(
+                    record, "has masks but no bboxes", "Write bboxes, or take the boxes of the masks: FILE@boxes=masks"
+                )
             else:
                 for t, segmentation in enumerate(segmentations):
                     boxes_T4[t] = self.box_of_mask(f"{record}, frame {t}", segmentation, video)
