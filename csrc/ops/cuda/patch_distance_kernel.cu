@@ -108,8 +108,7 @@ __global__ void __launch_bounds__(threads_of_window, 4)
       }
     }
     for_each_part(window, box, [&](int part_y, int part_x, int rows, int columns, int box_rows, int box_columns) {
-      for (int j = 0; j < rows * columns; ++j) {
-        const int down = j / columns, across = j - down * columns;
+      const auto add_candidate = [&](int down, int across) {
         const int forward = (part_y + down) * side + part_x + across;
         const int64_t at = (tile.item * side * side + (OF_SOURCE ? side * side - 1 - forward : forward)) * area;
         const int centre_y = first_y - 1 + (OF_SOURCE ? window.dilation * (part_y + down - window.radius) : 0);
@@ -131,6 +130,9 @@ __global__ void __launch_bounds__(threads_of_window, 4)
             sums[c][r] += weights[r] * (self[c][r] - other[(c * box_rows + r) * box_columns]);
           }
         }
+      };
+      for (int down = 0; down < rows; ++down) {
+        for (int across = 0; across < columns; ++across) add_candidate(down, across);
       }
     });
     if (lane == 0 || lane == 31 || x >= width) continue;

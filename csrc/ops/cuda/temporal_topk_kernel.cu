@@ -1,11 +1,13 @@
 // One launch. For 3x3 patches of three channels and k up to 9, a block takes a tile of the target frame through the
 // window (window.h), and a lane keeps the k best candidates of its 4 pixels in registers, sorted:
 //
-//   best [4][k]   64 bits:  [ squared distance, a float's bits | window index ]
+//   best    [4][k]   64 bits:  [ squared distance, a float's bits | window index ]
+//   waiting [4]      one more that is near enough, not yet inserted
 //
 // Squares are not negative, so the float's bits order like the float, and the smaller index wins a tie by itself,
-// whatever the order of the candidates. Only what is not farther than the last one kept is inserted, 6·k operations;
-// the search begins in the middle of the window, so that most of the rest fails this one comparison.
+// whatever the order of the candidates. The search begins in the middle of the window: most candidates after that fail
+// their one comparison with the last one kept. Inserting takes 7·k operations of the whole warp even if one lane alone
+// has something to insert; so a lane's find waits until a lane of the warp finds a second one, some seven finds later.
 //
 // The floor: 11 operations per pixel, pair and candidate (6 for the squares, 4 for sliding sums, one comparison), for 5
 // pairs of 120x216 at radius 5 0.17 GFLOP; and the insertions. Frames in, distances and offsets out, nothing beside.
@@ -48,6 +50,8 @@ __device__ uint64_t key_of(float squared, unsigned index) {
 }
 __device__ float squared_of(uint64_t key) { return bits_as<float>(static_cast<uint32_t>(key >> 32)); }
 
+constexpr uint64_t none = ~uint64_t{0};  // behind every key, so that inserting it changes nothing
+
 template <int K>
 __device__ __forceinline__ void insert(uint64_t key, uint64_t (&best)[K]) {
 #pragma unroll
@@ -56,7 +60,7 @@ __device__ __forceinline__ void insert(uint64_t key, uint64_t (&best)[K]) {
 }
 
 template <int K, int STACK>
-__global__ void __launch_bounds__(threads_of_window, K < 8 ? 3 : 2)
+__global__ void __launch_bounds__(threads_of_window, K < 7 ? 3 : 2)
     match_tiles(TemporalTopk args, WindowParts parts, int64_t element_size) {
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * rows_of_lane;
   const int64_t down = tiles_down(args.height), across = tiles_across(args.width), area = args.height * args.width;
@@ -81,17 +85,25 @@ __global__ void __launch_bounds__(threads_of_window, K < 8 ? 3 : 2)
     const bool has_pixels = lane > 0 && lane < 31 && x < args.width;
 
     // A pixel that nobody asks for wants nothing: no distance is below 0.
-    uint64_t best[rows_of_lane][K];
+    uint64_t best[rows_of_lane][K], waiting[rows_of_lane];
 #pragma unroll
     for (int r = 0; r < rows_of_lane; ++r) {
+      waiting[r] = none;
 #pragma unroll
       for (int j = 0; j < K; ++j) best[r][j] = has_pixels && first_y + r < args.height ? key_of(INFINITY, ~0u) : 0;
     }
     for_each_candidate<STACK>(window, [&](int r, int index, float squared) {
-      if (squared <= squared_of(best[r][K - 1])) insert(key_of(squared, static_cast<unsigned>(index)), best[r]);
+      const bool near = squared <= squared_of(best[r][K - 1]);
+      if (!__any_sync(whole_warp, near)) return;
+      if (__any_sync(whole_warp, near && waiting[r] != none)) {
+        insert(waiting[r], best[r]);
+        waiting[r] = none;
+      }
+      if (near) waiting[r] = key_of(squared, static_cast<unsigned>(index));
     });
 #pragma unroll
     for (int r = 0; r < rows_of_lane; ++r) {
+      insert(waiting[r], best[r]);
       if (!has_pixels || first_y + r >= args.height) continue;
       const int64_t at = item * K * area + static_cast<int64_t>(first_y + r) * args.width + x;
 #pragma unroll
