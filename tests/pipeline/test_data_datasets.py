@@ -161,3 +161,16 @@ def test_locate_prefers_the_frames_of_the_named_split(tmp_path: Path) -> None:
     publish("coco", tmp_path)
     _, frames = locate(Source(tmp_path / "annotations" / "instances_val2017.json", "coco"), "train")
     assert frames == tmp_path / "val2017"
+
+
+def test_boxes_of_masks_on_request(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
+    content = json.loads(demo_data[0].read_text())
+    for annotation in content["annotations"]:
+        del annotation["bboxes"]
+    (path := tmp_path / "masks.json").write_text(json.dumps(content))
+    frames = demo_data[0].parent / "JPEGImages"
+    with pytest.raises(DataError, match="FILE@boxes=masks"):
+        load_source(parse_source(str(path)), frames_dir=frames)
+    whole, made = load_source(Source(demo_data[0])), load_source(parse_source(f"{path}@boxes=masks"), frames_dir=frames)
+    for video, other in zip(whole.videos, made.videos, strict=True):
+        assert [t.boxes_T4.tolist() for t in video.tracks] == [t.boxes_T4.tolist() for t in other.tracks]

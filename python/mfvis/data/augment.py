@@ -102,10 +102,7 @@ def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float
     # From the centre of each pixel of a window back to where it lies in the picture.
     cos_T, sin_T = np.cos(angles), np.sin(angles)
     y, x = np.mgrid[:window_height, :window_width] + 0.5
-    x, y = (
-        (x[None] + (corners[:, 0] - centre[0])[:, None, None]),
-        (y[None] + (corners[:, 1] - centre[1])[:, None, None]),
-    )
+    x, y = x + (corners[:, 0] - centre[0])[:, None, None], y + (corners[:, 1] - centre[1])[:, None, None]
     cos, sin = cos_T[:, None, None], sin_T[:, None, None]
     sources = np.stack([(cos * x + sin * y + centre[0]) / width, (cos * y - sin * x + centre[1]) / height], -1)
     grid_THW2 = torch.from_numpy(2 * sources - 1).float()
@@ -122,10 +119,8 @@ def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float
     across = cos_T * right - sin_T * down + centre[0] - corners[:, 0]
     along = sin_T * right + cos_T * down + centre[1] - corners[:, 1]
     half_width, half_height = (x2 - x1) / 2, (y2 - y1) / 2
-    reach_x, reach_y = (
-        np.hypot(cos_T * half_width, sin_T * half_height),
-        np.hypot(sin_T * half_width, cos_T * half_height),
-    )
+    reach_x = np.hypot(cos_T * half_width, sin_T * half_height)
+    reach_y = np.hypot(sin_T * half_width, cos_T * half_height)
     boxes_NT4 = np.stack([across - reach_x, along - reach_y, across + reach_x, along + reach_y], -1)
     boxes_NT4[(x2 <= x1)[:, 0] | (y2 <= y1)[:, 0]] = 0
     if masks_NTHW is not None:

@@ -1,4 +1,4 @@
-"""Training clips: which frames, in which order, how augmented - all of it a function of (seed, epoch, position).
+"""Training clips: which frames, in which order, how augmented: a function of seed, epoch, position and data set alone.
 
 That is what makes training resumable bit by bit: no worker, process or prefetched batch has a random state of its own.
 """
@@ -90,7 +90,7 @@ class ClipDataset(Dataset[Clip]):
     `videos` are those of the data set in which some object has a box; ``len`` counts them. Crowd tracks are left out.
 
     Args:
-        dataset: what `mfvis.data.ytvis.load_dataset` returned.
+        dataset: what `mfvis.data.datasets.load_source` returned.
         config: sampling and augmentation.
         with_masks: decode masks too. Without, no mask is ever looked at.
 
