@@ -26,7 +26,8 @@ def temporal_topk(
 
     Args:
         frames: ``[B, T, C, H, W]``, float16, bfloat16, float32 or float64 (LAB, see `rgb_to_lab`); computed in float32.
-        pairs: int64 ``[P, 2]``, (target frame, source frame).
+        pairs: int64 ``[P, 2]``, (target frame, source frame). On CUDA the numbers are not looked at, because that would
+            wait for the device: a pair that names no frame of the clip matches nothing.
         patch_size: odd side of a patch in pixels.
         radius: candidates on each side of the centre, 0 to 90; S = 2·radius + 1 of them in a row.
         dilation: pixels from one candidate to the next.

@@ -59,6 +59,13 @@ def test_reference_for_every_window(radius, dilation):
     climber.agree(climber.make(B=1, H=14, W=30, radius=radius, dilation=dilation))
 
 
+@pytest.mark.parametrize("height, width", [(1, 1), (16, 30), (17, 31), (33, 61)])
+def test_reference_for_every_size(height, width):
+    """One pixel, whole tiles of a GPU's block, and one row and column more."""
+    climber = TestPatchDistance()
+    climber.agree(climber.make(B=1, H=height, W=width, radius=1, dilation=1))
+
+
 def test_the_centre_of_a_frame_against_itself():
     """The one kind of distance that is 0, and those to beyond the frame, which are infinite, have no gradient."""
     frame = torch.rand(1, 3, 5, 6, requires_grad=True)

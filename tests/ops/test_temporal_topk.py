@@ -84,6 +84,13 @@ def test_reference_for_every_window(radius, dilation):
     climber.agree(climber.make(radius=radius, dilation=dilation, B=1, P=1, H=14, W=30))
 
 
+@pytest.mark.parametrize("height, width", [(1, 1), (16, 30), (17, 31), (33, 61)])
+def test_reference_for_every_size(height, width):
+    """One pixel, whole tiles of a GPU's block, and one row and column more."""
+    climber = TestTemporalTopk()
+    climber.agree(climber.make(B=1, P=1, H=height, W=width, radius=2, dilation=1, shift=1))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("k", [1, 4, 9, 13])
 def test_ties_go_to_the_smaller_offset_as_in_the_reference(k, channels):
