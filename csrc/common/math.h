@@ -62,6 +62,11 @@ static MFVIS_HOST_DEVICE T sigmoid_tail(T x) {
   return x > 0 ? tail : -tail;
 }
 
+template <typename T>
+static MFVIS_HOST_DEVICE T sigmoid(T x) {
+  return T(x > 0) - sigmoid_tail(x);
+}
+
 // softplus(a) + softplus(b) - softplus(a + b), with the decays A, B, S of a, b and a + b:
 //   same signs       log((1 + A)(1 + B) / (1 + S)) = log1p((A + B) / (1 + S)), because S = AB
 //   opposite signs   the same logarithm + min(|a|, |b|)

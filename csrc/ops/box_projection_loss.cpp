@@ -10,6 +10,8 @@ namespace {
 
 ScalarType compute_type(ScalarType type) { return type == ScalarType::Double ? type : ScalarType::Float; }
 
+int64_t bytes_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
 BoxProjection arguments(const Tensor& like, const Tensor& boxes) {
   return {like.const_data_ptr(), dtype_of(like), boxes.const_data_ptr<float>(), like.size(0), like.size(1),
           like.size(2),          like.size(3)};
@@ -35,8 +37,22 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
   if (mask_logits.numel() == 0) return {loss, p, position};
   const Tensor logits = torch::stable::contiguous(mask_logits), tight_boxes = torch::stable::contiguous(boxes);
   const Tensor per_frame = torch::stable::new_empty(logits, {instances, frames}, ScalarType::Double);
+  BoxPeaks peaks{};
+  std::optional<Tensor> peak_value, peak_position, finished;
+  if (runs_cuda_kernels(logits)) {
+    const int64_t columns = bytes_of_tile / bytes_of(dtype_of(logits));
+    peaks.bands = (height + rows_of_band - 1) / rows_of_band;
+    peaks.tiles = (width + columns - 1) / columns;
+    const int64_t count = instances * frames * (peaks.bands * width + height * peaks.tiles);
+    peak_value = torch::stable::new_empty(logits, {count}, type);
+    peak_position = torch::stable::new_empty(logits, {count}, ScalarType::Int);
+    finished = torch::stable::new_zeros(logits, {1}, ScalarType::Int);
+    peaks.value = peak_value->mutable_data_ptr();
+    peaks.position = peak_position->mutable_data_ptr<int32_t>();
+    peaks.finished = finished->mutable_data_ptr<int32_t>();
+  }
   box_projection_terms_kernel.on(logits)(arguments(logits, tight_boxes),
-                                         {p.mutable_data_ptr(), position.mutable_data_ptr<int32_t>()},
+                                         {p.mutable_data_ptr(), position.mutable_data_ptr<int32_t>()}, peaks,
                                          loss.mutable_data_ptr(), per_frame.mutable_data_ptr<double>());
   return {loss, p, position};
 }
@@ -61,7 +77,9 @@ Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask
   for (const Tensor& other : {boxes, p, position, grad_loss}) {
     check.same_device("an argument", other, "mask_logits", mask_logits);
   }
-  Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());  // contiguous, as the gradient is
+  // Contiguous, as the gradient is. On the CPU the threads that write it also fill it.
+  Tensor grad_logits = runs_cuda_kernels(mask_logits) ? torch::stable::new_zeros(mask_logits, mask_logits.sizes())
+                                                      : torch::stable::new_empty(mask_logits, mask_logits.sizes());
   if (mask_logits.numel() == 0) return grad_logits;
   const Tensor tight_boxes = torch::stable::contiguous(boxes), tight_p = torch::stable::contiguous(p);
   const Tensor tight_position = torch::stable::contiguous(position);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "../common/box.h"
 #include "../common/dtype.h"
 #include "../common/kernel.h"
 
@@ -24,12 +25,58 @@ struct BoxProfiles {
   int32_t* position;  // [N, T, H + W]
 };
 
+// How the CUDA kernels divide a frame: bands of rows, tiles of columns.
+constexpr int64_t rows_of_band = 32;
+constexpr int64_t bytes_of_tile = 512;
+
+// Their scratch, null on the CPU: of each frame the maximum of every column in every band, then of every row in every
+// tile, and where it is first.
+struct BoxPeaks {
+  void* value;        // [N, T, bands * W + H * tiles] of the compute type
+  int32_t* position;  // the same
+  int32_t* finished;  // a zero
+  int64_t bands;
+  int64_t tiles;
+};
+
 // loss: a scalar of the compute type of the logits; per_frame: float64 [N, T], scratch.
-inline Kernel<void(const BoxProjection&, const BoxProfiles&, void* loss, double* per_frame)>
+inline Kernel<void(const BoxProjection&, const BoxProfiles&, const BoxPeaks&, void* loss, double* per_frame)>
     box_projection_terms_kernel{"box_projection_loss"};
 
-// grad_loss: a scalar of the compute type; grad_logits: as the logits, written whole. The logits are not read.
+// grad_loss: a scalar of the compute type; grad_logits: as the logits, written whole on the CPU, zeros before the call
+// elsewhere. The logits are not read.
 inline Kernel<void(const BoxProjection&, const BoxProfiles&, const void* grad_loss, void* grad_logits)>
     box_projection_terms_backward_kernel{"box_projection_loss"};
+
+// 1 - 2 I / D with I = sum of p inside the span, D = sum of p² + length of the span + 1e-5.
+struct Dice {
+  double inside;
+  double denominator;
+
+  static MFVIS_HOST_DEVICE Dice of(double inside, double squares, Span span) {
+    return {inside, squares + static_cast<double>(span.end - span.begin) + 1e-5};
+  }
+  MFVIS_HOST_DEVICE double loss() const { return 1 - 2 * inside / denominator; }
+  MFVIS_HOST_DEVICE double by_p(double p, bool is_inside) const {
+    return (4 * inside * p / denominator - (is_inside ? 2 : 0)) / denominator;
+  }
+};
+
+struct FrameSpans {
+  Span x;
+  Span y;
+};
+
+static MFVIS_HOST_DEVICE FrameSpans spans_of(const float* box, int64_t height, int64_t width) {
+  if (!box_is_present(box)) return {{0, 0}, {0, 0}};
+  return {pixels_inside(box[0], box[2], width), pixels_inside(box[1], box[3], height)};
+}
+
+static MFVIS_HOST_DEVICE bool ever_present(const BoxProjection& args, int64_t instance) {
+  for (int64_t t = 0; t < args.frames; ++t) {
+    if (box_is_present(args.boxes + (instance * args.frames + t) * 4)) return true;
+  }
+  return false;
+}
 
 }  // namespace mfvis

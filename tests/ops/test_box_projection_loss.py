@@ -27,6 +27,12 @@ class TestBoxProjectionLoss(Ladder):
         logits = torch.randn(N, T, H, W, generator=generator, dtype=DOUBLE) * 4
         return {"mask_logits": logits.to(dtype), "boxes": random_boxes(generator, N, T, height=H, width=W)}
 
+    @pytest.mark.parametrize("width", [264, 261])
+    def test_reference_of_frames_in_many_parts(self, dtype, width):
+        """With many equal maxima, of which the first one in the frame counts, whatever part finds it."""
+        arguments = self.make(dtype, N=2, H=70, W=width)
+        self.agree({**arguments, "mask_logits": arguments["mask_logits"].detach().round().requires_grad_()})
+
 
 def test_a_perfect_mask_costs_nothing():
     logits = torch.full((1, 1, 6, 8), -100.0)

@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "../../common/box.h"
 #include "../../common/math.h"
 #include "../../common/memory.h"
 #include "../../common/parallel.h"
@@ -10,13 +9,6 @@
 
 namespace mfvis {
 namespace {
-
-constexpr double epsilon = 1e-5;
-
-template <typename C>
-C sigmoid(C x) {
-  return C(x > 0) - sigmoid_tail(x);
-}
 
 // σ grows with its argument, so the maximum of the probabilities is the probability of the maximal logit: one pass over
 // the logits, then H + W sigmoids. A frame is two profiles, what each row and what each column shows of the mask.
@@ -105,17 +97,6 @@ void find_profiles(const T* frame, int64_t height, int64_t width, C* __restrict 
   for (int64_t x = 0; x < width; ++x) column_p[x] = sigmoid(column_max[x]) + poison;
 }
 
-// 1 - 2 I / D with I = sum of p inside the span, D = sum of p² + length of the span + epsilon.
-struct Dice {
-  double inside;
-  double denominator;
-
-  double loss() const { return 1 - 2 * inside / denominator; }
-  double by_p(double p, bool is_inside) const {
-    return (4 * inside * p / denominator - (is_inside ? 2 : 0)) / denominator;
-  }
-};
-
 template <typename C>
 Dice dice(const C* p, int64_t size, Span span) {
   double squares = 0, inside = 0;
@@ -123,24 +104,7 @@ Dice dice(const C* p, int64_t size, Span span) {
   for (int64_t i = 0; i < size; ++i) squares += static_cast<double>(p[i]) * p[i];
 #pragma omp simd reduction(+ : inside)
   for (int64_t i = span.begin; i < span.end; ++i) inside += p[i];
-  return {inside, squares + static_cast<double>(span.end - span.begin) + epsilon};
-}
-
-struct FrameSpans {
-  Span x;
-  Span y;
-};
-
-FrameSpans spans_of(const float* box, int64_t height, int64_t width) {
-  if (!box_is_present(box)) return {{0, 0}, {0, 0}};
-  return {pixels_inside(box[0], box[2], width), pixels_inside(box[1], box[3], height)};
-}
-
-bool ever_present(const BoxProjection& args, int64_t instance) {
-  for (int64_t t = 0; t < args.frames; ++t) {
-    if (box_is_present(args.boxes + (instance * args.frames + t) * 4)) return true;
-  }
-  return false;
+  return Dice::of(inside, squares, span);
 }
 
 template <typename T>
@@ -192,7 +156,8 @@ void backward(const BoxProjection& args, const BoxProfiles& kept, Compute<T> gra
   });
 }
 
-void box_projection_terms(const BoxProjection& args, const BoxProfiles& kept, void* loss, double* per_frame) {
+void box_projection_terms(const BoxProjection& args, const BoxProfiles& kept, const BoxPeaks&, void* loss,
+                          double* per_frame) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     forward<T>(args, kept, static_cast<Compute<T>*>(loss), per_frame);

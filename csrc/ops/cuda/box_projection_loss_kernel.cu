@@ -1,0 +1,271 @@
+// Forward, first launch: every logit is read once, 16 bytes a lane, by warps that know nothing of each other. A warp
+// goes down one band of 32 rows in one tile of columns:
+//
+//   frame     tile 0 (512 bytes a row)   tile 1        a lane keeps the maxima of its columns in registers; that of a
+//   row band 0    warp                       warp          goes through the lanes by shuffles. What comes out: band 1
+//   warp                       warp            column peaks  [bands, W]
+//   ...                                                  row peaks     [H, tiles]    the maximum and its first position
+//
+// Second launch: a block to a frame takes the maxima of the peaks, one in 12 of the logits' bytes, makes probabilities
+// of them and sums up; the block that comes last adds the frames' losses up in order. Backward: the gradient, zeros,
+// gets H + W values a frame, by one block: columns, then rows. No atomics on numbers, so the bits never change.
+//
+// The floor: the memory's bandwidth, forward N · T · H · W logits read, backward the same written.
+#include "../../common/cuda.h"
+#include "../../common/math.h"
+#include "../box_projection_loss.h"
+
+namespace mfvis {
+namespace {
+
+constexpr int warps = 8, threads = 32 * warps;
+
+template <typename C>
+struct Peak {
+  C value;
+  int32_t at;
+};
+
+// NaN is above all: a frame that has one is not to look well.
+template <typename C>
+__device__ __forceinline__ bool is_above(C a, C b) {
+  return a > b || a != a;
+}
+// Of equals the first one.
+template <typename C>
+__device__ __forceinline__ Peak<C> higher(const Peak<C>& a, const Peak<C>& b) {
+  const bool equal = a.value == b.value;
+  return (equal ? b.at < a.at : is_above(b.value, a.value)) ? b : a;
+}
+template <typename C>
+__device__ __forceinline__ Peak<C> highest_of_warp(Peak<C> peak) {
+  for (int step = 16; step > 0; step /= 2) {
+    peak = higher(peak, {__shfl_xor_sync(whole_warp, peak.value, step), __shfl_xor_sync(whole_warp, peak.at, step)});
+  }
+  return peak;
+}
+
+template <typename C>
+struct PeaksOfFrame {
+  C* value;
+  int32_t* position;
+
+  __device__ __forceinline__ PeaksOfFrame(const BoxProjection& args, const BoxPeaks& peaks, int64_t item) {
+    const int64_t first = item * (peaks.bands * args.width + args.height * peaks.tiles);
+    value = static_cast<C*>(peaks.value) + first;
+    position = peaks.position + first;
+  }
+  __device__ __forceinline__ void put(int64_t i, const Peak<C>& peak) const {
+    value[i] = peak.value;
+    position[i] = peak.at;
+  }
+  // The highest of `count` peaks, `step` apart.
+  __device__ __forceinline__ Peak<C> highest(int64_t first, int64_t count, int64_t step) const {
+    Peak<C> peak{value[first], position[first]};
+    for (int64_t i = 1; i < count; ++i) peak = higher(peak, {value[first + i * step], position[first + i * step]});
+    return peak;
+  }
+};
+
+// 16 bytes of a row.
+template <typename T>
+struct alignas(16) Chunk {
+  static constexpr int size = 16 / sizeof(T);
+  T at[size];
+};
+
+// `aligned`: a lane's columns are neighbours, read at once. Else they lie 32 apart, so that the warp reads neighbours.
+template <typename T, bool aligned>
+__global__ void __launch_bounds__(threads, 2) find_peaks(BoxProjection args, BoxPeaks peaks) {
+  using C = Compute<T>;
+  constexpr int per_lane = Chunk<T>::size, at_once = 4;
+  const int lane = threadIdx.x % 32;
+  const int32_t height = static_cast<int32_t>(args.height), width = static_cast<int32_t>(args.width);
+  const int64_t count = args.instances * args.frames * peaks.bands * peaks.tiles;
+  const C lowest = -static_cast<C>(INFINITY);
+  for (int64_t unit = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32; unit < count;
+       unit += static_cast<int64_t>(gridDim.x) * warps) {
+    const int64_t tile = unit % peaks.tiles, band = unit / peaks.tiles % peaks.bands;
+    const int64_t item = unit / peaks.tiles / peaks.bands;
+    if (!ever_present(args, item / args.frames)) continue;
+    const PeaksOfFrame<C> found(args, peaks, item);
+    const int32_t first = static_cast<int32_t>(tile) * 32 * per_lane + (aligned ? lane * per_lane : lane);
+    const int32_t begin = static_cast<int32_t>(band * rows_of_band);
+    const int32_t end = begin + rows_of_band < height ? begin + static_cast<int32_t>(rows_of_band) : height;
+    const auto column_of = [=](int k) { return aligned ? first + k : first + 32 * k; };
+    const T* const frame = static_cast<const T*>(args.logits) + item * args.height * args.width;
+
+    Peak<C> column[per_lane];
+#pragma unroll
+    for (int k = 0; k < per_lane; ++k) column[k] = {lowest, begin};
+    for (int32_t y = begin; y < end; y += at_once) {
+      Chunk<T> rows[at_once];
+#pragma unroll
+      for (int r = 0; r < at_once; ++r) {
+        if (y + r >= end) break;
+        const T* const row = frame + static_cast<int64_t>(y + r) * width;
+        if constexpr (aligned) {
+          if (first < width) rows[r] = *reinterpret_cast<const Chunk<T>*>(row + first);
+        } else {
+#pragma unroll
+          for (int k = 0; k < per_lane; ++k) {
+            if (column_of(k) < width) rows[r].at[k] = row[column_of(k)];
+          }
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < at_once; ++r) {
+        if (y + r >= end) break;
+        Peak<C> row{lowest, first < width ? first : INT32_MAX};
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) {
+          if (column_of(k) >= width) break;
+          const C value = load(rows[r].at[k]);
+          if (is_above(value, row.value)) row = {value, column_of(k)};
+          if (is_above(value, column[k].value)) column[k] = {value, y + r};
+        }
+        row = highest_of_warp(row);
+        if (lane == 0) found.put(peaks.bands * width + (y + r) * peaks.tiles + tile, row);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < per_lane; ++k) {
+      if (column_of(k) < width) found.put(band * width + column_of(k), column[k]);
+    }
+  }
+}
+
+// For all threads of the block, in a fixed order. `shared`: one number for each warp.
+__device__ __forceinline__ double sum_over_block(double value, double* shared) {
+  value = sum_over_warp(value);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  double sum = 0;
+  for (int w = 0; w < warps; ++w) sum += shared[w];
+  return sum;
+}
+
+// Both axes of a frame, from its profiles; for all threads of the block.
+template <typename C>
+struct Projections {
+  const C* row_p;     // [H]
+  const C* column_p;  // [W]
+  FrameSpans spans;
+  Dice on_x, on_y;
+
+  __device__ __forceinline__ Projections(const BoxProjection& args, const C* p, int64_t item, double* shared)
+      : row_p(p), column_p(p + args.height), spans(spans_of(args.boxes + 4 * item, args.height, args.width)) {
+    on_x = dice(column_p, args.width, spans.x, shared);
+    on_y = dice(row_p, args.height, spans.y, shared);
+  }
+
+ private:
+  static __device__ __forceinline__ Dice dice(const C* p, int64_t size, Span span, double* shared) {
+    double squares = 0, inside = 0;
+    for (int64_t i = threadIdx.x; i < size; i += threads) {
+      const double value = p[i];
+      squares += value * value;
+      inside += span.begin <= i && i < span.end ? value : 0;
+    }
+    inside = sum_over_block(inside, shared);
+    return Dice::of(inside, sum_over_block(squares, shared), span);
+  }
+};
+
+template <typename C>
+__global__ void __launch_bounds__(threads)
+    sum_up(BoxProjection args, BoxProfiles kept, BoxPeaks peaks, C* loss, double* per_frame) {
+  double* const shared = shared_memory<double>();  // [warps], and whether this block is the last one
+  const int64_t items = args.instances * args.frames, height = args.height, width = args.width;
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    double of_frame = 0;
+    if (ever_present(args, item / args.frames)) {
+      const PeaksOfFrame<C> found(args, peaks, item);
+      C* const p = static_cast<C*>(kept.p) + item * (height + width);
+      int32_t* const position = kept.position + item * (height + width);
+      for (int64_t i = threadIdx.x; i < height + width; i += threads) {
+        const Peak<C> peak = i < height ? found.highest(peaks.bands * width + i * peaks.tiles, peaks.tiles, 1)
+                                        : found.highest(i - height, peaks.bands, width);
+        p[i] = peak.value != peak.value ? peak.value : sigmoid(peak.value);
+        position[i] = peak.at;
+      }
+      __syncthreads();
+      const Projections<C> projections(args, p, item, shared);
+      of_frame = projections.on_x.loss() + projections.on_y.loss();
+    }
+    if (threadIdx.x == 0) per_frame[item] = of_frame;
+  }
+
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();  // What this block wrote is seen before its number.
+    shared[warps] = atomicAdd(peaks.finished, 1) + 1 == static_cast<int32_t>(gridDim.x);
+  }
+  __syncthreads();
+  if (shared[warps] == 0) return;
+  __threadfence();
+  const volatile double* const losses = per_frame;
+  double sum = 0;
+  for (int64_t item = threadIdx.x; item < items; item += threads) sum += losses[item];
+  sum = sum_over_block(sum, shared);
+  if (threadIdx.x == 0) *loss = static_cast<C>(sum / static_cast<double>(items));
+}
+
+template <typename T>
+__global__ void __launch_bounds__(threads)
+    scatter_gradient(BoxProjection args, BoxProfiles kept, const Compute<T>* grad_loss, T* grad_logits) {
+  using C = Compute<T>;
+  double* const shared = shared_memory<double>();  // [warps]
+  const int64_t items = args.instances * args.frames, height = args.height, width = args.width;
+  const double scale = static_cast<double>(*grad_loss) / static_cast<double>(items);
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    if (!ever_present(args, item / args.frames)) continue;
+    T* const grad = grad_logits + item * height * width;
+    const int32_t* const position = kept.position + item * (height + width);
+    const Projections<C> projections(args, static_cast<const C*>(kept.p) + item * (height + width), item, shared);
+    const auto by_logit = [&](const Dice& dice, Span span, double p, int64_t i) {
+      return static_cast<C>(scale * dice.by_p(p, span.begin <= i && i < span.end) * p * (1 - p));
+    };
+    for (int64_t x = threadIdx.x; x < width; x += threads) {
+      store(by_logit(projections.on_x, projections.spans.x, projections.column_p[x], x),
+            grad + position[height + x] * width + x);
+    }
+    __syncthreads();  // A pixel may be the maximum of its row, too.
+    for (int64_t y = threadIdx.x; y < height; y += threads) {
+      T* const to = grad + y * width + position[y];
+      store(load(*to) + by_logit(projections.on_y, projections.spans.y, projections.row_p[y], y), to);
+    }
+  }
+}
+
+const char* const op = "box_projection_loss";
+
+void box_projection_terms(const BoxProjection& args, const BoxProfiles& kept, const BoxPeaks& peaks, void* loss,
+                          double* per_frame) {
+  const int64_t items = args.instances * args.frames;
+  with_floating_type(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    using C = Compute<T>;
+    const bool aligned = reinterpret_cast<uintptr_t>(args.logits) % 16 == 0 && args.width % Chunk<T>::size == 0;
+    launch(op, aligned ? find_peaks<T, true> : find_peaks<T, false>, grid_for(items * peaks.bands * peaks.tiles, warps),
+           threads, 0, args, peaks);
+    launch(op, sum_up<C>, grid_for(items, 1), threads, (warps + 1) * sizeof(double), args, kept, peaks,
+           static_cast<C*>(loss), per_frame);
+  });
+}
+
+void box_projection_terms_backward(const BoxProjection& args, const BoxProfiles& kept, const void* grad_loss,
+                                   void* grad_logits) {
+  with_floating_type(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    launch(op, scatter_gradient<T>, grid_for(args.instances * args.frames, 1), threads, warps * sizeof(double), args,
+           kept, static_cast<const Compute<T>*>(grad_loss), static_cast<T*>(grad_logits));
+  });
+}
+
+MFVIS_CUDA_KERNEL(box_projection_terms_kernel, box_projection_terms)
+MFVIS_CUDA_KERNEL(box_projection_terms_backward_kernel, box_projection_terms_backward)
+
+}  // namespace
+}  // namespace mfvis
