@@ -3,64 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfvis.data.rle import decode_mask
+from mfvis.data.rle import decode_mask, encode_mask, uncompress
 from mfvis.errors import DataError, Problem
 
 CHUNK = 1 << 16
 """Characters that `check_counts` works on at a time, so that they stay in the cache."""
+JOINTS = ("runs", "first", "second", "third", "before_last", "last", "first_end", "third_end")
 _DIGITS = np.arange(256, dtype=np.uint8) - np.uint8(48)
 # What a character adds to its number: five bits, of which the highest of the last character (bit 5 clear) is the sign.
 _VALUES = (_DIGITS & 31).astype(np.int32) - np.where(_DIGITS & 48 == 16, 32, 0).astype(np.int32)
 
 
-def compress_masks(
-    masks: Iterable[tuple[str, Any, int, int]], *, file: str, problems: list[Problem]
-) -> tuple[list[dict[str, Any] | None], np.ndarray]:
-    """Masks as the JSON has them, each ``(record, segmentation, height, width)``, as compressed RLEs and their areas.
+@dataclass(frozen=True)
+class Masks:
+    """N masks that can be given to pycocotools, which trusts its input: runs that do not add up to the picture make it
+    write past its buffer, or loop for ever."""
 
-    A mask is None where it is absent or, with one more entry in `problems`, damaged; its area, int64 ``[N]``, is 0.
-    What is returned can be given to pycocotools, which trusts its input: runs that do not add up to the picture make it
-    write past its buffer, or loop for ever. Much faster than `decode_mask`, and of the same opinion.
+    rles: list[dict[str, Any] | None]
+    """Compressed RLEs ``{"size": [h, w], "counts": str}``; None where a mask is absent or was damaged."""
+    area_N: np.ndarray
+    """int64: pixels; 0 where there is no mask."""
+    joints: dict[str, np.ndarray]
+    """What `mfvis.eval.tubes` needs to join the strings of several masks, int64 ``[N]`` each: see `_check_chunk`."""
+
+
+def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, problems: list[Problem]) -> Masks:
+    """Masks as the JSON has them, each ``(record, segmentation, height, width)``, checked and as compressed RLEs.
+
+    A damaged mask is one more entry in `problems`. Much faster than `decode_mask`, and of the same opinion.
     """
     masks = list(masks)
     rles: list[dict[str, Any] | None] = [None] * len(masks)
-    area_N = np.zeros(len(masks), np.int64)
-    usual, others, counts, pixels = [], [], [], []
+    usual, others = [], []
     for place, (_, mask, height, width) in enumerate(masks):
         if type(mask) is dict and type(mask.get("counts")) is str and mask.get("size") == [height, width]:
-            usual.append(place)
-            counts.append(mask["counts"])
-            pixels.append(height * width)
-        elif mask is not None and mask != []:
-            others.append(place)
-    sound, usual_area = check_counts(counts, np.array(pixels, np.int64))
-    area_N[usual] = np.where(sound, usual_area, 0)
-    for place, good in zip(usual, sound.tolist(), strict=True):
-        if good:
-            _, mask, height, width = masks[place]
             # not the given size, which may be 720.0
             rles[place] = {"size": [height, width], "counts": mask["counts"]}
-        else:
+            usual.append(place)
+        elif mask is not None and mask != []:
             others.append(place)
+    area_N = np.zeros(len(masks), np.int64)
+    joints = {name: np.zeros(len(masks), np.int64) for name in JOINTS}
+    others += _check(usual, rles, area_N, joints)
     for place in sorted(others):
         record, mask, height, width = masks[place]
-        if not _listed_runs(mask, height, width):
-            try:
-                decode_mask(mask, height, width, file=file, record=record)
-            except DataError as error:
-                problems += error.problems
-                continue
-        if isinstance(mask, list):
-            rle = coco_mask.merge(coco_mask.frPyObjects(mask, height, width))
-        else:
-            rle = coco_mask.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
-        rles[place], area_N[place] = rle, coco_mask.area(rle)
-    return rles, area_N
+        rles[place] = None
+        try:
+            if _listed_runs(mask, height, width):
+                rle = coco_mask.frPyObjects(mask, height, width)
+                rles[place] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+            else:
+                rles[place] = encode_mask(decode_mask(mask, height, width, file=file, record=record))
+                counts = mask["counts"] if isinstance(mask, dict) else ()
+                runs = uncompress(counts) if isinstance(counts, str) else counts
+                if 0 in runs[1:-1]:
+                    problem = "the RLE has runs of length 0 inside, where the field's programs stop reading"
+                    problems.append(Problem(file, record, problem, "Encode the mask with pycocotools.mask.encode"))
+                    rles[place] = None
+        except DataError as error:
+            problems += error.problems
+    sound_now = [place for place in others if rles[place] is not None]
+    for place in _check(sound_now, rles, area_N, joints):
+        problem = Problem(file, masks[place][0], "the picture is too large", "Give pictures of at most 2^27 pixels")
+        problems.append(problem)
+        rles[place] = None
+    return Masks(rles, area_N, joints)
+
+
+def _check(
+    places: list[int], rles: list[dict[str, Any] | None], area_N: np.ndarray, joints: dict[str, np.ndarray]
+) -> list[int]:
+    """Fill in area and joints of the RLEs at these places; returns the places of those that are not sound."""
+    pixels = np.array([rles[place]["size"][0] * rles[place]["size"][1] for place in places], np.int64)
+    checked = check_counts([rles[place]["counts"] for place in places], pixels)
+    sound = checked.pop("sound") == 1
+    area_N[places] = np.where(sound, checked.pop("area"), 0)
+    for name, values in checked.items():
+        joints[name][places] = values
+    return [places[n] for n in np.flatnonzero(~sound).tolist()]
 
 
 def _listed_runs(mask: Any, height: int, width: int) -> bool:
@@ -71,16 +97,23 @@ def _listed_runs(mask: Any, height: int, width: int) -> bool:
         runs = np.asarray(mask["counts"])
     except ValueError:
         return False
-    return runs.ndim == 1 and runs.dtype == np.int64 and runs.min() >= 0 and runs.sum() == height * width
+    return (
+        runs.ndim == 1
+        and runs.dtype == np.int64
+        and runs[1:].all()
+        and runs.min() >= 0
+        and runs.sum() == height * width
+    )
 
 
-def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of N compressed strings of runs at once: is it sound, bool ``[N]``, and the area of its mask, int64 ``[N]``.
+def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Of N compressed strings of runs at once what `_check_chunk` finds in them, int64 ``[N]`` each.
 
-    Sound are non-negative runs that add up to the picture's pixels (int64 ``[N]``). Strings with a number of more than
-    six characters, and pictures of more than 2^27 pixels, are not called sound. The area of others means nothing.
+    Sound are runs that add up to the picture's pixels (int64 ``[N]``), positive ones but for the first, which may be 0.
+    Strings with a number of more than six characters, and pictures of more than 2^27 pixels, are not called sound. All
+    else of an unsound string is void.
     """
-    sound_N, area_N = np.zeros(len(counts), bool), np.zeros(len(counts), np.int64)
+    found = {name: np.zeros(len(counts), np.int64) for name in ("sound", "area", *JOINTS)}
     length_N = np.fromiter(map(len, counts), np.int64, len(counts))
     ascii_N = np.fromiter(map(str.isascii, counts), bool, len(counts))
     # By length, so that the strings of a chunk fill a rectangle.
@@ -93,13 +126,22 @@ def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> tuple[np.ndarra
         # Strings that are much longer than the first one wait for the next chunk.
         stop = min(stop, max(start + 1, int(np.searchsorted(sorted_length, 1.25 * sorted_length[start], side="right"))))
         chosen = order[start:stop]
-        sound_N[chosen], area_N[chosen] = _check_chunk([counts[n] for n in chosen], length_N[chosen], pixels_N[chosen])
+        chunk = _check_chunk([counts[n] for n in chosen], length_N[chosen], pixels_N[chosen])
+        for name, values in chunk.items():
+            found[name][chosen] = values
         start = stop
-    return sound_N, area_N
+    return found
 
 
-def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`check_counts` of strings in ascending order of their lengths, none of them empty."""
+def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Of strings in ascending order of their lengths, none of them empty: are they sound, their masks' areas, and
+
+    * runs: how many there are;
+    * first, second, third, before_last, last: runs, as far as there are so many;
+    * first_end, third_end: how many characters the first run, and the first three, take.
+
+    A string with a run of length 0, but for the first one, is not called sound either.
+    """
     longest, rows = int(length_N[-1]), np.arange(len(counts))
     # Blanks, to fill up the rows, have bit 5 set and so never end a number.
     text = "".join([text.ljust(longest) for text in counts]).encode("ascii")
@@ -124,7 +166,8 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
     sound[row] = False
 
     # From the fourth on, a run is stored as the difference to the run two before: sums over every other number.
-    odd_NC = (np.cumsum(last_NC.astype(np.int32), axis=1, dtype=np.int32) - last_NC) & 1
+    number_NC = np.cumsum(last_NC.astype(np.int32), axis=1, dtype=np.int32)
+    odd_NC = (number_NC - last_NC) & 1
     run_NC = np.cumsum(value_NC, axis=1, dtype=np.int32)
     first_N = run_NC[rows, last_NC.argmax(1)]
     odd_run_NC = np.cumsum(value_NC * odd_NC, axis=1, dtype=np.int32)
@@ -136,4 +179,24 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
     sound &= pixels_N <= 1 << 27
     sound &= (run_NC.view(np.uint32).max(1) <= pixels_N) & (first_N >= 0) & (first_N <= pixels_N)
     sound &= run_NC.sum(1, dtype=np.int64) + first_N == pixels_N
-    return sound, (run_NC * odd_NC).sum(1, dtype=np.int64)
+
+    # A number has at most six characters.
+    head_NC = number_NC[:, : 3 * 6]
+    first, second, third = (np.minimum((head_NC < n).sum(1), length_N - 1) for n in (1, 2, 3))
+    tail_N6 = np.maximum(length_N[:, None] - np.arange(2, 8), 0)
+    before_last = tail_N6[rows, last_NC[rows[:, None], tail_N6].argmax(1)]
+    runs = number_NC[rows, length_N - 1]
+    # pycocotools stops comparing where both masks have a run of length 0, which only the first one needs to have.
+    empty = np.count_nonzero((run_NC == 0) & (last_NC == 1), axis=1) > 1
+    return {
+        "sound": sound & ~empty,
+        "area": (run_NC * odd_NC).sum(1, dtype=np.int64),
+        "runs": runs,
+        "first": first_N,
+        "second": run_NC[rows, second],
+        "third": run_NC[rows, third],
+        "before_last": run_NC[rows, before_last],
+        "last": run_NC[rows, length_N - 1],
+        "first_end": first + 1,
+        "third_end": third + 1,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,40 @@ def zip_results(path: str | Path, results: str | Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool = True) -> list[TrackResult]:
-    """Read a ``results.json`` that belongs to `dataset`. Every mask in it is sound, and absent or a compressed RLE.
-
-    Args:
-        path: the file.
-        dataset: the videos and categories that it speaks of.
-        with_boxes: read ``bboxes``, or where there are none take the masks' boxes; else boxes are zeros.
+def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
+    """Read a ``results.json`` that belongs to `dataset`; missing ``bboxes`` become the masks' boxes.
 
     Raises:
         DataError: with every problem of the file.
+    """
+    results, problems = parse_results(path, dataset, with_boxes=True)
+    masks = compress_masks(masks_of(dataset, results), file=str(path), problems=problems)
+    if problems:
+        raise DataError(problems)
+    rles = iter(masks.rles)
+    results = [replace(result, segmentations=tuple(next(rles) for _ in result.segmentations)) for result in results]
+    for result in results:
+        for t in np.flatnonzero(~result.boxes_T4.any(1)):
+            x, y, w, h = coco_mask.toBbox(result.segmentations[t]) if result.segmentations[t] else (0, 0, 0, 0)
+            result.boxes_T4[t] = (x, y, x + w, y + h) if w > 0 else 0
+    return results
+
+
+def masks_of(dataset: VideoDataset, results: Sequence[TrackResult]) -> Iterator[tuple[str, Any, int, int]]:
+    """The masks of results one after the other, as `compress_masks` wants them."""
+    sizes = {video.id: (video.height, video.width) for video in dataset.videos}
+    for place, result in enumerate(results):
+        height, width = sizes[result.video_id]
+        for t, mask in enumerate(result.segmentations):
+            yield f"results[{place}], frame {t}", mask, height, width
+
+
+def parse_results(
+    path: str | Path, dataset: VideoDataset, *, with_boxes: bool = False
+) -> tuple[list[TrackResult], list[Problem]]:
+    """What is sound in a ``results.json``, and what is not; its masks are as the file has them, and unchecked.
+
+    Boxes are zeros unless `with_boxes`, and where the file has none.
     """
     reader = Reader(str(path), boxes_from_masks=True)
     entries = read_json(Path(path), reader.problems)
@@ -70,8 +94,6 @@ def read_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool = 
     videos = {video.id: video for video in dataset.videos}
     categories = {category.id: category for category in dataset.categories}
     results: list[TrackResult] = []
-    without_boxes: list[int] = []
-    masks: list[tuple[str, Any, int, int]] = []
     for place, entry in enumerate(entries if isinstance(entries, list) else ()):
         record = f"results[{place}]"
         fields = reader.fields(record, entry, ("video_id", "category_id"))
@@ -91,8 +113,6 @@ def read_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool = 
         boxes_T4 = np.zeros((video.length, 4), np.float32)
         if with_boxes and entry.get("bboxes") is not None:
             boxes_T4 = reader.boxes(record, entry, video, segmentations)
-        elif with_boxes:
-            without_boxes.append(len(results))
         track_id = entry.get("track_id")
         if track_id is not None and not is_integer(track_id):
             reader.report(record, f"track_id is {shortened(track_id)}, expected an integer", "Write an annotation's id")
@@ -101,24 +121,10 @@ def read_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool = 
                 # The reference program fails on either.
                 problem = "the mask is not a compressed RLE, but polygons or listed runs"
                 reader.report(f"{record}, frame {t}", problem, "Encode it with pycocotools.mask.encode")
-                mask = None
-            masks.append((f"{record}, frame {t}", mask, video.height, video.width))
+                segmentations[t] = None
         score, category_id = float(entry["score"]), entry["category_id"]
-        results.append(TrackResult(video.id, category_id, score, (None,) * video.length, boxes_T4, track_id))
-    rles, _ = compress_masks(masks, file=str(path), problems=reader.problems)
-    if reader.problems:
-        raise DataError(reader.problems)
-    start = 0
-    for place, result in enumerate(results):
-        stop = start + len(result.segmentations)
-        results[place] = replace(result, segmentations=tuple(rles[start:stop]))
-        start = stop
-    for place in without_boxes:
-        for t, rle in enumerate(results[place].segmentations):
-            if rle is not None:
-                x, y, w, h = coco_mask.toBbox(rle)
-                results[place].boxes_T4[t] = (x, y, x + w, y + h) if w > 0 else 0
-    return results
+        results.append(TrackResult(video.id, category_id, score, tuple(segmentations), boxes_T4, track_id))
+    return results, reader.problems
 
 
 def write_labelled(source: str | Path, path: str | Path, results: Sequence[TrackResult]) -> None:

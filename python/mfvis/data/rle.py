@@ -98,14 +98,14 @@ def _sound_runs(rle: Any, height: int, width: int, broken: Callable[[str, str], 
     if not isinstance(counts, list | str | bytes):
         raise broken(f"the RLE's counts are {kind_of(counts)}, expected a list or a string", "Encode the mask again")
     # Not by pycocotools: it trusts the string, and runs that overshoot would be written past the end of its buffer.
-    runs = counts if isinstance(counts, list) else _uncompress(counts)
+    runs = counts if isinstance(counts, list) else uncompress(counts)
     if runs is None or not all(is_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
         what = "runs" if isinstance(counts, list) else "string's runs"
         raise broken(f"the RLE {what} are damaged or not of {height} x {width} pixels", "Encode the mask again")
     return runs
 
 
-def _uncompress(counts: str | bytes) -> list[int] | None:
+def uncompress(counts: str | bytes) -> list[int] | None:
     """The runs of a compressed RLE (variable-length numbers, from the fourth on differences); None if broken."""
     try:
         text = counts.encode("ascii") if isinstance(counts, str) else counts

@@ -68,7 +68,7 @@ def mean_j(dataset: VideoDataset, results: Sequence[TrackResult]) -> MeanJ:
                 (f"annotation {track.id}, frame {t}", mask, video.height, video.width)
                 for t, mask in enumerate(track.segmentations or (None,) * video.length)
             ]
-            rles, _ = compress_masks(masks, file=str(dataset.path), problems=problems)
+            rles = compress_masks(masks, file=str(dataset.path), problems=problems).rles
             for t in np.flatnonzero(track.present_T):
                 rle = rles[t]
                 if rle is None:

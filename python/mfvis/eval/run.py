@@ -13,7 +13,7 @@ from mfvis.data.bdd100k import FOLDERS
 from mfvis.data.datasets import Source, load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.masks import compress_masks
-from mfvis.data.results import read_results
+from mfvis.data.results import parse_results
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError, Problem
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
@@ -71,7 +71,11 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
             metrics = mean_j(dataset, labelled_tracks(dataset, load_dataset(config.results)))
             print(j_table(metrics))
         else:
-            metrics = evaluate(dataset, checked_results(config.results, dataset))
+            results, problems = parse_results(config.results, dataset)
+            if not results and not problems:
+                remedy = "Predict something before evaluating"
+                problems = [Problem(str(config.results), "file", "holds no result", remedy)]
+            metrics = evaluate(dataset, results, file=str(config.results), problems=problems)
             print(ap_table(metrics))
     return metrics
 
@@ -117,14 +121,6 @@ def _with_masks(source: Source) -> VideoDataset:
     return dataset
 
 
-def checked_results(path: Path, dataset: VideoDataset) -> list[TrackResult]:
-    """The tracks of a results.json, every mask in it sound; DataError names everything that is not."""
-    results = read_results(path, dataset, with_boxes=False)
-    if not results:
-        raise DataError([Problem(str(path), "file", "holds no result", "Predict something before evaluating")])
-    return results
-
-
 def labelled_tracks(dataset: VideoDataset, labelled: VideoDataset) -> list[TrackResult]:
     """The masks that a labelled data set gives to the tracks of `dataset`; DataError names every track without them."""
     given = {(video.id, track.id): track for video in labelled.videos for track in video.tracks}
@@ -141,8 +137,8 @@ def labelled_tracks(dataset: VideoDataset, labelled: VideoDataset) -> list[Track
                 (f"annotation {track.id}, frame {t}", mask, video.height, video.width)
                 for t, mask in enumerate(found.segmentations)
             ]
-            rles, _ = compress_masks(masks, file=str(labelled.path), problems=problems)
-            results.append(TrackResult(video.id, found.category_id, 1.0, tuple(rles), found.boxes_T4, track.id))
+            rles = tuple(compress_masks(masks, file=str(labelled.path), problems=problems).rles)
+            results.append(TrackResult(video.id, found.category_id, 1.0, rles, found.boxes_T4, track.id))
     if problems:
         raise DataError(problems)
     return results

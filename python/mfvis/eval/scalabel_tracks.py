@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mfvis.data.bdd100k import class_of
-from mfvis.data.masks import compress_masks
+from mfvis.data.masks import Masks, compress_masks
 from mfvis.data.scalabel import ScalabelFrame, ScalabelLabel, read_scalabel, videos_of
 from mfvis.errors import DataError, Problem
 from mfvis.eval.mots_frame import MotsFrame
@@ -72,7 +72,7 @@ def read_scalabel_tracks(results: Path, data: Path) -> tuple[list[list[MotsFrame
                 for frame, other in zip(frames, others, strict=True)
             ]
         )
-    rles = {annotated: side.read() for annotated, side in masks.items()}
+    checked = {annotated: side.read() for annotated, side in masks.items()}
     if problems:
         raise DataError(problems)
     overlapping = 0
@@ -80,9 +80,9 @@ def read_scalabel_tracks(results: Path, data: Path) -> tuple[list[list[MotsFrame
     for places in drawn:
         videos.append([])
         for true, found in places:
-            frame = _frame(true, found, rles)
+            frame = _frame(true, found, checked)
             overlapping += frame is None
-            videos[-1].append(frame or _frame(true, [], rles))
+            videos[-1].append(frame or _frame(true, [], checked))
     if overlapping:
         notes.append(f"in {overlapping} frames predicted masks overlap: all predictions of these frames are left out")
     return videos, tuple(notes)
@@ -146,18 +146,16 @@ class _Masks:
             return self.report(record, "its id does not fit into 32 bits", "Number the objects of a video from 1")
         return number
 
-    def read(self) -> tuple[list[dict | None], np.ndarray]:
+    def read(self) -> Masks:
         return compress_masks(self.entries, file=self.file, problems=self.problems)
 
     def report(self, record: str, problem: str, remedy: str) -> None:
         self.problems.append(Problem(self.file, record, problem, remedy))
 
 
-def _frame(
-    true: Sequence[_Drawn], found: Sequence[_Drawn], rles: dict[bool, tuple[list[dict | None], np.ndarray]]
-) -> MotsFrame | None:
+def _frame(true: Sequence[_Drawn], found: Sequence[_Drawn], masks: dict[bool, Masks]) -> MotsFrame | None:
     """The objects of a frame; None if predicted masks overlap, ignored ones among them."""
-    (true_rles, _), (own_rles, own_areas) = rles[True], rles[False]
+    true_rles, own_rles, own_areas = masks[True].rles, masks[False].rles, masks[False].area_N
     if len(found) > 1:
         whole = coco_mask.merge([own_rles[drawn.place] for drawn in found])
         if int(coco_mask.area(whole)) != own_areas[[drawn.place for drawn in found]].sum():

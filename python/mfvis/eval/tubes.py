@@ -4,32 +4,115 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mfvis.data.masks import JOINTS, Masks
+
 
 @dataclass(frozen=True)
 class Tube:
-    """One track's masks: per frame a sound compressed RLE (`compress_masks` makes them so), or None."""
+    """One track's masks: per frame a sound compressed RLE, or None."""
 
     rles: tuple[dict[str, Any] | None, ...]
+    source: Masks | None = None
+    """The checked masks that `rles` are part of, from `start` on; None: nobody has checked them here."""
+    start: int = 0
 
     @cached_property
     def area_T(self) -> np.ndarray:
         """float64 ``[T]``: pixels, 0 where there is no mask."""
+        if self.source is not None:
+            return self.source.area_N[self.start : self.start + len(self.rles)].astype(np.float64)
         area_T = np.zeros(len(self.rles))
         drawn = [t for t, rle in enumerate(self.rles) if rle]
-        area_T[drawn] = coco_mask.area([self.rles[t] for t in drawn]) if len(drawn) else 0
+        area_T[drawn] = coco_mask.area([self.rles[t] for t in drawn]) if drawn else 0
         return area_T
 
     @cached_property
     def size_T(self) -> np.ndarray:
         """int64 ``[T]``: height and width of the mask as one number, 0 where there is none."""
         return np.array([rle["size"][0] << 32 | rle["size"][1] if rle else 0 for rle in self.rles], np.int64)
+
+    def film(self, pixels: int) -> Film:
+        """All frames one after the other as one RLE, for checked masks of so many `pixels` each.
+
+        Two frames are joined by four pixels: 1010 after a frame that ends with background, 0110 after one that ends
+        with the object. So no run becomes empty, which pycocotools would stumble over, and of a string, which stores
+        runs as the differences to the runs two before, only the first three numbers must be written anew.
+        """
+        pieces: list[str] = []
+        background_T = np.zeros(len(self.rles), bool)
+        # How many runs there are, and the last two of them.
+        count = before = last = 0
+        for t, (rle, joint) in enumerate(zip(self.rles, self._joints, strict=True)):
+            runs, first, second, third, before_last, own_last, first_end, third_end = joint
+            if rle is None:
+                runs, first = 1, pixels
+            values = [first, second, third][:runs]
+            if t > 0:
+                values = [*((1, 1, 1) if background_T[t - 1] else (1, 2)), first + 1, *values[1:]]
+            text = rle["counts"] if rle else ""
+            if t > 0 or runs < 3:
+                for value in values:
+                    # The first three are stored as they are.
+                    pieces.append(number(value - before if count > 2 else value))
+                    count, before, last = count + 1, last, value
+                pieces.append(text[third_end:] if runs > 3 else "")
+            else:
+                pieces.append(text)
+                count += 3
+            if runs > 2:
+                count, before, last = count + runs - 3, before_last, own_last
+            background_T[t] = runs % 2 == 1
+        total = pixels * len(self.rles) + 4 * (len(self.rles) - 1)
+        return Film({"size": [1, total], "counts": "".join(pieces)}, float(self.area_T.sum()), background_T[:-1])
+
+    @cached_property
+    def _joints(self) -> list[list[int]]:
+        """Per frame what `check_counts` found, in the order of JOINTS; zeros where there is no mask."""
+        own = slice(self.start, self.start + len(self.rles))
+        return np.stack([self.source.joints[name][own] for name in JOINTS], -1).tolist()
+
+
+@dataclass(frozen=True)
+class Film:
+    """The frames of a tube in one RLE, with what is between them."""
+
+    rle: dict[str, Any]
+    area: float
+    """Of the masks alone."""
+    background_T: np.ndarray
+    """bool ``[T - 1]``: whether a frame that has a next one ends with background."""
+
+
+def film_iou(films_a: Sequence[Film], films_b: Sequence[Film]) -> np.ndarray:
+    """IoU of every pair of tubes of one length and size, float64 ``[A, B]``."""
+    iou_AB = coco_mask.iou([film.rle for film in films_a], [film.rle for film in films_b], [0] * len(films_b))
+    area_A, area_B = (np.array([film.area for film in films]) for films in (films_a, films_b))
+    after_AT, after_BT = (np.stack([film.background_T for film in films]) for films in (films_a, films_b))
+    joins = after_AT.shape[1]
+    # Two pixels of every join are the object's. 1010 and 0110 share one of them.
+    shared_AB = 2 * joins - (after_AT[:, None] ^ after_BT[None]).sum(2)
+    both_AB = area_A[:, None] + area_B
+    # pycocotools returns i / u in float64, and the integer i follows from it and the two areas.
+    intersection_AB = np.rint(iou_AB * (both_AB + 4 * joins) / (1 + iou_AB)) - shared_AB
+    union_AB = both_AB - intersection_AB
+    return np.divide(intersection_AB, union_AB, out=np.zeros_like(union_AB), where=union_AB > 0)
+
+
+@lru_cache(maxsize=1 << 16)
+def number(value: int) -> str:
+    """A number as the compressed RLE has it: five bits a character, the lowest first, with a sign."""
+    text = ""
+    while not -16 <= value < 16:
+        text += chr(48 + (32 | value & 31))
+        value >>= 5
+    return text + chr(48 + (value & 31))
 
 
 def mean_area(areas: Sequence[float | None]) -> float:
@@ -47,6 +130,13 @@ def tube_iou(tubes_a: Sequence[Tube], tubes_b: Sequence[Tube]) -> np.ndarray:
     length = min(max((len(tube.rles) for tube in tubes), default=0) for tubes in (tubes_a, tubes_b))
     if length == 0:
         return np.zeros((len(tubes_a), len(tubes_b)))
+    sizes = {size for tube in (*tubes_a, *tubes_b) for size in set(tube.size_T.tolist()) - {0}}
+    alike = len(sizes) == 1 and all(len(tube.rles) == length and tube.source for tube in (*tubes_a, *tubes_b))
+    pixels = next(iter(sizes)) if sizes else 0
+    pixels = (pixels >> 32) * (pixels & 0xFFFFFFFF)
+    # pycocotools counts in 32 bits
+    if alike and (pixels + 4) * length < 1 << 31:
+        return film_iou(*([tube.film(pixels) for tube in tubes] for tubes in (tubes_a, tubes_b)))
     iou_TAB = np.zeros((length, len(tubes_a), len(tubes_b)))
     frames_a, frames_b = (
         map(list, zip_longest(*(tube.rles[:length] for tube in tubes))) for tubes in (tubes_a, tubes_b)

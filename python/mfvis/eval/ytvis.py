@@ -18,6 +18,7 @@ import numpy as np
 
 from mfvis.data.jsonfile import is_finite, shortened
 from mfvis.data.masks import compress_masks
+from mfvis.data.results import masks_of
 from mfvis.errors import DataError, Problem
 from mfvis.eval.tubes import Tube, mean_area, tube_iou
 from mfvis.types import Track, TrackResult, VideoDataset
@@ -120,26 +121,31 @@ class Metrics(Numbers):
     """In ascending order of the category ids."""
 
 
-def evaluate(dataset: VideoDataset, results: Sequence[TrackResult]) -> Metrics:
+def evaluate(
+    dataset: VideoDataset,
+    results: Sequence[TrackResult],
+    *,
+    file: str = "results",
+    problems: Sequence[Problem] = (),
+) -> Metrics:
     """AP and AR of predicted tracks against a data set whose tracks have masks; of OVIS if they say their `occlusion`.
 
     Results of a category that the data set does not have count for nothing; of each video and class at most the 100 of
-    highest score count. The masks of results are trusted (`read_results` checks those of a file).
+    highest score count. `file` says in messages where the results came from, `problems` what is known to be wrong with
+    them.
 
     Raises:
         ValueError: when a video of the results is not in the data set.
-        DataError: with every mask and every occlusion of the data set that cannot be read.
+        DataError: with `problems` and every mask of the results, or else of the data set, that cannot be read.
     """
     unknown = {result.video_id for result in results} - {video.id for video in dataset.videos}
     if unknown:
         raise ValueError(f"results: video ids {sorted(unknown)} are not in {dataset.path}; drop these results")
+    found = _found_tracks(dataset, results, file, problems)
     true = _true_tracks(dataset)
     occlusion = any(track.occlusion is not None for video in dataset.videos for track in video.tracks)
     measures = [measure for measure in MEASURES if occlusion or measure.range.occlusion == "all"]
     ranges = list(dict.fromkeys(measure.range for measure in measures))
-    predicted: dict[tuple[int, int], list[TrackResult]] = defaultdict(list)
-    for result in results:
-        predicted[result.video_id, result.category_id].append(result)
 
     # Axes: class, range, most detections, then thresholds (and recalls).
     shape = (len(dataset.categories), len(ranges), len(MAX_DETECTIONS))
@@ -150,13 +156,13 @@ def evaluate(dataset: VideoDataset, results: Sequence[TrackResult]) -> Metrics:
         cells: list[list[_Cell]] = [[] for _ in ranges]
         for video_id in videos:
             truth = true.get((video_id, category.id), [])
-            ranked = sorted(predicted.get((video_id, category.id), []), key=lambda result: -result.score)
+            ranked = sorted(found.get((video_id, category.id), []), key=lambda track: -track.score)
+            ranked = ranked[: MAX_DETECTIONS[-1]]
             if not truth and not ranked:
                 continue
-            found = [_Found.of(result) for result in ranked[: MAX_DETECTIONS[-1]]]
-            iou_DG = tube_iou([track.tube for track in found], [track.tube for track in truth])
+            iou_DG = tube_iou([track.tube for track in ranked], [track.tube for track in truth])
             for column, range_ in zip(cells, ranges, strict=True):
-                column.append(_match(truth, found, iou_DG, range_))
+                column.append(_match(truth, ranked, iou_DG, range_))
         for r, column in enumerate(cells):
             for m, most in enumerate(MAX_DETECTIONS):
                 precision[label, r, m], recall[label, r, m] = _accumulate(column, most)
@@ -199,17 +205,31 @@ class _Found:
     tube: Tube
     area: float
 
-    @staticmethod
-    def of(result: TrackResult) -> _Found:
-        tube = Tube(tuple(result.segmentations))
-        return _Found(result.score, tube, mean_area(tube.area_T.tolist()))
+
+def _found_tracks(
+    dataset: VideoDataset, results: Sequence[TrackResult], file: str, problems: Sequence[Problem]
+) -> dict[tuple[int, int], list[_Found]]:
+    """The results of each video and class, in their order."""
+    problems = list(problems)
+    masks = compress_masks(masks_of(dataset, results), file=file, problems=problems)
+    if problems:
+        raise DataError(problems)
+    found: dict[tuple[int, int], list[_Found]] = defaultdict(list)
+    start = 0
+    for result in results:
+        stop = start + len(result.segmentations)
+        tube = Tube(tuple(masks.rles[start:stop]), masks, start)
+        area = mean_area(masks.area_N[start:stop].tolist())
+        found[result.video_id, result.category_id].append(_Found(result.score, tube, area))
+        start = stop
+    return found
 
 
 def _true_tracks(dataset: VideoDataset) -> dict[tuple[int, int], list[_True]]:
     """The annotations of each video and class, in the order of the file."""
     problems: list[Problem] = []
     tracks = [(video, track) for video in dataset.videos for track in video.tracks]
-    rles, measured_N = compress_masks(
+    masks = compress_masks(
         (
             (f"annotation {track.id}, frame {t}", mask, video.height, video.width)
             for video, track in tracks
@@ -224,13 +244,14 @@ def _true_tracks(dataset: VideoDataset) -> dict[tuple[int, int], list[_True]]:
     for video, track in tracks:
         stop = start + len(track.segmentations or ())
         # The reference takes the file's areas as they are; only where the file has none do we measure.
-        areas = track.areas if track.areas is not None else measured_N[start:stop].tolist()
+        areas = track.areas if track.areas is not None else masks.area_N[start:stop].tolist()
         unread = next((area for area in areas if area is not None and not is_finite(area)), None)
         if unread is not None:
             problem = f"an area is {shortened(unread)}, expected a number or null"
             problems.append(Problem(str(dataset.path), f"annotation {track.id}", problem, "Write pixels per frame"))
             areas = ()
-        tube = Tube(tuple(rles[start:stop]) if track.segmentations is not None else (None,) * video.length)
+        drawn = track.segmentations is not None
+        tube = Tube(tuple(masks.rles[start:stop]), masks, start) if drawn else Tube((None,) * video.length)
         occlusion = _occlusion(track, str(dataset.path), problems) if occluded else 0.0
         true[video.id, track.category_id].append(_True(track.id, tube, mean_area(areas), occlusion, track.iscrowd))
         start = stop
