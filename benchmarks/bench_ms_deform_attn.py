@@ -1,0 +1,85 @@
+"""The pixel decoder's attention over the maps of a ResNet-50 at strides 32, 16 and 8, against the grid_sample form of
+Deformable DETR and `transformers`: every token asks, 8 heads of 32 channels, 4 points a level.
+
+On the CPU its floor is arithmetic and what feeds it: 2 operations for each channel of the four corners of a sample, and
+twice as many again in the backward pass, each with a value from the second-level cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from harness import Case, close, main
+from inputs import Setting, generator
+from torch import Tensor
+
+import mfvis_ext
+from mfvis_ext.reference.ms_deform_attn import ms_deform_attn as reference
+
+HEADS, CHANNELS, POINTS = 8, 32, 4
+LEARNT = ("value", "sampling_locations", "attention_weights")
+
+
+def arguments(frames: int, height: int, width: int) -> dict[str, Any]:
+    """Of masks `height` x `width`, stride 4. The points lie some pixels of their level away from the token."""
+    seeded = generator()
+    shapes = torch.tensor([[-(-height // step), -(-width // step)] for step in (8, 4, 2)])
+    areas = shapes.prod(1)
+    places = [
+        torch.cartesian_prod((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w) for h, w in shapes.tolist()
+    ]
+    tokens, levels = int(areas.sum()), len(shapes)
+    offsets = 2 * torch.randn(frames, tokens, HEADS, levels, POINTS, 2, generator=seeded) / shapes.flip(1)[:, None]
+    weights = torch.randn(frames, tokens, HEADS, levels * POINTS, generator=seeded).softmax(-1)
+    made = {
+        "value": torch.randn(frames, tokens, HEADS, CHANNELS, generator=seeded),
+        "spatial_shapes": shapes,
+        "level_start_index": areas.cumsum(0) - areas,
+        "sampling_locations": torch.cat(places).flip(1)[:, None, None, None] + offsets,
+        "attention_weights": weights.view(frames, tokens, HEADS, levels, POINTS),
+    }
+    return {name: tensor.requires_grad_() if name in LEARNT else tensor for name, tensor in made.items()}
+
+
+def loss_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss whose gradient differs from token to token and from channel to channel."""
+    return lambda **made: function(**made).square().sum()
+
+
+def agree(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
+    """A location's slope jumps at the centre of a pixel: where both round to different sides, both are right."""
+    for i in (0, 1, 3):
+        close(ours[i], theirs[i], atol=1e-4)
+    apart = (ours[2] - theirs[2]).abs() > 1e-3 * (1 + theirs[2].abs())
+    assert apart.float().mean() < 1e-4
+
+
+def cases_of(setting: Setting) -> list[Case]:
+    settings = [setting, replace(setting, frames=1, height=90, width=160)] if setting == Setting() else [setting]
+    cases = []
+    for one in settings:
+        name = f"{one.frames} frames, short side {4 * one.height}"
+        common = {"make": lambda one=one: arguments(one.frames, one.height, one.width), "setting": one}
+        for kind, passes in (("forward", 1), ("forward + backward", 3)):
+            wrap = loss_of if passes > 1 else lambda function: function
+            cases.append(
+                Case(
+                    name=f"{kind}, {name}",
+                    ours=wrap(mfvis_ext.ms_deform_attn),
+                    reference=wrap(reference),
+                    bytes_moved=lambda made, passes=passes: passes * sum(made[name].nbytes for name in LEARNT),
+                    operations=lambda made, passes=passes: passes * 8 * CHANNELS * made["attention_weights"].numel(),
+                    agree=agree if passes > 1 else close,
+                    differentiate=passes > 1,
+                    quick=one.frames == 1,
+                    **common,
+                )
+            )
+    return cases
+
+
+if __name__ == "__main__":
+    main(__file__, cases_of, axes=("frames", "size"))
