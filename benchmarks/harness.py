@@ -24,6 +24,10 @@ from report import Row, Timing, write_results
 from torch import Tensor
 
 
+RETURN_ALL = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MFVIS_KEEP_MEMORY": "0"}
+"""Environment of a process whose peak memory is measured: what is freed is returned, so the first run leaves nothing."""
+
+
 def close(ours: Any, reference: Any, rtol: float = 1e-4, atol: float = 1e-5) -> None:
     torch.testing.assert_close(ours, reference, rtol=rtol, atol=atol)
 
@@ -138,8 +142,7 @@ def peak_of(script: Path, case: Case, name: str, options: argparse.Namespace) ->
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    return_all = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MFVIS_KEEP_MEMORY": "0"}
-    environment = os.environ | return_all
+    environment = os.environ | RETURN_ALL
     command = [sys.executable, str(script), "--threads", str(options.threads), "--peak", case.name, name]
     command += ["--grid", *options.grid] * bool(options.grid)
     command += ["--replay", str(options.replay)] * bool(options.replay)
