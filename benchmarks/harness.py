@@ -23,9 +23,8 @@ from machine import HERE, arithmetic_rate, copy_speed, gpu_state, machine, secon
 from report import Row, Timing, write_results
 from torch import Tensor
 
-
 RETURN_ALL = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MFVIS_KEEP_MEMORY": "0"}
-"""Environment of a process whose peak memory is measured: what is freed is returned, so the first run leaves nothing."""
+"""Environment of a process whose peak memory is measured: what is freed is returned, the first run leaves nothing."""
 
 
 def close(ours: Any, reference: Any, rtol: float = 1e-4, atol: float = 1e-5) -> None:
