@@ -52,6 +52,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad_distance: Tensor) -> tuple[Tensor | None, ...]:
+    grad_distance = grad_distance.contiguous()  # once for both: after a sum it is one number, expanded
     gradients = (
         torch.ops.mfvis.patch_distance_backward(grad_distance, *ctx.saved_tensors, *ctx.window, of_source)
         if needed
