@@ -114,12 +114,13 @@ struct Samples {
   // The gradients of locations and weights from those of the four corners' shares, `dot`.
   void differentiate(const C* __restrict weight, C* __restrict grad_location, C* __restrict grad_weight) const {
     const int32_t n = static_cast<int32_t>(count);
-    const C *const dot0 = dot, *const dot1 = dot0 + n, *const dot2 = dot1 + n, *const dot3 = dot2 + n;
+    const C* const __restrict dots = dot;
 #pragma omp simd
     for (int32_t i = 0; i < n; ++i) {
       const C x = right[i], y = below[i];
-      const C top = dot0[i] + x * (dot1[i] - dot0[i]), bottom = dot2[i] + x * (dot3[i] - dot2[i]);
-      const C left = dot0[i] + y * (dot2[i] - dot0[i]), far = dot1[i] + y * (dot3[i] - dot1[i]);
+      const C dot0 = dots[4 * i], dot1 = dots[4 * i + 1], dot2 = dots[4 * i + 2], dot3 = dots[4 * i + 3];
+      const C top = dot0 + x * (dot1 - dot0), bottom = dot2 + x * (dot3 - dot2);
+      const C left = dot0 + y * (dot2 - dot0), far = dot1 + y * (dot3 - dot1);
       grad_weight[i] = top + y * (bottom - top);
       grad_location[2 * i] = weight[i] * static_cast<C>(width[i]) * (far - left);
       grad_location[2 * i + 1] = weight[i] * static_cast<C>(height[i]) * (bottom - top);
@@ -132,11 +133,17 @@ struct Samples {
   Scratch<C> right, below;
   Scratch<int32_t> row;  // [4, count]
   Scratch<C> share;      // [4, count], the weight included
-  Scratch<C> dot;        // [4, count]
+  Scratch<C> dot;        // [count, 4]
 };
 
-// As many numbers as the machine's vectors hold. Written out, because the loops over a few channels that the compiler
-// is left to find end as scalars, or with their sums in memory.
+// Written out, because the loops over a few channels that the compiler is left to find end as scalars, or with their
+// sums in memory.
+template <typename C, int count>
+struct Numbers {
+  typedef C Type __attribute__((vector_size(count * sizeof(C)), aligned(sizeof(C)), may_alias));
+};
+
+// As many as the machine's vectors hold, and at least four.
 template <typename C>
 struct Vector {
 #if defined(__AVX512F__)
@@ -146,16 +153,33 @@ struct Vector {
 #else
   static constexpr int bytes = 16;
 #endif
-  static constexpr int size = bytes / sizeof(C);
-  typedef C Type __attribute__((vector_size(bytes), aligned(sizeof(C)), may_alias));
+  static constexpr int size = bytes / sizeof(C) < 4 ? 4 : bytes / sizeof(C);
+  using Type = typename Numbers<C, size>::Type;
 };
 
+// Adds the halves of a vector until there are four numbers.
+template <typename C, int count>
+typename Numbers<C, 4>::Type fold(const typename Numbers<C, count>::Type& vector) {
+  if constexpr (count == 4) {
+    return vector;
+  } else {
+    using Half = typename Numbers<C, count / 2>::Type;
+    const Half* const half = reinterpret_cast<const Half*>(&vector);
+    return fold<C, count / 2>(half[0] + half[1]);
+  }
+}
+
+// Of four vectors the four sums.
 template <typename C>
-C sum_of(const typename Vector<C>::Type& vector) {
-  C sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int i = 0; i < Vector<C>::size; ++i) sum += vector[i];
-  return sum;
+typename Numbers<C, 4>::Type sums_of(const typename Vector<C>::Type (&vectors)[4]) {
+  constexpr int size = Vector<C>::size;
+  typename Numbers<C, 4>::Type sums;
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const auto four = fold<C, size>(vectors[i]);
+    sums[i] = (four[0] + four[2]) + (four[1] + four[3]);
+  }
+  return sums;
 }
 
 // The output of `size` channels: the corners of all samples by their shares. The sums stay in registers.
@@ -164,11 +188,14 @@ void gather(const C* slice, int64_t stride, const Samples<C>& samples, C* output
   using V = typename Vector<C>::Type;
   constexpr int vectors = size / Vector<C>::size;
   const int64_t n = samples.count;
+  const int32_t* const rows = samples.row;
+  const C* const shares = samples.share;
   V sum[vectors] = {};
   for (int64_t i = 0; i < n; ++i) {
+#pragma GCC unroll 4
     for (int64_t corner = i; corner < 4 * n; corner += n) {
-      const V* const v = reinterpret_cast<const V*>(slice + samples.row[corner] * stride);
-      const C share = samples.share[corner];
+      const V* const v = reinterpret_cast<const V*>(slice + rows[corner] * stride);
+      const C share = shares[corner];
 #pragma GCC unroll 16
       for (int k = 0; k < vectors; ++k) sum[k] += share * v[k];
     }
@@ -187,22 +214,26 @@ void scatter(const C* slice, C* grad_slice, int64_t stride, const Samples<C>& sa
   V grad[vectors];
 #pragma GCC unroll 16
   for (int k = 0; k < vectors; ++k) grad[k] = reinterpret_cast<const V*>(grad_output)[k];
+  const int32_t* const rows = samples.row;
+  const C* const shares = samples.share;
+  C* const dots = samples.dot;
   for (int64_t i = 0; i < n; ++i) {
+    V dot[4];
 #pragma GCC unroll 4
-    for (int64_t j = 0; j < 4; ++j) {
-      const int64_t corner = j * n + i, at = samples.row[corner] * stride;
+    for (int64_t corner = 0; corner < 4; ++corner) {
+      const int64_t at = rows[corner * n + i] * stride;
       const V* const v = reinterpret_cast<const V*>(slice + at);
       V* const grad_v = reinterpret_cast<V*>(grad_slice + at);
-      const C share = samples.share[corner];
-      V dot = grad[0] * v[0];
+      const C share = shares[corner * n + i];
+      dot[corner] = grad[0] * v[0];
       grad_v[0] += share * grad[0];
 #pragma GCC unroll 16
       for (int k = 1; k < vectors; ++k) {
-        dot += grad[k] * v[k];
+        dot[corner] += grad[k] * v[k];
         grad_v[k] += share * grad[k];
       }
-      samples.dot[corner] += sum_of<C>(dot);
     }
+    *reinterpret_cast<typename Numbers<C, 4>::Type*>(dots + 4 * i) += sums_of<C>(dot);
   }
 }
 
