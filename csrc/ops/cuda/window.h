@@ -142,8 +142,7 @@ __device__ __forceinline__ void for_each_part(const Window& window, float* box, 
   }
 }
 
-// Any patch of any channels, tap by tap: squared distance of the patches of side 2·h + 1 at (y, x) and (y + dy, x +
-// dx).
+// Any patch of any channels, tap by tap: the squared distance of those of side 2·h + 1 at (y, x) and (y + dy, x + dx).
 template <typename Sum, typename T>
 __device__ Sum squared_patch_distance(const T* target, const T* source, int64_t channels, int64_t height, int64_t width,
                                       int64_t h, int64_t y, int64_t x, int64_t dy, int64_t dx) {
@@ -153,11 +152,12 @@ __device__ Sum squared_patch_distance(const T* target, const T* source, int64_t 
     for (int64_t j = x - h; j <= x + h; ++j) {
       const bool in_target = target_row && j >= 0 && j < width;
       const bool in_source = source_row && j + dx >= 0 && j + dx < width;
-      if (!in_target && !in_source) continue;
+      const T* const a = target + i * width + j;
+      const T* const b = source + (i + dy) * width + j + dx;
       for (int64_t c = 0; c < channels; ++c) {
-        const Sum a = in_target ? static_cast<Sum>(load(target[(c * height + i) * width + j])) : 0;
-        const Sum b = in_source ? static_cast<Sum>(load(source[(c * height + i + dy) * width + j + dx])) : 0;
-        sum += (a - b) * (a - b);
+        const Sum here = in_target ? static_cast<Sum>(load(a[c * height * width])) : 0;
+        const Sum difference = here - (in_source ? static_cast<Sum>(load(b[c * height * width])) : 0);
+        sum += difference * difference;
       }
     }
   }
