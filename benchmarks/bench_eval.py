@@ -246,9 +246,10 @@ def main() -> None:
     facts = "\n".join(f"* {key}: {value}" for key, value in where.items())
     size = f"{FRAMES} frames of {WIDTH} x {HEIGHT}"
     head = (
-        f"# `mfvis eval` and the field's own programs\n\nLoading included, one core, best of {given.rounds} rounds in turns. "
-        f"AP: videos of {size},\n4 tracks and 10 predictions each, against youtubevos/cocoapi (the copy in mmdet 3.3.0). "
-        "MOTS: 15 objects in a frame,\nagainst bdd100k 1.0.1 with one process.\n"
+        "# `mfvis eval` and the field's own programs\n\n"
+        f"Loading included, one core, best of {given.rounds} rounds in turns. AP: videos of {size}, 4 tracks and 10\n"
+        "predictions each, against youtubevos/cocoapi (the copy in mmdet 3.3.0). MOTS: 15 objects in a frame, against\n"
+        "bdd100k 1.0.1 with one process.\n"
     )
     write(given.out / "bench_eval.md", "\n".join([head, *rows, *tables, "", facts, ""]))
 

@@ -35,7 +35,8 @@ class Track:
     segmentations: tuple[Any, ...] | None = None
     """Per frame the mask as the JSON has it (polygons, either RLE, or None), not decoded on reading; None: no masks."""
     areas: tuple[float | None, ...] | None = None
-    iscrowd: bool = False
+    iscrowd: bool | None = False
+    """None: the file does not say, which is no crowd."""
     occlusion: tuple[str | None, ...] | None = None
     """Per frame how much of the object is hidden, as OVIS names it; None: the file does not say."""
 

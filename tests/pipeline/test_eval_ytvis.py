@@ -400,6 +400,17 @@ def test_eval_of_a_results_file_prints_the_table_and_writes_the_numbers(files, c
     assert json.loads((tmp_path / "metrics.json").read_text())["AP"] == approx(1)
 
 
+def test_what_the_reference_program_would_stop_at_is_noted(files, capsys, tmp_path):
+    data, results, good = files
+    content = json.loads(data.read_text())
+    del content["annotations"][0]["iscrowd"], content["annotations"][0]["areas"]
+    data.write_text(json.dumps(content))
+    results.write_text(json.dumps([good]))
+    assert eval_run.run(eval_run.EvalConfig(results, str(data), tmp_path / "metrics.json")).ap == approx(1)
+    assert "1 of 1 annotations have no iscrowd" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "metrics.json").read_text())["notes"]) == 2
+
+
 def test_eval_of_a_labelled_data_set_prints_mean_j(files, capsys):
     data, results, _ = files
     results.write_text(data.read_text())

@@ -238,7 +238,7 @@ class Reader:
                     boxes_T4,
                     None if segmentations is None else tuple(segmentations),
                     None if areas is None else tuple(areas),
-                    bool(entry.get("iscrowd", 0)),
+                    bool(entry["iscrowd"]) if "iscrowd" in entry else None,
                     None if occlusion is None else tuple(occlusion),
                 )
                 tracks.setdefault(video.id, []).append(track)

@@ -56,6 +56,9 @@ def run(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
 
 def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
     source = parse_source(str(config.data))
+    for path, remedy in ((config.results, "Check the path of the results"), (source.path, "Check --data")):
+        if not path.exists():
+            raise DataError([Problem(str(path), "file", "does not exist", remedy)])
     metrics: Metrics | MotsMetrics | MeanJ
     if _has_bitmasks(config.results):
         metrics = evaluate_mots(read_bitmask_tracks(config.results, _mots_labels(source, "bitmasks")))

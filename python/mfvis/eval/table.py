@@ -21,7 +21,8 @@ def as_json(metrics: Metrics | MotsMetrics) -> dict[str, Any]:
     the numbers of papers, then the toolkit's, each by class and group, both in percent, then TrackEval's in 0..1.
     """
     if isinstance(metrics, Metrics):
-        return metrics.named() | {"classes": [{"name": entry.name} | entry.named() for entry in metrics.classes]}
+        classes = [{"name": entry.name} | entry.named() for entry in metrics.classes]
+        return metrics.named() | {"classes": classes, "notes": list(metrics.notes)}
     clear = {
         f.name: {name: _finite(getattr(numbers, f.name)) for name, numbers in metrics.clear.items()}
         for f in fields(ClearNumbers)
@@ -58,7 +59,7 @@ def ap_table(metrics: Metrics) -> str:
         value = f"{named[measure.name]:0.3f}"
         lines.append(f" {kind:18} ({measure.name[:2]}) @[ {slice_} | maxDets={measure.most:>3} ] = {value}")
     rows = [[entry.name, *(f"{value:.3f}" for value in entry.named().values())] for entry in metrics.classes]
-    return "\n".join([*lines, "", *_aligned([["class", *named], *rows])])
+    return "\n".join([*metrics.notes, *lines, "", *_aligned([["class", *named], *rows])])
 
 
 def mots_table(metrics: MotsMetrics) -> str:

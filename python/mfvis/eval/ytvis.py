@@ -119,6 +119,8 @@ class Metrics(Numbers):
 
     classes: tuple[ClassMetrics, ...]
     """In ascending order of the category ids."""
+    notes: tuple[str, ...] = ()
+    """Where the reference program would have stopped, and this one went on."""
 
 
 def evaluate(
@@ -179,7 +181,16 @@ def evaluate(
         ClassMetrics(**numbers(slice(label, label + 1)), name=category.name)
         for label, category in enumerate(dataset.categories)
     )
-    return Metrics(**numbers(slice(None)), classes=classes)
+    return Metrics(**numbers(slice(None)), classes=classes, notes=_notes(dataset))
+
+
+def _notes(dataset: VideoDataset) -> tuple[str, ...]:
+    tracks = [track for video in dataset.videos for track in video.tracks]
+    missing = {
+        "no iscrowd, and count as none": sum(track.iscrowd is None for track in tracks),
+        "no areas, and those of their masks are taken": sum(track.areas is None for track in tracks),
+    }
+    return tuple(f"{count} of {len(tracks)} annotations have {what}" for what, count in missing.items() if count)
 
 
 @dataclass(frozen=True)
@@ -253,7 +264,9 @@ def _true_tracks(dataset: VideoDataset) -> dict[tuple[int, int], list[_True]]:
         drawn = track.segmentations is not None
         tube = Tube(tuple(masks.rles[start:stop]), masks, start) if drawn else Tube((None,) * video.length)
         occlusion = _occlusion(track, str(dataset.path), problems) if occluded else 0.0
-        true[video.id, track.category_id].append(_True(track.id, tube, mean_area(areas), occlusion, track.iscrowd))
+        true[video.id, track.category_id].append(
+            _True(track.id, tube, mean_area(areas), occlusion, bool(track.iscrowd))
+        )
         start = stop
     if problems:
         raise DataError(problems)
