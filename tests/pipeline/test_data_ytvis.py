@@ -107,7 +107,7 @@ def test_boxes_from_masks(demo_data: tuple[Path, Path]) -> None:
             del annotation["bboxes"]
 
     path = rewritten(demo_data[0], strip)
-    with pytest.raises(DataError, match="boxes_from_masks"):
+    with pytest.raises(DataError, match="boxes=masks"):
         load_dataset(path)
     assert flat(load_dataset(path, boxes_from_masks=True)) == flat(load_dataset(demo_data[0]))
 
