@@ -103,7 +103,7 @@ def recognised(identities, window, query, x):
 
 
 def test_objects_are_recognised_by_query_and_overlap():
-    identities = Identities(memory=2)
+    identities = Identities(memory=2, top=10)
     first = recognised(identities, 0, [1.0, 0.0], 2)
     assert recognised(identities, 1, [0.8, 0.6], 2) is first  # the same place, a similar query
     assert recognised(identities, 2, [0.7, 0.7], 10) is not first  # elsewhere
@@ -112,14 +112,23 @@ def test_objects_are_recognised_by_query_and_overlap():
 
 
 def test_lost_objects_are_found_again_by_their_query_alone_and_not_for_ever():
-    identities = Identities(memory=2)
+    identities = Identities(memory=2, top=10)
     first = recognised(identities, 0, [1.0, 0.0], 2)
     assert recognised(identities, 2, [1.0, 0.1], 10) is first
     assert recognised(identities, 5, [1.0, 0.0], 2) is not first
 
 
+def test_of_objects_that_are_gone_only_the_best_are_kept():
+    identities = Identities(memory=1, top=1)
+    for window, score in enumerate([0.2, 0.9, 0.3]):
+        query = torch.eye(9)[None, window]
+        identities.recognise(2 * window, query, torch.full((1, 2), score), square(0), square(0))
+    identities.recognise(9, torch.eye(9)[None, 8], torch.ones(1, 2), square(0), square(0))
+    assert [identity.best for identity in identities.all] == pytest.approx([0.9, 1.0])
+
+
 def test_two_objects_do_not_become_one():
-    identities = Identities(memory=2)
+    identities = Identities(memory=2, top=10)
     masks = torch.cat([square(0), square(8)])
     queries = torch.tensor([[1.0, 0.1], [1.0, 0.0]])
     left, right = identities.recognise(0, queries, torch.ones(2, 2), masks, masks)

@@ -147,7 +147,7 @@ def predict_video(
     short_side = config.short_side or min(video.height, video.width)
     resized = fitted_size(video.height, video.width, short_side, config.max_side)
     windows = windows_of(video.length, config.window, config.stride)
-    identities = Identities(config.memory)
+    identities = Identities(config.memory, config.top)
     stream = features_of_windows(model, video, windows, resized, config.chunk)
     for number, (frames, pixels) in enumerate(zip(windows, stream, strict=True)):
         decoded_LBQC = model.decoder.decode(pixels, model.decoder.learnt_queries(1), last_only=True)

@@ -58,6 +58,11 @@ class Identity:
     boxes: list[np.ndarray] = field(default_factory=list)
     """Both of the frames emitted so far; frames in which it was not seen are filled up when it is seen again."""
 
+    @property
+    def best(self) -> float:
+        """The mean score of its best class."""
+        return self.scores_K.max().item() / self.sightings
+
     def fill(self, frames: int) -> None:
         """Absent up to frame `frames`."""
         missing = frames - len(self.segmentations)
@@ -67,10 +72,11 @@ class Identity:
 
 class Identities:
     """Objects and their tubes so far. Of every object one query, one sum of scores and the masks of one overlap are
-    kept, and encoded masks; objects unseen for `memory` windows are not looked for any more."""
+    kept, and encoded masks. Objects unseen for `memory` windows are not looked for any more, and only the `top` best of
+    them are kept: no other can be among the `top` best in the end."""
 
-    def __init__(self, memory: int):
-        self.memory = memory
+    def __init__(self, memory: int, top: int):
+        self.memory, self.top = memory, top
         self.all: list[Identity] = []
 
     def recognise(
@@ -87,6 +93,8 @@ class Identities:
             tails_MTHW: bool, in those shared with the next.
         """
         known = [identity for identity in self.all if window - identity.last_window <= self.memory]
+        gone = [identity for identity in self.all if window - identity.last_window > self.memory]
+        self.all = sorted(gone, key=lambda identity: -identity.best)[: self.top] + known
         places: dict[int, Identity] = {}
         if known and len(queries_MC):
             similarity_MI = self._similarity(window, known, queries_MC, heads_MTHW)
