@@ -23,7 +23,8 @@ from mfvis.data.synthetic import SyntheticConfig, write_demo
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import load_dataset
 from mfvis.eval.mean_j import MeanJ, mean_j
-from mfvis.eval.ytvis import Metrics, evaluate
+from mfvis.eval.numbers import Metrics
+from mfvis.eval.ytvis import evaluate
 from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
 from mfvis.losses.criterion import LossConfig
 from mfvis.models.mask2former import ModelConfig

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from mfvis.errors import DataError
 from mfvis.eval import run as eval_run
 from mfvis.eval.mean_j import filled_box, mean_j
+from mfvis.eval.numbers import Metrics
 from mfvis.eval.tubes import Tube, tube_iou
-from mfvis.eval.ytvis import Metrics, evaluate
+from mfvis.eval.ytvis import evaluate
 from mfvis.types import Category, Track, TrackResult, Video, VideoDataset
 from pycocotools import mask as coco_mask
 from pytest import approx

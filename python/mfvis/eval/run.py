@@ -19,9 +19,10 @@ from mfvis.errors import DataError, Problem
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.eval.mots import MotsMetrics, evaluate_mots
+from mfvis.eval.numbers import Metrics
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from mfvis.eval.table import ap_table, as_json, j_table, mots_table
-from mfvis.eval.ytvis import Metrics, evaluate
+from mfvis.eval.ytvis import evaluate
 from mfvis.types import TrackResult, VideoDataset
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from mfvis.eval.hota import TrackEvalNumbers
 from mfvis.eval.mean_j import MeanJ
 from mfvis.eval.mots import ClearNumbers, MotsMetrics
-from mfvis.eval.ytvis import IOU_THRESHOLDS, MEASURES, Metrics
+from mfvis.eval.numbers import MEASURES, Metrics
+from mfvis.eval.ytvis import IOU_THRESHOLDS
 
 TRACK_EVAL_SHOWN = ("HOTA", "DetA", "AssA", "LocA", "sMOTA")
 

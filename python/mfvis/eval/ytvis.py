@@ -20,107 +20,14 @@ from mfvis.data.jsonfile import is_finite, shortened
 from mfvis.data.masks import compress_masks
 from mfvis.data.results import masks_of
 from mfvis.errors import DataError, Problem
+from mfvis.eval.numbers import MAX_DETECTIONS, MEASURES, ClassMetrics, Metrics, Numbers, Range
 from mfvis.eval.tubes import Tube, mean_area, tube_iou
 from mfvis.types import Track, TrackResult, VideoDataset
 
 # linspace, not arange or i / 100: the last bits of these numbers decide ties with exact IoUs and recalls.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-MAX_DETECTIONS = (1, 10, 100)
 OCCLUSIONS = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlusion": 0.75}
-
-
-@dataclass(frozen=True)
-class Range:
-    """The annotations that count: those of this mean area and this occlusion, both ends included."""
-
-    area: str = "all"
-    occlusion: str = "all"
-
-    @property
-    def areas(self) -> tuple[float, float]:
-        small, large = 128.0**2, 256.0**2
-        return {"all": (0.0, 1e10), "small": (0.0, small), "medium": (small, large), "large": (large, 1e10)}[self.area]
-
-    @property
-    def occlusions(self) -> tuple[float, float]:
-        return {"all": (0.0, 1.0), "light": (0.0, 0.25), "medium": (0.25, 0.5), "heavy": (0.5, 1.0)}[self.occlusion]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What one of the numbers is: a mean of precisions or last recalls over a slice of all that was computed."""
-
-    name: str
-    field: str
-    kind: str
-    """"Precision" or "Recall"."""
-    iou: int | None = None
-    """Place of the one threshold; None: all ten."""
-    range: Range = Range()
-    most: int = 100
-    """Tracks of highest score of each video and class."""
-
-
-_SIZES = {"s": "small", "m": "medium", "l": "large"}
-_OCCLUDED = {"so": "light", "mo": "medium", "ho": "heavy"}
-MEASURES = (
-    Measure("AP", "ap", "Precision"),
-    Measure("AP50", "ap50", "Precision", iou=0),
-    Measure("AP75", "ap75", "Precision", iou=5),
-    *(Measure(f"AP{s}", f"ap_{size}", "Precision", range=Range(area=size)) for s, size in _SIZES.items()),
-    *(Measure(f"AP{s}", f"ap_{o}_occlusion", "Precision", range=Range(occlusion=o)) for s, o in _OCCLUDED.items()),
-    *(Measure(f"AR{most}", f"ar{most}", "Recall", most=most) for most in MAX_DETECTIONS),
-    *(Measure(f"AR{s}", f"ar_{size}", "Recall", range=Range(area=size)) for s, size in _SIZES.items()),
-    *(Measure(f"AR{s}", f"ar_{o}_occlusion", "Recall", range=Range(occlusion=o)) for s, o in _OCCLUDED.items()),
-)
-"""In the order of the reference programs: the twelve of YouTube-VIS among the eighteen of OVIS."""
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """AP and AR in 0..1; -1 where nothing was annotated in the slice; None where occlusion was not evaluated."""
-
-    ap: float
-    ap50: float
-    ap75: float
-    ap_small: float
-    ap_medium: float
-    ap_large: float
-    ap_light_occlusion: float | None
-    ap_medium_occlusion: float | None
-    ap_heavy_occlusion: float | None
-    ar1: float
-    ar10: float
-    ar100: float
-    ar_small: float
-    ar_medium: float
-    ar_large: float
-    ar_light_occlusion: float | None
-    ar_medium_occlusion: float | None
-    ar_heavy_occlusion: float | None
-
-    def named(self) -> dict[str, float]:
-        """By the names of the field ("AP", "APs", "APso", ...): twelve numbers, or eighteen."""
-        values = {measure.name: getattr(self, measure.field) for measure in MEASURES}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class ClassMetrics(Numbers):
-    """The numbers of one class."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Metrics(Numbers):
-    """The numbers of a data set: means over the classes that have annotations in the slice."""
-
-    classes: tuple[ClassMetrics, ...]
-    """In ascending order of the category ids."""
-    notes: tuple[str, ...] = ()
-    """Where the reference program would have stopped, and this one went on."""
 
 
 def evaluate(
