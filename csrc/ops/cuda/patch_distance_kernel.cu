@@ -1,4 +1,4 @@
-// Forward: for 3x3 patches of three channels a block takes a tile of the target through the window (window.h), and
+// Forward: for 3x3 patches of three channels a block takes a tile of the target through the window (window.cuh), and
 // writes a row of 30 distances per warp, pixel row and candidate. The floor is this volume, 4 bytes per pixel and
 // candidate.
 //
@@ -13,7 +13,7 @@
 // the window is walked by -δ: backwards, and the centres move along. Floor: the gradients and the distances, 8 bytes
 // per pixel and candidate for each frame. No atomics; every sum has one order.
 #include "../patch_distance.h"
-#include "window.h"
+#include "window.cuh"
 
 namespace mfvis {
 namespace {

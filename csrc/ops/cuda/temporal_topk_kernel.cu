@@ -1,5 +1,5 @@
 // One launch. For 3x3 patches of three channels and k up to 9, a block takes a tile of the target frame through the
-// window (window.h), and a lane keeps the k best candidates of its 4 pixels in registers, sorted:
+// window (window.cuh), and a lane keeps the k best candidates of its 4 pixels in registers, sorted:
 //
 //   best    [4][k]   64 bits:  [ squared distance, a float's bits | window index ]
 //   waiting [4]      one more that is near enough, not yet inserted
@@ -12,7 +12,7 @@
 // The floor: 11 operations per pixel, pair and candidate (6 for the squares, 4 for sliding sums, one comparison), for 5
 // pairs of 120x216 at radius 5 0.17 GFLOP; and the insertions. Frames in, distances and offsets out, nothing beside.
 #include "../temporal_topk.h"
-#include "window.h"
+#include "window.cuh"
 
 namespace mfvis {
 namespace {
