@@ -80,6 +80,13 @@ def test_runs_of_length_zero_are_refused_inside_and_mended_at_the_end():
     assert all("runs of length 0 inside" in problem.problem for problem in problems)
 
 
+def test_pictures_beyond_any_memory_are_refused_unseen():
+    problems = []
+    huge = {"size": [10**6, 10**6], "counts": [10**12]}
+    assert compress_masks([("one", huge, 10**6, 10**6)], file="a.json", problems=problems).rles == [None]
+    assert "more than can be worked with" in problems[0].problem
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_tubes_compared_as_films_have_the_iou_of_their_pixels(data):

@@ -14,6 +14,7 @@ from mfvis.errors import DataError, Problem
 
 CHUNK = 1 << 16
 """Characters that `check_counts` works on at a time, so that they stay in the cache."""
+MOST_PIXELS = 1 << 27
 JOINTS = ("runs", "first", "second", "third", "before_last", "last", "first_end", "third_end")
 _DIGITS = np.arange(256, dtype=np.uint8) - np.uint8(48)
 # What a character adds to its number: five bits, of which the highest of the last character (bit 5 clear) is the sign.
@@ -54,6 +55,10 @@ def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, pro
     for place in sorted(others):
         record, mask, height, width = masks[place]
         rles[place] = None
+        if height * width > MOST_PIXELS:
+            problem = f"a picture of {width} x {height} pixels is more than can be worked with"
+            problems.append(Problem(file, record, problem, f"Give pictures of at most {MOST_PIXELS} pixels"))
+            continue
         try:
             if _listed_runs(mask, height, width):
                 rle = coco_mask.frPyObjects(mask, height, width)
@@ -68,11 +73,7 @@ def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, pro
                     rles[place] = None
         except DataError as error:
             problems += error.problems
-    sound_now = [place for place in others if rles[place] is not None]
-    for place in _check(sound_now, rles, area_N, joints):
-        problem = Problem(file, masks[place][0], "the picture is too large", "Give pictures of at most 2^27 pixels")
-        problems.append(problem)
-        rles[place] = None
+    _check([place for place in others if rles[place] is not None], rles, area_N, joints)
     return Masks(rles, area_N, joints)
 
 
@@ -110,8 +111,8 @@ def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> dict[str, np.nd
     """Of N compressed strings of runs at once what `_check_chunk` finds in them, int64 ``[N]`` each.
 
     Sound are runs that add up to the picture's pixels (int64 ``[N]``), positive ones but for the first, which may be 0.
-    Strings with a number of more than six characters, and pictures of more than 2^27 pixels, are not called sound. All
-    else of an unsound string is void.
+    Strings with a number of more than six characters, and pictures of more than `MOST_PIXELS`, are not called sound.
+    All else of an unsound string is void.
     """
     found = {name: np.zeros(len(counts), np.int64) for name in ("sound", "area", *JOINTS)}
     length_N = np.fromiter(map(len, counts), np.int64, len(counts))
@@ -176,7 +177,7 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
     run_NC += odd_NC * (odd_run_NC - run_NC)
     run_NC *= last_NC
     # As unsigned, a negative run is a huge one. No step exceeds 2^30, so that none within the bound has wrapped around.
-    sound &= pixels_N <= 1 << 27
+    sound &= pixels_N <= MOST_PIXELS
     sound &= (run_NC.view(np.uint32).max(1) <= pixels_N) & (first_N >= 0) & (first_N <= pixels_N)
     sound &= run_NC.sum(1, dtype=np.int64) + first_N == pixels_N
 

@@ -122,8 +122,10 @@ class _Masks:
             if isinstance(label.segmentation, list):
                 self.report(record, "is a polygon", "Give RLE masks: polygons are painted in several ways")
                 continue
+            if label.segmentation is None:
+                continue
             number = self.number(frame.video, label.id, texts, record)
-            if label.segmentation is None or number is None:
+            if number is None:
                 continue
             ignored = label.crowd or label.ignored or known[1]
             if not ignored and (known[0], number) in seen:

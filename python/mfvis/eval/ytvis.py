@@ -183,7 +183,7 @@ def _true_tracks(dataset: VideoDataset) -> dict[tuple[int, int], list[_True]]:
 def _occlusion(track: Track, file: str, problems: list[Problem]) -> float:
     """How much of a track is hidden, 0 to 0.75: the mean over the worse half of its frames."""
     levels: list[Any] = [level for level in track.occlusion or () if level is not None]
-    unknown = next((level for level in levels if level not in OCCLUSIONS), None)
+    unknown = next((level for level in levels if level not in tuple(OCCLUSIONS)), None)
     if not levels or unknown is not None:
         what = f"occlusion {unknown!r} is not a level" if levels else "has no occlusion, while others have"
         problems.append(
