@@ -3,6 +3,9 @@
 `import mfvis_ext` loads the compiled library and registers the operators. The documented functions, one module each in
 `mfvis_ext.ops`, are all here by name: ``mfvis_ext.box_tube_dice`` and so on; `mfvis_ext.reference` has the same
 functions in plain PyTorch.
+
+What their docstrings call a ValueError arrives as a RuntimeError of the same text in torch 2.15 and later, whose stable
+ABI hands on the text alone.
 """
 
 from __future__ import annotations
