@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from mfvis.data.rle import decode_mask, encode_mask, uncompress
 from mfvis.errors import DataError, Problem
 
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 """Characters that `check_counts` works on at a time, so that they stay in the cache."""
 MOST_PIXELS = 1 << 27
 JOINTS = ("runs", "first", "second", "third", "before_last", "last", "first_end", "third_end")

@@ -51,24 +51,29 @@ class Tube:
         count = before = last = 0
         for t, (rle, joint) in enumerate(zip(self.rles, self._joints, strict=True)):
             runs, first, second, third, before_last, own_last, first_end, third_end = joint
-            if rle is None:
-                runs, first = 1, pixels
-            values = [first, second, third][:runs]
-            if t > 0:
-                values = [*((1, 1, 1) if background_T[t - 1] else (1, 2)), first + 1, *values[1:]]
             text = rle["counts"] if rle else ""
-            if t > 0 or runs < 3:
+            background = t > 0 and background_T[t - 1]
+            if count > 2 and runs > 2:
+                pieces.append(number(1 - before) + (number(1 - last) + "0" if background else number(2 - last)))
+                # The first run is one pixel longer, and the run two before it one pixel: its number remains.
+                changed = number(second - (1 if background else 2)) + number(third - first - 1)
+                pieces += (text[:first_end], changed, text[third_end:])
+                count += 6 if background else 5
+            elif t == 0 and runs > 2:
+                pieces.append(text)
+                count = 3
+            else:
+                values = [first, second, third][:runs] if rle else [pixels]
+                if t > 0:
+                    values = [*((1, 1, 1) if background else (1, 2)), values[0] + 1, *values[1:]]
                 for value in values:
                     # The first three are stored as they are.
                     pieces.append(number(value - before if count > 2 else value))
                     count, before, last = count + 1, last, value
                 pieces.append(text[third_end:] if runs > 3 else "")
-            else:
-                pieces.append(text)
-                count += 3
             if runs > 2:
                 count, before, last = count + runs - 3, before_last, own_last
-            background_T[t] = runs % 2 == 1
+            background_T[t] = rle is None or runs % 2 == 1
         total = pixels * len(self.rles) + 4 * (len(self.rles) - 1)
         return Film({"size": [1, total], "counts": "".join(pieces)}, float(self.area_T.sum()), background_T[:-1])
 
