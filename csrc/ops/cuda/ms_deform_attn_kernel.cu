@@ -142,23 +142,26 @@ __global__ void __launch_bounds__(threads) find_largest(const T* numbers, int64_
   if (threadIdx.x % 32 == 0) atomicMax(reinterpret_cast<unsigned long long*>(largest), most);
 }
 
-// The exponent of the power of two by which products of the gradient and a weight become integers, such that a sum over
-// all samples of a head stays below 2^62; NaN or infinity among them has none.
+// No product of the gradient and a weight is larger; not finite where one of them, or the product, is not.
 template <typename C>
-__device__ __forceinline__ int exponent_of_fixed(const MsDeformAttn& args, const uint64_t* largest) {
+__device__ __forceinline__ C largest_product(const uint64_t* largest) {
   C grad, weight;
   from_bits(largest[0], &grad);
   from_bits(largest[1], &weight);
+  return grad * weight;
+}
+
+// The exponent of the power of two by which products become integers, such that a sum over all samples of a head stays
+// below 2^62.
+template <typename C>
+__device__ __forceinline__ int exponent_of_fixed(const MsDeformAttn& args, const uint64_t* largest) {
   const double samples = static_cast<double>(args.queries) * static_cast<double>(args.levels * args.points);
-  const double bound = static_cast<double>(grad) * static_cast<double>(weight) * samples;
+  const double bound = static_cast<double>(largest_product<C>(largest)) * samples;
   constexpr int most = sizeof(C) == sizeof(float) ? 126 : 1000;  // the power itself must be a number of type C
   if (!(bound > 0)) return most;
   const int exponent = 61 - ilogb(bound);
   return exponent > most ? most : exponent < -most ? -most : exponent;
 }
-
-__device__ __forceinline__ bool is_finite(uint64_t bits, float) { return bits < 0x7f800000ull; }
-__device__ __forceinline__ bool is_finite(uint64_t bits, double) { return bits < 0x7ff0000000000000ull; }
 
 __device__ __forceinline__ void add_four(float* to, float a, float b, float c, float d) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -261,7 +264,8 @@ __global__ void __launch_bounds__(threads) convert_sums(MsDeformAttn args, Defor
   const int64_t count = args.batch * args.pixels * args.heads * args.channels;
   const bool fixed = sums.in_fixed != nullptr;
   const double unit = fixed ? ldexp(1.0, -exponent_of_fixed<C>(args, sums.largest)) : 1;
-  const bool finite = !fixed || (is_finite(sums.largest[0], C()) && is_finite(sums.largest[1], C()));
+  const C most = fixed ? largest_product<C>(sums.largest) : C(0);
+  const bool finite = most - most == 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count;
        i += static_cast<int64_t>(gridDim.x) * threads) {
     const C sum = fixed ? static_cast<C>(static_cast<double>(sums.in_fixed[i]) * unit) : static_cast<C*>(sums.sums)[i];
