@@ -24,11 +24,12 @@ from mfvis.data.bdd100k import CATEGORIES, FOLDERS, load_bdd100k
 from mfvis.data.bitmask import read_bitmask
 from mfvis.data.coco import load_coco
 from mfvis.data.importers import import_tracks
+from mfvis.data.masks import compress_masks
+from mfvis.data.results import masks_of, parse_results
 from mfvis.data.rle import decode_mask
 from mfvis.data.scalabel import read_scalabel
 from mfvis.data.ytvis import load_dataset
-from mfvis.errors import MfvisError
-from mfvis.eval.run import checked_results
+from mfvis.errors import DataError, MfvisError
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from PIL import Image
 from second_reading import HEIGHT, LENGTH, WIDTH, Tracks
@@ -59,7 +60,7 @@ def dataset_of(dataset: Any) -> Any:
     for video in dataset.videos:
         for track in video.tracks:
             boxes = [tuple(box) if any(box) else None for box in track.boxes_T4.tolist()]
-            tracks[track.id] = (video.id, track.category_id, track.iscrowd, boxes)
+            tracks[track.id] = (video.id, track.category_id, bool(track.iscrowd), boxes)
     names = {category.id: category.name for category in dataset.categories}
     return names, {video.id: (video.width, video.height, video.length) for video in dataset.videos}, tracks
 
@@ -83,9 +84,13 @@ def read_published(path: Path) -> Tracks:
 
 def read_results(path: Path) -> Any:
     dataset = load_dataset(path.with_name("truth.json"))
+    results, problems = parse_results(path, dataset)
+    rles = iter(compress_masks(masks_of(dataset, results), file=str(path), problems=problems).rles)
+    if problems or not results:
+        raise DataError(problems)
     read = []
-    for result in checked_results(path, dataset):
-        masks = [decode_mask(mask, HEIGHT, WIDTH).tobytes() for mask in result.segmentations]
+    for result in results:
+        masks = [decode_mask(next(rles), HEIGHT, WIDTH).tobytes() for _ in result.segmentations]
         read.append((result.video_id, result.category_id, result.score, masks))
     return read
 
