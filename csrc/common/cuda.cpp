@@ -12,6 +12,7 @@ namespace mfvis {
 
 void check_launch(const char* op, cudaError_t error) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // Forgotten, or else the next launch would report it again.
   std::string remedy;
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
     remedy = "; this build has kernels for " MFVIS_CUDA_ARCHS

@@ -40,6 +40,8 @@ void check_video_index(const Check& check, const Tensor& mask_logits, const Tens
   check.sizes("video_index", video_index, {mask_logits.size(0)}, "[N]");
   check.dtype("video_index", video_index, {ScalarType::Long});
   check.same_device("video_index", video_index, "mask_logits", mask_logits);
+  check.that(videos > 0 || mask_logits.size(0) == 0, "video_index",
+             "has " + std::to_string(mask_logits.size(0)) + " instances", "none where the batch has no video");
   check_values(check, "video_index", video_index, videos, "videos of the batch");
 }
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder, random_boxes
+from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder, random_boxes
 
 from mfvis_ext import tk_loss, tk_loss_terms
 from mfvis_ext.reference.tk_loss import tk_loss as reference
@@ -137,6 +137,22 @@ def test_nothing_to_learn_from_is_zero(change):
     loss.backward()
     assert loss.item() == 0
     assert not arguments["mask_logits"].grad.any()
+
+
+def test_indices_that_name_nothing_do_no_harm_on_a_gpu():
+    """Nobody looks at them there. A pair of no frame has no matches; an instance of no video is of the nearest."""
+    if DEVICE != "cuda":
+        pytest.skip("MFVIS_TEST_DEVICE is not cuda")
+    arguments = TestTkLoss().make()
+    pairs, index = torch.tensor([[0, 1], [0, 7 * 10**9]]), torch.tensor([0, -(10**9), 10**9])
+    loss = tk_loss(**{**arguments, "pairs": pairs.cuda(), "video_index": index.cuda()})
+    (gradient,) = torch.autograd.grad(loss, arguments["mask_logits"])
+    arguments["weight"][:, 1] = 0
+    expected = tk_loss(
+        **{**arguments, "pairs": torch.tensor([[0, 1], [0, 1]]).cuda(), "video_index": index.clamp(0, 1).cuda()}
+    )
+    (expected_gradient,) = torch.autograd.grad(expected, arguments["mask_logits"])
+    assert torch.equal(loss, expected) and torch.equal(gradient, expected_gradient)
 
 
 def test_a_pixel_counts_once_however_many_boxes_hold_it():

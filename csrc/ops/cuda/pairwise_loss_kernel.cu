@@ -46,7 +46,7 @@ struct Item {
     top = static_cast<int32_t>(tile / across) * tile_height;
     x = left + static_cast<int32_t>(threadIdx.x) % tile_width;
     y = top + static_cast<int32_t>(threadIdx.x) / tile_width;
-    mine = instances_of(args.video_index, args.instances, video, which_word);
+    mine = instances_of(args.video_index, args.instances, videos, video, which_word);
     colours = args.colours + (video * args.frames + frame) * 3 * args.height * args.width;
   }
 

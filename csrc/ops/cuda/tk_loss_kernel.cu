@@ -33,7 +33,7 @@ namespace {
 constexpr int threads = 256;
 constexpr int warps = threads / 32;
 constexpr int slab = 16;     // matches of a pixel at a time
-constexpr int together = 8;  // instances whose gradients a thread keeps in registers
+constexpr int together = 4;  // instances whose gradients a thread keeps in registers
 
 // Where the parts of the scratch memory begin; tk_loss_scratch_bytes() has their sizes.
 struct Layout {
@@ -103,6 +103,9 @@ __global__ void __launch_bounds__(threads) find_counted(TkLoss args, Layout layo
   }
 }
 
+// A pair that names no frame of the clip, which only the CPU looks for, has no matches.
+__device__ bool is_frame(const TkLoss& args, int64_t named) { return named >= 0 && named < args.frames; }
+
 // Where the matches of one pair lie.
 struct Window {
   __device__ Window(const TkLoss& args, int64_t list)
@@ -164,10 +167,12 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
   const int own = threadIdx.x, lane = own % 32, warp = own / 32;
   for (int64_t index = blockIdx.x; index < items; index += gridDim.x) {
     const Item item(args, index, tiles);
-    const uint32_t mine = instances_of(args.video_index, args.instances, item.video, item.which_word);
+    const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, item.video, item.which_word);
     if (mine == 0) continue;
     const int32_t pixel = static_cast<int32_t>(item.tile * threads + own);
-    const uint32_t counted = pixel < area ? layout.counted[item.which_word * area + pixel] & mine : 0;
+    const bool exists =
+        pixel < area && is_frame(args, args.pairs[2 * item.pair]) && is_frame(args, args.pairs[2 * item.pair + 1]);
+    const uint32_t counted = exists ? layout.counted[item.which_word * area + pixel] & mine : 0;
     const Window window(args, item.list);
     for (int i = own; i < word * warps; i += threads)
       shared.loss[i / warps][i % warps] = shared.total[i / warps][i % warps] = 0;
@@ -350,7 +355,7 @@ struct Gather {
       const int64_t target = args.pairs[2 * pair], source = args.pairs[2 * pair + 1];
       const int64_t list = video * args.pair_count + pair;
       const uint32_t own = (counted[pixel] & mine) >> shift & ((1u << together) - 1);
-      if (target == frame && own != 0) {
+      if (target == frame && own != 0 && is_frame(args, source)) {
         const Window window(args, list);
         for (int64_t k = 0; k < args.matches; ++k) {
           const int64_t at = (list * args.matches + k) * area + pixel;
@@ -359,7 +364,7 @@ struct Gather {
           if (match >= 0) add(frame, pair, own, source, match, weight);
         }
       }
-      if (source == frame) {
+      if (source == frame && is_frame(args, target)) {
         const int64_t base = list * args.matches * area;
         const int32_t end = layout.end[list * area + pixel];
         for (int32_t j = end - layout.count[list * area + pixel]; j < end; ++j) {
@@ -372,9 +377,9 @@ struct Gather {
   }
 };
 
-// item = ((eighths of words · B + video) · T + frame) · tiles + tile: a thread writes one pixel of 8 instances.
+// item = ((groups of instances · B + video) · T + frame) · tiles + tile: a thread writes one pixel of `together` instances.
 template <typename T>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 2)
     gather_gradients(TkLoss args, Layout layout, const Compute<T>* grad_loss_sum, T* grad_logits) {
   const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
   const int64_t groups = ceil_div(args.instances, together);
@@ -382,7 +387,7 @@ __global__ void __launch_bounds__(threads)
     const int64_t pixel = item % tiles * threads + threadIdx.x, frame = item / tiles % args.frames;
     const int64_t video = item / tiles / args.frames % args.videos,
                   first = item / tiles / args.frames / args.videos * together;
-    const uint32_t mine = instances_of(args.video_index, args.instances, video, first / word);
+    const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, first / word);
     const uint32_t ours = mine >> (first % word) & ((1u << together) - 1);
     if (ours == 0 || pixel >= area) continue;
     Gather<T> gather{args, layout, grad_loss_sum, video, first, first / word, mine, static_cast<int32_t>(pixel), {}};
