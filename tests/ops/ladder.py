@@ -71,6 +71,8 @@ class Ladder:
     """What `arguments` is asked for."""
     malformed: dict[str, tuple[dict[str, Any], str]]
     """What is wrong: the arguments to replace, and a pattern that the error must show; it names the argument."""
+    about_values: str = "contains"
+    """In such a pattern and in such an error: of a tensor's values, which on a GPU are not looked at."""
 
     def arguments(self, generator: torch.Generator, dtype: torch.dtype, **sizes: int) -> dict[str, Any]:
         raise NotImplementedError
@@ -197,11 +199,43 @@ class Ladder:
 
     def test_malformed(self, malformed: str) -> None:
         changes, pattern = self.malformed[malformed]
-        if DEVICE != "cpu" and "contains" in pattern:
+        if DEVICE != "cpu" and self.about_values in pattern:
             pytest.skip("values on a GPU are not looked at: that would wait for it")
         changes = {n: v.to(DEVICE) if isinstance(v, Tensor) else v for n, v in changes.items()}
         with pytest.raises(REFUSED, match=pattern):
             self.function(**{**self.make(), **changes})
+
+    @pytest.mark.cuda
+    def test_cuda_graph(self) -> None:
+        """Forward and backward are captured, and replayed on other numbers: neither waits for the GPU nor asks it."""
+        if not torch.cuda.is_available() or not mfvis_ext.build_info()["cuda"]:
+            pytest.skip("no GPU, or no kernels for it")
+        arguments, others = (self.on("cuda", self.make(seed=seed)) for seed in (0, 1))
+
+        def run(arguments: dict[str, Any]) -> tuple[Tensor, ...]:
+            outputs = tensors_of(self.function(**arguments))
+            if not self.differentiable:
+                return outputs
+            loss = sum(output.sum() for output in outputs if output.requires_grad)
+            return *outputs, *torch.autograd.grad(loss, [arguments[name] for name in self.differentiable])
+
+        beside = torch.cuda.Stream()  # where torch wants the first run, which loads the kernels
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            run(arguments)
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = run(arguments)
+        with torch.no_grad():
+            for name, value in arguments.items():
+                if isinstance(value, Tensor):
+                    value.copy_(others[name])
+        graph.replay()
+        for ours, expected in zip(captured, run(others), strict=True):
+            torch.testing.assert_close(
+                ours, expected, equal_nan=True, **TOLERANCE.get(ours.dtype, {"rtol": 0, "atol": 0})
+            )
 
     @pytest.mark.cuda
     def test_cuda(self) -> None:

@@ -1,6 +1,6 @@
 """Random shapes, dtypes, strides and arguments against the reference, and random mistakes against the checks.
 
-MFVIS_FUZZ is the number of cases per operator: some here, 2,000 in `make gpu-check` (and whenever you like). Every case
+MFVIS_FUZZ is the number of cases per operator: some here, 300 in `make gpu-check`, 2,000 whenever you like. Every case
 has its own seed, which a failure names.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from ladder import REFUSED, Ladder, reference_of, strided
+from ladder import DEVICE, REFUSED, Ladder, reference_of, strided
 from torch import Tensor
 
 for path in sorted(Path(__file__).parent.glob("test_*.py")):
@@ -74,6 +74,15 @@ def mistaken(value: Any, chance: random.Random) -> Any:
     return chance.choice(["", "no such name"]) if isinstance(value, str) else value
 
 
+def refused_for_values(climber: Ladder, arguments: dict[str, Any]) -> bool:
+    """By the CPU. On a GPU nobody looks, and indices that name nothing end the reference there, and CUDA with it."""
+    try:
+        climber.function(**{n: v.cpu() if isinstance(v, Tensor) else v for n, v in arguments.items()})
+    except REFUSED as error:
+        return climber.about_values in str(error)
+    return False
+
+
 @every_operator
 def test_any_mistake(climber):
     """One argument is replaced. Either an error names the operator, or the result is the reference's."""
@@ -88,6 +97,8 @@ def test_any_mistake(climber):
             if isinstance(arguments[name], Tensor)
             else repr(arguments[name])
         )
+        if DEVICE != "cpu" and refused_for_values(climber, arguments):
+            continue
         try:
             outputs = climber.function(**arguments)
         except REFUSED as error:

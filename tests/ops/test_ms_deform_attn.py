@@ -35,6 +35,7 @@ class TestMsDeformAttn(Ladder):
     }
     differentiable = ("value", "sampling_locations", "attention_weights")
     dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
+    about_values = "level "
     malformed = {
         "no heads": ({"value": torch.zeros(2, 64, 16)}, r"value has shape \[2, 64, 16\]; .* \[B, S, heads, D\]"),
         "integers": ({"value": torch.zeros(2, 64, 2, 8).long()}, "value is int64; expected float32 or"),
