@@ -31,10 +31,17 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
   check.same_device("boxes", boxes, "mask_logits", mask_logits);
 
   const ScalarType type = compute_type(mask_logits.scalar_type());
-  Tensor loss = torch::stable::new_zeros(mask_logits, {}, type);
-  Tensor p = torch::stable::new_zeros(mask_logits, {instances, frames, height + width}, type);
-  Tensor position = torch::stable::new_zeros(mask_logits, {instances, frames, height + width}, ScalarType::Int);
-  if (mask_logits.numel() == 0) return {loss, p, position};
+  const std::initializer_list<int64_t> profiles{instances, frames, height + width};
+  if (mask_logits.numel() == 0) {
+    return {torch::stable::new_zeros(mask_logits, {}, type), torch::stable::new_zeros(mask_logits, profiles, type),
+            torch::stable::new_zeros(mask_logits, profiles, ScalarType::Int)};
+  }
+  const auto new_profiles = [&](ScalarType element) {
+    return runs_cuda_kernels(mask_logits) ? torch::stable::new_zeros(mask_logits, profiles, element)
+                                          : torch::stable::new_empty(mask_logits, profiles, element);
+  };
+  Tensor loss = torch::stable::new_empty(mask_logits, {}, type);
+  Tensor p = new_profiles(type), position = new_profiles(ScalarType::Int);
   const Tensor logits = torch::stable::contiguous(mask_logits), tight_boxes = torch::stable::contiguous(boxes);
   const Tensor per_frame = torch::stable::new_empty(logits, {instances, frames}, ScalarType::Double);
   BoxPeaks peaks{};

@@ -19,7 +19,8 @@ struct BoxProjection {
 };
 
 // What the forward pass keeps for the backward pass: of each row, then of each column, the maximum of the probabilities
-// and where it is first (of a row the column, of a column the row). The logits themselves are not needed again.
+// and where it is first (of a row the column, of a column the row). Zeros for an instance without any box: the CPU
+// writes them, elsewhere they are there before the call. The logits themselves are not needed again.
 struct BoxProfiles {
   void* p;            // [N, T, H + W] of the compute type of the logits
   int32_t* position;  // [N, T, H + W]

@@ -28,21 +28,37 @@ Profiles<C> profiles_of(const BoxProjection& args, const BoxProfiles& kept, int6
 }
 
 // The first column of the row with this value; 0 if none has it (a row of NaN has no maximum). In chunks, so that it
-// can stop early.
+// can stop early, of a fixed size, which needs no loop for a remainder: the last one overlaps the one before.
 template <typename T, typename C>
 int32_t first_column(const T* row, int32_t width, C value) {
-  constexpr int32_t chunk = 64;
-  for (int32_t begin = 0; begin < width; begin += chunk) {
-    const int32_t end = begin + chunk < width ? begin + chunk : width;
+  constexpr int32_t chunk = 32;
+  const auto first_from = [=](int32_t begin, int32_t count) {
     int32_t first = width;
 #pragma omp simd reduction(min : first)
-    for (int32_t x = begin; x < end; ++x) {
-      const int32_t here = load(row[x]) == value ? x : width;
+    for (int32_t i = 0; i < count; ++i) {
+      const int32_t here = load(row[begin + i]) == value ? begin + i : width;
       first = here < first ? here : first;
     }
-    if (first < width) return first;
+    return first;
+  };
+  int32_t first = width;
+  if (width < chunk) {
+    first = first_from(0, width);
+  } else {
+    for (int32_t begin = 0; begin < width && first == width; begin += chunk) {
+      first = first_from(begin <= width - chunk ? begin : width - chunk, chunk);
+    }
   }
-  return 0;
+  return first < width ? first : 0;
+}
+
+// A row to come is fetched while this one is searched; alone, the processor waits for memory half the time. The address
+// may lie behind the last frame: a prefetch of what is not there does nothing.
+template <typename T>
+void prefetch_row(const T* frame, int64_t y, int64_t width) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(frame) + static_cast<uintptr_t>(y * width) * sizeof(T);
+  const uintptr_t end = begin + static_cast<uintptr_t>(width) * sizeof(T);
+  for (uintptr_t at = begin; at < end; at += 64) __builtin_prefetch(reinterpret_cast<const void*>(at));
 }
 
 // One pass over a frame. Four rows at a time: four independent running maxima hide the latency of one, and the columns'
@@ -74,10 +90,11 @@ void find_profiles(const T* frame, int64_t height, int64_t width, C* __restrict 
       const C highest = right > left ? right : left;
       block_of_column[x] = highest > column_max[x] ? block : block_of_column[x];
       column_max[x] = highest > column_max[x] ? highest : column_max[x];
-      has_nan |= (v0 != v0) | (v1 != v1) | (v2 != v2) | (v3 != v3);
+      has_nan |= __builtin_isunordered(v0, v1) | __builtin_isunordered(v2, v3);
     }
     const C maxima[] = {max0, max1, max2, max3};
     for (int64_t i = 0; i < 4 && y + i < height; ++i) {
+      prefetch_row(frame, y + i + 4, width);
       out.row_p[y + i] = maxima[i];
       out.first_of_row[y + i] = first_column(frame + (y + i) * width, static_cast<int32_t>(width), maxima[i]);
     }
@@ -114,9 +131,13 @@ void forward(const BoxProjection& args, const BoxProfiles& kept, Compute<T>* los
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
     const Scratch<C> column_max(width);
     for (int64_t i = begin; i < end; ++i) {
-      per_frame[i] = 0;
-      if (!ever_present(args, i / args.frames)) continue;
       const Profiles<C> profiles = profiles_of<C>(args, kept, i);
+      if (!ever_present(args, i / args.frames)) {
+        per_frame[i] = 0;
+        std::memset(profiles.row_p, 0, static_cast<size_t>(height + width) * sizeof(C));
+        std::memset(profiles.first_of_row, 0, static_cast<size_t>(height + width) * sizeof(int32_t));
+        continue;
+      }
       find_profiles<T, C>(static_cast<const T*>(args.logits) + i * height * width, height, width, column_max, profiles);
       const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
       per_frame[i] = dice(profiles.column_p, width, spans.x).loss() + dice(profiles.row_p, height, spans.y).loss();
