@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ def machine(threads: int) -> dict[str, Any]:
     """Where and with what the numbers were taken."""
 
     def git(*arguments: str) -> str:
+        if not shutil.which("git"):
+            return ""
         return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True).stdout.strip()
 
     described = Path("/proc/cpuinfo").read_text().splitlines()

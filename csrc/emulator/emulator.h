@@ -6,8 +6,10 @@
 //           t2 ──┐   t0 ──┐   t1 ──┐        a barrier that some threads never reach ends in an error, not in a hang
 //     barrier    ▼        ▼        ▼
 //
-// Shared memory starts as NaNs, and a write behind its end is found when the block ends. What it cannot show: speed,
-// races between blocks, the memory model, and faults of the hardware's own arithmetic.
+// Shared memory starts as NaNs, and a write behind its end is found when the block ends. So is a race: two threads that
+// use a byte of shared memory, one of them writing, with no barrier between, whatever their order was. And a vector
+// that is not aligned. Grids are small, so that blocks go on to further items. What it cannot show: speed, races in
+// global memory, the memory model, and faults of the hardware's own arithmetic.
 #pragma once
 
 #include <cmath>
