@@ -10,7 +10,8 @@ namespace {
 constexpr int word = 32;
 
 // Bit i of the result: instance 32·which_word + i exists and is of this video. For whole warps. An index that names no
-// video, which only the CPU looks for, means the nearest: every instance is somebody's, so that all results are written.
+// video, which only the CPU looks for, means the nearest: every instance is somebody's, so that all results are
+// written.
 __device__ __forceinline__ uint32_t instances_of(const int64_t* video_index, int64_t instances, int64_t videos,
                                                  int64_t video, int64_t which_word) {
   const int64_t n = which_word * word + threadIdx.x % 32, named = n < instances ? video_index[n] : 0;

@@ -377,7 +377,8 @@ struct Gather {
   }
 };
 
-// item = ((groups of instances · B + video) · T + frame) · tiles + tile: a thread writes one pixel of `together` instances.
+// item = ((groups of instances · B + video) · T + frame) · tiles + tile: a thread writes one pixel of `together`
+// instances.
 template <typename T>
 __global__ void __launch_bounds__(threads, 2)
     gather_gradients(TkLoss args, Layout layout, const Compute<T>* grad_loss_sum, T* grad_logits) {
