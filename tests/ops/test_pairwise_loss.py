@@ -45,6 +45,11 @@ class TestPairwiseLoss(Ladder):
         }
 
 
+def test_reference_of_more_instances_than_a_word_of_the_gpu_has_bits():
+    climber = TestPairwiseLoss()
+    climber.agree(climber.make(N=70, H=5, W=9))
+
+
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.3, 1.0, 1.5])
 def test_thresholds(threshold):
     climber = TestPairwiseLoss()

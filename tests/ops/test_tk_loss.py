@@ -139,6 +139,11 @@ def test_nothing_to_learn_from_is_zero(change):
     assert not arguments["mask_logits"].grad.any()
 
 
+def test_reference_of_more_instances_than_a_word_of_the_gpu_has_bits():
+    climber = TestTkLossTerms()
+    climber.agree(climber.make(N=70, H=5, W=9))
+
+
 def test_indices_that_name_nothing_do_no_harm_on_a_gpu():
     """Nobody looks at them there. A pair of no frame has no matches; an instance of no video is of the nearest."""
     if DEVICE != "cuda":
