@@ -378,9 +378,9 @@ struct Gather {
 };
 
 // item = ((groups of instances · B + video) · T + frame) · tiles + tile: a thread writes one pixel of `together`
-// instances.
+// instances. Two blocks a multiprocessor, but for double: 128 registers would not do on every architecture.
 template <typename T>
-__global__ void __launch_bounds__(threads, 2)
+__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 2 : 1)
     gather_gradients(TkLoss args, Layout layout, const Compute<T>* grad_loss_sum, T* grad_logits) {
   const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
   const int64_t groups = ceil_div(args.instances, together);
