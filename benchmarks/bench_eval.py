@@ -251,6 +251,7 @@ def main() -> None:
         "predictions each, against youtubevos/cocoapi (the copy in mmdet 3.3.0). MOTS: 15 objects in a frame, against\n"
         "bdd100k 1.0.1 with one process.\n"
     )
+    given.out.mkdir(parents=True, exist_ok=True)
     write(given.out / "bench_eval.md", "\n".join([head, *rows, *tables, "", facts, ""]))
 
 
