@@ -126,7 +126,7 @@ def test_a_batch_mixes_data_sets_lengths_and_supervision(published: Path, tmp_pa
         train(replace(config, resume=True, data=changed))
 
 
-def test_a_mixed_batch_weighs_every_clip_the_same(published: Path, tmp_path: Path) -> None:
+def test_losses_of_a_mixed_batch_are_of_the_size_of_its_parts(published: Path, tmp_path: Path) -> None:
     """One data set, half of it named twice: the losses of two alike batches, each weighed by its clips."""
     data = f"ytvis2019:{published}/ytvis2019@length=2"
     together = configure(tmp_path / "a", data, f"{data},supervision=boxes")
