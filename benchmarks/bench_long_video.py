@@ -1,7 +1,7 @@
 """`python benchmarks/bench_long_video.py CHECKPOINT`: memory, time and identity switches on a long video.
 
-Draws a synthetic video of 1,000 frames, writes it as a 960x720 film, and predicts it in windows and as a whole, each in
-a process of its own; the peak is what the resident memory grows by after the model was loaded. Half and a quarter of
+Draws a synthetic video of 1,000 frames, writes it as a 1280x720 film, and predicts it in windows and as a whole, each
+in a process of its own; the peak is what the resident memory grows by after the model was loaded. Half and a quarter of
 the length show what grows with it. An identity switch is a frame in which a true object is covered (IoU of 0.5 or
 more) by another track than the last time it was covered. CHECKPOINT is a run of `mfvis demo` or
 of `mfvis train --preset demo`.
@@ -31,9 +31,9 @@ from mfvis.train.checkpoint import load_model
 from mfvis.types import TrackResult
 from report import write
 
-DRAWN = (96, 128)
-"""Height and width that the demo's model knows; the film is 7.5 times as large."""
-FILM = (720, 960)
+DRAWN = (90, 160)
+"""Height and width, about what the demo's model knows; the film is eight times as large."""
+FILM = (720, 1280)
 
 
 def make_film(path: Path, frames: int) -> np.ndarray:
@@ -127,7 +127,7 @@ def main() -> None:
         "# Long videos",
         "",
         *(f"* {name}: {value}" for name, value in machine(torch.get_num_threads()).items()),
-        f"* film: {FILM[1]}x{FILM[0]}, {len(masks_NTHW)} objects; frames go through the model at 128x96",
+        f"* film: {FILM[1]}x{FILM[0]}, {len(masks_NTHW)} objects; frames go through the model with a short side of 96",
         "",
         "| frames at once | frames | memory, MB | seconds | identity switches | true masks covered (IoU 0.5) |",
         "|---|--:|--:|--:|--:|--:|",
