@@ -9,7 +9,11 @@
 //   partial   [N, P, tiles] loss, weight           which a second launch adds up in order
 //
 // The gradient is gathered, not scattered: a pixel adds up what it is the target of, and what it is the source of. For
-// the latter the matches of a pair are listed by source, once for all instances:
+// the latter the matches of a pair are listed by source, once for all instances. Then
+//
+//   backward  block = tile x frame x 32 instances
+//     links   [12][256] other pixel, weight, role, which instances count     shared memory, 48 KiB; a pixel that has
+//                                                                            more looks the others up every time
 //
 //   total     [B, P]         room that the lists of a pair have taken
 //   count     [B, P, H·W]    how long the list of a source pixel is
@@ -32,8 +36,8 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int warps = threads / 32;
-constexpr int slab = 16;     // matches of a pixel at a time
-constexpr int together = 4;  // instances whose gradients a thread keeps in registers
+constexpr int slab = 16;        // matches of a pixel at a time
+constexpr int links_kept = 12;  // of a pixel, in shared memory
 
 // Where the parts of the scratch memory begin; tk_loss_scratch_bytes() has their sizes.
 struct Layout {
@@ -59,45 +63,51 @@ Layout layout_of(const TkLoss& args) {
   return layout;
 }
 
-// counted: block = 256 pixels x one word of instances, whose boxes are turned into pixels a few frames at a time.
-constexpr int frames_at_a_time = 32;
-constexpr int64_t spans_bytes = word * frames_at_a_time * 4 * sizeof(int32_t);
+// counted: block = 256 pixels x one word of instances. A lane turns its instance's box into pixels, a warp those of one
+// frame; then all look through the boxes that have a row in common with the block's pixels.
+struct PixelBox {
+  int32_t x1, x2, y1, y2;
+};
+struct CountedTile {
+  PixelBox boxes[warps][word];
+  uint32_t near[warps];  // bit i: boxes[..][i] has such a row
+};
 
 __global__ void __launch_bounds__(threads) find_counted(TkLoss args, Layout layout) {
-  int32_t* const spans = shared_memory<int32_t>();  // [32 instances][32 frames][x1, x2, y1, y2]
+  CountedTile& shared = *shared_memory<CountedTile>();
   const int64_t area = args.height * args.width, words = ceil_div(args.instances, word);
   const int64_t tiles = ceil_div(area, threads);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int64_t item = blockIdx.x; item < tiles * words; item += gridDim.x) {
-    const int64_t pixel = item % tiles * threads + threadIdx.x, first = item / tiles * word;
-    const int32_t y = static_cast<int32_t>(pixel / args.width), x = static_cast<int32_t>(pixel % args.width);
+    const int64_t begin = item % tiles * threads, pixel = begin + threadIdx.x, n = item / tiles * word + lane;
+    const int32_t width = static_cast<int32_t>(args.width), y = static_cast<int32_t>(pixel) / width;
+    const int32_t x = static_cast<int32_t>(pixel) - y * width;
+    const int64_t end = begin + threads < area ? begin + threads : area;
+    const int32_t top = static_cast<int32_t>(begin) / width, bottom = static_cast<int32_t>(end - 1) / width;
     uint32_t bits = 0;
-    for (int64_t t = 0; t < args.frames; t += frames_at_a_time) {
-      __syncthreads();
-      for (int i = threadIdx.x; i < word * frames_at_a_time; i += threads) {
-        const int64_t n = first + i / frames_at_a_time, frame = t + i % frames_at_a_time;
-        Span rows{0, 0}, columns{0, 0};
-        if (n < args.instances && frame < args.frames) {
-          const float* const box = args.boxes + (n * args.frames + frame) * 4;
-          if (box_is_present(box)) {
-            rows = pixels_inside(box[1], box[3], args.height);
-            columns = pixels_inside(box[0], box[2], args.width);
-          }
+    for (int64_t first = 0; first < args.frames; first += warps) {
+      bool near = false;
+      if (n < args.instances && first + warp < args.frames) {
+        const float* const box = args.boxes + (n * args.frames + first + warp) * 4;
+        if (box_is_present(box)) {
+          const Span rows = pixels_inside(box[1], box[3], args.height);
+          const Span columns = pixels_inside(box[0], box[2], args.width);
+          near = rows.begin <= bottom && rows.end > top;
+          shared.boxes[warp][lane] = {static_cast<int32_t>(columns.begin), static_cast<int32_t>(columns.end),
+                                      static_cast<int32_t>(rows.begin), static_cast<int32_t>(rows.end)};
         }
-        spans[4 * i] = static_cast<int32_t>(columns.begin);
-        spans[4 * i + 1] = static_cast<int32_t>(columns.end);
-        spans[4 * i + 2] = static_cast<int32_t>(rows.begin);
-        spans[4 * i + 3] = static_cast<int32_t>(rows.end);
+      }
+      const uint32_t all_near = __ballot_sync(whole_warp, near);
+      if (lane == 0) shared.near[warp] = all_near;
+      __syncthreads();
+      for (int frame = 0; frame < warps; ++frame) {
+        for (uint32_t left = shared.near[frame]; left != 0; left &= left - 1) {
+          const int i = __ffs(static_cast<int>(left)) - 1;
+          const PixelBox box = shared.boxes[frame][i];
+          bits |= static_cast<uint32_t>(x >= box.x1 && x < box.x2 && y >= box.y1 && y < box.y2) << i;
+        }
       }
       __syncthreads();
-      const int present = static_cast<int>(args.frames - t < frames_at_a_time ? args.frames - t : frames_at_a_time);
-      for (int i = 0; i < word; ++i) {
-        const int32_t* at = spans + 4 * i * frames_at_a_time;
-        bool inside = false;
-        for (int frame = 0; frame < present; ++frame, at += 4) {
-          inside = inside || (x >= at[0] && x < at[1] && y >= at[2] && y < at[3]);
-        }
-        bits |= static_cast<uint32_t>(inside) << i;
-      }
     }
     if (pixel < area) layout.counted[item / tiles * area + pixel] = bits;
   }
@@ -106,24 +116,26 @@ __global__ void __launch_bounds__(threads) find_counted(TkLoss args, Layout layo
 // A pair that names no frame of the clip, which only the CPU looks for, has no matches.
 __device__ bool is_frame(const TkLoss& args, int64_t named) { return named >= 0 && named < args.frames; }
 
-// Where the matches of one pair lie.
+// Where the matches of one pixel of a pair lie.
 struct Window {
-  __device__ Window(const TkLoss& args, int64_t list)
+  __device__ Window(const TkLoss& args, int64_t list, int32_t pixel)
       : height(static_cast<int32_t>(args.height)),
         width(static_cast<int32_t>(args.width)),
         side(static_cast<int32_t>(2 * args.radius + 1)),
-        dilation(static_cast<int32_t>(args.dilation)) {
+        dilation(static_cast<int32_t>(args.dilation)),
+        per_side(1.0f / static_cast<float>(side)) {
     const int64_t* const shift = args.shift ? args.shift + 2 * list : nullptr;
-    const int32_t reach = static_cast<int32_t>(args.radius) * dilation;
-    first_dy = (shift ? near(shift[0]) : 0) - reach;
-    first_dx = (shift ? near(shift[1]) : 0) - reach;
+    const int32_t reach = static_cast<int32_t>(args.radius) * dilation, row = pixel / width;
+    first_y = row + (shift ? near(shift[0]) : 0) - reach;
+    first_x = pixel - row * width + (shift ? near(shift[1]) : 0) - reach;
   }
 
   // The pixel of the source frame, or -1 if there is no match.
-  __device__ int32_t source(int32_t candidate, int32_t pixel) const {
-    const int32_t row = candidate / side, column = candidate - row * side;
-    const int32_t y = pixel / width + first_dy + dilation * row;
-    const int32_t x = pixel % width + first_dx + dilation * column;
+  __device__ int32_t source(int32_t candidate) const {
+    // candidate / side. With the half no product is nearer to a whole number than 0.5 / 181, and candidates have 15
+    // bits.
+    const int32_t row = static_cast<int32_t>((static_cast<float>(candidate) + 0.5f) * per_side);
+    const int32_t y = first_y + dilation * row, x = first_x + dilation * (candidate - row * side);
     const bool exists = candidate >= 0 && candidate < side * side && y >= 0 && y < height && x >= 0 && x < width;
     return exists ? y * width + x : -1;
   }
@@ -134,8 +146,23 @@ struct Window {
   }
 
   int32_t height, width, side, dilation;
-  int32_t first_dy, first_dx;
+  float per_side;
+  int32_t first_y, first_x;
 };
+
+// visit(k, source, weight) for each match of a pixel that weighs something, k from `first` to `end`.
+template <typename Visit>
+__device__ __forceinline__ void each_match(const TkLoss& args, int64_t list, int32_t pixel, int64_t first, int64_t end,
+                                           const Visit& visit) {
+  const Window window(args, list, pixel);
+  const int64_t area = args.height * args.width;
+  int64_t at = (list * args.matches + first) * area + pixel;
+  for (int64_t k = first; k < end; ++k, at += area) {
+    const float weight = args.weight[at];
+    const int32_t source = window.source(args.offset[at]);
+    if (weight != 0 && source >= 0) visit(static_cast<int32_t>(k), source, weight);
+  }
+}
 
 // item = ((word · B + video) · P + pair) · tiles + tile.
 struct Item {
@@ -173,23 +200,21 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
     const bool exists =
         pixel < area && is_frame(args, args.pairs[2 * item.pair]) && is_frame(args, args.pairs[2 * item.pair + 1]);
     const uint32_t counted = exists ? layout.counted[item.which_word * area + pixel] & mine : 0;
-    const Window window(args, item.list);
     for (int i = own; i < word * warps; i += threads)
       shared.loss[i / warps][i % warps] = shared.total[i / warps][i % warps] = 0;
     __syncthreads();
     for (int64_t first = 0; first < args.matches; first += slab) {
       int found = 0;  // Each thread reads back its own column alone: no barrier.
-      for (int64_t k = first; k < args.matches && k < first + slab; ++k) {
-        if (counted == 0) break;
-        const int64_t at = (item.list * args.matches + k) * area + pixel;
-        const float weight = args.weight[at];
-        const int32_t source = weight != 0 ? window.source(args.offset[at], pixel) : -1;
-        if (source < 0) continue;
-        shared.source[found][own] = source;
-        shared.weight[found][own] = weight;
-        ++found;
+      if (counted != 0) {
+        const int64_t end = first + slab < args.matches ? first + slab : args.matches;
+        each_match(args, item.list, pixel, first, end, [&](int32_t, int32_t source, float weight) {
+          shared.source[found][own] = source;
+          shared.weight[found][own] = weight;
+          ++found;
+        });
       }
-      for (int i = 0; i < word; ++i) {
+      for (uint32_t left = mine; left != 0; left &= left - 1) {
+        const int i = __ffs(static_cast<int>(left)) - 1;
         const bool counts = (counted >> i & 1u) != 0 && found > 0;
         if (!__any_sync(whole_warp, counts)) continue;
         C loss = 0, total = 0;
@@ -233,24 +258,23 @@ __global__ void __launch_bounds__(threads) clear_counts(int32_t* counts, int64_t
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < size; i += step) counts[i] = 0;
 }
 
-// Calls visit(list, source, k · H·W + target, weight) for every match that weighs something; one thread each.
+// visit(list, k, pixel, source) for every match that weighs something, a thread to a target pixel.
 template <typename Visit>
-__device__ void each_match(const TkLoss& args, const Visit& visit) {
-  const int64_t area = args.height * args.width, count = args.videos * args.pair_count * args.matches * area;
+__device__ void each_match_of_all(const TkLoss& args, const Visit& visit) {
+  const int64_t area = args.height * args.width, lists = args.videos * args.pair_count;
   const int64_t step = static_cast<int64_t>(gridDim.x) * threads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count; i += step) {
-    const float weight = args.weight[i];
-    if (weight == 0) continue;
-    const int64_t list = i / (args.matches * area), code = i - list * args.matches * area;
-    const int32_t source = Window(args, list).source(args.offset[i], static_cast<int32_t>(code % area));
-    if (source >= 0) visit(list, source, static_cast<int32_t>(code), weight);
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < lists * area; i += step) {
+    const int64_t list = i / area;
+    const int32_t pixel = static_cast<int32_t>(i - list * area);
+    each_match(args, list, pixel, 0, args.matches,
+               [&](int32_t k, int32_t source, float) { visit(list, k, pixel, source); });
   }
 }
 
 __global__ void __launch_bounds__(threads) count_matches(TkLoss args, Layout layout) {
   const int64_t area = args.height * args.width;
-  each_match(args,
-             [&](int64_t list, int32_t source, int32_t, float) { atomicAdd(layout.count + list * area + source, 1); });
+  each_match_of_all(
+      args, [&](int64_t list, int32_t, int32_t, int32_t source) { atomicAdd(layout.count + list * area + source, 1); });
 }
 
 // Every source pixel gets room for its list: a sum over the block, and one addition for the block's 256 pixels.
@@ -286,9 +310,9 @@ __global__ void __launch_bounds__(threads) make_room(TkLoss args, Layout layout)
 
 __global__ void __launch_bounds__(threads) fill_lists(TkLoss args, Layout layout) {
   const int64_t area = args.height * args.width;
-  each_match(args, [&](int64_t list, int32_t source, int32_t code, float) {
+  each_match_of_all(args, [&](int64_t list, int32_t k, int32_t pixel, int32_t source) {
     const int32_t slot = atomicAdd(layout.end + list * area + source, 1);
-    layout.code[list * args.matches * area + slot] = code;
+    layout.code[list * args.matches * area + slot] = k * static_cast<int32_t>(area) + pixel;
   });
 }
 
@@ -315,89 +339,90 @@ __global__ void __launch_bounds__(threads) sort_lists(TkLoss args, Layout layout
   }
 }
 
-// Adds to the gradients of the `together` instances from `first` on what their pixel `pixel` of frame `frame` causes as
-// a target and as a source. counts: bits of these instances.
-template <typename T>
-struct Gather {
-  using C = Compute<T>;
-
-  const TkLoss& args;
-  const Layout& layout;
-  const C* grad_loss_sum;
-  int64_t video, first, which_word;
-  uint32_t mine;
-  int32_t pixel;
-  C gradient[together];
-
-  __device__ C logit(int i, int64_t frame, int32_t at) const {
-    const int64_t area = args.height * args.width;
-    return load(static_cast<const T*>(args.logits)[((first + i) * args.frames + frame) * area + at]);
-  }
-
-  // One match, of which this pixel is the target (or else the source); `other` is the pixel at the other end.
-  __device__ void add(int64_t frame, int64_t pair, uint32_t counts, int64_t other_frame, int32_t other, float weight) {
-#pragma unroll
-    for (int i = 0; i < together; ++i) {
-      if ((counts >> i & 1u) == 0) continue;
-      const C here = logit(i, frame, pixel), there = logit(i, other_frame, other);
-      const C scale = grad_loss_sum[(first + i) * args.pair_count + pair] * static_cast<C>(weight);
-      C slope_here, slope_there;
-      disagreement_slopes(here, decay(here), there, decay(there), scale, slope_here, slope_there);
-      gradient[i] += slope_here;
-    }
-  }
-
-  __device__ void run(int64_t frame) {
-    const int64_t area = args.height * args.width;
-    const int shift = static_cast<int>(first % word);
-    const uint32_t* const counted = layout.counted + which_word * area;
-    for (int64_t pair = 0; pair < args.pair_count; ++pair) {
-      const int64_t target = args.pairs[2 * pair], source = args.pairs[2 * pair + 1];
-      const int64_t list = video * args.pair_count + pair;
-      const uint32_t own = (counted[pixel] & mine) >> shift & ((1u << together) - 1);
-      if (target == frame && own != 0 && is_frame(args, source)) {
-        const Window window(args, list);
-        for (int64_t k = 0; k < args.matches; ++k) {
-          const int64_t at = (list * args.matches + k) * area + pixel;
-          const float weight = args.weight[at];
-          const int32_t match = weight != 0 ? window.source(args.offset[at], pixel) : -1;
-          if (match >= 0) add(frame, pair, own, source, match, weight);
-        }
-      }
-      if (source == frame && is_frame(args, target)) {
-        const int64_t base = list * args.matches * area;
-        const int32_t end = layout.end[list * area + pixel];
-        for (int32_t j = end - layout.count[list * area + pixel]; j < end; ++j) {
-          const int32_t match = layout.code[base + j];
-          const uint32_t counts = (counted[match] & mine) >> shift & ((1u << together) - 1);
-          if (counts != 0) add(frame, pair, counts, target, match, layout.weight[base + j]);
-        }
-      }
-    }
-  }
+// A match of which a pixel is one end.
+struct alignas(16) Link {
+  int32_t other;  // the pixel at the other end
+  float weight;
+  int32_t role;     // 2 · pair, plus 1 if it is the other one that is the target
+  uint32_t counts;  // bit i: for instance i of the word
 };
 
-// item = ((groups of instances · B + video) · T + frame) · tiles + tile: a thread writes one pixel of `together`
-// instances. Two blocks a multiprocessor, but for double: 128 registers would not do on every architecture.
-template <typename T>
-__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 2 : 1)
-    gather_gradients(TkLoss args, Layout layout, const Compute<T>* grad_loss_sum, T* grad_logits) {
-  const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
-  const int64_t groups = ceil_div(args.instances, together);
-  for (int64_t item = blockIdx.x; item < groups * args.videos * args.frames * tiles; item += gridDim.x) {
-    const int64_t pixel = item % tiles * threads + threadIdx.x, frame = item / tiles % args.frames;
-    const int64_t video = item / tiles / args.frames % args.videos,
-                  first = item / tiles / args.frames / args.videos * together;
-    const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, first / word);
-    const uint32_t ours = mine >> (first % word) & ((1u << together) - 1);
-    if (ours == 0 || pixel >= area) continue;
-    Gather<T> gather{args, layout, grad_loss_sum, video, first, first / word, mine, static_cast<int32_t>(pixel), {}};
-    gather.run(frame);
-#pragma unroll
-    for (int i = 0; i < together; ++i) {
-      if ((ours >> i & 1u) != 0) {
-        store(gather.gradient[i], grad_logits + ((first + i) * args.frames + frame) * area + pixel);
+// visit(link) for each link of a pixel that counts for one of `mine`, always in the same order.
+template <typename Visit>
+__device__ __forceinline__ void each_link(const TkLoss& args, const Layout& layout, int64_t video, int64_t frame,
+                                          const uint32_t* counted, uint32_t mine, int32_t pixel, const Visit& visit) {
+  const int64_t area = args.height * args.width;
+  const uint32_t own = counted[pixel] & mine;
+  for (int64_t pair = 0; pair < args.pair_count; ++pair) {
+    const int64_t target = args.pairs[2 * pair], source = args.pairs[2 * pair + 1];
+    const int64_t list = video * args.pair_count + pair;
+    const int32_t role = static_cast<int32_t>(2 * pair);
+    if (target == frame && own != 0 && is_frame(args, source)) {
+      each_match(args, list, pixel, 0, args.matches,
+                 [&](int32_t, int32_t other, float weight) { visit(Link{other, weight, role, own}); });
+    }
+    if (source == frame && is_frame(args, target)) {
+      const int64_t base = list * args.matches * area;
+      const int32_t end = layout.end[list * area + pixel];
+      for (int32_t j = end - layout.count[list * area + pixel]; j < end; ++j) {
+        const int32_t other = layout.code[base + j];
+        const uint32_t counts = counted[other] & mine;
+        if (counts != 0) visit(Link{other, layout.weight[base + j], role + 1, counts});
       }
+    }
+  }
+}
+
+// item = ((word · B + video) · T + frame) · tiles + tile: a thread writes one pixel of the word's instances.
+template <typename T>
+__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2)
+    gather_gradients(TkLoss args, Layout layout, const Compute<T>* grad_loss_sum, T* grad_logits) {
+  using C = Compute<T>;
+  Link(*const links)[threads] = shared_memory<Link[threads]>();  // Each thread reads back its own column alone.
+  const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
+  const int64_t items = ceil_div(args.instances, word) * args.videos * args.frames * tiles;
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t at = item % tiles * threads + threadIdx.x, frame = item / tiles % args.frames;
+    const int64_t video = item / tiles / args.frames % args.videos,
+                  which_word = item / tiles / args.frames / args.videos;
+    const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, which_word);
+    if (mine == 0 || at >= area) continue;
+    const int32_t pixel = static_cast<int32_t>(at);
+    const auto each = [&](const auto& visit) {
+      each_link(args, layout, video, frame, layout.counted + which_word * area, mine, pixel, visit);
+    };
+    int found = 0;
+    uint32_t any = 0;
+    each([&](const Link& link) {
+      if (found < links_kept) links[found][threadIdx.x] = link;
+      any |= link.counts;
+      ++found;
+    });
+    for (uint32_t left = mine; left != 0; left &= left - 1) {
+      const int i = __ffs(static_cast<int>(left)) - 1;
+      const int64_t n = which_word * word + i;
+      C gradient = 0;
+      if ((any >> i & 1u) != 0) {
+        const T* const logits = static_cast<const T*>(args.logits) + n * args.frames * area;
+        const C here = load(logits[frame * area + pixel]), decay_here = decay(here);
+        const auto add = [&](const Link& link) {
+          if ((link.counts >> i & 1u) == 0) return;
+          const int64_t pair = link.role / 2, other_frame = args.pairs[link.role ^ 1];
+          const C there = load(logits[other_frame * area + link.other]);
+          const C scale = grad_loss_sum[n * args.pair_count + pair] * static_cast<C>(link.weight);
+          C slope_here, slope_there;
+          disagreement_slopes(here, decay_here, there, decay(there), scale, slope_here, slope_there);
+          gradient += slope_here;
+        };
+        for (int j = 0; j < found && j < links_kept; ++j) add(links[j][threadIdx.x]);
+        if (found > links_kept) {
+          int j = 0;
+          each([&](const Link& link) {
+            if (j++ >= links_kept) add(link);
+          });
+        }
+      }
+      store(gradient, grad_logits + (n * args.frames + frame) * area + pixel);
     }
   }
 }
@@ -406,7 +431,7 @@ void tk_loss_terms(const TkLoss& args, void* loss_sum, void* weight_sum) {
   constexpr const char* op = "tk_loss_terms";
   const Layout layout = layout_of(args);
   const int64_t tiles = ceil_div(args.height * args.width, threads), words = ceil_div(args.instances, word);
-  launch(op, find_counted, grid_for(tiles * words, 1), threads, spans_bytes, args, layout);
+  launch(op, find_counted, grid_for(tiles * words, 1), threads, sizeof(CountedTile), args, layout);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
@@ -423,17 +448,17 @@ void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sum, void*
   const Layout layout = layout_of(args);
   const int64_t area = args.height * args.width, lists = args.videos * args.pair_count;
   const int64_t tiles = ceil_div(area, threads), words = ceil_div(args.instances, word);
-  launch(op, find_counted, grid_for(tiles * words, 1), threads, spans_bytes, args, layout);
+  launch(op, find_counted, grid_for(tiles * words, 1), threads, sizeof(CountedTile), args, layout);
   launch(op, clear_counts, grid_for(lists * (1 + area), threads), threads, 0, layout.total, lists * (1 + area));
-  launch(op, count_matches, grid_for(lists * args.matches * area, threads), threads, 0, args, layout);
+  launch(op, count_matches, grid_for(lists * area, threads), threads, 0, args, layout);
   launch(op, make_room, grid_for(lists * tiles, 1), threads, (warps + 1) * sizeof(int32_t), args, layout);
-  launch(op, fill_lists, grid_for(lists * args.matches * area, threads), threads, 0, args, layout);
+  launch(op, fill_lists, grid_for(lists * area, threads), threads, 0, args, layout);
   launch(op, sort_lists, grid_for(lists * area, threads), threads, 0, args, layout);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    const int64_t groups = ceil_div(args.instances, together);
-    launch(op, gather_gradients<T>, grid_for(groups * args.videos * args.frames * tiles, 1), threads, 0, args, layout,
-           static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
+    launch(op, gather_gradients<T>, grid_for(words * args.videos * args.frames * tiles, 1), threads,
+           links_kept * threads * sizeof(Link), args, layout, static_cast<const Compute<T>*>(grad_loss_sum),
+           static_cast<T*>(grad_logits));
   });
 }
 
