@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mfvis import demo
+from mfvis import demo, demo_page
 from mfvis.data.rle import decode_mask
 from mfvis.errors import ConfigError
+from mfvis.infer.tracking import assign_results
 from mfvis.parsing import build, load_preset
 from mfvis.types import Track, TrackResult, Video
 
@@ -26,6 +27,7 @@ SMALL = {
     },
     "train": {"steps": 4, "warmup": 1, "batch": 2, "per_device": 2, "log_every": 2},
     "clip": {"short_sides": [64]},
+    "box_reader": {"batch": 2, "optim": {"steps": 4, "lr": 3e-3, "clip_norm": 0.0}},
 }
 
 
@@ -41,19 +43,28 @@ def test_the_demo_ends_in_a_report_and_says_where(tmp_path, capsys):
     demo.run(config(tmp_path))
     report = tmp_path / "report.html"
     assert str(report.resolve()) in capsys.readouterr().out
-    assert report.read_text().count("data:image/jpeg") == 2
-    (numbers,) = json.loads((tmp_path / "metrics.json").read_text())
-    assert 0 <= numbers["AP"] <= 1
-    assert 0 < numbers["filled_box_j"] < 1
+    page = report.read_text()
+    assert page.count("data:image/jpeg") == 4  # two videos, in each act
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    (found,), told = numbers["model"], numbers["box_reader"]
+    assert 0 <= found["AP"] <= 1
+    assert 0 < found["filled_box_j"] < 1
+    assert [entry["supervision"] for entry in told] == ["boxes alone, without TK-Loss", "boxes alone, with TK-Loss"]
+    assert told[0]["j"] != told[1]["j"]
+    for entry in told:
+        assert entry["filled_box_j"] == found["filled_box_j"]
+        assert f"<div class=value>{entry['j']:.3f}</div>" in page
     # A second demo in the same place replaces the first one, and only that.
     demo.run(config(tmp_path))
-    assert json.loads((tmp_path / "metrics.json").read_text())[0]["AP"] == numbers["AP"]
+    again = json.loads((tmp_path / "metrics.json").read_text())
+    assert again["model"][0]["AP"] == found["AP"]
+    assert [entry["j"] for entry in again["box_reader"]] == [entry["j"] for entry in told]
     assert (tmp_path / "mine.txt").read_text() == "stays"
 
 
 def test_the_twin_and_the_model_without_tk_differ_in_supervision_alone(tmp_path, capsys):
     demo.run(config(tmp_path, twin=True))
-    names = [entry["supervision"] for entry in json.loads((tmp_path / "metrics.json").read_text())]
+    names = [entry["supervision"] for entry in json.loads((tmp_path / "metrics.json").read_text())["model"]]
     assert names == ["boxes alone", "boxes alone, without TK-Loss", "masks (the supervised twin)"]
     logs = [
         {curve.name for curve in demo.read_curves(tmp_path / "runs" / run / "log.jsonl")}
@@ -72,11 +83,11 @@ def test_tubes_are_assigned_by_boxes_alone_and_one_to_one():
     tracks = tuple(Track(id, 1, boxes) for id, boxes in ((5, near), (6, far), (7, far + 5)))
     video = Video(1, "v", 50, 50, 2, (), tracks)
     found = [TrackResult(1, category, 0.1, (None, None), boxes) for category, boxes in ((1, far), (2, near))]
-    assigned = {result.track_id: result for result in demo.assign(video, found)}
+    assigned = {result.track_id: result for result in assign_results(video, found)}
     np.testing.assert_array_equal(assigned[5].boxes_T4, near)
     np.testing.assert_array_equal(assigned[6].boxes_T4, far)
     assert not decode_mask(assigned[7].segmentations[0], 50, 50).any()
-    assert demo.assign(replace(video, tracks=()), found) == []
+    assert assign_results(replace(video, tracks=()), found) == []
 
 
 def test_a_drawn_track_has_its_true_tracks_colour_whatever_was_not_drawn(monkeypatch):
@@ -84,10 +95,11 @@ def test_a_drawn_track_has_its_true_tracks_colour_whatever_was_not_drawn(monkeyp
     video = Video(1, "v", 32, 32, 1, (), (Track(5, 1, true, (None,)),))
     found = tuple(TrackResult(1, 1, score, tuple([None]), boxes) for score, boxes in ((0.9, true + 3), (0.1, true)))
     seen = {}
-    monkeypatch.setattr(demo, "read_frames", lambda video, indices: torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    monkeypatch.setattr(demo, "compare", lambda frame_HW3, **given: seen.update(given))
-    demo._picture(video, found)
-    assert seen["predicted_ids"] == seen["true_ids"] == [0]
+    monkeypatch.setattr(demo_page, "read_frames", lambda video, indices: torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    monkeypatch.setattr(demo_page, "compare", lambda frame_HW3, boxes_N4, ids, masks: seen.update(ids=ids, masks=masks))
+    demo_page._found_picture(video, found)
+    (_, predicted_ids), (_, true_ids) = seen["masks"]
+    assert list(predicted_ids) == list(true_ids) == list(seen["ids"]) == [0]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_enlarging_masks_repeats_pixels():
 
 def test_compare_puts_frame_boxes_predicted_and_true_side_by_side():
     boxes = np.array([[30.0, 20, 60, 40]])
-    row = compare(GREY, boxes, square()[None], [0], np.zeros((0, 60, 80), bool), [], least_height=120)
+    row = compare(GREY, boxes, [0], [(np.zeros((0, 60, 80), bool), []), (square()[None], [0])], least_height=120)
     assert row.shape == (120, 4 * 160 + 3 * 6, 3)
     panels = [row[:, start : start + 160] for start in range(0, 4 * 166, 166)]
     coloured = [(panel == colour_of(0)).all(-1).sum() for panel in panels]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mfvis.vis.report import Chart, Curve, Picture, Report, Table, Tile, svg_chart, write_report
+from mfvis.vis.report import Chart, Curve, Gallery, Picture, Report, Table, Tile, svg_chart, write_report
 
 CHART = Chart(
     "losses", (Curve("projection", (10, 20, 30), (3.0, 2.0, 0.5)), Curve("tk", (10, 20, 30), (1.0, 0.6, 0.5)))
@@ -20,9 +20,10 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path):
     report = Report(
         title="A & B",
         lead="lead",
-        tiles=(Tile("AP", "0.500", "note"),),
-        captions=("frame", "true"),
-        pictures=(picture,),
+        galleries=tuple(
+            Gallery(title, "what", (Tile("AP", "0.500", "note"),), ("frame", "true"), (picture,))
+            for title in ("one & only", "another")
+        ),
         tables=(Table("classes", "", ("class", "AP"), (("star", "0.25"),)),),
         charts=(CHART,),
         notes=("a note",),
@@ -32,8 +33,10 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path):
     page = path.read_text()
     assert "A &amp; B" in page
     assert "first &lt;video&gt;" in page
+    assert "one &amp; only" in page
+    assert page.index("another") > page.index("0.500")
     assert "<td>0.25</td>" in page
-    assert page.count("data:image/jpeg;base64,") == 1
+    assert page.count("data:image/jpeg;base64,") == 2
     assert page.count("<polyline") == 2
     assert not re.search(r"(src|href)=(?!['\"]?data:)", page)
     assert "http" not in page

@@ -77,25 +77,23 @@ def enlarge(pixels: np.ndarray, factor: int, smooth: bool) -> np.ndarray:
 def compare(
     frame_HW3: np.ndarray,
     boxes_N4: np.ndarray,
-    true_NHW: np.ndarray,
-    true_ids: Sequence[int],
-    predicted_MHW: np.ndarray,
-    predicted_ids: Sequence[int],
+    box_ids: Sequence[int],
+    masks: Sequence[tuple[np.ndarray, Sequence[int]]],
     least_height: int = 220,
 ) -> np.ndarray:
-    """Four panels, frame | boxes | predicted masks | true masks, in a row, uint8 ``[H, W, 3]``.
+    """Panels in a row, frame | boxes | and one for each set of masks, uint8 ``[H, W, 3]``.
 
-    Small frames are enlarged to `least_height` or more. Equal ids give equal colours.
+    Small frames are enlarged to `least_height` or more. masks: bool ``[M, H, W]`` and the ids of their tracks. Equal
+    ids give equal colours.
     """
     factor = max(1, -(-least_height // frame_HW3.shape[0]))
     picture = enlarge(frame_HW3, factor, smooth=True)
-    predicted, true = (enlarge(np.asarray(masks, bool), factor, smooth=False) for masks in (predicted_MHW, true_NHW))
+    sets = [(enlarge(np.asarray(masks_MHW, bool), factor, smooth=False), ids) for masks_MHW, ids in masks]
     return side_by_side(
         [
             picture,
-            overlay(picture, None, np.asarray(boxes_N4) * factor, None, true_ids),
-            overlay(picture, predicted, None, None, predicted_ids),
-            overlay(picture, true, None, None, true_ids),
+            overlay(picture, None, np.asarray(boxes_N4) * factor, None, box_ids),
+            *(overlay(picture, masks_MHW, None, None, ids) for masks_MHW, ids in sets),
         ]
     )
 

@@ -42,6 +42,18 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Numbers to see first, then rows of panels under common captions. `lead` is a paragraph of plain text."""
+
+    title: str
+    lead: str
+    tiles: tuple[Tile, ...]
+    captions: tuple[str, ...]
+    """Of the pictures' panels, from left to right."""
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
 class Curve:
     """One line of a chart."""
 
@@ -64,10 +76,7 @@ class Report:
 
     title: str
     lead: str
-    tiles: tuple[Tile, ...]
-    captions: tuple[str, ...]
-    """Of the pictures' panels, from left to right."""
-    pictures: tuple[Picture, ...]
+    galleries: tuple[Gallery, ...]
     tables: tuple[Table, ...]
     charts: tuple[Chart, ...]
     notes: tuple[str, ...]
@@ -75,14 +84,9 @@ class Report:
 
 def write_report(path: Path, report: Report) -> None:
     """Write the page: pictures are embedded, charts are inline SVG, nothing is loaded from anywhere."""
-    captions = "".join(f"<span>{escape(caption)}</span>" for caption in report.captions)
     body = [
         f"<header><h1>{escape(report.title)}</h1><p class=lead>{escape(report.lead)}</p></header>",
-        f"<section class=tiles>{''.join(map(_tile, report.tiles))}</section>",
-        "<section><h2>What it sees</h2>",
-        f"<div class=captions style='--panels:{len(report.captions)}'>{captions}</div>",
-        *map(_figure, report.pictures),
-        "</section>",
+        *map(_gallery, report.galleries),
         *map(_table, report.tables),
         f"<section><h2>Training</h2><div class=charts>{''.join(map(_chart, report.charts))}</div></section>",
         f"<section><h2>How to read this</h2>{''.join(f'<p>{escape(note)}</p>' for note in report.notes)}</section>",
@@ -139,6 +143,16 @@ def _ticks(largest: float) -> list[float]:
     return [round(step * n, 12) for n in range(math.ceil(largest / step - 1e-9) + 1)]
 
 
+def _gallery(gallery: Gallery) -> str:
+    captions = "".join(f"<span>{escape(caption)}</span>" for caption in gallery.captions)
+    return (
+        f"<section><h2>{escape(gallery.title)}</h2><p>{escape(gallery.lead)}</p>"
+        f"<div class=tiles>{''.join(map(_tile, gallery.tiles))}</div>"
+        f"<div class=captions style='--panels:{len(gallery.captions)}'>{captions}</div>"
+        f"{''.join(map(_figure, gallery.pictures))}</section>"
+    )
+
+
 def _tile(tile: Tile) -> str:
     name, value, note = map(escape, (tile.name, tile.value, tile.note))
     return (
@@ -182,7 +196,7 @@ h2{font-size:20px;letter-spacing:-.01em;margin:48px 0 12px}
 h3{font-size:14px;font-weight:600;margin:0 0 4px}
 p{max-width:72ch;margin:0 0 10px;color:var(--soft)}
 .lead{font-size:18px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:14px;margin-top:28px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:14px;margin:18px 0}
 .tile,.chart{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px 18px}
 .tile .name{font-size:14px;color:var(--soft)}
 .tile .value{font-size:36px;font-weight:650;letter-spacing:-.02em;line-height:1.2}

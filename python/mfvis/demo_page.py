@@ -1,0 +1,208 @@
+"""What the demo's report says and shows: the numbers, pictures and curves of its two acts."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mfvis.data.rle import decode_mask
+from mfvis.data.video import read_frames
+from mfvis.eval.mean_j import MeanJ
+from mfvis.eval.numbers import Metrics
+from mfvis.infer.tracking import assign_results
+from mfvis.types import TrackResult, Video, VideoDataset
+from mfvis.vis.draw import compare
+from mfvis.vis.report import Chart, Curve, Gallery, Picture, Report, Table, Tile
+
+if TYPE_CHECKING:
+    from mfvis.demo import DemoConfig
+
+SHOWN = 8
+"""Validation videos in each gallery: the first ones, whatever came out of them."""
+SHOWN_SCORE = 0.5
+"""Predictions below this are not drawn."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one training of the model that finds its objects came to on the validation videos."""
+
+    name: str
+    metrics: Metrics
+    j: MeanJ
+    seconds: float
+    """Of training."""
+    results: tuple[TrackResult, ...]
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What one training of the network that is told the boxes came to on the validation videos."""
+
+    name: str
+    j: MeanJ
+    seconds: float
+    """Of training."""
+    results: tuple[TrackResult, ...]
+
+
+def page(
+    config: DemoConfig, val: VideoDataset, outcomes: Sequence[Outcome], fillings: Sequence[Filling], seconds: float
+) -> Report:
+    """The report. The first outcome is shown in pictures; fillings: without TK-Loss and with it. seconds: of all."""
+    synthetic, settings = config.synthetic, config.train
+    tables = [_by_class(outcomes[0])]
+    if len(outcomes) > 1:
+        tables.insert(0, _by_supervision(outcomes))
+    charts = []
+    for outcome in outcomes:
+        prefix = "" if len(outcomes) == 1 else f"{outcome.name}: "
+        shape = [curve for curve in outcome.curves if curve.name != "class"]
+        label = [curve for curve in outcome.curves if curve.name == "class"]
+        charts += [Chart(f"{prefix}mask losses", tuple(shape)), Chart(f"{prefix}class loss", tuple(label))]
+    return Report(
+        title="Masks from boxes",
+        lead=f"Learnt on this machine from {synthetic.videos} synthetic videos with boxes. No mask was ever seen.",
+        galleries=(_finding(val, outcomes[0]), _told(config, val, *fillings)),
+        tables=tuple(tables),
+        charts=tuple(charts),
+        notes=(
+            f"The pictures are the middle frames of the first {min(SHOWN, len(val.videos))} validation videos, not a "
+            f"selection. In the first gallery predicted tracks with a score of {SHOWN_SCORE} or more are drawn, in the "
+            "colour of the true track whose boxes they fit best; those left over, such as one object found as two "
+            "classes, have others.",
+            "AP asks for everything at once: finding each object, naming its class, and one mask tube through the "
+            "video. J asks for the mask alone: where objects are found, to each true track belongs the predicted tube "
+            "whose boxes fit best, whatever its class and score. A filled box scores well on compact objects and badly "
+            "on crescents.",
+            "What TK-Loss does for the model that finds its objects, the second gallery does not tell: mfvis demo "
+            "--twin trains that one without it too. What was measured so far, and how far the weights of the losses "
+            "matter in both, stands in benchmarks/results/demo-twin.md and given_boxes.md.",
+            f"Tables and curves are of the model that finds its objects. Losses are averages over {settings.log_every} "
+            "steps, weighted as trained, summed over decoder layers.",
+            f"{settings.steps} steps of {settings.batch} clips of {config.clip.frames} frames, "
+            f"{synthetic.width} x {synthetic.height} pixels; torch {torch.__version__}, {platform.machine()}, threads: "
+            f"{torch.get_num_threads()}. Everything together took {_minutes(seconds)}.",
+        ),
+    )
+
+
+def _finding(val: VideoDataset, outcome: Outcome) -> Gallery:
+    return Gallery(
+        title="It finds the objects of new videos",
+        lead=(
+            "A model of video instance segmentation, trained from the boxes. Of these videos it was shown the frames "
+            f"alone. Its training took {_minutes(outcome.seconds)}."
+        ),
+        tiles=(
+            Tile("Mask AP", f"{outcome.metrics.ap:.3f}", "YouTube-VIS AP, IoU .50 to .95, on unseen videos"),
+            Tile("Mask AP50", f"{outcome.metrics.ap50:.3f}", "a track counts from IoU .50 over its whole tube"),
+            Tile("J", f"{outcome.j.j:.3f}", f"mean IoU over {outcome.j.object_frames} object-frames"),
+            _filled_box(outcome.j),
+        ),
+        captions=("frame", "boxes (not shown to the model)", "predicted masks", "true masks"),
+        pictures=tuple(_found_picture(video, outcome.results) for video in val.videos[:SHOWN]),
+    )
+
+
+def _told(config: DemoConfig, val: VideoDataset, without: Filling, with_tk: Filling) -> Gallery:
+    optim = config.box_reader.optim
+    return Gallery(
+        title="What TK-Loss brings",
+        lead=(
+            "Another, small network is told the boxes, of these videos too, and gives each its mask. It could simply "
+            "fill them: nothing but the losses speaks against it. It was trained from the boxes twice, for "
+            f"{optim.steps} steps with the same beginning, clips and settings ({_minutes(without.seconds)} and "
+            f"{_minutes(with_tk.seconds)}): with all its losses, and with all of them but TK-Loss, which says that "
+            "what looks alike in two frames is the object in both or in neither."
+        ),
+        tiles=(
+            Tile("J without TK-Loss", f"{without.j.j:.3f}", f"mean IoU over {without.j.object_frames} object-frames"),
+            Tile("J with TK-Loss", f"{with_tk.j.j:.3f}", "the same network and object-frames"),
+            _filled_box(without.j),
+        ),
+        captions=("frame", "boxes (told to the network)", "masks without TK-Loss", "masks with TK-Loss", "true masks"),
+        pictures=tuple(_told_picture(video, without, with_tk) for video in val.videos[:SHOWN]),
+    )
+
+
+def _filled_box(j: MeanJ) -> Tile:
+    return Tile("J of a filled box", f"{j.filled_box_j:.3f}", "what the true box itself, taken as a mask, scores")
+
+
+def _by_supervision(outcomes: Sequence[Outcome]) -> Table:
+    twin = next(outcome for outcome in outcomes if outcome.name.startswith("masks"))
+    rows = [
+        (
+            outcome.name,
+            *(f"{value:.3f}" for value in (outcome.metrics.ap, outcome.metrics.ap50, outcome.metrics.ap75)),
+            f"{100 * outcome.metrics.ap / twin.metrics.ap:.0f} %" if twin.metrics.ap > 0 else "-",
+            f"{outcome.j.j:.3f}",
+            f"{outcome.seconds:.0f} s",
+        )
+        for outcome in outcomes
+    ]
+    rows.append(("a filled box", "", "", "", "", f"{outcomes[0].j.filled_box_j:.3f}", ""))
+    header = ("trained from", "AP", "AP50", "AP75", "of the twin's AP", "J", "training")
+    note = "Same videos, model, steps and seed; only the supervision differs."
+    return Table("What the supervision changes", note, header, tuple(rows))
+
+
+def _by_class(outcome: Outcome) -> Table:
+    rows = [
+        (entry.name, *(f"{value:.3f}" for value in (entry.ap, entry.ap50, entry.ap75, entry.ar100)))
+        for entry in outcome.metrics.classes
+        if entry.ap >= 0  # -1: no track of this class in the validation videos
+    ]
+    return Table("By class", "", ("class", "AP", "AP50", "AP75", "AR100"), tuple(rows))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def _found_picture(video: Video, results: Sequence[TrackResult]) -> Picture:
+    drawn = [result for result in results if result.video_id == video.id and result.score >= SHOWN_SCORE]
+    owner = {id(result.segmentations): result.track_id for result in assign_results(video, drawn)}
+    colours = {track.id: place for place, track in enumerate(video.tracks)}
+    ids = [colours.get(owner.get(id(result.segmentations)), len(colours) + n) for n, result in enumerate(drawn)]
+    scores = ", ".join(f"{result.score:.2f}" for result in drawn) or "none"
+    return _picture(video, [(drawn, ids)], f"scores of the predicted tracks: {scores}")
+
+
+def _told_picture(video: Video, *fillings: Filling) -> Picture:
+    ids = {track.id: place for place, track in enumerate(video.tracks)}
+    masks, said = [], []
+    for filling in fillings:
+        mine = [result for result in filling.results if result.video_id == video.id]
+        masks.append((mine, [ids[result.track_id] for result in mine]))
+        tracks = [track for track in filling.j.tracks if track.video == video.name]
+        if tracks:  # a video without any visible object has none
+            j = np.average([track.j for track in tracks], weights=[track.frames for track in tracks])
+            said.append(f"{j:.2f} {filling.name}")
+    return _picture(video, masks, f"J over the whole video: {', '.join(said) or 'no object'}")
+
+
+def _picture(video: Video, masks: Sequence[tuple[Sequence[TrackResult], Sequence[int]]], caption: str) -> Picture:
+    """The middle frame as it is, its boxes, the masks of each set of results in the colours of these ids, the truth."""
+    t = video.length // 2
+    tracks, ids = video.tracks, range(len(video.tracks))
+
+    def drawn(rles: Sequence[object]) -> np.ndarray:
+        size = video.height, video.width
+        return np.array([decode_mask(rle, *size) for rle in rles]).reshape(-1, *size)
+
+    sets = [(drawn([result.segmentations[t] for result in results]), colours) for results, colours in masks]
+    pixels = compare(
+        read_frames(video, [t])[0].permute(1, 2, 0).numpy(),
+        np.array([track.boxes_T4[t] for track in tracks]).reshape(-1, 4),
+        ids,
+        [*sets, (drawn([track.segmentations[t] for track in tracks]), ids)],
+    )
+    return Picture(pixels, f"{video.name}, frame {t}; {caption}")

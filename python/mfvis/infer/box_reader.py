@@ -1,0 +1,148 @@
+"""A small network that is told the boxes: it learns from the boxes of many videos, and fills those of new ones.
+
+A model that has to find its objects cannot simply fill their boxes; a network that sees each box, as label mode does,
+can: nothing but the losses speaks against it. So on this one they show what they bring, in the demo and in
+``benchmarks/bench_given_boxes.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mfvis.data.augment import fitted_size, resize
+from mfvis.data.clips import ClipConfig, ClipDataset, ClipSampler, collate, make_clip
+from mfvis.errors import require
+from mfvis.infer.evidence import inside_boxes
+from mfvis.infer.predictor import encode_tubes
+from mfvis.losses.criterion import STRIDE, Criterion, LossConfig
+from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.train.optim import OptimConfig, make_optimizer, set_learning_rate
+from mfvis.train.step import box_prompts, forward
+from mfvis.types import BoxPrompts, Prediction, TrackResult, Video, VideoDataset
+
+
+@dataclass(frozen=True)
+class BoxReaderConfig:
+    """The network that is told the boxes, and its training."""
+
+    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="tiny"))
+    dim: int = 24
+    """Channels of the features that the head sees."""
+    width: int = 32
+    """Channels of the head."""
+    batch: int = 4
+    """Clips per step."""
+    seed: int = 0
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The network names no classes, so their weight changes nothing."""
+
+    def __post_init__(self) -> None:
+        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("dim", "batch")}
+        wanted["width"] = (self.width >= 4 and self.width % 4 == 0, "a multiple of 4")
+        require(self, wanted)
+
+
+class BoxReader(nn.Module):
+    """Frames and box tubes in, a mask tube for every box tube out.
+
+    A pyramid of backbone features at stride 4; then, for every tube on its own, two convolutions that also see the
+    inside of its box and every pixel's place in it. Like a video Mask2Former with box prompts it says what it has to
+    say as a `Prediction`, of one layer and without classes.
+    """
+
+    num_classes = 1
+
+    def __init__(self, config: BoxReaderConfig):
+        super().__init__()
+        dim, width = config.dim, config.width
+        self.backbone = Backbone(config.backbone)
+        self.laterals = nn.ModuleList(nn.Conv2d(channels, dim, 1) for channels in self.backbone.channels)
+        layers = [nn.Conv2d(dim + 3, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU()]
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(), nn.Conv2d(width, 1, 1)]
+        self.head = nn.Sequential(*layers)
+
+    def forward(self, frames_BTCHW: Tensor, prompts: BoxPrompts) -> Prediction:
+        """Mask logits 0 for the tubes that only fill up a clip.
+
+        Args:
+            frames_BTCHW: uint8 RGB, sides multiples of 32.
+            prompts: in pixels of these.
+        """
+        levels = self.backbone(frames_BTCHW.flatten(0, 1))
+        grid = levels[0].shape[-2:]
+        features = sum(
+            F.interpolate(lateral(level), grid, mode="bilinear")
+            for lateral, level in zip(self.laterals, levels, strict=True)
+        ).unflatten(0, frames_BTCHW.shape[:2])
+        clip_N, query_N = prompts.valid_BQ.nonzero(as_tuple=True)
+        boxes_NT4 = prompts.boxes_BQT4[clip_N, query_N] / STRIDE
+        seen = torch.cat([features[clip_N], _told(boxes_NT4, *grid)], 2)
+        logits_NTHW = self.head(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])[:, :, 0]
+        masks_BQTHW = logits_NTHW.new_zeros(*prompts.valid_BQ.shape, *logits_NTHW.shape[1:])
+        masks_BQTHW[clip_N, query_N] = logits_NTHW
+        no_class = masks_BQTHW.new_zeros(1, *prompts.valid_BQ.shape, self.num_classes + 1)
+        return Prediction(no_class, masks_BQTHW[None])
+
+
+def _told(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
+    """``[N, T, 3, H, W]``: whether the pixel lies in the box, and where, -1 to 1 from side to side (2: far outside)."""
+    inside = inside_boxes(boxes_NT4, height, width).float()
+    x1, y1, x2, y2 = (side[..., None, None] for side in boxes_NT4.unbind(-1))
+    x = torch.arange(width, device=boxes_NT4.device) + 0.5
+    y = torch.arange(height, device=boxes_NT4.device)[:, None] + 0.5
+    across = ((x - x1) / (x2 - x1).clamp(min=1) * 2 - 1).clamp(-2, 2).expand_as(inside)
+    down = ((y - y1) / (y2 - y1).clamp(min=1) * 2 - 1).clamp(-2, 2).expand_as(inside)
+    return torch.stack([inside, across, down], 2)
+
+
+def train_box_reader(
+    dataset: VideoDataset, clip: ClipConfig, config: BoxReaderConfig, with_masks: bool = False
+) -> BoxReader:
+    """The network after its training on clips of the data set, in eval mode.
+
+    with_masks: learn from the true masks, for comparison; otherwise no mask is ever looked at.
+    """
+    torch.manual_seed(config.seed)
+    reader = BoxReader(config)
+    criterion = Criterion(config.loss, reader.num_classes, with_masks)
+    optimizer = make_optimizer(reader, config.optim)
+    clips = ClipDataset(dataset, clip, with_masks)
+    draws = iter(ClipSampler([len(clips)], config.seed))
+    for step in range(config.optim.steps):
+        set_learning_rate(optimizer, config.optim, step)
+        batch = collate([clips[next(draws)] for _ in range(config.batch)])
+        batch = replace(batch, labels_N=torch.zeros_like(batch.labels_N))
+        loss = forward(reader, criterion, batch, step, prompted=True).total
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.optim.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(reader.parameters(), config.optim.clip_norm)
+        optimizer.step()
+    return reader.eval()
+
+
+@torch.no_grad()
+def fill_boxes(reader: BoxReader, dataset: VideoDataset, video: Video, clip: ClipConfig) -> list[TrackResult]:
+    """A result for every track of the video, crowds apart: what the network says where the track has a box.
+
+    Masks may reach beyond their boxes. clip: of the training; the frames have its least size.
+    """
+    given = make_clip(dataset, video, range(video.length))
+    if not given.track_ids:
+        return []
+    size = fitted_size(video.height, video.width, min(clip.short_sides), clip.max_side)
+    batch = collate([resize(given, *size)])
+    prompts, _ = box_prompts(batch)
+    masks_NTHW = reader(batch.frames_BTCHW, prompts).masks_LBQTHW[0, 0, : len(given.track_ids)]
+    tubes = encode_tubes(masks_NTHW, size, (video.height, video.width))
+    tracks = {track.id: track for track in video.tracks}
+    results = []
+    for track, (rles, _) in zip((tracks[id] for id in given.track_ids), tubes, strict=True):
+        masks = tuple(rle if present else None for rle, present in zip(rles, track.present_T, strict=True))
+        results.append(TrackResult(video.id, track.category_id, 1.0, masks, track.boxes_T4, track.id))
+    return results

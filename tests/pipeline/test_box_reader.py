@@ -1,0 +1,83 @@
+"""The network that is told the boxes: each tube for itself, from boxes alone, with the losses that it is given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mfvis.data.clips import ClipConfig
+from mfvis.data.ytvis import load_dataset
+from mfvis.errors import ConfigError
+from mfvis.infer.box_reader import BoxReader, BoxReaderConfig, fill_boxes, train_box_reader
+from mfvis.losses.criterion import LossConfig
+from mfvis.losses.temporal import TemporalConfig
+from mfvis.train.optim import OptimConfig
+from mfvis.types import BoxPrompts, VideoDataset
+
+CLIP = ClipConfig(frames=3, sampling="consecutive", short_sides=(64,))
+CONFIG = BoxReaderConfig(dim=4, width=4, batch=2, optim=OptimConfig(steps=3, lr=1e-2, clip_norm=1.0))
+
+
+@pytest.fixture
+def dataset(demo_data: tuple[Path, Path]) -> VideoDataset:
+    return load_dataset(demo_data[0])
+
+
+def same(one: BoxReader, other: BoxReader) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_tube_is_read_for_itself_wherever_it_stands():
+    torch.manual_seed(0)
+    reader = BoxReader(CONFIG).eval()
+    frames = torch.randint(0, 256, (2, 3, 3, 64, 96), dtype=torch.uint8)
+    tubes = torch.tensor([[[8.0, 8, 40, 40]] * 3, [[20.0, 4, 90, 60]] * 3])
+    valid = torch.tensor([[True, True], [True, False]])
+    both = reader(frames, BoxPrompts(torch.stack([tubes, tubes]), valid)).masks_LBQTHW
+    alone = reader(frames[:1], BoxPrompts(tubes[None, 1:], valid[:1, :1])).masks_LBQTHW
+    assert both.shape == (1, 2, 2, 3, 16, 24)
+    torch.testing.assert_close(both[0, 0, 1], alone[0, 0, 0])
+    assert not both[0, 1, 1].any()  # it only fills up the second clip
+    assert not torch.allclose(both[0, 0, 0], both[0, 0, 1])
+
+
+def test_boxes_are_enough_and_the_seed_decides(dataset: VideoDataset):
+    videos = [
+        replace(video, tracks=tuple(replace(track, segmentations=None) for track in video.tracks))
+        for video in dataset.videos
+    ]
+    trained = train_box_reader(dataset, CLIP, CONFIG)
+    assert same(trained, train_box_reader(replace(dataset, videos=tuple(videos)), CLIP, CONFIG))
+    assert not same(trained, train_box_reader(dataset, CLIP, replace(CONFIG, seed=1)))
+
+
+def test_the_losses_and_the_masks_are_heard(dataset: VideoDataset):
+    without = replace(CONFIG, loss=LossConfig(temporal=TemporalConfig(weight=0.0)))
+    trained = train_box_reader(dataset, CLIP, CONFIG)
+    assert not same(trained, train_box_reader(dataset, CLIP, without))
+    assert not same(trained, train_box_reader(dataset, CLIP, CONFIG, with_masks=True))
+
+
+def test_every_box_gets_its_mask_at_the_videos_own_size(dataset: VideoDataset):
+    reader = train_box_reader(dataset, CLIP, CONFIG)
+    video = dataset.videos[0]
+    absent = video.tracks[0].boxes_T4.copy()
+    absent[2] = 0
+    video = replace(video, tracks=(replace(video.tracks[0], boxes_T4=absent), *video.tracks[1:]))
+    torch.nn.init.constant_(reader.head[-1].bias, 50.0)  # whatever the features say, everything is the object
+    for size in (64, 40):  # as it is, and scaled and padded
+        results = fill_boxes(reader, dataset, video, replace(CLIP, short_sides=(size,)))
+        assert [result.track_id for result in results] == [track.id for track in video.tracks]
+        for result, track in zip(results, video.tracks, strict=True):
+            given = [rle is not None for rle in result.segmentations]
+            np.testing.assert_array_equal(given, track.present_T)
+            assert {tuple(rle["size"]) for rle in result.segmentations if rle} == {(video.height, video.width)}
+    assert fill_boxes(reader, dataset, replace(video, tracks=()), CLIP) == []
+
+
+def test_sizes_are_checked():
+    with pytest.raises(ConfigError, match="width is 6; expected a multiple of 4"):
+        BoxReaderConfig(width=6)
