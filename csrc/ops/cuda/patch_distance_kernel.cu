@@ -98,16 +98,13 @@ __global__ void __launch_bounds__(threads_of_window, 4)
     const int first_y = tile.y + row, x = tile.x - 1 + lane;
 
     float self[channels_of_window][rows_of_lane], sums[channels_of_window][rows_of_lane];
-    load_box(window.target, window, tile.y - 1, tile.x - 1, tile_rows + 2, 32, box);
+    load_column(window, first_y, x, self);
 #pragma unroll
     for (int c = 0; c < channels_of_window; ++c) {
 #pragma unroll
-      for (int r = 0; r < rows_of_lane; ++r) {
-        self[c][r] = box[(c * (tile_rows + 2) + row + r + 1) * 32 + lane];
-        sums[c][r] = 0;
-      }
+      for (int r = 0; r < rows_of_lane; ++r) sums[c][r] = 0;
     }
-    for_each_part(window, box, [&](int part_y, int part_x, int rows, int columns, int box_rows, int box_columns) {
+    for_each_part(window, box, [&](int part_y, int part_x, int rows, int columns) {
       const auto add_candidate = [&](int down, int across) {
         const int forward = (part_y + down) * side + part_x + across;
         const int64_t at = (tile.item * side * side + (OF_SOURCE ? side * side - 1 - forward : forward)) * area;
@@ -121,13 +118,12 @@ __global__ void __launch_bounds__(threads_of_window, 4)
         sum_rows(ratios, weights);
 #pragma unroll
         for (int r = 0; r < rows_of_lane; ++r) weights[r] = sum_lanes(weights[r]);
-        const float* const other =
-            box + (row + 1 + window.dilation * down) * box_columns + window.dilation * across + lane;
+        const float* const other = box + (row + 1 + window.dilation * down) * box_row + window.dilation * across + lane;
 #pragma unroll
         for (int c = 0; c < channels_of_window; ++c) {
 #pragma unroll
           for (int r = 0; r < rows_of_lane; ++r) {
-            sums[c][r] += weights[r] * (self[c][r] - other[(c * box_rows + r) * box_columns]);
+            sums[c][r] += weights[r] * (self[c][r] - other[r * box_row + c * box_columns]);
           }
         }
       };

@@ -6,7 +6,7 @@
 //
 // Squares are not negative, so the float's bits order like the float, and the smaller index wins a tie by itself,
 // whatever the order of the candidates. The search begins in the middle of the window: most candidates after that fail
-// their one comparison with the last one kept. Inserting takes 7·k operations of the whole warp even if one lane alone
+// their one comparison with the last one kept. Inserting takes 6·k operations of the whole warp even if one lane alone
 // has something to insert; so a lane's find waits until a lane of the warp finds a second one, some seven finds later.
 //
 // The floor: 11 operations per pixel, pair and candidate (6 for the squares, 4 for sliding sums, one comparison), for 5
@@ -45,18 +45,32 @@ __device__ Pair pair_of(const TemporalTopk& args, int64_t item, int64_t element_
           exists ? shift_y : args.height + reach, shift_x};
 }
 
-__device__ uint64_t key_of(float squared, unsigned index) {
-  return static_cast<uint64_t>(bits_as<uint32_t>(squared)) << 32 | index;
-}
-__device__ float squared_of(uint64_t key) { return bits_as<float>(static_cast<uint32_t>(key >> 32)); }
+// A candidate. Kept as two halves: whole numbers of 64 bits the compiler would take for minima, and compare twice.
+struct Key {
+  uint32_t squared;  // a float's bits
+  uint32_t index;
+};
 
-constexpr uint64_t none = ~uint64_t{0};  // behind every key, so that inserting it changes nothing
+__device__ __forceinline__ Key key_of(float squared, unsigned index) { return {bits_as<uint32_t>(squared), index}; }
+__device__ __forceinline__ float squared_of(Key key) { return bits_as<float>(key.squared); }
+__device__ __forceinline__ bool is_before(Key a, Key b) {
+  const auto as_one = [](Key key) { return static_cast<uint64_t>(key.squared) << 32 | key.index; };
+  return as_one(a) < as_one(b);
+}
+__device__ __forceinline__ Key choose(bool first, Key a, Key b) {
+  return {first ? a.squared : b.squared, first ? a.index : b.index};
+}
+
+constexpr Key none{~0u, ~0u};  // behind every key, so that inserting it changes nothing
 
 template <int K>
-__device__ __forceinline__ void insert(uint64_t key, uint64_t (&best)[K]) {
+__device__ __forceinline__ void insert(Key key, Key (&best)[K]) {
+  bool before[K];
 #pragma unroll
-  for (int j = K - 1; j > 0; --j) best[j] = key < best[j - 1] ? best[j - 1] : key < best[j] ? key : best[j];
-  best[0] = key < best[0] ? key : best[0];
+  for (int j = 0; j < K; ++j) before[j] = is_before(key, best[j]);
+#pragma unroll
+  for (int j = K - 1; j > 0; --j) best[j] = choose(before[j - 1], best[j - 1], choose(before[j], key, best[j]));
+  best[0] = choose(before[0], key, best[0]);
 }
 
 template <int K, int STACK>
@@ -85,17 +99,18 @@ __global__ void __launch_bounds__(threads_of_window, K < 7 ? 3 : 2)
     const bool has_pixels = lane > 0 && lane < 31 && x < args.width;
 
     // A pixel that nobody asks for wants nothing: no distance is below 0.
-    uint64_t best[rows_of_lane][K], waiting[rows_of_lane];
+    Key best[rows_of_lane][K], waiting[rows_of_lane];
 #pragma unroll
     for (int r = 0; r < rows_of_lane; ++r) {
+      const bool wanted = has_pixels && first_y + r < args.height;
       waiting[r] = none;
 #pragma unroll
-      for (int j = 0; j < K; ++j) best[r][j] = has_pixels && first_y + r < args.height ? key_of(INFINITY, ~0u) : 0;
+      for (int j = 0; j < K; ++j) best[r][j] = key_of(wanted ? INFINITY : 0.0f, wanted ? ~0u : 0u);
     }
     for_each_candidate<STACK>(window, [&](int r, int index, float squared) {
       const bool near = squared <= squared_of(best[r][K - 1]);
       if (!__any_sync(whole_warp, near)) return;
-      if (__any_sync(whole_warp, near && waiting[r] != none)) {
+      if (__any_sync(whole_warp, near && waiting[r].index != none.index)) {
         insert(waiting[r], best[r]);
         waiting[r] = none;
       }
@@ -110,7 +125,7 @@ __global__ void __launch_bounds__(threads_of_window, K < 7 ? 3 : 2)
       for (int j = 0; j < K; ++j) {
         const float squared = squared_of(best[r][j]);
         args.distance[at + j * area] = sqrtf(squared);
-        args.offset[at + j * area] = squared < INFINITY ? static_cast<int16_t>(best[r][j]) : int16_t{-1};
+        args.offset[at + j * area] = squared < INFINITY ? static_cast<int16_t>(best[r][j].index) : int16_t{-1};
       }
     }
   }

@@ -11,10 +11,11 @@
 //    ╎  ├─────────────────┤  ╎   w3            columns    [4]  sums of 3 rows; two of them share their middle
 //    ╎  └─────────────────┘  ╎                 patches    [4]  sums of 3 lanes' columns, by two shuffles
 //
-//   shared memory: the source, [3][rows][columns] float, zeros outside of the frame, for a part of the window
-//   (part_y x part_x candidates) that fits in 24 KiB:
+//   shared memory: the source, [rows][3][64] float, zeros outside of the frame, for a part of the window (part_y x
+//   part_x candidates) of which 32 rows and 64 columns suffice, 24 KiB. A row's length is known when this is compiled,
+//   so that a lane reads all its pixels from one address:
 //
-//     rows     16 + 2 + dilation·(part_y - 1)      at radius 5, dilation 1 the whole window: 29 x 42 pixels, 14 KiB
+//     rows     16 + 2 + dilation·(part_y - 1)      at radius 5, dilation 1 the whole window: 29 x 42 pixels
 //     columns  30 + 2 + dilation·(part_x - 1)
 //
 // Per pixel and candidate: 9 operations for the squares (6, and the rows above and below: x 6/4), 1.5 + 2 for the sums,
@@ -34,7 +35,9 @@ constexpr int warps_of_window = 4;
 constexpr int threads_of_window = 32 * warps_of_window;
 constexpr int tile_rows = rows_of_lane * warps_of_window;
 constexpr int tile_columns = 30;
-constexpr int64_t window_bytes = 24 * 1024;
+constexpr int box_rows = 32;
+constexpr int box_columns = 64;
+constexpr int box_row = channels_of_window * box_columns;
 constexpr int64_t longest_side = 1 << 29;  // of a frame: coordinates and shifted coordinates are 32-bit numbers
 
 // What of a window is in shared memory at a time.
@@ -53,19 +56,17 @@ MFVIS_HOST_DEVICE int source_rows(WindowParts parts, int dilation) {
 MFVIS_HOST_DEVICE int source_columns(WindowParts parts, int dilation) {
   return tile_columns + 2 + dilation * (parts.columns - 1);
 }
-// Of shared memory; the target's tile goes through it, too, and is never larger.
+// Of shared memory.
 MFVIS_HOST_DEVICE int64_t box_bytes(WindowParts parts, int dilation) {
-  return int64_t{channels_of_window * sizeof(float)} * source_rows(parts, dilation) * source_columns(parts, dilation);
+  return int64_t{sizeof(float)} * box_row * source_rows(parts, dilation);
 }
 
-// The largest parts that fit, of equal size and near to a square; a single candidate always fits.
+// The largest parts that fit, of equal size; a single candidate always fits.
 inline WindowParts parts_of_window(int radius, int dilation) {
   const int side = 2 * radius + 1;
   WindowParts parts{side, side};
-  for (int cut_y = 1, cut_x = 1; box_bytes(parts, dilation) > window_bytes;) {
-    ++(source_rows(parts, dilation) < source_columns(parts, dilation) || parts.rows == 1 ? cut_x : cut_y);
-    parts = {(side + cut_y - 1) / cut_y, (side + cut_x - 1) / cut_x};
-  }
+  for (int cut = 2; source_rows(parts, dilation) > box_rows; ++cut) parts.rows = (side + cut - 1) / cut;
+  for (int cut = 2; source_columns(parts, dilation) > box_columns; ++cut) parts.columns = (side + cut - 1) / cut;
   return parts;
 }
 
@@ -88,59 +89,87 @@ struct Window {
 MFVIS_HOST_DEVICE int64_t tiles_down(int64_t height) { return (height + tile_rows - 1) / tile_rows; }
 MFVIS_HOST_DEVICE int64_t tiles_across(int64_t width) { return (width + tile_columns - 1) / tile_columns; }
 
-template <typename T>
-__device__ void load_box_of(const T* frame, const Window& window, int first_y, int first_x, int rows, int columns,
-                            float* box) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int line = warp; line < channels_of_window * rows; line += warps_of_window) {
-    const int channel = line / rows, y = first_y + line % rows;
-    const bool exists = y >= 0 && y < window.height;
-    const T* const from = frame + (static_cast<int64_t>(channel) * window.height + y) * window.width;
-    for (int column = lane; column < columns; column += 32) {
-      const int x = first_x + column;
-      const bool inside = exists && x >= 0 && x < window.width;
-      box[line * columns + column] = inside ? static_cast<float>(load(from[x])) : 0.0f;
-    }
+// body(frame) with the frame's type.
+template <typename Body>
+__device__ __forceinline__ void with_type_of(const void* frame, Dtype dtype, const Body& body) {
+  switch (dtype) {
+    case Dtype::f16:
+      return body(static_cast<const Half*>(frame));
+    case Dtype::bf16:
+      return body(static_cast<const BFloat16*>(frame));
+    case Dtype::f64:
+      return body(static_cast<const double*>(frame));
+    default:
+      return body(static_cast<const float*>(frame));
   }
 }
 
-// The pixels from (first_y, first_x) on into shared memory, [3][rows][columns], zeros outside of the frame.
-__device__ __forceinline__ void load_box(const void* frame, const Window& window, int first_y, int first_x, int rows,
-                                         int columns, float* box) {
-  __syncthreads();  // What the box held is not needed any more.
-  switch (window.dtype) {
-    case Dtype::f16:
-      load_box_of(static_cast<const Half*>(frame), window, first_y, first_x, rows, columns, box);
-      break;
-    case Dtype::bf16:
-      load_box_of(static_cast<const BFloat16*>(frame), window, first_y, first_x, rows, columns, box);
-      break;
-    case Dtype::f64:
-      load_box_of(static_cast<const double*>(frame), window, first_y, first_x, rows, columns, box);
-      break;
-    default:
-      load_box_of(static_cast<const float*>(frame), window, first_y, first_x, rows, columns, box);
+// Of the pixel (y, x), zeros outside of the frame.
+template <typename T>
+__device__ __forceinline__ void load_pixel(const T* frame, const Window& window, int y, int x,
+                                           float (&pixel)[channels_of_window]) {
+  const bool inside = y >= 0 && y < window.height && x >= 0 && x < window.width;
+  const int64_t area = static_cast<int64_t>(window.height) * window.width;
+  const T* const from = frame + (inside ? static_cast<int64_t>(y) * window.width + x : 0);
+#pragma unroll
+  for (int c = 0; c < channels_of_window; ++c) {
+    pixel[c] = inside ? static_cast<float>(load(from[c * area])) : 0.0f;
   }
+}
+
+// A column of the target from (y, x) on, for each lane its own.
+template <int ROWS>
+__device__ __forceinline__ void load_column(const Window& window, int y, int x,
+                                            float (&column)[channels_of_window][ROWS]) {
+  with_type_of(window.target, window.dtype, [&](const auto* frame) {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      float pixel[channels_of_window];
+      load_pixel(frame, window, y + r, x, pixel);
+#pragma unroll
+      for (int c = 0; c < channels_of_window; ++c) column[c][r] = pixel[c];
+    }
+  });
+}
+
+// The source from (first_y, first_x) on into shared memory.
+__device__ __forceinline__ void load_box(const Window& window, int first_y, int first_x, int rows, int columns,
+                                         float* box) {
+  __syncthreads();  // What the box held is not needed any more.
+  with_type_of(window.source, window.dtype, [&](const auto* frame) {
+    for (int row = threadIdx.x / 32; row < rows; row += warps_of_window) {
+      for (int column = threadIdx.x % 32; column < columns; column += 32) {
+        float pixel[channels_of_window];
+        load_pixel(frame, window, first_y + row, first_x + column, pixel);
+#pragma unroll
+        for (int c = 0; c < channels_of_window; ++c) box[row * box_row + c * box_columns + column] = pixel[c];
+      }
+    }
+  });
   __syncthreads();
 }
 
-// body(first_y, first_x, rows, columns, box_rows, box_columns) for each part of the window: the candidates
-// first_y.. x first_x.. , counted from the window's corner, and their source pixels in shared memory.
+// body(first_y, first_x, rows, columns) for each part of the window: the candidates first_y.. x first_x.. , counted
+// from the window's corner, and their source pixels in shared memory.
 template <typename Body>
 __device__ __forceinline__ void for_each_part(const Window& window, float* box, const Body& body) {
   const int side = 2 * window.radius + 1;
-  const int box_rows = source_rows(window.parts, window.dilation);
-  const int box_columns = source_columns(window.parts, window.dilation);
+  const int rows_to_load = source_rows(window.parts, window.dilation);
+  const int columns_to_load = source_columns(window.parts, window.dilation);
   for (int first_y = 0; first_y < side; first_y += window.parts.rows) {
     for (int first_x = 0; first_x < side; first_x += window.parts.columns) {
-      load_box(window.source, window, window.y - 1 + window.shift_y + window.dilation * (first_y - window.radius),
-               window.x - 1 + window.shift_x + window.dilation * (first_x - window.radius), box_rows, box_columns, box);
+      load_box(window, window.y - 1 + window.shift_y + window.dilation * (first_y - window.radius),
+               window.x - 1 + window.shift_x + window.dilation * (first_x - window.radius), rows_to_load,
+               columns_to_load, box);
       const int rows = side - first_y, columns = side - first_x;
       body(first_y, first_x, rows < window.parts.rows ? rows : window.parts.rows,
-           columns < window.parts.columns ? columns : window.parts.columns, box_rows, box_columns);
+           columns < window.parts.columns ? columns : window.parts.columns);
     }
   }
 }
+
+// The i-th of n numbers from 0 on, counted from the middle outwards.
+__device__ __forceinline__ int from_middle(int i, int n) { return (n - 1) / 2 + (i % 2 ? i / 2 + 1 : -(i / 2)); }
 
 // Any patch of any channels, tap by tap: the squared distance of those of side 2·h + 1 at (y, x) and (y + dy, x + dx).
 template <typename Sum, typename T>
@@ -180,8 +209,9 @@ __device__ __forceinline__ float sum_lanes(float column) {
 }
 
 // visit(r, index, squared) for the lane's pixel r (0..3, known at compile time) and every candidate: its window index
-// and squared patch distance, +inf where the candidate's centre is not in the frame. Columns of candidates come from
-// the middle outwards, each one downwards: not in the order of their indices. STACK = stacked(dilation).
+// and squared patch distance, +inf where the candidate's centre is not in the frame. Candidates come from the middle
+// outwards, not in the order of their indices: STACK rows at a time, their columns one after the other. STACK =
+// stacked(dilation).
 template <int STACK, typename Visit>
 __device__ __forceinline__ void for_each_candidate(const Window& window, const Visit& visit) {
   constexpr int halo = rows_of_lane + 2;
@@ -189,12 +219,7 @@ __device__ __forceinline__ void for_each_candidate(const Window& window, const V
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * rows_of_lane, side = 2 * window.radius + 1;
 
   float target[channels_of_window][halo];
-  load_box(window.target, window, window.y - 1, window.x - 1, tile_rows + 2, 32, box);
-#pragma unroll
-  for (int c = 0; c < channels_of_window; ++c) {
-#pragma unroll
-    for (int r = 0; r < halo; ++r) target[c][r] = box[(c * (tile_rows + 2) + row + r) * 32 + lane];
-  }
+  load_column(window, window.y - 1 + row, window.x - 1 + lane, target);
 
   // Of the candidate at the window's corner, for the lane's first pixel.
   const int reach = window.radius * window.dilation;
@@ -204,19 +229,20 @@ __device__ __forceinline__ void for_each_candidate(const Window& window, const V
                        window.y + tile_rows - 1 + window.shift_y + reach >= window.height ||
                        window.x + tile_columns - 1 + window.shift_x + reach >= window.width;
 
-  for_each_part(window, box, [&](int first_y, int first_x, int rows, int columns, int box_rows, int box_columns) {
-    for (int i = 0; i < columns; ++i) {
-      const int column = (columns - 1) / 2 + (i % 2 ? i / 2 + 1 : -(i / 2));
-      const int centre_x = corner_x + window.dilation * (first_x + column);
-      const bool column_exists = centre_x >= 0 && centre_x < window.width;
-      const float* const source_column = box + row * box_columns + window.dilation * column + lane;
-      for (int above = 0; above < rows; above += STACK) {
+  for_each_part(window, box, [&](int first_y, int first_x, int rows, int columns) {
+    const int stacks = (rows + STACK - 1) / STACK;
+    for (int i = 0; i < stacks; ++i) {
+      const int above = STACK * from_middle(i, stacks);
+      for (int j = 0; j < columns; ++j) {
+        const int column = from_middle(j, columns);
+        const int centre_x = corner_x + window.dilation * (first_x + column);
+        const bool column_exists = centre_x >= 0 && centre_x < window.width;
+        const float* const from = box + (row + window.dilation * above) * box_row + window.dilation * column + lane;
         float source[channels_of_window][halo + STACK - 1];
 #pragma unroll
         for (int c = 0; c < channels_of_window; ++c) {
-          const float* const from = source_column + (c * box_rows + window.dilation * above) * box_columns;
 #pragma unroll
-          for (int r = 0; r < halo + STACK - 1; ++r) source[c][r] = from[r * box_columns];
+          for (int r = 0; r < halo + STACK - 1; ++r) source[c][r] = from[r * box_row + c * box_columns];
         }
 #pragma unroll
         for (int s = 0; s < STACK; ++s) {
