@@ -27,7 +27,7 @@ class TestBoxProjectionLoss(Ladder):
         logits = torch.randn(N, T, H, W, generator=generator, dtype=DOUBLE) * 4
         return {"mask_logits": logits.to(dtype), "boxes": random_boxes(generator, N, T, height=H, width=W)}
 
-    @pytest.mark.parametrize("width", [264, 261])
+    @pytest.mark.parametrize("width", [264, 261, 16, 31])
     def test_reference_of_frames_in_many_parts(self, dtype, width):
         """With many equal maxima, of which the first one in the frame counts, whatever part finds it."""
         arguments = self.make(dtype, N=2, H=70, W=width)

@@ -31,7 +31,7 @@ Profiles<C> profiles_of(const BoxProjection& args, const BoxProfiles& kept, int6
 // can stop early, of a fixed size, which needs no loop for a remainder: the last one overlaps the one before.
 template <typename T, typename C>
 int32_t first_column(const T* row, int32_t width, C value) {
-  constexpr int32_t chunk = 32;
+  constexpr int32_t chunk = 128;
   const auto first_from = [=](int32_t begin, int32_t count) {
     int32_t first = width;
 #pragma omp simd reduction(min : first)
@@ -52,59 +52,63 @@ int32_t first_column(const T* row, int32_t width, C value) {
   return first < width ? first : 0;
 }
 
-// A row to come is fetched while this one is searched; alone, the processor waits for memory half the time. The address
-// may lie behind the last frame: a prefetch of what is not there does nothing.
+// A row to come is fetched into the second cache while this one is searched; alone, the processor waits for memory half
+// the time. The address may lie behind the last frame: a prefetch of what is not there does nothing.
+constexpr int64_t rows_ahead = 12;
 template <typename T>
 void prefetch_row(const T* frame, int64_t y, int64_t width) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(frame) + static_cast<uintptr_t>(y * width) * sizeof(T);
   const uintptr_t end = begin + static_cast<uintptr_t>(width) * sizeof(T);
-  for (uintptr_t at = begin; at < end; at += 64) __builtin_prefetch(reinterpret_cast<const void*>(at));
+  for (uintptr_t at = begin; at < end; at += 64) __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
 }
 
 // One pass over a frame. Four rows at a time: four independent running maxima hide the latency of one, and the columns'
-// maxima are read and written a quarter as often; which of the four holds a column's is looked up at the end. What
-// there is to a row beyond the frame's end is its last row again.
+// maxima are read and written a quarter as often. What there is to a row beyond the frame's end is its last row again;
+// it is never the first to hold a maximum.
 template <typename T, typename C>
 void find_profiles(const T* frame, int64_t height, int64_t width, C* __restrict column_max, const Profiles<C>& out) {
-  int32_t* const __restrict block_of_column = out.first_of_column;
+  int32_t* const __restrict first_of_column = out.first_of_column;
   const C lowest = -__builtin_inf();
   for (int64_t x = 0; x < width; ++x) column_max[x] = lowest;
-  for (int64_t x = 0; x < width; ++x) block_of_column[x] = 0;
+  for (int64_t x = 0; x < width; ++x) first_of_column[x] = 0;
   const auto row_at = [=](int64_t y) { return y < height ? y : height - 1; };
+  const int64_t whole = width & ~(lanes - 1);
   int has_nan = 0;  // The comparisons lose a NaN, so it is looked for apart.
   for (int64_t y = 0; y < height; y += 4) {
     const T* const __restrict row0 = frame + y * width;
     const T* const __restrict row1 = frame + row_at(y + 1) * width;
     const T* const __restrict row2 = frame + row_at(y + 2) * width;
     const T* const __restrict row3 = frame + row_at(y + 3) * width;
-    C max0 = lowest, max1 = lowest, max2 = lowest, max3 = lowest;
-    const int32_t block = static_cast<int32_t>(y);
-#pragma omp simd reduction(max : max0, max1, max2, max3) reduction(| : has_nan)
-    for (int64_t x = 0; x < width; ++x) {
-      const C v0 = load(row0[x]), v1 = load(row1[x]), v2 = load(row2[x]), v3 = load(row3[x]);
-      max0 = v0 > max0 ? v0 : max0;
-      max1 = v1 > max1 ? v1 : max1;
-      max2 = v2 > max2 ? v2 : max2;
-      max3 = v3 > max3 ? v3 : max3;
-      const C left = v1 > v0 ? v1 : v0, right = v3 > v2 ? v3 : v2;
-      const C highest = right > left ? right : left;
-      block_of_column[x] = highest > column_max[x] ? block : block_of_column[x];
-      column_max[x] = highest > column_max[x] ? highest : column_max[x];
-      has_nan |= __builtin_isunordered(v0, v1) | __builtin_isunordered(v2, v3);
-    }
-    const C maxima[] = {max0, max1, max2, max3};
+    const int32_t at0 = static_cast<int32_t>(y), at1 = at0 + 1, at2 = at0 + 2, at3 = at0 + 3;
+    C maxima[] = {lowest, lowest, lowest, lowest};
+    const auto look_at = [&](int64_t begin, int64_t end) {
+      C max0 = maxima[0], max1 = maxima[1], max2 = maxima[2], max3 = maxima[3];
+      int unordered = 0;
+#pragma omp simd reduction(max : max0, max1, max2, max3) reduction(| : unordered)
+      for (int64_t x = begin; x < end; ++x) {
+        const C v0 = load(row0[x]), v1 = load(row1[x]), v2 = load(row2[x]), v3 = load(row3[x]);
+        max0 = v0 > max0 ? v0 : max0;
+        max1 = v1 > max1 ? v1 : max1;
+        max2 = v2 > max2 ? v2 : max2;
+        max3 = v3 > max3 ? v3 : max3;
+        const C left = v1 > v0 ? v1 : v0, right = v3 > v2 ? v3 : v2;
+        const C highest = right > left ? right : left;
+        const int32_t at_left = v1 > v0 ? at1 : at0, at_right = v3 > v2 ? at3 : at2;
+        const int32_t at = right > left ? at_right : at_left;
+        first_of_column[x] = highest > column_max[x] ? at : first_of_column[x];
+        column_max[x] = highest > column_max[x] ? highest : column_max[x];
+        unordered |= __builtin_isunordered(v0, v1) | __builtin_isunordered(v2, v3);
+      }
+      maxima[0] = max0, maxima[1] = max1, maxima[2] = max2, maxima[3] = max3;
+      has_nan |= unordered;
+    };
+    // The columns left over from whole vectors as the row's last vector: to see a column twice changes nothing.
+    look_at(0, whole);
+    if (whole < width) look_at(width < lanes ? 0 : width - lanes, width);
     for (int64_t i = 0; i < 4 && y + i < height; ++i) {
-      prefetch_row(frame, y + i + 4, width);
+      prefetch_row(frame, y + i + rows_ahead, width);
       out.row_p[y + i] = maxima[i];
       out.first_of_row[y + i] = first_column(frame + (y + i) * width, static_cast<int32_t>(width), maxima[i]);
-    }
-  }
-  for (int64_t x = 0; x < width; ++x) {
-    const int64_t block = block_of_column[x];
-    for (int64_t y = block; y < block + 4 && y < height; ++y) {
-      if (!(load(frame[y * width + x]) == column_max[x])) continue;
-      out.first_of_column[x] = static_cast<int32_t>(y);
-      break;
     }
   }
   const C poison = has_nan ? static_cast<C>(__builtin_nan("")) : 0;

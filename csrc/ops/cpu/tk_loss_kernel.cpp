@@ -130,8 +130,6 @@ struct Group {
     }
   }
 
-  bool is_empty() const { return size == 0 || rows.begin >= rows.end || columns.begin >= columns.end; }
-
   Scratch<int64_t> instances;
   int64_t size = 0;
   Span rows, columns;
@@ -177,7 +175,8 @@ struct MatchList {
   static int64_t pairs_at_once(const TkLoss& args) {
     constexpr int64_t enough = 1 << 21;  // matches: some tens of MB if all weigh something
     const int64_t fitting = enough / (1 + args.height * args.width * args.matches);
-    return fitting < 1 ? 1 : fitting < args.pair_count ? fitting : args.pair_count;
+    const int64_t wanted = fitting < args.pair_count ? fitting : args.pair_count;
+    return wanted < 1 ? 1 : wanted;
   }
 
   void fill_block(const TkLoss& args, const Group& group, int64_t video, int64_t first, int64_t place, int64_t block,
@@ -351,19 +350,19 @@ void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t
 }
 
 // visit(list, n, pair, place, batch) for every instance and pair, which has a place in the list: the instances on all
-// threads, the pairs of an instance in order.
-template <typename C, typename Visit>
-void for_pairs(const TkLoss& args, const Visit& visit) {
+// threads, the pairs of an instance in order, begin(n) before the first.
+template <typename C, typename Begin, typename Visit>
+void for_pairs(const TkLoss& args, const Begin& begin, const Visit& visit) {
   const MatchList list(args);
   for (int64_t video = 0; video < args.videos; ++video) {
     const Group group(args, video);
-    if (group.is_empty()) continue;
-    for (int64_t first = 0; first < args.pair_count; first += list.pairs) {
+    for (int64_t first = 0; first == 0 || first < args.pair_count; first += list.pairs) {
       list.fill(args, group, video, first);
-      parallel_for(group.size, 1, [&](int64_t begin, int64_t end) {
+      parallel_for(group.size, 1, [&](int64_t from, int64_t to) {
         const Batch<C> batch(args);
-        for (int64_t i = begin; i < end; ++i) {
+        for (int64_t i = from; i < to; ++i) {
           const int64_t n = group.instances[i];
+          if (first == 0) begin(n);
           batch.counted.of(args.boxes + n * args.frames * 4);
           for (int64_t place = 0; place < list.pairs && first + place < args.pair_count; ++place) {
             visit(list, n, first + place, place, batch);
@@ -378,11 +377,13 @@ void tk_loss_terms(const TkLoss& args, void* loss_sums, void* weight_sums) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
-    for_pairs<C>(args, [&](const MatchList& list, int64_t n, int64_t pair, int64_t place, const Batch<C>& batch) {
-      const int64_t at = n * args.pair_count + pair;
-      sum_pair<T>(args, list, n, pair, place, batch, static_cast<C*>(loss_sums) + at,
-                  static_cast<C*>(weight_sums) + at);
-    });
+    const auto nothing = [](int64_t) {};
+    for_pairs<C>(args, nothing,
+                 [&](const MatchList& list, int64_t n, int64_t pair, int64_t place, const Batch<C>& batch) {
+                   const int64_t at = n * args.pair_count + pair;
+                   sum_pair<T>(args, list, n, pair, place, batch, static_cast<C*>(loss_sums) + at,
+                               static_cast<C*>(weight_sums) + at);
+                 });
   });
 }
 
@@ -391,10 +392,8 @@ template <typename T>
 void backward(const TkLoss& args, const Compute<T>* grad_loss_sums, Compute<T>* sums) {
   using C = Compute<T>;
   const int64_t volume = args.frames * args.height * args.width;
-  parallel_for(args.instances, 1 + 16384 / (1 + volume), [&](int64_t begin, int64_t end) {
-    std::memset(sums + begin * volume, 0, static_cast<size_t>((end - begin) * volume) * sizeof(C));
-  });
-  for_pairs<C>(args, [&](const MatchList& list, int64_t n, int64_t pair, int64_t place, const Batch<C>& batch) {
+  const auto zero = [&](int64_t n) { std::memset(sums + n * volume, 0, static_cast<size_t>(volume) * sizeof(C)); };
+  for_pairs<C>(args, zero, [&](const MatchList& list, int64_t n, int64_t pair, int64_t place, const Batch<C>& batch) {
     backward_pair<T>(args, list, n, pair, place, grad_loss_sums[n * args.pair_count + pair], batch, sums + n * volume);
   });
 }
