@@ -98,7 +98,7 @@ class Batch:
     """B clips of equal T, padded at the right and bottom to one size, with their objects in one list."""
 
     frames_BTCHW: Tensor
-    """uint8 RGB, padded with 0 to a multiple of 32."""
+    """uint8 RGB, padded with the mean colour to a multiple of 32."""
     boxes_NT4: Tensor
     labels_N: Tensor
     video_index_N: Tensor

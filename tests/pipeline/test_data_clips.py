@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mfvis.data.augment import PADDING
 from mfvis.data.clips import ClipConfig, ClipDataset, ClipSampler, collate, make_clip, sample_frames
 from mfvis.data.rle import mask_box
 from mfvis.data.ytvis import load_dataset
@@ -144,7 +145,8 @@ def test_collate(demo_data: tuple[Path, Path]) -> None:
     for b, clip in enumerate(made):
         h, w = batch.sizes_B2[b].tolist()
         assert torch.equal(batch.frames_BTCHW[b, :, :, :h, :w], clip.frames_TCHW)
-        assert not batch.frames_BTCHW[b, :, :, h:].any() and not batch.frames_BTCHW[b, ..., w:].any()
+        for outside in (batch.frames_BTCHW[b, :, :, h:], batch.frames_BTCHW[b, ..., w:]):
+            assert torch.equal(outside, torch.tensor(PADDING).view(3, 1, 1).expand_as(outside))
         stop = start + len(clip.track_ids)
         assert torch.equal(batch.masks_NTHW[start:stop, :, :h, :w], clip.masks_NTHW)
         start = stop

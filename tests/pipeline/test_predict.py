@@ -12,14 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mfvis.config import Config
-from mfvis.data.augment import resize_frames
+from mfvis.data.augment import pad_frames, resize_frames
 from mfvis.data.clips import ClipConfig
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import VideoWriter, open_video, read_frames
 from mfvis.errors import ConfigError
 from mfvis.infer import predictor
 from mfvis.infer.predictor import InferConfig, encode_tubes, predict_video
-from mfvis.models.backbone import BackboneConfig
+from mfvis.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.types import Category
 
@@ -64,7 +64,7 @@ def test_equals_the_plain_way_that_enlarges_every_mask_first(model, video_file):
 
     frames = resize_frames(read_frames(video, range(video.length)), 45, 63)
     with torch.no_grad():
-        prediction = model(F.pad(frames, (0, 1, 0, 19))[None])
+        prediction = model(pad_frames(frames, 64, 64)[None])
     logits = F.interpolate(prediction.masks_LBQTHW[-1, 0], scale_factor=4, mode="bilinear", align_corners=False)
     masks_QTHW = F.interpolate(logits[..., :45, :63], (50, 70), mode="bilinear", align_corners=False) > 0
     scores_QK = prediction.logits_LBQK[-1, 0].softmax(-1)[:, :2]
@@ -79,6 +79,25 @@ def test_equals_the_plain_way_that_enlarges_every_mask_first(model, video_file):
             assert (mask_HW != masks_QTHW[query, t].numpy()).mean() < 0.002
             np.testing.assert_array_equal(result.boxes_T4[t], mask_box(mask_HW))
             assert (rle is None) == (not mask_HW.any())
+
+
+def test_frames_are_padded_with_what_normalises_to_nothing():
+    """As in Mask2Former, which pads after normalising: black would be a thing that the model may take for an object."""
+    frames = torch.randint(0, 256, (2, 3, 45, 63), dtype=torch.uint8)
+    padded = pad_frames(frames, 64, 64)
+    assert torch.equal(padded[..., :45, :63], frames)
+    normalised = (padded - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    assert normalised[:, :, 45:].abs().max() < 0.01
+    assert normalised[..., 63:].abs().max() < 0.01
+
+
+def test_the_model_sees_frames_padded_so(model, video_file):
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    video = open_video(video_file)
+    predict_video(model, video, CATEGORIES, InferConfig(short_side=45))
+    frames = resize_frames(read_frames(video, range(video.length)), 45, 63)
+    assert torch.equal(torch.cat(seen), pad_frames(frames, 64, 64))
 
 
 def test_the_chunk_does_not_change_the_result(model, video_file):

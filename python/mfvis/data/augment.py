@@ -12,6 +12,10 @@ from torch.nn import functional as F
 from mfvis.data.rle import mask_box
 from mfvis.types import Clip
 
+PADDING = (124, 116, 104)
+"""RGB: the mean of ImageNet, normalised about 0, with which Mask2Former pads. Black is no neutral colour: a model that was
+trained on frames that needed no padding takes it for an object and loses others over it."""
+
 
 def fitted_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
     """``(height, width)`` scaled, aspect kept, to `short_side`, or less where the long side would exceed `max_side`."""
@@ -25,6 +29,14 @@ def resize_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
         return frames_TCHW
     resized = F.interpolate(frames_TCHW.float(), (height, width), mode="bilinear", antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def pad_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
+    """uint8 ``[T, 3, height, width]``: the frames with `PADDING` at the right and bottom."""
+    padded = torch.tensor(PADDING, dtype=torch.uint8, device=frames_TCHW.device)[:, None, None]
+    padded = padded.repeat(len(frames_TCHW), 1, height, width)
+    padded[..., : frames_TCHW.shape[-2], : frames_TCHW.shape[-1]] = frames_TCHW
+    return padded
 
 
 def resize(clip: Clip, height: int, width: int) -> Clip:

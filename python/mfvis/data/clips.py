@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from mfvis.data.augment import augment, pan
+from mfvis.data.augment import augment, pad_frames, pan
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
 from mfvis.errors import ConfigError, DataError, Problem
@@ -266,11 +266,11 @@ def collate(clips: Sequence[Clip]) -> Batch:
     sizes = [tuple(clip.frames_TCHW.shape[-2:]) for clip in clips]
     height, width = (-(-max(side) // MULTIPLE) * MULTIPLE for side in zip(*sizes, strict=True))
 
-    def padded(pixels: torch.Tensor) -> torch.Tensor:
-        return F.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]))
+    def padded(masks: torch.Tensor) -> torch.Tensor:
+        return F.pad(masks, (0, width - masks.shape[-1], 0, height - masks.shape[-2]))
 
     return Batch(
-        frames_BTCHW=torch.stack([padded(clip.frames_TCHW) for clip in clips]),
+        frames_BTCHW=torch.stack([pad_frames(clip.frames_TCHW, height, width) for clip in clips]),
         boxes_NT4=torch.cat([clip.boxes_NT4 for clip in clips]),
         labels_N=torch.cat([clip.labels_N for clip in clips]),
         video_index_N=torch.repeat_interleave(torch.tensor([len(clip.labels_N) for clip in clips])),

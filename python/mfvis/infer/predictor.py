@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from mfvis.data.augment import fitted_size, resize_frames
+from mfvis.data.augment import fitted_size, pad_frames, resize_frames
 from mfvis.data.bdd100k_results import write_bdd100k_results
 from mfvis.data.clips import MULTIPLE, ClipConfig
 from mfvis.data.datasets import load_source, parse_source
@@ -211,7 +211,7 @@ def features_of_windows(
         while filled < len(frames):
             if ready is None or not len(ready.mask_NCHW):
                 pictures = resize_frames(next(stream), *resized)
-                padded = F.pad(pictures, (0, -resized[1] % MULTIPLE, 0, -resized[0] % MULTIPLE))
+                padded = pad_frames(pictures, *(-(-side // MULTIPLE) * MULTIPLE for side in resized))
                 ready = model.pixel_decoder(model.backbone(padded.to(device)))
             room = len(frames) - filled
             whole, filled = put(whole, part_of(ready, 0, room), filled, len(frames))
