@@ -68,6 +68,13 @@ inline dim3 grid_for(int64_t items, int64_t per_block) {
   return dim3(static_cast<unsigned>(blocks < most ? blocks : most));
 }
 
+// 16 bytes, which a lane reads at once.
+template <typename T>
+struct alignas(16) Chunk {
+  static constexpr int size = 16 / sizeof(T);
+  T at[size];
+};
+
 template <typename T>
 __device__ __forceinline__ T sum_over_warp(T value) {
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(whole_warp, value, step);

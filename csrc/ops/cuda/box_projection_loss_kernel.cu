@@ -67,12 +67,15 @@ struct PeaksOfFrame {
   }
 };
 
-// 16 bytes of a row.
-template <typename T>
-struct alignas(16) Chunk {
-  static constexpr int size = 16 / sizeof(T);
-  T at[size];
-};
+// The maximum of the lanes' maxima for all of them; no NaN among them.
+template <typename C>
+__device__ __forceinline__ C largest_of_warp(C value) {
+  for (int step = 16; step > 0; step /= 2) {
+    const C other = __shfl_xor_sync(whole_warp, value, step);
+    value = other > value ? other : value;
+  }
+  return value;
+}
 
 // `aligned`: a lane's columns are neighbours, read at once. Else they lie 32 apart, so that the warp reads neighbours.
 template <typename T, bool aligned>
@@ -113,19 +116,54 @@ __global__ void __launch_bounds__(threads, 2) find_peaks(BoxProjection args, Box
           }
         }
       }
+      C values[at_once][per_lane];
+      bool has_nan = false;
+#pragma unroll
+      for (int r = 0; r < at_once; ++r) {
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) {
+          // What is not in the frame comes behind all that is: in no column, and in a row after its first pixel.
+          values[r][k] = y + r < end && column_of(k) < width ? static_cast<C>(load(rows[r].at[k])) : lowest;
+          has_nan = has_nan || values[r][k] != values[r][k];
+        }
+      }
+      const bool any_nan = __any_sync(whole_warp, has_nan);
 #pragma unroll
       for (int r = 0; r < at_once; ++r) {
         if (y + r >= end) break;
-        Peak<C> row{lowest, first < width ? first : INT32_MAX};
+        const int64_t of_row = peaks.bands * width + (y + r) * peaks.tiles + tile;
+        if (any_nan) {
+          Peak<C> row{lowest, first < width ? first : INT32_MAX};
+#pragma unroll
+          for (int k = 0; k < per_lane; ++k) {
+            if (is_above(values[r][k], row.value)) row = {values[r][k], column_of(k)};
+            if (is_above(values[r][k], column[k].value)) column[k] = {values[r][k], y + r};
+          }
+          row = highest_of_warp(row);
+          if (lane == 0) found.put(of_row, row);
+          continue;
+        }
+        C largest = lowest;
 #pragma unroll
         for (int k = 0; k < per_lane; ++k) {
-          if (column_of(k) >= width) break;
-          const C value = load(rows[r].at[k]);
-          if (is_above(value, row.value)) row = {value, column_of(k)};
-          if (is_above(value, column[k].value)) column[k] = {value, y + r};
+          largest = values[r][k] > largest ? values[r][k] : largest;
+          if (values[r][k] > column[k].value) column[k] = {values[r][k], y + r};
         }
-        row = highest_of_warp(row);
-        if (lane == 0) found.put(peaks.bands * width + (y + r) * peaks.tiles + tile, row);
+        largest = largest_of_warp(largest);
+        // The lane that has it first writes it: the columns' order is that of the lanes, or else of k first.
+        int32_t at = INT32_MAX;
+        unsigned lanes = 0;
+#pragma unroll
+        for (int k = per_lane - 1; k >= 0; --k) {
+          const bool here = values[r][k] == largest;
+          if (here) at = column_of(k);
+          if constexpr (!aligned) {
+            const unsigned of_k = __ballot_sync(whole_warp, here);
+            lanes = of_k != 0 ? of_k : lanes;
+          }
+        }
+        if constexpr (aligned) lanes = __ballot_sync(whole_warp, at != INT32_MAX);
+        if (lane == __ffs(static_cast<int>(lanes)) - 1) found.put(of_row, {largest, at});
       }
     }
 #pragma unroll

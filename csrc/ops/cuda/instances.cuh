@@ -19,6 +19,12 @@ __device__ __forceinline__ uint32_t instances_of(const int64_t* video_index, int
   return __ballot_sync(whole_warp, n < instances && nearest == video);
 }
 
+// i / side for i below 2^16 and odd sides below 256, given 1.0f / side: with the half no product is nearer to a whole
+// number than 0.5 / 255, a hundred times what the rounding adds.
+__device__ __forceinline__ int32_t row_of(int32_t i, float per_side) {
+  return static_cast<int32_t>((static_cast<float>(i) + 0.5f) * per_side);
+}
+
 // Adds up partial [count, tiles, 2] over its tiles, in a fixed order: one warp for each of the two sums [count].
 template <typename C>
 __global__ void __launch_bounds__(256)

@@ -1,5 +1,5 @@
-// A block goes through one frame of one instance, a warp at a time through a row, and keeps the outermost pixels above
-// the threshold in registers; they meet in shared memory once, at the end:
+// A block goes through one frame of one instance, a warp at a time through four rows, 16 bytes of each a lane, and
+// keeps the outermost pixels above the threshold in registers; they meet in shared memory once, at the end:
 //
 //   warps   w0  w1 ... w7          each lane: top, bottom, left, right over its pixels
 //            └───┴─────┘  shuffles, then
@@ -22,9 +22,11 @@ __device__ int32_t smallest_of_warp(int32_t value) {
   return value;
 }
 
-template <typename T>
+// `aligned`: a lane's columns are neighbours, read at once. Else they lie 32 apart, so that the warp reads neighbours.
+template <typename T, bool aligned>
 __global__ void __launch_bounds__(32 * warps) bounds_of_frames(MaskToBoxes args) {
   int32_t (*const bounds)[4] = shared_memory<int32_t[4]>();
+  constexpr int per_lane = Chunk<T>::size, at_once = 4;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int32_t height = static_cast<int32_t>(args.height), width = static_cast<int32_t>(args.width);
   const Compute<T> threshold = static_cast<Compute<T>>(args.threshold);
@@ -32,12 +34,34 @@ __global__ void __launch_bounds__(32 * warps) bounds_of_frames(MaskToBoxes args)
     const T* const frame = static_cast<const T*>(args.logits) + item * args.height * args.width;
     // Four minima: of y, of x, and of their negatives.
     int32_t bound[4] = {INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX};
-    for (int32_t y = warp; y < height; y += warps) {
-      const T* const row = frame + static_cast<int64_t>(y) * width;
-      for (int32_t x = lane; x < width; x += 32) {
-        if (!(load(row[x]) > threshold)) continue;
-        const int32_t here[4] = {x, y, -x - 1, -y - 1};
-        for (int i = 0; i < 4; ++i) bound[i] = here[i] < bound[i] ? here[i] : bound[i];
+    for (int32_t y = warp * at_once; y < height; y += warps * at_once) {
+      for (int32_t first = 0; first < width; first += 32 * per_lane) {
+        const auto column_of = [=](int k) { return first + (aligned ? lane * per_lane + k : lane + 32 * k); };
+        Chunk<T> rows[at_once];
+#pragma unroll
+        for (int r = 0; r < at_once; ++r) {
+          if (y + r >= height) break;
+          const T* const row = frame + static_cast<int64_t>(y + r) * width;
+          if constexpr (aligned) {
+            if (column_of(0) < width) rows[r] = *reinterpret_cast<const Chunk<T>*>(row + column_of(0));
+          } else {
+#pragma unroll
+            for (int k = 0; k < per_lane; ++k) {
+              if (column_of(k) < width) rows[r].at[k] = row[column_of(k)];
+            }
+          }
+        }
+#pragma unroll
+        for (int r = 0; r < at_once; ++r) {
+          if (y + r >= height) break;
+#pragma unroll
+          for (int k = 0; k < per_lane; ++k) {
+            const int32_t x = column_of(k);
+            if (x >= width || !(load(rows[r].at[k]) > threshold)) continue;
+            const int32_t here[4] = {x, y + r, -x - 1, -(y + r) - 1};
+            for (int i = 0; i < 4; ++i) bound[i] = here[i] < bound[i] ? here[i] : bound[i];
+          }
+        }
       }
     }
     for (int i = 0; i < 4; ++i) {
@@ -58,8 +82,10 @@ __global__ void __launch_bounds__(32 * warps) bounds_of_frames(MaskToBoxes args)
 
 void mask_to_boxes(const MaskToBoxes& args) {
   with_floating_type(args.dtype, [&](auto element) {
-    launch("mask_to_boxes", bounds_of_frames<decltype(element)>, grid_for(args.count, 1), 32 * warps,
-           warps * 4 * sizeof(int32_t), args);
+    using T = decltype(element);
+    const bool aligned = reinterpret_cast<uintptr_t>(args.logits) % 16 == 0 && args.width % Chunk<T>::size == 0;
+    launch("mask_to_boxes", aligned ? bounds_of_frames<T, true> : bounds_of_frames<T, false>, grid_for(args.count, 1),
+           32 * warps, warps * 4 * sizeof(int32_t), args);
   });
 }
 

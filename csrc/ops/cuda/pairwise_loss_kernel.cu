@@ -65,11 +65,13 @@ struct Item {
 // A pixel's neighbours, numbered row by row, the pixel itself among them.
 struct Neighbours {
   __device__ Neighbours(const PairwiseLoss& args)
-      : side(static_cast<int32_t>(args.kernel_size)), step(static_cast<int32_t>(args.dilation)) {}
+      : side(static_cast<int32_t>(args.kernel_size)),
+        step(static_cast<int32_t>(args.dilation)),
+        per_side(1.0f / static_cast<float>(side)) {}
 
   __device__ int32_t count() const { return side * side; }
-  __device__ int32_t dx(int32_t i) const { return (i % side - side / 2) * step; }
-  __device__ int32_t dy(int32_t i) const { return (i / side - side / 2) * step; }
+  __device__ int32_t dx(int32_t i) const { return (i - row_of(i, per_side) * side - side / 2) * step; }
+  __device__ int32_t dy(int32_t i) const { return (row_of(i, per_side) - side / 2) * step; }
 
   // Bit i: neighbour first + i exists, is not the pixel itself, and has a similar colour.
   __device__ uint32_t similar(const PairwiseLoss& args, const Item& item, int32_t first) const {
@@ -88,6 +90,7 @@ struct Neighbours {
   }
 
   int32_t side, step;
+  float per_side;
 };
 
 // The boxes of a word of instances in the item's frame, into shared memory, and which of them the tile or a pixel
@@ -132,9 +135,10 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(PairwiseLoss args, int64
     __syncthreads();
     for (int32_t first = neighbours.count() / 2; first < neighbours.count() && touched != 0; first += 32) {
       const uint32_t similar = neighbours.similar(args, item, first);
-      for (int i = 0; i < word; ++i) {
-        if ((touched >> i & 1u) == 0) continue;
+      for (uint32_t instances = touched; instances != 0; instances &= instances - 1) {
+        const int i = __ffs(static_cast<int>(instances)) - 1;
         const PixelBox box = shared.boxes[i];
+        const int own_counts = box.has(item.x, item.y);
         C loss = 0, count = 0;
         if (similar != 0) {
           const T* const logits = static_cast<const T*>(args.logits) + item.plane(args, i);
@@ -142,7 +146,7 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(PairwiseLoss args, int64
           for (uint32_t left = similar; left != 0; left &= left - 1) {
             const int32_t neighbour = first + __ffs(static_cast<int>(left)) - 1;
             const int32_t x = item.x + neighbours.dx(neighbour), y = item.y + neighbours.dy(neighbour);
-            const int times = box.has(item.x, item.y) + box.has(x, y);
+            const int times = own_counts + box.has(x, y);
             if (times == 0) continue;
             const C b = load(logits[static_cast<int64_t>(y) * item.width + x]);
             loss += static_cast<C>(times) * disagreement(a, decay_a, b, decay(b));
@@ -184,8 +188,8 @@ __global__ void __launch_bounds__(threads, 2)
     const uint32_t touched = find_boxes(args, item, shared);
     uint32_t similar = 0;
     int32_t known = -1;  // the first neighbour of `similar`: with up to 32 of them it is computed once
-    for (int i = 0; i < word && item.exists(); ++i) {
-      if ((item.mine >> i & 1u) == 0) continue;
+    for (uint32_t instances = item.exists() ? item.mine : 0; instances != 0; instances &= instances - 1) {
+      const int i = __ffs(static_cast<int>(instances)) - 1;
       const int64_t plane = item.plane(args, i), pixel = static_cast<int64_t>(item.y) * item.width + item.x;
       C gradient = 0;
       for (int32_t first = 0; first < neighbours.count() && (touched >> i & 1u) != 0; first += 32) {
@@ -193,13 +197,14 @@ __global__ void __launch_bounds__(threads, 2)
         known = first;
         if (similar == 0) continue;
         const PixelBox box = shared.boxes[i];
+        const int own_counts = box.has(item.x, item.y);
         const T* const logits = static_cast<const T*>(args.logits) + plane;
         const C scale = grad_loss_sum[(item.which_word * word + i) * args.frames + item.frame];
         const C a = load(logits[pixel]), decay_a = decay(a);
         for (uint32_t left = similar; left != 0; left &= left - 1) {
           const int32_t neighbour = first + __ffs(static_cast<int>(left)) - 1;
           const int32_t x = item.x + neighbours.dx(neighbour), y = item.y + neighbours.dy(neighbour);
-          const int times = box.has(item.x, item.y) + box.has(x, y);
+          const int times = own_counts + box.has(x, y);
           if (times == 0) continue;
           const C b = load(logits[static_cast<int64_t>(y) * item.width + x]);
           C slope_a, slope_b;

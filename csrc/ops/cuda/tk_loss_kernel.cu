@@ -9,17 +9,17 @@
 //   partial   [N, P, tiles] loss, weight           which a second launch adds up in order
 //
 // The gradient is gathered, not scattered: a pixel adds up what it is the target of, and what it is the source of. For
-// the latter the matches of a pair are listed by source, once for all instances. Then
-//
-//   backward  block = tile x frame x 32 instances
-//     links   [12][256] other pixel, weight, role, which instances count     shared memory, 48 KiB; a pixel that has
-//                                                                            more looks the others up every time
+// the latter the matches of a pair are listed by source, once for all instances:
 //
 //   total     [B, P]         room that the lists of a pair have taken
 //   count     [B, P, H·W]    how long the list of a source pixel is
 //   end       [B, P, H·W]    where it ends, in
 //   code      [B, P, K·H·W]  k·H·W + target pixel; then the target pixel alone
 //   weight    [B, P, K·H·W]
+//
+//   backward  block = tile x frame x 32 instances
+//     links   [12][256] other pixel, weight, role, which instances count     shared memory, 48 KiB; a pixel that has
+//                                                                            more looks the others up every time
 //
 // Which room a list gets, and in what order it is filled, depends on the order of the threads; but each list is sorted
 // before it is read. So the sums are in the same order every time: no atomic addition of floats, forward or backward.
@@ -132,9 +132,7 @@ struct Window {
 
   // The pixel of the source frame, or -1 if there is no match.
   __device__ int32_t source(int32_t candidate) const {
-    // candidate / side. With the half no product is nearer to a whole number than 0.5 / 181, and candidates have 15
-    // bits.
-    const int32_t row = static_cast<int32_t>((static_cast<float>(candidate) + 0.5f) * per_side);
+    const int32_t row = row_of(candidate, per_side);
     const int32_t y = first_y + dilation * row, x = first_x + dilation * (candidate - row * side);
     const bool exists = candidate >= 0 && candidate < side * side && y >= 0 && y < height && x >= 0 && x < width;
     return exists ? y * width + x : -1;
