@@ -25,18 +25,20 @@ from mfvis_ext.reference.tk_loss import tk_loss as reference
 
 LAYERS = 10
 """Outputs of the decoder whose masks go through the loss together."""
+GOAL = Setting(instances=20)
+"""On a GPU: matching and loss of all layers for the instances of two clips together, below half a millisecond."""
 
 
-def inputs(setting: Setting, layers: int) -> dict[str, Any]:
-    """What the losses of `layers` decoder layers on one clip are made from."""
+def inputs(setting: Setting, layers: int, clips: int = 1) -> dict[str, Any]:
+    """What the losses of `layers` decoder layers on some clips, with `instances` in all of them, are made from."""
     frames, height, width, instances, *_ = astuple(setting)
     seeded = generator()
     return {
-        "frames": moving_clip(seeded, frames, height, width),
+        "frames": torch.cat([moving_clip(seeded, frames, height, width) for _ in range(clips)]),
         "mask_logits": random_logits(seeded, layers * instances, frames, height, width),
         "pairs": mfvis_ext.tube_pairs(frames),
         "boxes": random_boxes(seeded, instances, frames, height, width).repeat(layers, 1, 1),
-        "video_index": torch.zeros(layers * instances, dtype=torch.int64),
+        "video_index": (torch.arange(instances) * clips // instances).repeat(layers),
         "radius": setting.radius,
         "k": setting.k,
     }
@@ -92,6 +94,9 @@ def cases_of(setting: Setting) -> list[Case]:
         for layers in (1, LAYERS):
             name = f"matching + loss forward + backward, {layers} decoder layers, {setting}"
             cases.append(steps(name, setting, lambda layers=layers: inputs(setting, layers)))
+    if setting == GOAL:
+        name = f"matching + loss forward + backward, B 2, {LAYERS} decoder layers, {setting}"
+        cases.append(steps(name, setting, lambda: inputs(setting, LAYERS, clips=2)))
     return cases
 
 

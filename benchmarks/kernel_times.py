@@ -1,0 +1,119 @@
+"""`python benchmarks/kernel_times.py [--out FILE]`: how long every CUDA kernel of an operator takes, on an NVIDIA GPU.
+
+At the sizes of `results/gpu_predictions.md`, to be compared with it: once as a CUDA graph, where no launch is waited
+for, the whole operator; and once under torch's profiler, kernel by kernel. The caches are cold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bench_box_projection_loss
+import bench_mask_to_boxes
+import bench_ms_deform_attn
+import bench_pairwise_loss
+import bench_patch_distance
+import bench_temporal_topk
+import bench_tk_loss
+import torch
+from harness import Case, arguments_on, side
+from inputs import Setting
+from machine import machine, seconds
+from report import write
+from torch.profiler import ProfilerActivity, profile
+
+RUNS = 10
+LARGE = Setting(height=360, width=640)
+ALL_LAYERS = Setting(instances=200)
+
+
+def cases() -> list[Case]:
+    found = {
+        "tk_loss": bench_tk_loss.cases_of(bench_tk_loss.GOAL),
+        "temporal_topk": [*bench_temporal_topk.cases_of(Setting())[:1], *bench_temporal_topk.cases_of(LARGE)],
+        "box_projection_loss": [
+            *bench_box_projection_loss.cases_of(LARGE),
+            *bench_box_projection_loss.cases_of(replace(LARGE, instances=100)),
+        ],
+        "mask_to_boxes": bench_mask_to_boxes.cases_of(ALL_LAYERS),
+        "pairwise_loss": bench_pairwise_loss.cases_of(ALL_LAYERS),
+        "patch_distance": bench_patch_distance.cases_of(Setting()),
+        "ms_deform_attn": bench_ms_deform_attn.cases_of(Setting())[:2],
+    }
+    return [replace(case, name=f"{op}: {case.name}") for op, of_op in found.items() for case in of_op]
+
+
+def kernels_of(run: Callable[[], Any], scratch: torch.Tensor) -> dict[str, list[float]]:
+    """By name, the microseconds of all its launches in each run."""
+    run()
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(RUNS):
+        scratch.add_(1)  # What the caches held is gone.
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            run()
+            torch.cuda.synchronize()
+        for event in profiler.key_averages():
+            if event.self_device_time_total > 0:
+                times[event.key].append(event.self_device_time_total)
+    return times
+
+
+def graph_time(run: Callable[[], Any], scratch: torch.Tensor) -> float:
+    """Microseconds of a replay, the median."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = run()
+    times = []
+    for _ in range(RUNS):
+        scratch.add_(1)
+        times.append(seconds(graph.replay, "cuda"))
+    del kept
+    return 1e6 * statistics.median(times)
+
+
+def short(name: str) -> str:
+    """A kernel without its arguments and namespaces."""
+    name = name.replace("mfvis::", "").replace("(anonymous namespace)::", "").removeprefix("void ")
+    return name.split("(")[0][:70].replace("|", "/")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the tables here")
+    options = parser.parse_args()
+    scratch = torch.zeros(64 << 20, device="cuda")
+    lines = ["# How long the CUDA kernels take", ""]
+    lines += [f"* {name}: {value}" for name, value in machine(torch.get_num_threads()).items()]
+    for case in cases():
+        run = side(case, "ours", arguments_on("cuda", case))
+        lines += ["", f"## {case.name}", ""]
+        try:
+            lines += [f"As a CUDA graph {graph_time(run, scratch):.1f} µs.", ""]
+        except RuntimeError as error:
+            torch.cuda.synchronize()
+            lines += [f"No CUDA graph: {str(error).splitlines()[0]}", ""]
+        times = kernels_of(run, scratch)
+        lines += ["| kernel | µs, median | least |", "|---|--:|--:|"]
+        for name, measured in sorted(times.items(), key=lambda item: -statistics.median(item[1])):
+            lines.append(f"| `{short(name)}` | {statistics.median(measured):.1f} | {min(measured):.1f} |")
+        lines.append(f"| all | {sum(map(statistics.median, times.values())):.1f} | |")
+        print("\n".join(lines[-len(times) - 7 :]), flush=True)
+        if options.out:  # after each case: a run that is cut off leaves what it knows
+            write(options.out, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
