@@ -19,30 +19,16 @@ from mfvis.data.video import VideoWriter, open_video, read_frames
 from mfvis.errors import ConfigError
 from mfvis.infer import predictor
 from mfvis.infer.predictor import InferConfig, encode_tubes, predict_video
-from mfvis.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
-from mfvis.types import Category
-
-CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
-TINY = ModelConfig(
-    backbone=BackboneConfig(name="tiny"),
-    hidden_dim=16,
-    heads=2,
-    encoder_layers=1,
-    encoder_ffn_dim=16,
-    decoder_layers=2,
-    decoder_ffn_dim=16,
-    queries=5,
-)
-
+from mfvis.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from mfvis.models.mask2former import VideoMask2Former
+from tiny import CATEGORIES, TINY, tiny_model
 
 TRAINED = Config(("train.json",), model=TINY, clip=ClipConfig(short_sides=(48, 32)))
 
 
 @pytest.fixture
 def model() -> VideoMask2Former:
-    torch.manual_seed(0)
-    return VideoMask2Former(TINY, len(CATEGORIES)).eval()
+    return tiny_model()
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from mfvis.data.rle import mask_box
 from mfvis.types import Clip
 
 PADDING = (124, 116, 104)
-"""RGB: the mean of ImageNet, normalised about 0, with which Mask2Former pads. Black is no neutral colour: a model that was
-trained on frames that needed no padding takes it for an object and loses others over it."""
+"""RGB: the mean of ImageNet, normalised about 0, with which Mask2Former pads. Black is no neutral colour: a model that
+was trained on frames that needed no padding takes it for an object and loses others over it."""
 
 
 def fitted_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class InferConfig:
     max_side: int = 1333
     """The long side is at most this; the short side gives way."""
     top: int = 10
-    """Tracks per video: the best pairs of query and class."""
+    """Tracks per video: the best pairs of query and class. In windows those are best that score high and are long."""
     chunk: int = 8
     """Frames that go through the backbone at a time. It changes memory and speed, not the result."""
     window: int | None = None
@@ -140,8 +140,8 @@ def predict_video(
     embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. With a `window` that is all that is
     held, whatever the length: windows overlap, objects are recognised from one to the next by their queries and by
     their masks in the overlap (`mfvis.infer.windows`), their class scores are averaged over the windows that show them,
-    and masks are encoded window by window. Frames are read and decoded once. Without a `short_side` frames keep their
-    size.
+    masks are encoded window by window, and the `top` pairs are those of most `Identity.worth_K`. Frames are read and
+    decoded once. Without a `short_side` frames keep their size.
     """
     model.eval()
     short_side = config.short_side or min(video.height, video.width)
@@ -178,20 +178,15 @@ def predict_video(
 
     if not identities.all:
         return []
-    scores_IK = torch.stack([identity.scores_K / identity.sightings for identity in identities.all])
-    scores_D, flat_D = scores_IK.flatten().topk(min(config.top, scores_IK.numel()))
-    for identity in identities.all:
+    worth_IK = torch.stack([identity.worth_K for identity in identities.all])
+    results = []
+    for flat in worth_IK.flatten().topk(min(config.top, worth_IK.numel())).indices.tolist():
+        identity, label = identities.all[flat // worth_IK.shape[1]], flat % worth_IK.shape[1]
         identity.fill(video.length)
-    return [
-        TrackResult(
-            video.id,
-            categories[flat % scores_IK.shape[1]].id,
-            score,
-            tuple(identities.all[flat // scores_IK.shape[1]].segmentations),
-            np.array(identities.all[flat // scores_IK.shape[1]].boxes),
-        )
-        for score, flat in zip(scores_D.tolist(), flat_D.tolist(), strict=True)
-    ]
+        score = identity.mean_K[label].item()
+        tube = tuple(identity.segmentations), np.array(identity.boxes)
+        results.append(TrackResult(video.id, categories[label].id, score, *tube))
+    return sorted(results, key=lambda result: -result.score)
 
 
 def features_of_windows(

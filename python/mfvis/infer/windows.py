@@ -13,9 +13,9 @@ from torch import Tensor
 
 SAME = 0.5
 """The least mean of cosine and tube IoU of two sightings of one object."""
-LOST_IOU = 0.1
-"""What stands for the IoU with an object that the window before did not have: only a nearly equal query, with a cosine
-of 0.9 or more, takes it up again."""
+LOST_IOU = 0.3
+"""What stands for the IoU with an object that the window before did not have: only a query much like its own, with a
+cosine of 0.7 or more, takes it up again."""
 
 
 def windows_of(length: int, window: int | None, stride: int | None) -> list[range]:
@@ -59,9 +59,19 @@ class Identity:
     """Both of the frames emitted so far; frames in which it was not seen are filled up when it is seen again."""
 
     @property
-    def best(self) -> float:
-        """The mean score of its best class."""
-        return self.scores_K.max().item() / self.sightings
+    def mean_K(self) -> Tensor:
+        """Its scores: the mean over sightings."""
+        return self.scores_K / self.sightings
+
+    @property
+    def worth_K(self) -> Tensor:
+        """By what tracks are chosen: the mean score times the sum of scores.
+
+        The mean alone would choose false objects that one window was sure of: there are the more of them the longer the
+        video is, until none of those that are there all along is left. The sum alone would choose the second and third
+        classes of these.
+        """
+        return self.mean_K * self.scores_K
 
     def fill(self, frames: int) -> None:
         """Absent up to frame `frames`."""
@@ -72,8 +82,8 @@ class Identity:
 
 class Identities:
     """Objects and their tubes so far. Of every object one query, one sum of scores and the masks of one overlap are
-    kept, and encoded masks. Objects unseen for `memory` windows are not looked for any more, and only the `top` best of
-    them are kept: no other can be among the `top` best in the end."""
+    kept, and encoded masks. Objects unseen for `memory` windows are not looked for any more, and only the `top` of
+    most worth are kept of them: no other can be among the `top` in the end."""
 
     def __init__(self, memory: int, top: int):
         self.memory, self.top = memory, top
@@ -94,7 +104,7 @@ class Identities:
         """
         known = [identity for identity in self.all if window - identity.last_window <= self.memory]
         gone = [identity for identity in self.all if window - identity.last_window > self.memory]
-        self.all = sorted(gone, key=lambda identity: -identity.best)[: self.top] + known
+        self.all = sorted(gone, key=lambda identity: -identity.worth_K.max().item())[: self.top] + known
         places: dict[int, Identity] = {}
         if known and len(queries_MC):
             similarity_MI = self._similarity(window, known, queries_MC, heads_MTHW)
