@@ -1,9 +1,10 @@
 // All instances of all decoder layers share the matches, so a block takes a tile of 256 pixels of one pair of frames,
-// reads its matches once, and goes through the instances 32 at a time:
+// reads its matches once, and goes through the instances 32 at a time, or through a part of them if tiles alone would
+// leave multiprocessors idle:
 //
 //   counted   [N / 32][H·W]  words of 32 bits      bit n of a pixel: it counts for instance n; 1/160 of the logits
 //
-//   forward   block = tile x pair x 32 instances
+//   forward   block = tile x pair x instances
 //     matches [K <= 16][256] source, weight        shared memory, only those that weigh something
 //     sums    [32 instances][8 warps] loss, weight shared memory, then
 //   partial   [N, P, tiles] loss, weight           which a second launch adds up in order
@@ -17,9 +18,9 @@
 //   code      [B, P, K·H·W]  k·H·W + target pixel; then the target pixel alone
 //   weight    [B, P, K·H·W]
 //
-//   backward  block = tile x frame x 32 instances
-//     links   [12][256] other pixel, weight, role, which instances count     shared memory, 48 KiB; a pixel that has
-//                                                                            more looks the others up every time
+//   backward  block = tile x frame x instances
+//     links   [12][256] other pixel, weight, role, which of 32 instances count     shared memory, 48 KiB; a pixel that
+//                                                                                  has more looks them up every time
 //
 // Which room a list gets, and in what order it is filled, depends on the order of the threads; but each list is sorted
 // before it is read. So the sums are in the same order every time: no atomic addition of floats, forward or backward.
@@ -38,6 +39,12 @@ constexpr int threads = 256;
 constexpr int warps = threads / 32;
 constexpr int slab = 16;        // matches of a pixel at a time
 constexpr int links_kept = 12;  // of a pixel, in shared memory
+// With fewer, the instances are divided among more. The emulator has one process and small cases.
+#ifdef MFVIS_EMULATED
+constexpr int64_t enough_blocks = 1;
+#else
+constexpr int64_t enough_blocks = 1024;
+#endif
 
 // Where the parts of the scratch memory begin; tk_loss_scratch_bytes() has their sizes.
 struct Layout {
@@ -162,18 +169,21 @@ __device__ __forceinline__ void each_match(const TkLoss& args, int64_t list, int
   }
 }
 
-// item = ((word · B + video) · P + pair) · tiles + tile.
-struct Item {
-  __device__ Item(const TkLoss& args, int64_t item, int64_t tiles) {
-    tile = item % tiles;
-    list = item / tiles % (args.videos * args.pair_count);
-    pair = list % args.pair_count;
-    video = list / args.pair_count;
-    which_word = item / tiles / (args.videos * args.pair_count);
+// One of the equal parts of the words of instances: [first, end).
+struct Words {
+  __device__ Words(const TkLoss& args, int64_t parts, int64_t part) {
+    const int64_t words = ceil_div(args.instances, word);
+    first = static_cast<int32_t>(part * words / parts);
+    end = static_cast<int32_t>((part + 1) * words / parts);
   }
-
-  int64_t tile, list, pair, video, which_word;
+  int32_t first, end;
 };
+
+// Into how many the words are divided so that there are enough blocks, of which one part has `blocks`.
+int64_t parts_of(const TkLoss& args, int64_t blocks) {
+  const int64_t words = ceil_div(args.instances, word), wanted = ceil_div(enough_blocks, blocks > 0 ? blocks : 1);
+  return wanted < words ? wanted : words;
+}
 
 template <typename C>
 struct ForwardTile {
@@ -183,71 +193,78 @@ struct ForwardTile {
   C total[word][warps];
 };
 
+// item = ((part · B + video) · P + pair) · tiles + tile.
 template <typename T>
-__global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layout) {
+__global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layout, int64_t parts) {
   using C = Compute<T>;
   ForwardTile<C>& shared = *shared_memory<ForwardTile<C>>();
   const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
-  const int64_t items = ceil_div(args.instances, word) * args.videos * args.pair_count * tiles;
+  const int64_t lists = args.videos * args.pair_count;
   const int own = threadIdx.x, lane = own % 32, warp = own / 32;
-  for (int64_t index = blockIdx.x; index < items; index += gridDim.x) {
-    const Item item(args, index, tiles);
-    const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, item.video, item.which_word);
-    if (mine == 0) continue;
-    const int32_t pixel = static_cast<int32_t>(item.tile * threads + own);
-    const bool exists =
-        pixel < area && is_frame(args, args.pairs[2 * item.pair]) && is_frame(args, args.pairs[2 * item.pair + 1]);
-    const uint32_t counted = exists ? layout.counted[item.which_word * area + pixel] & mine : 0;
-    for (int i = own; i < word * warps; i += threads)
-      shared.loss[i / warps][i % warps] = shared.total[i / warps][i % warps] = 0;
-    __syncthreads();
-    for (int64_t first = 0; first < args.matches; first += slab) {
-      int found = 0;  // Each thread reads back its own column alone: no barrier.
-      if (counted != 0) {
-        const int64_t end = first + slab < args.matches ? first + slab : args.matches;
-        each_match(args, item.list, pixel, first, end, [&](int32_t, int32_t source, float weight) {
-          shared.source[found][own] = source;
-          shared.weight[found][own] = weight;
-          ++found;
-        });
-      }
-      for (uint32_t left = mine; left != 0; left &= left - 1) {
-        const int i = __ffs(static_cast<int>(left)) - 1;
-        const bool counts = (counted >> i & 1u) != 0 && found > 0;
-        if (!__any_sync(whole_warp, counts)) continue;
-        C loss = 0, total = 0;
-        if (counts) {
-          const T* const logits =
-              static_cast<const T*>(args.logits) + (item.which_word * word + i) * args.frames * area;
-          const T* const sources = logits + args.pairs[2 * item.pair + 1] * area;
-          const C a = load(logits[args.pairs[2 * item.pair] * area + pixel]), decay_a = decay(a);
-          for (int j = 0; j < found; ++j) {
-            const C b = load(sources[shared.source[j][own]]);
-            loss += static_cast<C>(shared.weight[j][own]) * disagreement(a, decay_a, b, decay(b));
-            total += static_cast<C>(shared.weight[j][own]);
+  for (int64_t item = blockIdx.x; item < parts * lists * tiles; item += gridDim.x) {
+    const int64_t tile = item % tiles, list = item / tiles % lists;
+    const int64_t video = list / args.pair_count, pair = list - video * args.pair_count;
+    const Words words(args, parts, item / tiles / lists);
+    const int64_t target_frame = args.pairs[2 * pair], source_frame = args.pairs[2 * pair + 1];
+    const int32_t pixel = static_cast<int32_t>(tile * threads + own);
+    const bool exists = pixel < area && is_frame(args, target_frame) && is_frame(args, source_frame);
+    int found = -1;  // Not looked for yet. Each thread reads back its own column alone: no barrier.
+    for (int32_t which_word = words.first; which_word < words.end; ++which_word) {
+      const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, which_word);
+      if (mine == 0) continue;
+      const uint32_t counted = exists ? layout.counted[which_word * area + pixel] & mine : 0;
+      for (int i = own; i < word * warps; i += threads)
+        shared.loss[i / warps][i % warps] = shared.total[i / warps][i % warps] = 0;
+      __syncthreads();
+      for (int64_t first = 0; first < args.matches; first += slab) {
+        if (found < 0 || args.matches > slab) {
+          found = 0;
+          const int64_t end = first + slab < args.matches ? first + slab : args.matches;
+          const auto keep = [&](int32_t, int32_t source, float weight) {
+            shared.source[found][own] = source;
+            shared.weight[found][own] = weight;
+            ++found;
+          };
+          if (exists) each_match(args, list, pixel, first, end, keep);
+        }
+        for (uint32_t left = mine; left != 0; left &= left - 1) {
+          const int i = __ffs(static_cast<int>(left)) - 1;
+          const bool counts = (counted >> i & 1u) != 0 && found > 0;
+          if (!__any_sync(whole_warp, counts)) continue;
+          C loss = 0, total = 0;
+          if (counts) {
+            const T* const logits =
+                static_cast<const T*>(args.logits) + (int64_t{which_word} * word + i) * args.frames * area;
+            const T* const sources = logits + source_frame * area;
+            const C a = load(logits[target_frame * area + pixel]), decay_a = decay(a);
+            for (int j = 0; j < found; ++j) {
+              const C b = load(sources[shared.source[j][own]]);
+              loss += static_cast<C>(shared.weight[j][own]) * disagreement(a, decay_a, b, decay(b));
+              total += static_cast<C>(shared.weight[j][own]);
+            }
+          }
+          loss = sum_over_warp(loss);
+          total = sum_over_warp(total);
+          if (lane == 0) {
+            shared.loss[i][warp] += loss;
+            shared.total[i][warp] += total;
           }
         }
-        loss = sum_over_warp(loss);
-        total = sum_over_warp(total);
-        if (lane == 0) {
-          shared.loss[i][warp] += loss;
-          shared.total[i][warp] += total;
+      }
+      __syncthreads();
+      if (own < word && (mine >> own & 1u) != 0) {
+        C loss = 0, total = 0;
+        for (int w = 0; w < warps; ++w) {
+          loss += shared.loss[own][w];
+          total += shared.total[own][w];
         }
+        C* const to = static_cast<C*>(layout.partial) +
+                      (((int64_t{which_word} * word + own) * args.pair_count + pair) * tiles + tile) * 2;
+        to[0] = loss;
+        to[1] = total;
       }
+      __syncthreads();
     }
-    __syncthreads();
-    if (own < word && (mine >> own & 1u) != 0) {
-      C loss = 0, total = 0;
-      for (int w = 0; w < warps; ++w) {
-        loss += shared.loss[own][w];
-        total += shared.total[own][w];
-      }
-      C* const to = static_cast<C*>(layout.partial) +
-                    (((item.which_word * word + own) * args.pair_count + item.pair) * tiles + item.tile) * 2;
-      to[0] = loss;
-      to[1] = total;
-    }
-    __syncthreads();
   }
 }
 
@@ -342,85 +359,96 @@ struct alignas(16) Link {
   int32_t other;  // the pixel at the other end
   float weight;
   int32_t role;     // 2 · pair, plus 1 if it is the other one that is the target
-  uint32_t counts;  // bit i: for instance i of the word
+  uint32_t counts;  // bit i: for instance i of the present word
 };
 
-// visit(link) for each link of a pixel that counts for one of `mine`, always in the same order.
+// visit(link) for each link of a pixel, always in the same order; what counts is not yet known.
 template <typename Visit>
-__device__ __forceinline__ void each_link(const TkLoss& args, const Layout& layout, int64_t video, int64_t frame,
-                                          const uint32_t* counted, uint32_t mine, int32_t pixel, const Visit& visit) {
+__device__ __forceinline__ void each_link(const TkLoss& args, const Layout& layout, int32_t video, int32_t frame,
+                                          int32_t pixel, const Visit& visit) {
   const int64_t area = args.height * args.width;
-  const uint32_t own = counted[pixel] & mine;
   for (int64_t pair = 0; pair < args.pair_count; ++pair) {
     const int64_t target = args.pairs[2 * pair], source = args.pairs[2 * pair + 1];
     const int64_t list = video * args.pair_count + pair;
     const int32_t role = static_cast<int32_t>(2 * pair);
-    if (target == frame && own != 0 && is_frame(args, source)) {
+    if (target == frame && is_frame(args, source)) {
       each_match(args, list, pixel, 0, args.matches,
-                 [&](int32_t, int32_t other, float weight) { visit(Link{other, weight, role, own}); });
+                 [&](int32_t, int32_t other, float weight) { visit(Link{other, weight, role, 0}); });
     }
     if (source == frame && is_frame(args, target)) {
       const int64_t base = list * args.matches * area;
       const int32_t end = layout.end[list * area + pixel];
       for (int32_t j = end - layout.count[list * area + pixel]; j < end; ++j) {
-        const int32_t other = layout.code[base + j];
-        const uint32_t counts = counted[other] & mine;
-        if (counts != 0) visit(Link{other, layout.weight[base + j], role + 1, counts});
+        visit(Link{layout.code[base + j], layout.weight[base + j], role + 1, 0});
       }
     }
   }
 }
 
-// item = ((word · B + video) · T + frame) · tiles + tile: a thread writes one pixel of the word's instances.
+// Blocks at a time on a multiprocessor: before Hopper most have shared memory for no more than two.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int gather_blocks = 2;
+#else
+constexpr int gather_blocks = 3;
+#endif
+
+// item = ((part · B + video) · T + frame) · tiles + tile: a thread writes one pixel of the video's instances.
 template <typename T>
-__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2)
-    gather_gradients(TkLoss args, Layout layout, const Compute<T>* grad_loss_sum, T* grad_logits) {
+__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
+    gather_gradients(TkLoss args, Layout layout, int64_t parts, const Compute<T>* grad_loss_sum, T* grad_logits) {
   using C = Compute<T>;
   Link(*const links)[threads] = shared_memory<Link[threads]>();  // Each thread reads back its own column alone.
-  const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
-  const int64_t items = ceil_div(args.instances, word) * args.videos * args.frames * tiles;
-  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t at = item % tiles * threads + threadIdx.x, frame = item / tiles % args.frames;
-    const int64_t video = item / tiles / args.frames % args.videos,
-                  which_word = item / tiles / args.frames / args.videos;
-    const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, which_word);
-    if (mine == 0 || at >= area) continue;
+  const int own = threadIdx.x;
+  // 32 bits where they suffice: with one register more a multiprocessor would hold a third fewer blocks.
+  const int32_t area = static_cast<int32_t>(args.height * args.width);
+  const int32_t tiles = static_cast<int32_t>(ceil_div(area, threads));
+  for (int64_t item = blockIdx.x; item < parts * args.videos * args.frames * tiles; item += gridDim.x) {
+    const int64_t at = item % tiles * threads + own;
+    const int32_t frame = static_cast<int32_t>(item / tiles % args.frames);
+    const int32_t video = static_cast<int32_t>(item / tiles / args.frames % args.videos);
+    const Words words(args, parts, item / tiles / args.frames / args.videos);
     const int32_t pixel = static_cast<int32_t>(at);
-    const auto each = [&](const auto& visit) {
-      each_link(args, layout, video, frame, layout.counted + which_word * area, mine, pixel, visit);
-    };
+    const bool exists = at < area;
+    const auto each = [&](const auto& visit) { each_link(args, layout, video, frame, pixel, visit); };
     int found = 0;
-    uint32_t any = 0;
-    each([&](const Link& link) {
-      if (found < links_kept) links[found][threadIdx.x] = link;
-      any |= link.counts;
+    const auto keep = [&](const Link& link) {
+      if (found < links_kept) links[found][own] = link;
       ++found;
-    });
-    for (uint32_t left = mine; left != 0; left &= left - 1) {
-      const int i = __ffs(static_cast<int>(left)) - 1;
-      const int64_t n = which_word * word + i;
-      C gradient = 0;
-      if ((any >> i & 1u) != 0) {
-        const T* const logits = static_cast<const T*>(args.logits) + n * args.frames * area;
-        const C here = load(logits[frame * area + pixel]), decay_here = decay(here);
-        const auto add = [&](const Link& link) {
-          if ((link.counts >> i & 1u) == 0) return;
-          const int64_t pair = link.role / 2, other_frame = args.pairs[link.role ^ 1];
-          const C there = load(logits[other_frame * area + link.other]);
-          const C scale = grad_loss_sum[n * args.pair_count + pair] * static_cast<C>(link.weight);
-          C slope_here, slope_there;
-          disagreement_slopes(here, decay_here, there, decay(there), scale, slope_here, slope_there);
-          gradient += slope_here;
-        };
-        for (int j = 0; j < found && j < links_kept; ++j) add(links[j][threadIdx.x]);
-        if (found > links_kept) {
-          int j = 0;
-          each([&](const Link& link) {
-            if (j++ >= links_kept) add(link);
-          });
+    };
+    if (exists) each(keep);
+    const int kept = found < links_kept ? found : links_kept;
+    for (int32_t which_word = words.first; which_word < words.end; ++which_word) {
+      const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, which_word);
+      if (mine == 0 || !exists) continue;
+      const uint32_t* const counted = layout.counted + int64_t{which_word} * area;
+      const auto counts_of = [&](const Link& link) { return counted[link.role % 2 == 0 ? pixel : link.other] & mine; };
+      uint32_t any = found > kept ? mine : 0;
+      for (int j = 0; j < kept; ++j) any |= links[j][own].counts = counts_of(links[j][own]);
+      for (uint32_t left = mine; left != 0; left &= left - 1) {
+        const int i = __ffs(static_cast<int>(left)) - 1;
+        const int64_t n = int64_t{which_word} * word + i;
+        C gradient = 0;
+        if ((any >> i & 1u) != 0) {
+          const T* const logits = static_cast<const T*>(args.logits) + n * args.frames * area;
+          const C here = load(logits[int64_t{frame} * area + pixel]), decay_here = decay(here);
+          const auto add = [&](const Link& link, uint32_t counts) {
+            if ((counts >> i & 1u) == 0) return;
+            const C there = load(logits[args.pairs[link.role ^ 1] * area + link.other]);
+            const C scale = grad_loss_sum[n * args.pair_count + link.role / 2] * static_cast<C>(link.weight);
+            C slope_here, slope_there;
+            disagreement_slopes(here, decay_here, there, decay(there), scale, slope_here, slope_there);
+            gradient += slope_here;
+          };
+          for (int j = 0; j < kept; ++j) add(links[j][own], links[j][own].counts);
+          if (found > kept) {
+            int j = 0;
+            each([&](const Link& link) {
+              if (j++ >= kept) add(link, counts_of(link));
+            });
+          }
         }
+        store(gradient, grad_logits + (n * args.frames + frame) * area + pixel);
       }
-      store(gradient, grad_logits + (n * args.frames + frame) * area + pixel);
     }
   }
 }
@@ -433,8 +461,8 @@ void tk_loss_terms(const TkLoss& args, void* loss_sum, void* weight_sum) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
-    launch(op, sum_tiles<T>, grid_for(words * args.videos * args.pair_count * tiles, 1), threads,
-           sizeof(ForwardTile<C>), args, layout);
+    const int64_t blocks = args.videos * args.pair_count * tiles, parts = parts_of(args, blocks);
+    launch(op, sum_tiles<T>, grid_for(parts * blocks, 1), threads, sizeof(ForwardTile<C>), args, layout, parts);
     launch(op, add_partial_sums<C>, grid_for(args.instances * args.pair_count, warps), threads, 0,
            static_cast<const C*>(layout.partial), args.instances * args.pair_count, tiles, static_cast<C*>(loss_sum),
            static_cast<C*>(weight_sum));
@@ -454,9 +482,9 @@ void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sum, void*
   launch(op, sort_lists, grid_for(lists * area, threads), threads, 0, args, layout);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    launch(op, gather_gradients<T>, grid_for(words * args.videos * args.frames * tiles, 1), threads,
-           links_kept * threads * sizeof(Link), args, layout, static_cast<const Compute<T>*>(grad_loss_sum),
-           static_cast<T*>(grad_logits));
+    const int64_t blocks = args.videos * args.frames * tiles, parts = parts_of(args, blocks);
+    launch(op, gather_gradients<T>, grid_for(parts * blocks, 1), threads, links_kept * threads * sizeof(Link), args,
+           layout, parts, static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
   });
 }
 
