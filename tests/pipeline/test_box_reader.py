@@ -14,11 +14,18 @@ from mfvis.errors import ConfigError
 from mfvis.infer.box_reader import BoxReader, BoxReaderConfig, fill_boxes, train_box_reader
 from mfvis.losses.criterion import LossConfig
 from mfvis.losses.temporal import TemporalConfig
+from mfvis.models.backbone import BackboneConfig
 from mfvis.train.optim import OptimConfig
 from mfvis.types import BoxPrompts, VideoDataset
 
 CLIP = ClipConfig(frames=3, sampling="consecutive", short_sides=(64,))
-CONFIG = BoxReaderConfig(dim=4, width=4, batch=2, optim=OptimConfig(steps=3, lr=1e-2, clip_norm=1.0))
+CONFIG = BoxReaderConfig(
+    backbone=BackboneConfig(name="tiny"),
+    dim=4,
+    width=4,
+    batch=2,
+    optim=OptimConfig(steps=3, lr=1e-2, clip_norm=1.0),
+)
 
 
 @pytest.fixture

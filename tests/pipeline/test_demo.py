@@ -27,7 +27,7 @@ SMALL = {
     },
     "train": {"steps": 4, "warmup": 1, "batch": 2, "per_device": 2, "log_every": 2},
     "clip": {"short_sides": [64]},
-    "box_reader": {"batch": 2, "optim": {"steps": 4, "lr": 3e-3, "clip_norm": 0.0}},
+    "box_reader": {"backbone": {"name": "tiny"}, "batch": 2, "optim": {"steps": 4, "lr": 3e-3, "clip_norm": 0.0}},
 }
 
 

@@ -29,7 +29,7 @@ from mfvis.types import BoxPrompts, Prediction, TrackResult, Video, VideoDataset
 class BoxReaderConfig:
     """The network that is told the boxes, and its training."""
 
-    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="tiny"))
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
     dim: int = 24
     """Channels of the features that the head sees."""
     width: int = 32
