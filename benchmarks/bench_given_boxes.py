@@ -23,24 +23,20 @@ from mfvis.parsing import build, load_preset
 from mfvis.types import VideoDataset
 from report import write
 
-# Weights of the pairwise, temporal and background terms beside the projection's; None: from the true masks.
+# Weights of the pairwise and the temporal term beside the projection's; None: from the true masks.
 SUPERVISION = {
-    "projection": (0, 0, 0),
-    "projection + TK": (0, 2, 0),
-    "projection + pairwise": (1, 0, 0),
-    "projection + pairwise + TK (the demo)": (1, 2, 0),
-    "projection + TK at 5": (0, 5, 0),
-    "projection + pairwise at 5 + background": (5, 0, 0.5),
-    "projection + pairwise at 5 + background + TK": (5, 2, 0.5),
+    "projection": (0, 0),
+    "projection + TK": (0, 2),
+    "projection + pairwise": (1, 0),
+    "projection + pairwise + TK (the demo)": (1, 2),
     "masks": None,
 }
 
 
-def weighted(config: BoxReaderConfig, pairwise: float, temporal: float, background: float) -> BoxReaderConfig:
+def weighted(config: BoxReaderConfig, pairwise: float, temporal: float) -> BoxReaderConfig:
     """The configuration with these weights."""
     loss = replace(
         config.loss,
-        background=background,
         pairwise=replace(config.loss.pairwise, weight=pairwise),
         temporal=replace(config.loss.temporal, weight=temporal),
     )
