@@ -68,7 +68,10 @@ def page(
         charts += [Chart(f"{prefix}mask losses", tuple(shape)), Chart(f"{prefix}class loss", tuple(label))]
     return Report(
         title="Masks from boxes",
-        lead=f"Learnt on this machine from {synthetic.videos} synthetic videos with boxes. No mask was ever seen.",
+        lead=(
+            f"Learnt on this machine from {synthetic.videos} synthetic videos with boxes. What drew the masks below "
+            "never saw a mask."
+        ),
         galleries=(_finding(val, outcomes[0]), _told(config, val, *fillings)),
         tables=tuple(tables),
         charts=tuple(charts),
@@ -76,7 +79,7 @@ def page(
             f"The pictures are the middle frames of the first {min(SHOWN, len(val.videos))} validation videos, not a "
             f"selection. In the first gallery predicted tracks with a score of {SHOWN_SCORE} or more are drawn, in the "
             "colour of the true track whose boxes they fit best; those left over, such as one object found as two "
-            "classes, have others.",
+            "classes, have others. In the second gallery masks are as the network says them, not cut off at the boxes.",
             "AP asks for everything at once: finding each object, naming its class, and one mask tube through the "
             "video. J asks for the mask alone: where objects are found, to each true track belongs the predicted tube "
             "whose boxes fit best, whatever its class and score. A filled box scores well on compact objects and badly "
@@ -112,15 +115,18 @@ def _finding(val: VideoDataset, outcome: Outcome) -> Gallery:
 
 
 def _told(config: DemoConfig, val: VideoDataset, without: Filling, with_tk: Filling) -> Gallery:
-    optim = config.box_reader.optim
+    loss = config.box_reader.loss
+    weights = {"projection": loss.projection, "background": loss.background, "pairwise": loss.pairwise.weight}
+    others = " and ".join(f"the {name} loss" for name, weight in weights.items() if weight > 0)
     return Gallery(
         title="What TK-Loss brings",
         lead=(
-            "Another, small network is told the boxes, of these videos too, and gives each its mask. It could simply "
-            "fill them: nothing but the losses speaks against it. It was trained from the boxes twice, for "
-            f"{optim.steps} steps with the same beginning, clips and settings ({_minutes(without.seconds)} and "
-            f"{_minutes(with_tk.seconds)}): with all its losses, and with all of them but TK-Loss, which says that "
-            "what looks alike in two frames is the object in both or in neither."
+            "Shown not on the model above but on another, small network that is told every object's box, in these new "
+            "videos too, and gives its mask. It could simply fill the boxes: nothing but the losses speaks against it. "
+            f"It was trained from boxes twice, for {config.box_reader.optim.steps} steps with the same beginning, "
+            f"clips and settings: with {others} ({_minutes(without.seconds)}), and with TK-Loss beside them "
+            f"({_minutes(with_tk.seconds)}), which says that what looks alike in two frames is the object in both or "
+            "in neither."
         ),
         tiles=(
             Tile("J without TK-Loss", f"{without.j.j:.3f}", f"mean IoU over {without.j.object_frames} object-frames"),
