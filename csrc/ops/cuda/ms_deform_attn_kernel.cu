@@ -34,24 +34,22 @@ struct alignas(sizeof(T) * V) Channels {
   T at[V];
 };
 
-template <typename T, int V>
-__device__ __forceinline__ Channels<T, V> load_channels(const void* tensor, int64_t vector) {
-  return static_cast<const Channels<T, V>*>(tensor)[vector];
-}
-
 struct Level {
   int32_t height;
   int32_t width;
-  int64_t start;
+  int32_t start;
 };
 
+// A level that does not lie within `value`, which only the CPU refuses, has no pixels.
 __device__ __forceinline__ Level level_of(const MsDeformAttn& args, int l) {
   const int64_t* const shape = args.shapes_on_device;
-  if (shape == nullptr) {
-    const DeformLevel& level = args.level[l];
-    return {static_cast<int32_t>(level.height), static_cast<int32_t>(level.width), level.start};
-  }
-  return {static_cast<int32_t>(shape[2 * l]), static_cast<int32_t>(shape[2 * l + 1]), args.starts_on_device[l]};
+  const int64_t height = shape != nullptr ? shape[2 * l] : args.level[l].height;
+  const int64_t width = shape != nullptr ? shape[2 * l + 1] : args.level[l].width;
+  const int64_t start = shape != nullptr ? args.starts_on_device[l] : args.level[l].start;
+  const bool within = height > 0 && height <= args.pixels && width > 0 && width <= args.pixels && start >= 0 &&
+                      start <= args.pixels && height * width <= args.pixels - start;
+  if (!within) return {0, 0, 0};
+  return {static_cast<int32_t>(height), static_cast<int32_t>(width), static_cast<int32_t>(start)};
 }
 
 // The corners of a sample: top left, top right, bottom left, bottom right.
@@ -60,23 +58,44 @@ struct Corners {
   C right, below;  // its place between them, 0 to 1
   int32_t row[4];  // of `value`, within one batch element; -1 where there is no pixel
 
-  __device__ __forceinline__ Corners(const MsDeformAttn& args, const Level& level, const C* location) {
+  __device__ __forceinline__ Corners(const Level& level, const C* location) {
     const C x_at = in_pixels(location[0], level.width), y_at = in_pixels(location[1], level.height);
     right = x_at - floor_of(x_at);
     below = y_at - floor_of(y_at);
     const int32_t x = pixel_of(floor_of(x_at), level.width), y = pixel_of(floor_of(y_at), level.height);
-    const int64_t first = level.start + static_cast<int64_t>(y) * level.width + x;
+    const bool has_x[2] = {x >= 0 && x < level.width, x >= -1 && x + 1 < level.width};
+    const bool has_y[2] = {y >= 0 && y < level.height, y >= -1 && y + 1 < level.height};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int32_t row_y = y + i / 2, row_x = x + i % 2;
-      const int64_t at = first + i / 2 * level.width + i % 2;
-      const bool exists = row_x >= 0 && row_x < level.width && row_y >= 0 && row_y < level.height;
-      row[i] = exists && at >= 0 && at < args.pixels ? static_cast<int32_t>(at) : -1;
+      // Only where there is a pixel does the sum fit 32 bits.
+      const uint32_t at = static_cast<uint32_t>(level.start) +
+                          static_cast<uint32_t>(y + i / 2) * static_cast<uint32_t>(level.width) +
+                          static_cast<uint32_t>(x + i % 2);
+      row[i] = has_x[i % 2] && has_y[i / 2] ? static_cast<int32_t>(at) : -1;
     }
   }
 
   __device__ __forceinline__ C share(int i) const { return (i % 2 ? right : 1 - right) * (i / 2 ? below : 1 - below); }
 };
+
+// The four corners' channels, zeros where there is no pixel: four reads that need not wait for each other.
+// from: of the first pixel; step: from pixel to pixel.
+template <typename T, int V, typename C>
+__device__ __forceinline__ void load_corners(const Channels<T, V>* from, int32_t step, const Corners<C>& corners,
+                                             C (&values)[4][V]) {
+  Channels<T, V> loaded[4];
+#pragma unroll
+  for (int corner = 0; corner < 4; ++corner) {
+    if (corners.row[corner] >= 0) loaded[corner] = from[static_cast<int64_t>(corners.row[corner]) * step];
+  }
+#pragma unroll
+  for (int corner = 0; corner < 4; ++corner) {
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      values[corner][k] = corners.row[corner] >= 0 ? static_cast<C>(load(loaded[corner].at[k])) : C(0);
+    }
+  }
+}
 
 template <typename T, int V>
 __global__ void __launch_bounds__(threads, 2) attend(MsDeformAttn args, T* output, int32_t queries_per_block) {
@@ -92,24 +111,24 @@ __global__ void __launch_bounds__(threads, 2) attend(MsDeformAttn args, T* outpu
       const int32_t within = i % of_query, head = within / vectors;
       const C* location = static_cast<const C*>(args.locations) + (query * heads + head) * levels * points * 2;
       const C* weight = static_cast<const C*>(args.weights) + (query * heads + head) * levels * points;
-      const int64_t value = query / args.queries * args.pixels * of_query + within;
+      const Channels<T, V>* const value =
+          static_cast<const Channels<T, V>*>(args.value) + query / args.queries * args.pixels * of_query + within;
       C sum[V] = {};
       for (int l = 0; l < levels; ++l) {
         const Level level = level_of(args, l);
         for (int p = 0; p < points; ++p, location += 2, ++weight) {
-          const Corners<C> corners(args, level, location);
+          const Corners<C> corners(level, location);
           // Nothing but NaN if location or weight is: a diverged model is not to look well outside of the picture.
           const C nothing = 0 * *weight * corners.right * corners.below;
 #pragma unroll
           for (int k = 0; k < V; ++k) sum[k] += nothing;
+          C values[4][V];
+          load_corners(value, of_query, corners, values);
 #pragma unroll
           for (int corner = 0; corner < 4; ++corner) {
-            if (corners.row[corner] < 0) continue;
             const C share = *weight * corners.share(corner);
-            const Channels<T, V> v =
-                load_channels<T, V>(args.value, value + static_cast<int64_t>(corners.row[corner]) * of_query);
 #pragma unroll
-            for (int k = 0; k < V; ++k) sum[k] += share * load(v.at[k]);
+            for (int k = 0; k < V; ++k) sum[k] += share * values[corner][k];
           }
         }
       }
@@ -215,21 +234,22 @@ __global__ void __launch_bounds__(threads, 2)
     for (int l = 0; l < levels; ++l) {
       const Level level = level_of(args, l);
       for (int p = 0; p < points; ++p, ++sample) {
-        const Corners<C> corners(args, level, static_cast<const C*>(args.locations) + 2 * sample);
+        const Corners<C> corners(level, static_cast<const C*>(args.locations) + 2 * sample);
         const C weight = static_cast<const C*>(args.weights)[sample];
         C dot[4] = {};  // of the corner's channels with the output's gradient
         for (int32_t c = exists ? lane : vectors; c < vectors; c += lanes) {
-          const Channels<T, V> grad = load_channels<T, V>(grad_output, item * vectors + c);
+          const Channels<T, V> grad = reinterpret_cast<const Channels<T, V>*>(grad_output)[item * vectors + c];
+          C values[4][V];
+          load_corners(static_cast<const Channels<T, V>*>(args.value) + value + c, heads * vectors, corners, values);
 #pragma unroll
           for (int corner = 0; corner < 4; ++corner) {
             if (corners.row[corner] < 0) continue;
             const int64_t at = value + static_cast<int64_t>(corners.row[corner]) * heads * vectors + c;
-            const Channels<T, V> v = load_channels<T, V>(args.value, at);
             const C share = weight * corners.share(corner);
             C product[V];
 #pragma unroll
             for (int k = 0; k < V; ++k) {
-              dot[corner] += load(grad.at[k]) * load(v.at[k]);
+              dot[corner] += load(grad.at[k]) * values[corner][k];
               product[k] = share * load(grad.at[k]);
             }
             if constexpr (fixed) {
