@@ -49,6 +49,11 @@ def loss_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda **made: function(**made).square().sum()
 
 
+def agree_forward(ours: Tensor, theirs: Tensor) -> None:
+    """A location of 1e-7 accuracy is a place of 1e-5 in a map of 160 columns, between values some units apart."""
+    close(ours, theirs, atol=1e-4)
+
+
 def agree(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
     """A location's slope jumps at the centre of a pixel: where both round to different sides, both are right."""
     for i in (0, 1, 3):
@@ -72,7 +77,7 @@ def cases_of(setting: Setting) -> list[Case]:
                     reference=wrap(reference),
                     bytes_moved=lambda made, passes=passes: passes * sum(made[name].nbytes for name in LEARNT),
                     operations=lambda made, passes=passes: passes * 8 * CHANNELS * made["attention_weights"].numel(),
-                    agree=agree if passes > 1 else close,
+                    agree=agree if passes > 1 else agree_forward,
                     differentiate=passes > 1,
                     quick=one.frames == 1,
                     **common,
