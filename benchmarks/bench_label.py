@@ -3,7 +3,7 @@
     python benchmarks/bench_label.py DATA.json --weights mobilenet_v2_imagenet.safetensors
 
 DATA.json is a YouTube-VIS file with masks. Each rung of the ladder labels a copy of it that holds boxes alone, then the
-masks are compared with the true ones. The last rung but one is the preset that ships.
+masks are compared with the true ones. The last rung is the preset that ships. Rungs but the last are one try each.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ OFF = {
     "evidence": ["--evidence.weight", "0"],
     "refine": ["--refine.steps", "0"],
 }
-TK = ["--loss.temporal.weight", "0.2", "--loss.temporal.warmup", "20"]
+ONE_TRY = ["--tries", "1"]
+TK = ["--loss.temporal.weight", "0.2", "--loss.temporal.warmup", "20", *ONE_TRY]
 RUNGS = {
-    "projection": (["pairwise", "background", "evidence", "refine"], []),
-    "+ pairwise": (["background", "evidence", "refine"], []),
+    "projection": (["pairwise", "background", "evidence", "refine"], ONE_TRY),
+    "+ pairwise": (["background", "evidence", "refine"], ONE_TRY),
     "+ TK": (["background", "evidence", "refine"], TK),
     "+ background outside the boxes": (["evidence", "refine"], TK),
     "+ background that escaped": (["refine"], TK),
     "+ colours and edges at full size": ([], TK),
-    "the preset: as above, without TK": ([], []),
-    "the preset, seed 1": ([], ["--seed", "1"]),
+    "as above, without TK": ([], ONE_TRY),
+    "the preset: three tries": ([], []),
 }
 
 
@@ -61,6 +62,7 @@ def main() -> None:
     arguments.add_argument("--weights", type=Path, required=True)
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments.add_argument("--only", help="the rungs that have this in their name")
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments.add_argument("--out", type=Path, default=HERE / "results")
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
@@ -71,10 +73,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         boxes = Path(folder) / "boxes.json"
         without_masks(given.data, boxes)
-        for name, (off, flags) in RUNGS.items():
-            if given.only and given.only not in name:
-                continue
+        chosen = [(seed, *rung) for rung in RUNGS.items() if (given.only or "") in rung[0] for seed in given.seeds]
+        for seed, name, (off, flags) in chosen:
+            name = f"{name}, seed {seed}"
             flags = [str(boxes), "--frames", str(frames), "--backbone.weights", str(given.weights), *flags]
+            flags += ["--seed", str(seed)]
             flags += ["--no-overlays", "--out", str(Path(folder) / name.replace(" ", "-"))]
             config = parse(LabelConfig, [*flags, *(flag for part in off for flag in OFF[part])], "bench", "label")
             began = time.perf_counter()

@@ -15,9 +15,10 @@ from mfvis.errors import ConfigError
 from mfvis.infer import label
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
 from mfvis.infer.label import LabelConfig
-from mfvis.infer.reader import TrackReader
+from mfvis.infer.reader import TrackReader, at_most
 from mfvis.infer.refine import RefineConfig, refine
 from mfvis.infer.tracking import assign_tubes
+from mfvis.infer.tries import among_tracks, mean_of_fitting
 from mfvis.infer.view import cut, look
 from mfvis.losses.criterion import LossConfig
 from mfvis.losses.negatives import negatives_loss, positives_loss
@@ -117,6 +118,21 @@ def test_a_killed_run_goes_on_where_it_was(config, monkeypatch, capsys):
     assert "already labelled" in capsys.readouterr().out
 
 
+def test_every_try_has_a_seed_of_its_own(config, monkeypatch):
+    seeds, original = [], label.fit
+
+    def watched(model, view, tried, head=""):
+        seeds.append(tried.seed)
+        original(model, view, tried, head)
+
+    monkeypatch.setattr(label, "fit", watched)
+    config = replace(config, overlays=False, window=6, optim=OptimConfig(steps=1), tries=2)
+    for seed in (0, 1):
+        label.run(replace(config, seed=seed, out=config.out / str(seed)))
+    videos = len(load_dataset(config.data, config.frames).videos)
+    assert seeds == [0, 1] * videos + [2, 3] * videos
+
+
 def test_labels_made_with_other_settings_are_not_mixed(config):
     config = replace(config, overlays=False)
     label.run(config)
@@ -140,9 +156,10 @@ def test_faults_of_the_settings_are_told_together():
         LabelConfig(
             Path("x.json"),
             window=0,
+            tries=0,
             backbone=BackboneConfig(name="mobilenet_v2", frozen=True),
         )
-    assert all(word in str(error.value) for word in ("window", "backbone.weights"))
+    assert all(word in str(error.value) for word in ("window", "tries", "backbone.weights"))
 
 
 @pytest.mark.parametrize("prompts", [True, False])
@@ -238,6 +255,43 @@ def test_refined_masks_follow_the_colours_and_stay_in_the_box():
     assert not masks_THW[1].any()
     untouched = refine(logits_THW, lab_TCHW, boxes_T4, RefineConfig(steps=0))
     assert untouched[0].equal(logits_THW[0] > 0) and not untouched[1].any()
+
+
+def test_a_try_that_lost_its_object_is_not_heard():
+    boxes_NT4 = torch.tensor([[[2.0, 2, 8, 8]], [[3.0, 3, 9, 9]]])
+    filled_NTHW = torch.where(inside_boxes(boxes_NT4, 12, 12), 6.0, -6.0)
+    smaller_NTHW = filled_NTHW.clone()
+    smaller_NTHW[..., 4, 4] = -4  # a hole, of which the projections know nothing
+    lost_NTHW = smaller_NTHW.clone()
+    lost_NTHW[0] = -6.0
+    lost_NTHW[0, :, 10:] = 6.0  # what lies outside the box does not help it
+    mean_NTHW = mean_of_fitting(torch.stack([filled_NTHW, smaller_NTHW, lost_NTHW]), boxes_NT4)
+    torch.testing.assert_close(mean_NTHW[0], (filled_NTHW[0] + smaller_NTHW[0]) / 2)
+    torch.testing.assert_close(mean_NTHW[1], (filled_NTHW[1] + 2 * smaller_NTHW[1]) / 3)
+    nowhere = torch.full((1, 2, 1, 12, 12), -6.0)
+    assert mean_of_fitting(nowhere, boxes_NT4).equal(nowhere[0])
+
+
+def test_a_pixel_is_one_tracks_at_most():
+    boxes_NT4 = torch.tensor([[[0.0, 0, 4, 2]], [[2.0, 0, 6, 2]]])
+    logits_NTHW = torch.stack([torch.full((1, 2, 6), 3.0), torch.full((1, 2, 6), 5.0)])
+    shared_NTHW = among_tracks(logits_NTHW, boxes_NT4)
+    assert (shared_NTHW[0, 0] > 0)[0].tolist() == [True, True, False, False, False, False]
+    assert (shared_NTHW[1, 0] > 0)[0, 2:].all()
+    torch.testing.assert_close(shared_NTHW[0, 0, 0, 2], torch.tensor(3 - np.log1p(np.exp(5))).float())
+    torch.testing.assert_close(shared_NTHW[:1, :, :, :2], logits_NTHW[:1, :, :, :2], atol=1e-3, rtol=0)
+    torch.testing.assert_close(among_tracks(logits_NTHW[:1], boxes_NT4[:1]), logits_NTHW[:1])
+
+
+def test_levels_brought_to_the_grid_beforehand_read_the_same():
+    torch.manual_seed(0)
+    model = TrackReader(Backbone(BACKBONE), 2, 8)
+    grid = (16, 24)
+    levels = [torch.randn(2, width, 32 // 2**n, 48 // 2**n) for n, width in enumerate(model.backbone.channels)]
+    lab_TCHW = torch.randn(2, 3, *grid)
+    before = [at_most(level, grid) for level in levels]
+    assert [level.shape[-2:] for level in before] == [(16, 24), (16, 24), (8, 12), (4, 6)]
+    torch.testing.assert_close(model(tuple(before), lab_TCHW), model(tuple(levels), lab_TCHW), atol=1e-5, rtol=1e-4)
 
 
 def test_losses_of_known_pixels():

@@ -1,7 +1,8 @@
 """``mfvis label``: box tracks in, the same tracks with masks out, learnt from those boxes alone.
 
-Every video is read in windows of frames; for each one a model, from a checkpoint or from scratch, is trained on the
-window's own boxes and then asked for the mask of every box. What is ready is on the disk and not done again.
+Every video is read in windows of frames; for each one a model, from a checkpoint or several times from scratch, is
+trained on the window's own boxes and then asked for the mask of every box. What is ready is on the disk and not done
+again.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, inside_boxes
 from mfvis.infer.predictor import device_of, write_overlay
-from mfvis.infer.reader import TrackReader, standardised
+from mfvis.infer.reader import TrackReader, at_most, standardised
 from mfvis.infer.refine import RefineConfig, refine
 from mfvis.infer.tracking import assign_tubes
+from mfvis.infer.tries import ABSENT, among_tracks, mean_of_fitting
 from mfvis.infer.view import View, as_batch, cut, enlarge, look
 from mfvis.losses.criterion import STRIDE, Criterion, LossConfig
 from mfvis.losses.matcher import match
@@ -47,8 +49,6 @@ from mfvis.types import BoxPrompts, Category, Match, Prediction, TrackResult, Vi
 
 Model = VideoMask2Former | TrackReader
 Start = VideoMask2Former | Backbone
-ABSENT = -10.0
-"""Mask logit of what cannot be the object."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,9 @@ class LabelConfig:
     """Whose features are read without a checkpoint."""
     dim: int = 32
     """Channels of the model trained from scratch."""
+    tries: int = 1
+    """Models trained from scratch on each window, each from a seed of its own. A track's mask is the mean
+    of those that fill its boxes."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and steps, per window."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -93,7 +96,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         faults = [
             f"{name} is {getattr(self, name)}, expected at least 1"
-            for name in ("window", "clip", "short_side", "max_side", "zoom", "dim")
+            for name in ("window", "clip", "short_side", "max_side", "zoom", "dim", "tries")
             if getattr(self, name) < 1
         ]
         if not self.strides or min(self.strides) < 1:
@@ -170,17 +173,21 @@ def label_video(
         labels_N = torch.tensor([labels.get(track.category_id, 0) for track in tracks])
         frames_TCHW = read_frames(video, window)
 
-        model, zoom = copy.deepcopy(start), 1
-        if isinstance(model, Backbone):
-            torch.manual_seed(config.seed)
-            model, zoom = TrackReader(model, len(tracks), config.dim).to(model.mean.device), config.zoom
-            labels_N = torch.zeros_like(labels_N)
         size = fitted_size(video.height, video.width, config.short_side, config.max_side)
-        view = look(model.backbone, frames_TCHW, boxes_NT4, labels_N, size, zoom, config.evidence)
-        if isinstance(model, TrackReader) and view.features is not None:
-            view = replace(view, features=tuple(map(standardised, view.features)))
-        fit(model, view, config, f"{head} frames {window.start}-{window.stop - 1}")
-        logits_NTHW = segment(model, view, config)
+        name = f"{head} frames {window.start}-{window.stop - 1}"
+        if isinstance(start, Backbone):
+            labels_N = torch.zeros_like(labels_N)
+            view = look(start, frames_TCHW, boxes_NT4, labels_N, size, config.zoom, config.evidence)
+            if view.features is not None:
+                grid = view.lab_TCHW.shape[-2:]
+                view = replace(view, features=tuple(at_most(standardised(level), grid) for level in view.features))
+            logits_NTHW = _several_tries(start, view, config, name)
+        else:
+            model = copy.deepcopy(start)
+            view = look(model.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1, config.evidence)
+            fit(model, view, config, name)
+            logits_NTHW = segment(model, view, config)
+        logits_NTHW = among_tracks(logits_NTHW, view.boxes_NT4 / STRIDE)
         full_size = (video.height, video.width)
         for n, logits_THW, boxes_T4 in zip(present, logits_NTHW, boxes_NT4, strict=True):
             enlarged = _enlarge(logits_THW, view.size, full_size)
@@ -192,6 +199,17 @@ def label_video(
             for t, mask_HW in zip(window, masks_THW.numpy(), strict=True):
                 segmentations[n][t] = encode_mask(mask_HW) if video.tracks[n].present_T[t] else None
     return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
+
+
+def _several_tries(start: Backbone, view: View, config: LabelConfig, head: str) -> Tensor:
+    """Mask logits ``[N, T, H / 4, W / 4]`` of the tries that fill the boxes. Runs of different seeds share none."""
+    tries = []
+    for seed in range(config.seed * config.tries, (config.seed + 1) * config.tries):
+        torch.manual_seed(seed)
+        model = TrackReader(copy.deepcopy(start), len(view.labels_N), config.dim).to(start.mean.device)
+        fit(model, view, replace(config, seed=seed), f"{head} try {len(tries) + 1}/{config.tries}")
+        tries.append(segment(model, view, config))
+    return mean_of_fitting(torch.stack(tries), view.boxes_NT4 / STRIDE)
 
 
 def _present(video: Video, window: range) -> list[int]:

@@ -45,7 +45,10 @@ class TrackReader(nn.Module):
         mean_C11 = (lab_TCHW * content).sum((0, 2, 3), keepdim=True)[0] / content.sum().clamp(min=1)
         x = self.colours((lab_TCHW - mean_C11) * content / 30)
         for lateral, level in zip(self.laterals, features, strict=True):
-            x = x + F.interpolate(lateral(level), grid, mode="bilinear", align_corners=False)
+            read = lateral(level)
+            if read.shape[-2:] != grid:
+                read = F.interpolate(read, grid, mode="bilinear", align_corners=False)
+            x = x + read
         x = F.relu(self.norms[0](x))
         x = F.relu(self.norms[1](self.smooth(x)) + x)
         x = x + F.relu(self.mix(x))
@@ -56,3 +59,10 @@ def standardised(level_TCHW: Tensor) -> Tensor:
     """Every channel with mean 0 and deviation 1 over the frames: pretrained features differ wildly in scale."""
     deviation, mean = torch.std_mean(level_TCHW, (0, 2, 3), keepdim=True)
     return (level_TCHW - mean) / (deviation + 1e-3)
+
+
+def at_most(level_TCHW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A level that is finer than the grid, on the grid; the reader's 1x1 convolutions come to the same afterwards."""
+    if level_TCHW.shape[-1] <= grid[1]:
+        return level_TCHW
+    return F.interpolate(level_TCHW, grid, mode="bilinear", align_corners=False)

@@ -33,7 +33,7 @@ class RefineConfig:
 
     steps: int = 5
     """Mean-field steps; 0 leaves the network's masks as they are."""
-    network: float = 0.3
+    network: float = 0.2
     """Factor on the network's logits."""
     colour: float = 1.0
     """Factor on the log ratio of the two colour models."""
@@ -41,7 +41,7 @@ class RefineConfig:
     """Weight of the neighbours."""
     similar: float = 8.0
     """LAB distance at which a neighbour's say has fallen to exp(-1/2)."""
-    frames: int = 1
+    frames: int = 4
     """Frames before and after that share their colour models."""
 
     def __post_init__(self) -> None:

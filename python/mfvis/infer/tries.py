@@ -1,0 +1,49 @@
+"""From several tries at the same tracks to one: the boxes say which succeeded, and a pixel is one object's at most."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mfvis.infer.evidence import inside_boxes
+from mfvis.losses.projection import projection_loss
+
+ABSENT = -10.0
+"""Mask logit of what cannot be the object."""
+MARGIN = 0.15
+"""How much worse than the best try, as projection loss (0 to 2), one may fill its boxes and still be heard."""
+
+
+def mean_of_fitting(logits_MNTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
+    """float ``[N, T, H, W]``: each track's mean logits over those of M tries that fill its boxes.
+
+    A try may lose an object altogether; its mask's projections then miss those of the boxes, which needs no true mask
+    to be seen. Boxes are on the grid of the masks.
+    """
+    confined_MNTHW = _confined(logits_MNTHW, boxes_NT4)
+    misfit_MN = torch.stack(
+        [
+            torch.stack([projection_loss(logits_NTHW[n, None], boxes_NT4[n, None], 1) for n in range(len(boxes_NT4))])
+            for logits_NTHW in confined_MNTHW
+        ]
+    )
+    heard_MN = (misfit_MN <= misfit_MN.amin(0) + MARGIN).to(logits_MNTHW.dtype)
+    return torch.einsum("mnthw,mn->nthw", logits_MNTHW, heard_MN / heard_MN.sum(0))
+
+
+def among_tracks(logits_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
+    """The logits of a softmax over the background, whose score is 0, and the tracks, each confined to its boxes.
+
+    Where boxes overlap a pixel can be claimed by several readouts; at most one of them is left above 0.
+    """
+    confined_NTHW = _confined(logits_NTHW, boxes_NT4)
+    background_1THW = torch.zeros_like(confined_NTHW[:1])
+    others = [
+        torch.cat([background_1THW, confined_NTHW[:n], confined_NTHW[n + 1 :]]).logsumexp(0)
+        for n in range(len(boxes_NT4))
+    ]
+    return logits_NTHW - torch.stack(others)
+
+
+def _confined(logits: Tensor, boxes_NT4: Tensor) -> Tensor:
+    return logits.masked_fill(~inside_boxes(boxes_NT4, *logits.shape[-2:]), ABSENT)
