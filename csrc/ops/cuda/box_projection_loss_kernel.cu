@@ -19,6 +19,7 @@ namespace mfvis {
 namespace {
 
 constexpr int warps = 8, threads = 32 * warps;
+constexpr int warps_of_frame = 16, threads_of_frame = 32 * warps_of_frame;  // of the launches with a block to a frame
 
 template <typename C>
 struct Peak {
@@ -180,7 +181,7 @@ __device__ __forceinline__ double sum_over_block(double value, double* shared) {
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
   __syncthreads();
   double sum = 0;
-  for (int w = 0; w < warps; ++w) sum += shared[w];
+  for (int w = 0; w < warps_of_frame; ++w) sum += shared[w];
   return sum;
 }
 
@@ -201,7 +202,7 @@ struct Projections {
  private:
   static __device__ __forceinline__ Dice dice(const C* p, int64_t size, Span span, double* shared) {
     double squares = 0, inside = 0;
-    for (int64_t i = threadIdx.x; i < size; i += threads) {
+    for (int64_t i = threadIdx.x; i < size; i += threads_of_frame) {
       const double value = p[i];
       squares += value * value;
       inside += span.begin <= i && i < span.end ? value : 0;
@@ -212,9 +213,9 @@ struct Projections {
 };
 
 template <typename C>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads_of_frame, 1)
     sum_up(BoxProjection args, BoxProfiles kept, BoxPeaks peaks, C* loss, double* per_frame) {
-  double* const shared = shared_memory<double>();  // [warps], and whether this block is the last one
+  double* const shared = shared_memory<double>();  // [warps_of_frame], and whether this block is the last one
   const int64_t items = args.instances * args.frames, height = args.height, width = args.width;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     double of_frame = 0;
@@ -222,7 +223,7 @@ __global__ void __launch_bounds__(threads)
       const PeaksOfFrame<C> found(args, peaks, item);
       C* const p = static_cast<C*>(kept.p) + item * (height + width);
       int32_t* const position = kept.position + item * (height + width);
-      for (int64_t i = threadIdx.x; i < height + width; i += threads) {
+      for (int64_t i = threadIdx.x; i < height + width; i += threads_of_frame) {
         const Peak<C> peak = i < height ? found.highest(peaks.bands * width + i * peaks.tiles, peaks.tiles, 1)
                                         : found.highest(i - height, peaks.bands, width);
         p[i] = peak.value != peak.value ? peak.value : sigmoid(peak.value);
@@ -238,23 +239,23 @@ __global__ void __launch_bounds__(threads)
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();  // What this block wrote is seen before its number.
-    shared[warps] = atomicAdd(peaks.finished, 1) + 1 == static_cast<int32_t>(gridDim.x);
+    shared[warps_of_frame] = atomicAdd(peaks.finished, 1) + 1 == static_cast<int32_t>(gridDim.x);
   }
   __syncthreads();
-  if (shared[warps] == 0) return;
+  if (shared[warps_of_frame] == 0) return;
   __threadfence();
   const volatile double* const losses = per_frame;
   double sum = 0;
-  for (int64_t item = threadIdx.x; item < items; item += threads) sum += losses[item];
+  for (int64_t item = threadIdx.x; item < items; item += threads_of_frame) sum += losses[item];
   sum = sum_over_block(sum, shared);
   if (threadIdx.x == 0) *loss = static_cast<C>(sum / static_cast<double>(items));
 }
 
 template <typename T>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads_of_frame, 1)
     scatter_gradient(BoxProjection args, BoxProfiles kept, const Compute<T>* grad_loss, T* grad_logits) {
   using C = Compute<T>;
-  double* const shared = shared_memory<double>();  // [warps]
+  double* const shared = shared_memory<double>();  // [warps_of_frame]
   const int64_t items = args.instances * args.frames, height = args.height, width = args.width;
   const double scale = static_cast<double>(*grad_loss) / static_cast<double>(items);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
@@ -265,12 +266,12 @@ __global__ void __launch_bounds__(threads)
     const auto by_logit = [&](const Dice& dice, Span span, double p, int64_t i) {
       return static_cast<C>(scale * dice.by_p(p, span.begin <= i && i < span.end) * p * (1 - p));
     };
-    for (int64_t x = threadIdx.x; x < width; x += threads) {
+    for (int64_t x = threadIdx.x; x < width; x += threads_of_frame) {
       store(by_logit(projections.on_x, projections.spans.x, projections.column_p[x], x),
             grad + position[height + x] * width + x);
     }
     __syncthreads();  // A pixel may be the maximum of its row, too.
-    for (int64_t y = threadIdx.x; y < height; y += threads) {
+    for (int64_t y = threadIdx.x; y < height; y += threads_of_frame) {
       T* const to = grad + y * width + position[y];
       store(load(*to) + by_logit(projections.on_y, projections.spans.y, projections.row_p[y], y), to);
     }
@@ -288,8 +289,8 @@ void box_projection_terms(const BoxProjection& args, const BoxProfiles& kept, co
     const bool aligned = reinterpret_cast<uintptr_t>(args.logits) % 16 == 0 && args.width % Chunk<T>::size == 0;
     launch(op, aligned ? find_peaks<T, true> : find_peaks<T, false>, grid_for(items * peaks.bands * peaks.tiles, warps),
            threads, 0, args, peaks);
-    launch(op, sum_up<C>, grid_for(items, 1), threads, (warps + 1) * sizeof(double), args, kept, peaks,
-           static_cast<C*>(loss), per_frame);
+    launch(op, sum_up<C>, grid_for(items, 1), threads_of_frame, (warps_of_frame + 1) * sizeof(double), args, kept,
+           peaks, static_cast<C*>(loss), per_frame);
   });
 }
 
@@ -297,8 +298,9 @@ void box_projection_terms_backward(const BoxProjection& args, const BoxProfiles&
                                    void* grad_logits) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    launch(op, scatter_gradient<T>, grid_for(args.instances * args.frames, 1), threads, warps * sizeof(double), args,
-           kept, static_cast<const Compute<T>*>(grad_loss), static_cast<T*>(grad_logits));
+    launch(op, scatter_gradient<T>, grid_for(args.instances * args.frames, 1), threads_of_frame,
+           warps_of_frame * sizeof(double), args, kept, static_cast<const Compute<T>*>(grad_loss),
+           static_cast<T*>(grad_logits));
   });
 }
 
