@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -123,7 +124,12 @@ def _unchecked(cls: type) -> type:
     hints = typing.get_type_hints(cls)
     kinds = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
     nested = {name: _unchecked(kind) for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
-    body: dict[str, Any] = {name: field(default_factory=kind) for name, kind in nested.items()}
+    body: dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        if f.name in nested:
+            kind, given = nested[f.name], f.default_factory is not dataclasses.MISSING
+            values = _shallow(f.default_factory()) if given else {}
+            body[f.name] = field(default_factory=functools.partial(build, kind, values, f.name))
     body |= {"__annotations__": nested, "__post_init__": lambda self: None, "__doc__": cls.__doc__}
     return dataclass(frozen=True)(type(cls.__name__, (cls,), body | {"__module__": cls.__module__}))
 
@@ -143,8 +149,16 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: An
     arguments = {}
     for name, f in fields.items():
         if name in values:
+            given = values[name]
+            if isinstance(given, Mapping) and dataclasses.is_dataclass(hints[name]):
+                # A part that is given in part is laid over its default here, which may differ from its class's.
+                given = (
+                    _overlaid(to_plain(f.default_factory()), given)
+                    if f.default_factory is not dataclasses.MISSING
+                    else given
+                )
             try:
-                arguments[name] = _convert(hints[name], values[name], f"{prefix}{name}", problems, missing)
+                arguments[name] = _convert(hints[name], given, f"{prefix}{name}", problems, missing)
             except ValueError as error:
                 problems.append(str(error))
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:

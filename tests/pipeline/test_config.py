@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,23 @@ def test_flags_win_over_the_preset_over_the_defaults() -> None:
     assert config.train.lr == 0.5 and config.clip.short_sides == (16, 32)
     assert config.model.hidden_dim == 16  # the preset's
     assert config.train.weight_decay == 0.05  # the default
+
+
+@dataclass(frozen=True)
+class Inner:
+    a: int = 1
+    b: int = 2
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = field(default_factory=lambda: Inner(b=5))
+
+
+def test_defaults_of_a_component_may_differ_where_it_is_used() -> None:
+    assert parse(Outer, [], prog="x") == Outer(Inner(1, 5))
+    assert parse(Outer, ["--inner.a", "7"], prog="x") == Outer(Inner(7, 5))
+    assert build(Outer, {"inner": {"a": 7}}, "x") == Outer(Inner(7, 5))
 
 
 def test_a_preset_file_is_a_way_to_write_flags(tmp_path: Path) -> None:
