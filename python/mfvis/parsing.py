@@ -150,13 +150,10 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: An
     for name, f in fields.items():
         if name in values:
             given = values[name]
-            if isinstance(given, Mapping) and dataclasses.is_dataclass(hints[name]):
-                # A part that is given in part is laid over its default here, which may differ from its class's.
-                given = (
-                    _overlaid(to_plain(f.default_factory()), given)
-                    if f.default_factory is not dataclasses.MISSING
-                    else given
-                )
+            has_default = f.default_factory is not dataclasses.MISSING
+            if isinstance(given, Mapping) and dataclasses.is_dataclass(hints[name]) and has_default:
+                # A component that is given in part is laid over its default here, which may differ from its class's.
+                given = _overlaid(to_plain(f.default_factory()), given)
             try:
                 arguments[name] = _convert(hints[name], given, f"{prefix}{name}", problems, missing)
             except ValueError as error:
