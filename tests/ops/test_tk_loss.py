@@ -139,9 +139,11 @@ def test_nothing_to_learn_from_is_zero(change):
     assert not arguments["mask_logits"].grad.any()
 
 
-def test_reference_of_more_instances_than_a_word_of_the_gpu_has_bits():
+@pytest.mark.parametrize("videos, pairs", [(1, 1), (1, 2), (2, 3)])
+def test_reference_of_more_instances_than_a_word_of_the_gpu_has_bits(videos, pairs):
+    """Few blocks are divided among the words, more go through all of them."""
     climber = TestTkLossTerms()
-    climber.agree(climber.make(N=70, H=5, W=9))
+    climber.agree(climber.make(N=70, H=5, W=9, B=videos, P=pairs))
 
 
 def test_indices_that_name_nothing_do_no_harm_on_a_gpu():

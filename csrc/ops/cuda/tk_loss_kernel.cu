@@ -39,9 +39,9 @@ constexpr int threads = 256;
 constexpr int warps = threads / 32;
 constexpr int slab = 16;        // matches of a pixel at a time
 constexpr int links_kept = 12;  // of a pixel, in shared memory
-// With fewer, the instances are divided among more. The emulator has one process and small cases.
+// With fewer, the instances are divided among more. On the emulator few are enough, so that small cases take both ways.
 #ifdef MFVIS_EMULATED
-constexpr int64_t enough_blocks = 1;
+constexpr int64_t enough_blocks = 3;
 #else
 constexpr int64_t enough_blocks = 1024;
 #endif
