@@ -168,7 +168,7 @@ def plot_along(axis: str, settings: Sequence[Setting], rows: Sequence[Row]) -> s
 
 def panel(title: str, axis: str, lines: dict[str, list[tuple[float, float]]], width: int, height: int) -> str:
     """Lines on a logarithmic y axis, a tick at every power of ten and at every measured x."""
-    left, right, top, bottom = 46, 62, 26, 34
+    left, right, top, bottom = 56, 62, 26, 34
     lines = {name: [(x, max(y, 1e-2)) for x, y in points] for name, points in lines.items() if points}
     points = [point for line in lines.values() for point in line]
     first, last = min(x for x, _ in points), max(x for x, _ in points)
