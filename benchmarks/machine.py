@@ -69,7 +69,7 @@ def seconds(run: Callable[[], Any], device: str) -> float:
     """How long one run takes; on a GPU between two events, so that launching it counts only where it is the limit.
 
     On the CPU the result outlives the clock: giving its memory back may make the C library give back what others freed
-    before, up to 20 ms for a gradient of 5 MB after a run of the unfold reference.
+    before, which is many times what a small operator takes.
     """
     if device == "cpu":
         begin = time.perf_counter()

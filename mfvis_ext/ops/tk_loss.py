@@ -70,7 +70,7 @@ def tk_loss_terms(
 
 
 class QuotientOfSums(torch.autograd.Function):
-    """The loss as one node of the graph: the small ones between sums and quotient cost 50 µs more per call."""
+    """The loss as one node of the graph: small ones between sums and quotient are a cost of every call."""
 
     @staticmethod
     def forward(ctx, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
