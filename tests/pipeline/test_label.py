@@ -23,21 +23,12 @@ from mfvis.infer.view import cut, look
 from mfvis.losses.criterion import LossConfig
 from mfvis.losses.negatives import negatives_loss, positives_loss
 from mfvis.models.backbone import Backbone, BackboneConfig
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train.optim import OptimConfig
+from tiny import TINY
 
 BACKBONE = BackboneConfig(name="tiny")
-MASK2FORMER = ModelConfig(
-    backbone=BACKBONE,
-    hidden_dim=16,
-    heads=2,
-    encoder_layers=1,
-    encoder_ffn_dim=16,
-    decoder_layers=1,
-    decoder_ffn_dim=16,
-    queries=8,
-    box_prompts=True,
-)
+MASK2FORMER = replace(TINY, decoder_layers=1, queries=8, box_prompts=True)
 
 
 @pytest.fixture
