@@ -26,12 +26,14 @@ import torch
 from harness import RETURN_ALL, peak_in_this_process, take_turns
 from inputs import generator, moving_clip
 from machine import HERE, gpu_state, machine
+from mfvis.demo import DemoConfig
 from mfvis.losses.criterion import Criterion, LossConfig
 from mfvis.losses.pairwise import PairwiseConfig
 from mfvis.losses.temporal import TemporalConfig
 from mfvis.models import pixel_decoder
 from mfvis.models.backbone import BackboneConfig
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.parsing import build, load_preset
 from mfvis.types import Batch
 from report import write
 
@@ -48,16 +50,7 @@ class Sizes:
     """Of each clip."""
 
 
-SMALL = ModelConfig(
-    backbone=BackboneConfig(name="tiny"),
-    hidden_dim=48,
-    heads=4,
-    encoder_layers=1,
-    encoder_ffn_dim=96,
-    decoder_layers=3,
-    decoder_ffn_dim=192,
-    queries=8,
-)
+SMALL = build(DemoConfig, load_preset("demo"), "the demo's preset").model
 ON = {
     "cpu": (SMALL, Sizes(2, 3, 192, 320, 3)),
     "cuda": (ModelConfig(backbone=BackboneConfig(name="resnet50")), Sizes(2, 5, 480, 864, 10)),
