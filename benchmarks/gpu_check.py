@@ -81,7 +81,7 @@ def steps(out: Path) -> list[Step]:
     files = sorted((ROOT / "tests" / "ops").glob("test_*.py"))
     operators = [path.name.removesuffix("_kernel.cu") for path in sorted((ROOT / "csrc/ops/cuda").glob("*_kernel.cu"))]
     on_cpu_alone = ("test_fuzz", "test_emulated", "test_cpu_levels")
-    mfvis = [PYTHON, "-m", "mfvis.cli"]
+    mfvis = [PYTHON, "-m", "mfvis"]
     train = [*mfvis, "train", "--preset", "test", "--data", str(DEMO / "train.json"), "--out", str(RUN)]
 
     def benchmark(name: str, *options: str) -> list[str]:

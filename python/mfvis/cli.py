@@ -117,7 +117,3 @@ def _guess(name: str) -> str:
 def _fail(text: str) -> int:
     print(f"mfvis: {text}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,6 +25,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_python_m_mfvis_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "mfvis", "trian"], capture_output=True, text=True)
+    assert done.returncode == 2 and "did you mean 'mfvis train'?" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

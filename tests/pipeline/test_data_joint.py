@@ -156,7 +156,7 @@ def test_two_processes_train_on_alike_batches(published: Path, tmp_path: Path) -
     data = [f"ytvis2019:{published}/ytvis2019@length=3", f"coco:{published}/coco@supervision=masks,length=2"]
     flags = ["--preset", "test", "--data", *data, "--out", str(tmp_path), "--clip.short-sides", "32"]
     flags += ["--train.batch", "8", "--train.per-device", "2", "--train.steps", "2"]
-    done = subprocess.run([*launch, "-m", "mfvis.cli", "train", *flags], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*launch, "-m", "mfvis", "train", *flags], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert all(record["projection"] > 0 and record["mask_bce"] > 0 for record in records(tmp_path))
 

@@ -96,7 +96,7 @@ def test_finished_run_resumes_to_itself(uninterrupted: Path, demo_data: tuple[Pa
 def test_killed_run_resumes(uninterrupted: Path, demo_data: tuple[Path, Path], tmp_path: Path) -> None:
     flags = ["--preset", "test", "--data", str(demo_data[0]), "--out", str(tmp_path)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mfvis.cli", "train", *flags], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "mfvis", "train", *flags], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     log, deadline = tmp_path / "log.jsonl", time.monotonic() + 120
     while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 4):
@@ -112,7 +112,7 @@ def test_killed_run_resumes(uninterrupted: Path, demo_data: tuple[Path, Path], t
 def test_two_processes_share_a_batch(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     flags = ["--preset", "test", "--data", str(demo_data[0]), "--out", str(tmp_path), "--train.steps", "2"]
-    done = subprocess.run([*launch, "-m", "mfvis.cli", "train", *flags], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*launch, "-m", "mfvis", "train", *flags], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "batch 2 = 1 clips x 2 processes x 1 forward passes" in done.stderr
     model, _, _ = checkpoint.load_model(tmp_path)
