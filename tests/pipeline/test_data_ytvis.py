@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import read_results, write_labelled, write_results
-from mfvis.data.rle import decode_mask, encode_mask, mask_box
+from mfvis.data.rle import decode_mask, encode_mask, mask_box, rle_box
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError
 from mfvis.types import TrackResult, VideoDataset
@@ -142,6 +142,17 @@ def test_any_string_is_decoded_or_refused(height: int, width: int, counts: str) 
         assert decode_mask({"size": [height, width], "counts": counts}, height, width).shape == (height, width)
     except DataError as error:
         assert "the RLE string's runs are damaged" in str(error)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+def test_box_of_runs_is_the_box_of_pixels(share: float) -> None:
+    random = np.random.default_rng(3)
+    for _ in range(60):
+        height, width = random.integers(1, 9, 2).tolist()
+        mask_HW = random.random((height, width)) < share
+        np.testing.assert_array_equal(rle_box(encode_mask(mask_HW), height, width), mask_box(mask_HW))
+    with pytest.raises(DataError, match="a.json: label 3: the RLE"):
+        rle_box({"size": [2, 2], "counts": [5]}, 2, 2, file="a.json", record="label 3")
 
 
 def test_polygons_and_absence() -> None:
