@@ -1,4 +1,4 @@
-"""Small random cases of segmentation tracking in BDD100K's two forms, for the tests of its metrics."""
+"""Small cases of segmentation tracking in BDD100K's two forms, by hand and at random, for the tests of its metrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mfvis.eval.mots import MotsMetrics
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -28,12 +29,22 @@ class Thing:
 
 Frame = tuple[list[Thing], list[Thing]]
 """Annotated, predicted."""
+Numbers = dict[tuple[str, str], float]
+"""Of a class or a group: its row and name."""
 
 
 def rectangle(x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = True
     return mask
+
+
+A, B = rectangle(0, 0, 8, 8), rectangle(16, 8, 24, 16)
+"""Two objects far from each other."""
+
+
+def one_video(*frames: Frame) -> dict[str, list[Frame]]:
+    return {"video": list(frames)}
 
 
 def random_case(seed: int, disjoint: bool = True) -> dict[str, list[Frame]]:
@@ -128,3 +139,7 @@ def write_bitmasks(folder: Path, case: dict[str, list[Frame]]) -> tuple[Path, Pa
                     rgba[one.mask] = (one.label, int(one.ignored), one.id >> 8, one.id & 255)
                 Image.fromarray(rgba, "RGBA").save(root / video / f"{video}-{t + 1:07d}.png")
     return roots
+
+
+def flat(metrics: MotsMetrics) -> Numbers:
+    return {(key, name): value for name, row in metrics.clear.items() for key, value in vars(row).items()}

@@ -11,30 +11,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mfvis.errors import DataError
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
 from mfvis.eval.mots import MotsMetrics, evaluate_mots
-from mfvis.eval.run import EvalConfig, run
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from mots_cases import (
     NAMES,
+    A,
+    B,
     Frame,
+    Numbers,
     Thing,
+    flat,
+    one_video,
     random_case,
     rectangle,
-    scalabel_frames,
     write_bitmasks,
     write_scalabel,
 )
-from PIL import Image
 from pytest import approx
 
-Numbers = dict[tuple[str, str], float]
 GROUPS = {"human": (1, 2), "vehicle": (3, 4, 5, 6), "bike": (7, 8), "OVERALL": tuple(range(1, 9))}
-
-
-def flat(metrics: MotsMetrics) -> Numbers:
-    return {(key, name): value for name, row in metrics.clear.items() for key, value in vars(row).items()}
 
 
 def from_scalabel(folder: Path, case: dict[str, list[Frame]]) -> MotsMetrics:
@@ -232,13 +228,6 @@ def test_equals_the_toolkit(seed, tmp_path):
 # --------------------------------------------------------------------------------------------------- hand-made cases
 
 
-def one_video(*frames: Frame) -> dict[str, list[Frame]]:
-    return {"video": list(frames)}
-
-
-A, B = rectangle(0, 0, 8, 8), rectangle(16, 8, 24, 16)
-
-
 def test_a_perfect_class_beside_absent_ones_is_an_eighth_of_the_mean(tmp_path):
     metrics = from_bitmasks(tmp_path, one_video(([Thing(7, 3, A)], [Thing(300, 3, A)])))
     assert metrics.named() == {"mMOTSA": 12.5, "mMOTSP": 12.5, "mIDF1": 12.5, "IDSw": 0}
@@ -304,121 +293,3 @@ def test_a_video_without_predictions_is_empty_and_text_ids_are_fine_where_it_is_
     videos, notes = read_scalabel_tracks(predicted, annotated)
     assert evaluate_mots(videos).clear["car"].FN == 1
     assert notes == ("1 of 2 videos have no predictions and count as empty: b",)
-
-
-# --------------------------------------------------------------------------------------------------------- odd input
-
-
-@pytest.mark.parametrize(
-    ("side", "edit", "message"),
-    [
-        (1, lambda frames: frames[0]["labels"][0].update(category="dragon"), "category 'dragon' is unknown"),
-        (1, lambda frames: frames[0]["labels"][0].update(id="x1"), "its id is not a whole number"),
-        (0, lambda frames: frames[0]["labels"][0].update(id=str(2**31)), "does not fit into 32 bits"),
-        (1, lambda frames: frames[0].update(videoName="other"), "video other: is not annotated"),
-        (1, lambda frames: frames.pop(), "has 1 frames, 2 are annotated"),
-        (1, lambda frames: frames[0].update(frameIndex=7), "or their frameIndex differ"),
-        (0, lambda frames: frames[0].pop("videoName"), "has no videoName"),
-        (1, lambda frames: frames[0]["labels"].append(frames[0]["labels"][0]), "occurs twice in this frame"),
-        (1, lambda frames: frames[0]["labels"][0]["rle"].update(size=[32, 24]), r"the mask's size is \[32, 24\]"),
-        (1, lambda frames: frames[0]["labels"][0]["rle"].update(counts="12"), "runs are damaged"),
-        (
-            0,
-            lambda frames: frames[0]["labels"][0].update(
-                rle=None, poly2d=[{"vertices": [[0, 0], [5, 0], [5, 5]], "types": "LLL", "closed": True}]
-            ),
-            "is a polygon",
-        ),
-    ],
-)
-def test_each_fault_of_scalabel_files_is_named(tmp_path, side, edit, message):
-    case = one_video(([Thing(1, 3, A)], [Thing(1, 3, A)]), ([Thing(1, 3, A)], [Thing(1, 3, A)]))
-    paths = write_scalabel(tmp_path, case)
-    frames = json.loads(paths[side].read_text())
-    edit(frames)
-    paths[side].write_text(json.dumps(frames))
-    with pytest.raises(DataError, match=message):
-        read_scalabel_tracks(paths[1], paths[0])
-
-
-def test_all_faults_are_reported_together(tmp_path):
-    paths = write_scalabel(tmp_path, one_video(([Thing(1, 3, A)], [Thing(1, 3, A), Thing(2, 3, B)])))
-    frames = json.loads(paths[1].read_text())
-    frames[0]["labels"][0]["rle"]["counts"] = "12"
-    frames[0]["labels"][1]["category"] = "dragon"
-    paths[1].write_text(json.dumps(frames))
-    with pytest.raises(DataError) as caught:
-        read_scalabel_tracks(paths[1], paths[0])
-    assert len(caught.value.problems) == 2
-
-
-def test_bitmasks_that_do_not_fit_are_named(tmp_path):
-    frame = ([Thing(1, 3, A)], [Thing(1, 3, A)])
-    annotated, predicted = write_bitmasks(tmp_path, {"a": [frame, frame], "b": [frame]})
-    (predicted / "a" / "a-0000002.png").unlink()
-    Image.new("RGBA", (8, 8)).save(predicted / "b" / "b-0000001.png")
-    with pytest.raises(DataError, match=r"a-0000002.png.*all-zero PNG"):
-        read_bitmask_tracks(predicted, annotated)
-    Image.new("RGBA", (32, 24)).save(predicted / "a" / "a-0000002.png")
-    with pytest.raises(DataError, match=r"is \(8, 8\), the annotation \(32, 24\)"):
-        read_bitmask_tracks(predicted, annotated)
-    (predicted / "b" / "b-0000001.png").unlink()
-    with pytest.raises(DataError, match="has 1 videos, the annotations 2; in one only: b"):
-        read_bitmask_tracks(predicted, annotated)
-
-
-def test_more_than_a_hundred_predicted_ids_are_refused(tmp_path):
-    many = [Thing(n + 1, 3, rectangle(n % 32, n // 32, n % 32 + 1, n // 32 + 1)) for n in range(101)]
-    annotated, predicted = write_bitmasks(tmp_path, one_video(([], many)))
-    with pytest.raises(DataError, match="has 101 ids, at most 100"):
-        read_bitmask_tracks(predicted, annotated)
-    annotated, predicted = write_bitmasks(tmp_path / "b", one_video(([], many[:100])))
-    assert evaluate_mots(read_bitmask_tracks(predicted, annotated)).clear["car"].FP == 100
-
-
-# ----------------------------------------------------------------------------------------------------------- command
-
-
-def test_the_command_takes_either_form_and_writes_all_numbers(tmp_path, capsys):
-    case = one_video(([Thing(1, 3, A), Thing(2, 1, B)], [Thing(4, 3, A)]))
-    annotated, predicted = write_scalabel(tmp_path, case)
-    by_runs = run(EvalConfig(predicted, str(annotated), tmp_path / "metrics.json"))
-    printed = capsys.readouterr().out
-    assert "mMOTSA 12.5   mMOTSP 12.5   mIDF1 12.5   IDSw 0" in printed
-    assert "HOTA" in printed
-    written = json.loads((tmp_path / "metrics.json").read_text())
-    assert written["mMOTSA"] == written["mMOTA"] == written["BDD100K"]["MOTA"]["AVERAGE"] == 12.5
-    assert written["BDD100K"]["MOTA"]["bus"] is None
-    assert written["TrackEval"]["HOTA"]["car"] == 1
-    assert written["TrackEval"]["HOTA(0)"]["cls_comb_cls_av"] == approx(1 / 8)
-    annotated, predicted = write_bitmasks(tmp_path / "bits", case)
-    by_pictures = run(EvalConfig(predicted, str(annotated)))
-    assert flat(by_pictures) == approx(flat(by_runs), nan_ok=True)
-
-
-def test_the_command_finds_the_labels_in_the_published_folders(tmp_path):
-    case = one_video(([Thing(1, 3, A)], [Thing(4, 3, A)]))
-    _, predicted = write_bitmasks(tmp_path, case)
-    labels = tmp_path / "bdd100k" / "labels" / "seg_track_20"
-    (labels / "bitmasks").mkdir(parents=True)
-    (tmp_path / "annotated").rename(labels / "bitmasks" / "val")
-    metrics = run(EvalConfig(predicted, f"bdd100k-mots:{tmp_path}"))
-    assert metrics.clear["car"].MOTA == 100
-    with pytest.raises(DataError, match="has no labels/seg_track_20/bitmasks/train"):
-        run(EvalConfig(predicted, f"bdd100k-mots:{tmp_path}@split=train"))
-
-
-def test_results_of_one_form_are_not_compared_with_annotations_of_another(tmp_path):
-    case = one_video(([Thing(1, 3, A)], [Thing(4, 3, A)]))
-    annotated, _ = write_scalabel(tmp_path, case)
-    (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(DataError, match="are BDD100K's, the results are not"):
-        run(EvalConfig(tmp_path / "results.json", str(annotated)))
-
-
-def test_scalabel_frames_are_paired_by_their_index(tmp_path):
-    case = one_video(([Thing(1, 3, A)], [Thing(1, 3, A)]), ([Thing(1, 3, B)], [Thing(1, 3, B)]))
-    annotated, predicted = write_scalabel(tmp_path, case)
-    predicted.write_text(json.dumps(scalabel_frames(case, 1)[::-1]))
-    videos, _ = read_scalabel_tracks(predicted, annotated)
-    assert evaluate_mots(videos).clear["car"].MOTA == 100
