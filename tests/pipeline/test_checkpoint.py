@@ -104,10 +104,11 @@ def test_training_state_of_another_training(missing: str, good: Path) -> None:
 
     model, _, _ = checkpoint.load_model(good)
     optimizer, sampler = make_optimizer(model, OptimConfig()), ClipSampler([3])
-    state = checkpoint.training_state(optimizer, sampler, None)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    state = checkpoint.training_state(optimizer, sampler, scaler)
     del state[missing]
     with pytest.raises(CheckpointError, match="does not fit this training"):
-        checkpoint.apply_training(state, optimizer, sampler, None, "runs/x")
+        checkpoint.apply_training(state, optimizer, sampler, scaler, "runs/x")
 
 
 def test_starting_weights_leave_out_the_class_head_of_other_classes(good: Path) -> None:

@@ -144,8 +144,9 @@ class MaskedAttentionDecoder(nn.Module):
             if index == 0 and queries.attend_BQS is not None:
                 attend = queries.attend_BQS
             else:
-                with torch.no_grad():
-                    attend = self.mask_embedder(outputs[-1]) @ coarse[level].transpose(1, 2) >= 0
+                # Detached afterwards, not under no_grad: until torch 2.10 at least, autocast keeps the weights that it
+                # casts there, and `predict` would train none of them.
+                attend = self.mask_embedder(outputs[-1]).detach() @ coarse[level].transpose(1, 2) >= 0
             # A query that may look nowhere looks everywhere.
             attend = attend | ~attend.any(-1, keepdim=True)
             x = layer(x, queries.positions_BQC, keys[level], values[level], attend)

@@ -200,13 +200,13 @@ def start_from(path: str | Path, model: VideoMask2Former, categories: Sequence[C
 
 
 def training_state(
-    optimizer: torch.optim.Optimizer, sampler: ClipSampler, scaler: torch.amp.GradScaler | None
+    optimizer: torch.optim.Optimizer, sampler: ClipSampler, scaler: torch.amp.GradScaler
 ) -> dict[str, Any]:
     """What `save` keeps beside the weights. The learning rate and the random numbers follow from the step."""
     return {
         "optimizer": optimizer.state_dict(),
         "sampler": sampler.state_dict(),
-        "scaler": scaler.state_dict() if scaler is not None else None,
+        "scaler": scaler.state_dict(),
     }
 
 
@@ -214,14 +214,14 @@ def apply_training(
     state: dict[str, Any],
     optimizer: torch.optim.Optimizer,
     sampler: ClipSampler,
-    scaler: torch.amp.GradScaler | None,
+    scaler: torch.amp.GradScaler,
     source: str,
 ) -> None:
     """Put what `training_state` gave back in place. CheckpointError if it does not fit."""
     try:
         optimizer.load_state_dict(state["optimizer"])
         sampler.load_state_dict(state["sampler"])
-        if scaler is not None and state["scaler"] is not None:
+        if state["scaler"]:  # there is none but with fp16
             scaler.load_state_dict(state["scaler"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(

@@ -47,10 +47,11 @@ def train(config: Config) -> Path:
     has_cuda = mfvis_ext.build_info()["cuda"] is not None
     accelerator = Accelerator(
         cpu=settings.device == "cpu" or not has_cuda,
-        mixed_precision=settings.amp,
+        mixed_precision="no",  # is `forward`'s, as replay needs it too, and accelerate has no fp16 on the CPU
         # Queries made from boxes and learnt queries take turns, so either's parameters are idle in some steps.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=0 < settings.prompted < 1)],
     )
+    scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.amp == "fp16")
     processes, rank = accelerator.num_processes, accelerator.process_index
     passes = accumulation(settings, processes)
     resumed_from = _resumed(config)
@@ -76,7 +77,7 @@ def train(config: Config) -> Path:
     if resumed_from:
         state = checkpoint.restore(resumed_from, bare)
         first_step = checkpoint.describe(resumed_from).step
-        checkpoint.apply_training(state, optimizer, sampler, accelerator.scaler, str(resumed_from))
+        checkpoint.apply_training(state, optimizer, sampler, scaler, str(resumed_from))
         started = f"resumed from {resumed_from}, step {first_step}"
     log = Log(config.out, first_step, settings.steps, settings.log_every, accelerator.is_main_process)
     log.say(to_yaml(config) + "\n".join(derived(config, processes, [len(part) for part in clips])))
@@ -88,6 +89,8 @@ def train(config: Config) -> Path:
         log.say(started)
     if torch.cuda.is_available() and not has_cuda:
         log.say("trains on the CPU: mfvis_ext was built without CUDA")
+    if accelerator.device.type == "cpu" and settings.amp == "fp16":
+        log.say("float16 on a CPU is mostly slower than float32; --train.amp bf16 or no may be many times faster")
     batches = _batches(clips, sampler, config, processes, rank)
 
     # ---- Steps --------------------------------------------------------------------------------------------------
@@ -112,24 +115,27 @@ def train(config: Config) -> Path:
                 alone = contextlib.nullcontext() if last_part else accelerator.no_sync(model)
                 with alone:
                     criterion = criteria[batch.masks_NTHW is not None]
-                    terms = forward(model, criterion, batch, step, is_prompted(config, step))
+                    terms = forward(model, criterion, batch, step, is_prompted(config, step), settings.amp)
                     if not torch.isfinite(terms.total):
                         description = Description(step, config, categories)
                         stop_for_replay("loss", description, bare, batch, parts, rank, terms)
-                    accelerator.backward(terms.total * share)
+                    accelerator.backward(scaler.scale(terms.total * share))
                 for name, value in terms.named().items():
                     sums[name] = sums.get(name, 0) + value * share
                 parts += 1
 
+        scaler.unscale_(optimizer)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm or float("inf"))
-        if settings.amp != "fp16" and not torch.isfinite(norm):  # the scaler of fp16 skips such steps by itself
+        # Scaled gradients overflow now and then; the scaler skips those steps and scales less until they do not.
+        if not torch.isfinite(norm) and scaler.get_scale() <= 1:
             description = Description(step, config, categories)
             stop_for_replay("gradient", description, bare, batch, parts - 1, rank, terms)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         sampler.advance(settings.batch)
         done = step + 1
-        log.step(done, sums | {"grad_norm": norm.detach()}, {"lr": rate}, waited)
+        log.step(done, sums, norm.detach(), {"lr": rate}, waited)
 
         # ---- Checkpoint -----------------------------------------------------------------------------------------
         if done % settings.checkpoint_every == 0 or done == settings.steps:
@@ -139,7 +145,7 @@ def train(config: Config) -> Path:
                     f"{done:06}",
                     Description(done, config, categories),
                     bare,
-                    checkpoint.training_state(optimizer, sampler, accelerator.scaler),
+                    checkpoint.training_state(optimizer, sampler, scaler),
                 )
                 checkpoint.point_last(last, settings.keep)
             accelerator.wait_for_everyone()

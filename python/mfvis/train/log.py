@@ -38,13 +38,22 @@ class Log:
             _keep_until(self.file, first_step)
             self.board = _tensorboard(out, first_step)
 
-    def step(self, step: int, losses: Mapping[str, torch.Tensor], rates: Mapping[str, float], waited: float) -> None:
+    def step(
+        self,
+        step: int,
+        losses: Mapping[str, torch.Tensor],
+        norm: torch.Tensor,
+        rates: Mapping[str, float],
+        waited: float,
+    ) -> None:
         """Count one optimiser step, the `step`-th; report when one is due.
 
-        losses: scalars, read only when a report is due, so that no step waits for the device; rates: shown as they are;
-        waited: seconds without data.
+        losses, norm of the gradient: scalars, read only when a report is due, so that no step waits for the device; a
+        norm that is not finite says that the step was skipped. rates: shown as they are; waited: seconds without data.
         """
-        for name, value in losses.items():
+        taken = norm.isfinite()
+        counted = {"grad_norm": torch.where(taken, norm, 0.0), "skipped": (~taken).float()}
+        for name, value in (losses | counted).items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self.count += 1
         self.waited += waited
@@ -53,6 +62,7 @@ class Log:
         now = time.perf_counter()
         seconds = (now - self.since) / self.count
         values = {name: float(total) / self.count for name, total in self.sums.items()}
+        values["grad_norm"] /= max(1 - values["skipped"], 1 / self.count)  # the mean of those that were taken
         record = {
             "step": step,
             **values,

@@ -71,7 +71,8 @@ def run(config: ReplayConfig) -> LossTerms:
     batch = Batch(**content)
     seed_everything(trained.train.seed, description.step, part, rank)
     criterion = Criterion(trained.loss, len(categories), batch.masks_NTHW is not None)
-    terms = forward(model.train(), criterion, batch, description.step, is_prompted(trained, description.step))
+    prompted = is_prompted(trained, description.step)
+    terms = forward(model.train(), criterion, batch, description.step, prompted, trained.train.amp)
     for name, value in terms.named().items():
         print(f"{name:<16}{float(value):.6g}")
     terms.total.backward()

@@ -20,13 +20,18 @@ def is_prompted(config: Config, step: int) -> bool:
     return bool(np.random.default_rng([config.train.seed, step]).random() < config.train.prompted)
 
 
-def forward(model: torch.nn.Module, criterion: Criterion, batch: Batch, step: int, prompted: bool) -> LossTerms:
-    """The losses of a batch, with learnt queries, or with those made from the batch's own boxes."""
-    if not prompted:
-        return criterion(model(batch.frames_BTCHW), batch, step)
-    prompts, query_N = box_prompts(batch)
-    prediction = model(batch.frames_BTCHW, prompts)
-    matched = Match(query_N.expand(len(prediction.logits_LBQK), -1))
+def forward(
+    model: torch.nn.Module, criterion: Criterion, batch: Batch, step: int, prompted: bool, amp: str = "no"
+) -> LossTerms:
+    """The losses of a batch, with learnt queries, or with those made from the batch's own boxes.
+
+    amp: of the model, as in `TrainConfig`. The losses take logits of any precision and accumulate in float32.
+    """
+    prompts, query_N = box_prompts(batch) if prompted else (None, None)
+    precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    with torch.autocast(batch.frames_BTCHW.device.type, precision, enabled=precision is not None):
+        prediction = model(batch.frames_BTCHW, prompts)
+    matched = None if query_N is None else Match(query_N.expand(len(prediction.logits_LBQK), -1))
     return criterion(prediction, batch, step, matched)
 
 
