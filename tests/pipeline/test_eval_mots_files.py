@@ -10,17 +10,7 @@ from mfvis.eval.bitmask_tracks import read_bitmask_tracks
 from mfvis.eval.mots import evaluate_mots
 from mfvis.eval.run import EvalConfig, run
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
-from mots_cases import (
-    A,
-    B,
-    Thing,
-    flat,
-    one_video,
-    rectangle,
-    scalabel_frames,
-    write_bitmasks,
-    write_scalabel,
-)
+from mots_cases import A, B, Thing, flat, one_video, rectangle, scalabel_frames, write_bitmasks, write_scalabel
 from PIL import Image
 from pytest import approx
 
