@@ -21,7 +21,8 @@ from machine import HERE, machine
 from mfvis.data.jsonfile import read_json
 from mfvis.data.ytvis import load_dataset
 from mfvis.eval.mean_j import mean_j
-from mfvis.infer.label import LabelConfig, run
+from mfvis.infer.label import run
+from mfvis.infer.label_config import LabelConfig
 from mfvis.parsing import parse
 from mfvis.types import TrackResult
 from report import write
@@ -65,6 +66,7 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments.add_argument("--out", type=Path, default=HERE / "results")
     given = arguments.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(given.threads)
     frames = given.frames or given.data.parent / "JPEGImages"
     truth = load_dataset(given.data, frames)

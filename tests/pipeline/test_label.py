@@ -14,7 +14,9 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError
 from mfvis.infer import label
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
-from mfvis.infer.label import LabelConfig
+from mfvis.infer.fit import fit, segment
+from mfvis.infer.label_config import LabelConfig
+from mfvis.infer.predictor import at_original_size
 from mfvis.infer.reader import TrackReader, at_most
 from mfvis.infer.refine import RefineConfig, refine
 from mfvis.infer.tracking import assign_tubes
@@ -26,6 +28,8 @@ from mfvis.models.backbone import Backbone, BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train.optim import OptimConfig
 from tiny import TINY
+
+import mfvis_ext
 
 BACKBONE = BackboneConfig(name="tiny")
 MASK2FORMER = replace(TINY, decoder_layers=1, queries=8, box_prompts=True)
@@ -196,9 +200,9 @@ def test_learns_a_disc_from_its_boxes(tmp_path):
     torch.manual_seed(0)
     model = TrackReader(Backbone(BACKBONE), 1, config.dim)
     view = look(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1, config.evidence)
-    label.fit(model, view, config)
-    logits_THW = label._enlarge(label.segment(model, view, config)[0], view.size, (64, 96))
-    masks_THW = refine(logits_THW, label.mfvis_ext.rgb_to_lab(frames_TCHW), boxes_T4, config.refine)
+    fit(model, view, config)
+    logits_THW = at_original_size(segment(model, view, config)[0], view.size, (64, 96))
+    masks_THW = refine(logits_THW, mfvis_ext.rgb_to_lab(frames_TCHW), boxes_T4, config.refine)
     iou = (masks_THW & true_THW).sum() / (masks_THW | true_THW).sum()
     assert iou > 0.9
 
