@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mfvis.data.augment import pad_frames
 from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError
@@ -315,7 +316,8 @@ def test_a_cut_has_the_objects_of_its_frames_alone():
     assert part.unknown_NTHW.equal(view.unknown_NTHW[:1, :2])
     inside = inside_boxes(part.boxes_NT4 / 4, *part.lab_TCHW.shape[-2:])
     assert inside.equal(part.unknown_NTHW | part.escaped_NTHW) and inside.any()
-    # Padded to 256 x 320 and seen at twice that size.
+    assert torch.equal(view.frames_TCHW, pad_frames(frames_TCHW, 256, 320))
+    # Seen at twice that size.
     assert [level.shape[-2:] for level in part.features] == [(512 // s, 640 // s) for s in (4, 8, 16, 32)]
 
 

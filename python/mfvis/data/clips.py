@@ -21,7 +21,7 @@ from mfvis.errors import ConfigError, DataError, Problem
 from mfvis.types import Batch, Clip, Track, Video, VideoDataset
 
 MULTIPLE = 32
-"""Batches are padded to a multiple of the coarsest stride of the backbones."""
+"""Frames are padded to a multiple of the coarsest stride of the backbones."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,11 @@ def collate_alike(clips: Sequence[Clip]) -> list[Batch]:
     return [collate(group) for group in alike.values()]
 
 
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """``(height, width)`` of frames of this size once they are padded for a model."""
+    return height + -height % MULTIPLE, width + -width % MULTIPLE
+
+
 def collate(clips: Sequence[Clip]) -> Batch:
     """Pad clips of equal T at the right and bottom to one size, a multiple of 32, and join their objects."""
     lengths = {len(clip.frame_indices) for clip in clips}
@@ -264,7 +269,7 @@ def collate(clips: Sequence[Clip]) -> Batch:
     if len(with_masks) != 1:
         raise ValueError("clips of one batch must all have masks or none, got both")
     sizes = [tuple(clip.frames_TCHW.shape[-2:]) for clip in clips]
-    height, width = (-(-max(side) // MULTIPLE) * MULTIPLE for side in zip(*sizes, strict=True))
+    height, width = padded_size(*map(max, zip(*sizes, strict=True)))
 
     def padded(masks: torch.Tensor) -> torch.Tensor:
         return F.pad(masks, (0, width - masks.shape[-1], 0, height - masks.shape[-2]))

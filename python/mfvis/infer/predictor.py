@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mfvis.data.augment import fitted_size, pad_frames, resize_frames
 from mfvis.data.bdd100k_results import write_bdd100k_results
-from mfvis.data.clips import MULTIPLE, ClipConfig
+from mfvis.data.clips import ClipConfig, padded_size
 from mfvis.data.datasets import load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results, zip_results
@@ -207,7 +207,7 @@ def features_of_windows(
         while filled < len(frames):
             if ready is None or not len(ready.mask_NCHW):
                 pictures = resize_frames(next(stream), *resized)
-                padded = pad_frames(pictures, *(-(-side // MULTIPLE) * MULTIPLE for side in resized))
+                padded = pad_frames(pictures, *padded_size(*resized))
                 ready = model.pixel_decoder(model.backbone(padded.to(device)))
             room = len(frames) - filled
             whole, filled = put(whole, part_of(ready, 0, room), filled, len(frames))

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.data.augment import resize_frames
-from mfvis.data.clips import MULTIPLE
+from mfvis.data.augment import pad_frames, resize_frames
+from mfvis.data.clips import padded_size
 from mfvis.infer.evidence import EvidenceConfig, escaped_background, inside_boxes, ring_around
 from mfvis.losses.criterion import PADDING_COLOUR, STRIDE
 from mfvis.models.backbone import Backbone
@@ -65,7 +65,7 @@ def look(
     old_height, old_width = frames_TCHW.shape[-2:]
     height, width = size
     resized = resize_frames(frames_TCHW, height, width)
-    padded = F.pad(resized, (0, -width % MULTIPLE, 0, -height % MULTIPLE)).to(device)
+    padded = pad_frames(resized, *padded_size(height, width)).to(device)
     boxes_NT4 = (boxes_NT4 * torch.tensor([width / old_width, height / old_height] * 2)).to(device)
 
     lab_TCHW = mfvis_ext.rgb_to_lab(padded, STRIDE)
