@@ -33,7 +33,7 @@ class TrainConfig(OptimConfig):
     prompted: float = 0.0
     """Share of the steps in which the queries are made from the given boxes (with --model.box-prompts)."""
     workers: int = 4
-    """Processes that read clips; 0 reads them in the training process."""
+    """Processes that read clips, at most one per CPU core; 0 reads them in the training process."""
     log_every: int = 20
     """Steps between progress lines."""
     checkpoint_every: int = 500

@@ -117,3 +117,8 @@ def test_imagenet_weights_are_used_to_the_last_key():
     beyond_stride_32 = {name for name in file if name.startswith("conv_1x1.")}
     assert set(file) - beyond_stride_32 == {name for name in own if not name.endswith("num_batches_tracked")}
     assert all(torch.equal(file[name], own[name]) for name in set(file) & set(own))
+
+
+def test_weights_that_are_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match=r"(?s)missing.pth: no such weights file.*--model.backbone.weights None"):
+        Backbone(BackboneConfig(name="tiny", weights=str(tmp_path / "missing.pth")))

@@ -61,6 +61,17 @@ def test_writes_checkpoints_and_log(uninterrupted: Path) -> None:
         assert record["projection"] > 0 and record["step_seconds"] > 0
 
 
+def test_the_first_step_is_told_at_once(
+    demo_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(demo_data[0], tmp_path)
+    train(replace(config, train=replace(config.train, log_every=4)))
+    told = [line.split("/")[0] for line in capsys.readouterr().err.splitlines() if "s/step" in line]
+    assert told == ["step 1", "step 4", "step 6"]
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [4, 6], "which are the means of four steps and of two"
+
+
 def test_load_model_gives_the_trained_model(uninterrupted: Path, demo_data: tuple[Path, Path]) -> None:
     model, categories, config = checkpoint.load_model(uninterrupted)
     assert not model.training

@@ -97,7 +97,7 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         if pretrained and config.weights is not None and (config.weights != "hub" or config.name in NAMES):
             source = _HUB[config.name] if config.weights == "hub" else config.weights
-            self.load(read_weights(source), f"backbone weights {source}")
+            self.load(_read(source), f"backbone weights {source}")
         if config.frozen:
             self.net.requires_grad_(False)
         for norm in self._frozen_norms():
@@ -144,6 +144,16 @@ class Backbone(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen):
             features = self.net(pixels)
             return features if isinstance(features, tuple) else features.feature_maps
+
+
+def _read(source: str) -> Named:
+    try:
+        return read_weights(source)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"backbone weights {error}\nName a file that you have (--model.backbone.weights FILE; of mfvis label "
+            "--backbone.weights FILE), or None instead, to start from random numbers"
+        ) from error
 
 
 class _ConvNorm(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -212,7 +213,7 @@ def _batches(
     loader = DataLoader(
         _Reported(clips),
         batch_sampler=_Shares(sampler, config.train.per_device, processes, rank),
-        num_workers=config.train.workers,
+        num_workers=min(config.train.workers, len(os.sched_getaffinity(0))),
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
     )

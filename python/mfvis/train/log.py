@@ -48,6 +48,8 @@ class Log:
     ) -> None:
         """Count one optimiser step, the `step`-th; report when one is due.
 
+        The terminal is told of the first one too: what a step takes is what one waits to see.
+
         losses, norm of the gradient: scalars, read only when a report is due, so that no step waits for the device; a
         norm that is not finite says that the step was skipped. rates: shown as they are; waited: seconds without data.
         """
@@ -57,7 +59,8 @@ class Log:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self.count += 1
         self.waited += waited
-        if step % self.every and step != self.steps:
+        due = step % self.every == 0 or step == self.steps
+        if not due and step != self.first_step + 1:
             return
         now = time.perf_counter()
         seconds = (now - self.since) / self.count
@@ -72,10 +75,12 @@ class Log:
             "memory_gib": _memory(),
         }
         left = (now - self.started) / (step - self.first_step) * (self.steps - step)
-        self.sums, self.count, self.waited, self.since = {}, 0, 0.0, now
         if self.active:
-            self._write(record)
             print(_line(record, values, left, self.steps), file=sys.stderr, flush=True)
+            if due:
+                self._write(record)
+        if due:
+            self.sums, self.count, self.waited, self.since = {}, 0, 0.0, now
 
     def say(self, text: str) -> None:
         """A line for the reader of the terminal."""
