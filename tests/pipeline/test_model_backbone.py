@@ -120,5 +120,5 @@ def test_imagenet_weights_are_used_to_the_last_key():
 
 
 def test_weights_that_are_not_there(tmp_path):
-    with pytest.raises(CheckpointError, match=r"(?s)missing.pth: no such weights file.*--model.backbone.weights None"):
+    with pytest.raises(CheckpointError, match=r"(?s)missing.pth: no such weights file.*--model.backbone.weights FILE"):
         Backbone(BackboneConfig(name="tiny", weights=str(tmp_path / "missing.pth")))
