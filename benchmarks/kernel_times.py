@@ -24,7 +24,7 @@ import bench_tk_loss
 import torch
 from harness import Case, arguments_on, side
 from inputs import Setting
-from machine import machine, seconds
+from machine import gpu_state, machine, seconds
 from report import write
 from torch.profiler import ProfilerActivity, profile
 
@@ -96,7 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     scratch = torch.zeros(64 << 20, device="cuda")
     lines = ["# How long the CUDA kernels take", ""]
-    lines += [f"* {name}: {value}" for name, value in machine(torch.get_num_threads()).items()]
+    lines += [f"* {name}: {value}" for name, value in (machine(torch.get_num_threads()) | gpu_state()).items()]
     for case in cases():
         run = side(case, "ours", arguments_on("cuda", case))
         lines += ["", f"## {case.name}", ""]

@@ -48,8 +48,8 @@ def gpu_state() -> dict[str, Any]:
         import pynvml
     except ImportError:
         return {}
-    pynvml.nvmlInit()
     try:
+        pynvml.nvmlInit()
         gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
         name = pynvml.nvmlDeviceGetName(gpu)
         return {
@@ -59,10 +59,8 @@ def gpu_state() -> dict[str, Any]:
             "celsius": pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
             "watts": pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
         }
-    except pynvml.NVMLError as error:  # a virtual GPU need not tell
+    except pynvml.NVMLError as error:  # a virtual GPU need not tell, and a container may lack the library
         return {"gpu": torch.cuda.get_device_name(0), "nvml": str(error)}
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def seconds(run: Callable[[], Any], device: str) -> float:
