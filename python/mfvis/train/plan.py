@@ -83,13 +83,12 @@ def estimate(config: Config, classes: int) -> Memory:
 
 
 def _told(config: Config, memory: Memory) -> list[str]:
-    activations, how = memory.activations / GIB, "float32"
-    if config.train.amp != "no":
-        # Convolutions and products keep 16 bits, norms and softmax 32.
-        activations, how = activations / 2, f"{config.train.amp}: half of float32's"
-    total = memory.state / GIB + activations + memory.logits / GIB
+    amp = config.train.amp
+    # Convolutions and products keep 16 bits, norms and softmax 32: half of float32's, as measured, within some percent.
+    share, how = (1.0, "in float32") if amp == "no" else (0.5, f"at half of float32's, for {amp}")
+    state, activations, logits = memory.state / GIB, share * memory.activations / GIB, share * memory.logits / GIB
     return [
         f"parameters {memory.parameters:,}",
-        f"memory about {total:.1f} GiB per process = {memory.state / GIB:.1f} weights, gradients and optimiser "
-        f"+ {activations:.1f} activations ({how}) + {memory.logits / GIB:.1f} mask logits",
+        f"memory about {state + activations + logits:.1f} GiB per process = {state:.1f} weights, gradients and "
+        f"optimiser + {activations:.1f} activations + {logits:.1f} mask logits, {how}",
     ]
