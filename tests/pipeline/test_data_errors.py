@@ -227,6 +227,12 @@ def test_check_frame_of_another_size(pictures: Path) -> None:
     assert "the picture is 30 x 40, the video is declared 40 x 30" in only_problem(pictures)
 
 
+def test_check_frame_of_32_bits(pictures: Path) -> None:
+    Image.new("F", (40, 30)).save(pictures.parent / "cat/1.tiff")
+    pictures.write_text(pictures.read_text().replace("cat/1.png", "cat/1.tiff"))
+    assert "1.tiff: video 7, frame 1: the picture has 32 bits a pixel. Save it with 8" in only_problem(pictures)
+
+
 def test_check_film(pictures: Path) -> None:
     root = change("videos", file_names=["film.mp4"])(copy.deepcopy(SOUND))
     pictures.write_text(json.dumps(root))

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from mfvis.data.video import VideoWriter, open_video, read_frames
+from mfvis.data.video import VideoWriter, open_video, read_frames, read_image
 from mfvis.errors import VideoError
 from mfvis.types import Video
 from PIL import Image
@@ -84,6 +84,16 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
     frames_TCHW = read_frames(open_video(tmp_path), [0, 1])
     assert frames_TCHW[0].unique().tolist() == [77]
     assert frames_TCHW[1, :, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_sixteen_bits_become_eight_and_thirty_two_are_refused(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
+    Image.fromarray(ramp).save(tmp_path / "16.png")
+    assert read_image(tmp_path / "16.png")[..., 1].tolist() == (ramp // 256).tolist()
+    for kind in (np.int32, np.float32):
+        Image.fromarray(ramp.astype(kind)).save(tmp_path / "32.tiff")
+        with pytest.raises(VideoError, match="32.tiff: the picture has 32 bits a pixel. Save it with 8"):
+            read_image(tmp_path / "32.tiff")
 
 
 @pytest.mark.parametrize("size", [(34, 48), (33, 47), (1, 1)])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mfvis.data.datasets import Source, load_source, parse_source
 from mfvis.data.rle import decode_mask, mask_box
-from mfvis.data.video import probe
+from mfvis.data.video import UNKNOWN_RANGE, probe
 from mfvis.data.ytvis import parse
 from mfvis.errors import DataError, Problem, VideoError
 from mfvis.types import Track, Video, VideoDataset
@@ -96,6 +96,8 @@ def _frame_files(video: Video, record: str) -> Iterator[Problem]:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             yield Problem(str(path), frame, f"the picture cannot be decoded ({error})", "Extract or copy it again")
             continue
+        if image.mode in UNKNOWN_RANGE:
+            yield Problem(str(path), frame, "the picture has 32 bits a pixel", "Save it with 8 bits a channel")
         if (width, height) != (video.width, video.height):
             problem = f"the picture is {width} x {height}, the video is declared {video.width} x {video.height}"
             yield Problem(str(path), frame, problem, "Correct width and height, or resize the picture")

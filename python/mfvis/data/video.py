@@ -22,6 +22,8 @@ from mfvis.types import Video
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+UNKNOWN_RANGE = frozenset({"I", "F"})
+"""Pillow's modes of whole and of floating numbers of 32 bits: nothing says which of them is white."""
 
 
 def read_frames(video: Video, indices: Sequence[int]) -> Tensor:
@@ -73,13 +75,17 @@ def _stacked(pictures: Sequence[np.ndarray]) -> Tensor:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """One image file as RGB uint8 ``[H, W, 3]``.
+    """One image file as RGB uint8 ``[H, W, 3]``: the upper 8 of 16 bits, and of transparent pictures the colours.
 
     Raises:
-        VideoError: when it is missing, not a picture, or cut off.
+        VideoError: when it is missing, not a picture, cut off, or of no known range.
     """
     try:
         with Image.open(path) as image:
+            if image.mode in UNKNOWN_RANGE:
+                raise VideoError(f"{path}: the picture has 32 bits a pixel. Save it with 8 bits a channel")
+            if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
+                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise VideoError(f"{path}: the frame's file does not exist. Check the frames folder") from None
@@ -175,7 +181,9 @@ def _opened(path: Path) -> av.container.InputContainer:
     except FileNotFoundError:
         raise VideoError(f"{path}: the video file does not exist. Check the path") from None
     except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: not a video file, or a damaged one ({error}). Copy or encode it again") from error
+        raise VideoError(
+            f"{path}: not a video file, or a damaged one ({error.strerror}). Copy or encode it again"
+        ) from error
     if not container.streams.video:
         container.close()
         raise VideoError(f"{path}: the file has no video stream. Give a video")
@@ -202,7 +210,9 @@ def _scanned(path: Path, changed: int) -> tuple[tuple[int, ...], tuple[int, ...]
                     if packet.is_keyframe:
                         keys.append(packet.pts)
         except av.FFmpegError as error:
-            raise VideoError(f"{path}: damaged after frame {len(times)} ({error}). Copy or encode it again") from error
+            raise VideoError(
+                f"{path}: damaged after frame {len(times)} ({error.strerror}). Copy or encode it again"
+            ) from error
     if not times or not keys:
         raise VideoError(f"{path}: no frame with a time stamp in it. Encode it again, as MP4 for instance")
     return tuple(sorted(times)), tuple(sorted(keys))
@@ -227,7 +237,7 @@ def _decode(path: Path, wanted: Sequence[int]) -> Iterator[np.ndarray]:
                 frame = next((frame for frame in decoded if frame.pts is not None and frame.pts >= time), None)
             except (av.FFmpegError, OSError) as error:
                 raise VideoError(
-                    f"{path}: frame {index} cannot be decoded ({error}). Encode the video again"
+                    f"{path}: frame {index} cannot be decoded ({error.strerror}). Encode the video again"
                 ) from error
             if frame is None or frame.pts != time:
                 raise VideoError(f"{path}: frame {index} cannot be decoded (the data ends). Encode it again")
