@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from mfvis.data.augment import pad_frames
 from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
-from mfvis.errors import ConfigError
+from mfvis.errors import ConfigError, VideoError
 from mfvis.infer import label
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
 from mfvis.infer.fit import fit, segment
@@ -27,6 +28,7 @@ from mfvis.losses.criterion import LossConfig
 from mfvis.losses.negatives import negatives_loss, positives_loss
 from mfvis.models.backbone import Backbone, BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
+from mfvis.parsing import parse
 from mfvis.train.optim import OptimConfig
 from tiny import TINY
 
@@ -136,6 +138,14 @@ def test_labels_made_with_other_settings_are_not_mixed(config):
         label.run(replace(config, seed=1))
 
 
+def test_a_run_that_failed_before_any_label_binds_nobody(config, monkeypatch):
+    config = replace(config, overlays=False)
+    with monkeypatch.context() as patched, pytest.raises(VideoError):
+        patched.setattr(label, "read_frames", Mock(side_effect=VideoError("no such frame")))
+        label.run(config)
+    label.run(replace(config, seed=1))
+
+
 def test_no_video_no_work(config, tmp_path):
     empty = tmp_path / "empty.json"
     empty.write_text(json.dumps({"videos": [], "annotations": [], "categories": []}))
@@ -153,9 +163,11 @@ def test_faults_of_the_settings_are_told_together():
             Path("x.json"),
             window=0,
             tries=0,
+            seed=-1,
             backbone=BackboneConfig(name="mobilenet_v2", frozen=True),
         )
-    assert all(word in str(error.value) for word in ("window", "tries", "backbone.weights"))
+    assert all(word in str(error.value) for word in ("window", "tries", "seed", "--backbone.no-frozen"))
+    assert not parse(LabelConfig, ["x.json", "--backbone.no-frozen"], "mfvis label", "label").backbone.frozen
 
 
 @pytest.mark.parametrize("prompts", [True, False])

@@ -145,6 +145,12 @@ def test_a_device_that_is_not_there_is_named(name):
         predictor.device_of(name)
 
 
+@pytest.mark.parametrize("score", [float("nan"), -0.1, 1.1])
+def test_scores_are_probabilities(score):
+    with pytest.raises(ConfigError, match=f"min_score is {score}; expected 0 to 1"):
+        predictor.PredictConfig("film.mp4", Path("run"), min_score=score)
+
+
 @pytest.mark.parametrize("name", ["short_side", "max_side", "top", "chunk"])
 def test_sizes_are_positive(name):
     with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 
 LEAST_OVERLAP = 0.35
 """Share of the smaller background that two frames must have in common for a camera motion to be believed."""
@@ -50,11 +50,7 @@ class EvidenceConfig:
             "distance": (self.distance >= 0, "0 or more"),
             "witnesses": (self.witnesses >= 1, "1 or more"),
         }
-        problems = [
-            f"{name} is {getattr(self, name)}; expected {what}" for name, (good, what) in wanted.items() if not good
-        ]
-        if problems:
-            raise ConfigError("\n".join(problems))
+        require(self, wanted)
 
 
 def inside_boxes(boxes_NT4: Tensor, height: int, width: int) -> Tensor:

@@ -170,9 +170,12 @@ def _same_settings(config: LabelConfig, path: Path) -> None:
     """Parts of an earlier run are only used if it was given the same boxes and settings; ConfigError if not."""
     settings = to_plain(replace(config, out=Path(), device="auto", overlays=True))
     settings["sha256"] = hashlib.sha256(config.data.read_bytes()).hexdigest()
-    if not path.exists():
+    if read_json(path, []) == settings:
+        return
+    if not any(part != path for part in path.parent.glob("*.json")):
+        # also what a run left behind that failed before it had labelled anything
         write_json(path, settings)
-    elif read_json(path, []) != settings:
+    else:
         raise ConfigError(
             f"{config.out} holds labels made from other boxes or with other settings; choose another --out or delete it"
         )

@@ -33,6 +33,7 @@ class LabelConfig:
     overlays: bool = True
     """Write an MP4 per video with the masks drawn over it."""
     seed: int = 0
+    """Another number, other random numbers throughout."""
     window: int = 40
     """Frames of a video that are trained on and labelled together; longer videos are cut into such windows."""
     clip: int = 5
@@ -64,12 +65,14 @@ class LabelConfig:
             for name in ("window", "clip", "short_side", "max_side", "zoom", "dim", "tries")
             if getattr(self, name) < 1
         ]
+        if self.seed < 0:
+            faults.append(f"seed is {self.seed}, expected at least 0")
         if not self.strides or min(self.strides) < 1:
             faults.append(f"strides is {self.strides}, expected one or more steps, each at least 1")
         if self.checkpoint is None and self.backbone.frozen and self.backbone.weights is None:
             faults.append(
                 f"backbone.weights: none given for a frozen {self.backbone.name}, which would stay random. "
-                'Name a weights file or "hub", or train it with --no-backbone.frozen'
+                'Name a weights file or "hub", or train it with --backbone.no-frozen'
             )
         if faults:
             raise ConfigError("\n".join(faults))

@@ -77,6 +77,9 @@ class PredictConfig:
     """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
     infer: InferConfig = field(default_factory=InferConfig)
 
+    def __post_init__(self) -> None:
+        require(self, {"min_score": (0 <= self.min_score <= 1, "0 to 1")})
+
 
 def run(config: PredictConfig) -> None:
     """Write results.json (YouTube-VIS) and its zip, tracks.json (for people) and one overlay MP4 per video into

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 
 BINS = 12
 """Of each LAB axis in the colour models."""
@@ -45,15 +45,9 @@ class RefineConfig:
     """Frames before and after that share their colour models."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} is {getattr(self, name)}; expected 0 or more"
-            for name in ("steps", "network", "colour", "smooth", "frames")
-            if getattr(self, name) < 0
-        ]
-        if self.similar <= 0:
-            faults.append(f"similar is {self.similar}; expected a positive number")
-        if faults:
-            raise ConfigError("\n".join(faults))
+        names = ("steps", "network", "colour", "smooth", "frames")
+        wanted = {name: (getattr(self, name) >= 0, "0 or more") for name in names}
+        require(self, wanted | {"similar": (self.similar > 0, "a positive number")})
 
 
 @torch.no_grad()
