@@ -7,6 +7,7 @@ environment where half of the packages are missing.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -69,6 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if line is None:
             raise
         return _fail(f"mfvis {name} needs {error.name}, which is not installed: {line}")
+    except BrokenPipeError:
+        # who reads our output, such as head, has seen enough; at exit, too, it would be written there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        # the machine's: a folder that is none, a file that may not be written, a full disk
+        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
+        return _fail(f"cannot read or write ({reason}). Check the path, its permissions and the room on its disk")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -83,14 +92,12 @@ def usage() -> str:
 
 def _call(name: str, argv: list[str]) -> int:
     command = COMMANDS[name]
-    if name == "doctor" and not argv:
-        # must answer even where the parser is missing
-        function, arguments = _function(command.target), []
-    else:
+    function = _function(command.target)
+    kinds = [kind for key, kind in typing.get_type_hints(function).items() if key != "return"]
+    arguments = []
+    if kinds:  # doctor has none, and must answer even where the parser is missing
         from mfvis.parsing import parse, to_yaml
 
-        function = _function(command.target)
-        kinds = [kind for key, kind in typing.get_type_hints(function).items() if key != "return"]
         dry_run = "--dry-run" in argv
         argv = [argument for argument in argv if argument != "--dry-run"]
         arguments = [parse(kind, argv, prog=f"mfvis {name}", preset=command.preset) for kind in kinds]
@@ -98,6 +105,9 @@ def _call(name: str, argv: list[str]) -> int:
             plan = _function(command.plan)(*arguments) if command.plan else []
             print("\n".join([to_yaml(*arguments), *plan]))
             return 0
+    elif argv:
+        print(f"mfvis {name} has no flags. It says {command.summary}")
+        return 0 if argv in (["-h"], ["--help"]) else 2
     status = function(*arguments)
     return status if isinstance(status, int) else 0
 

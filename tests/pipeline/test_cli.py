@@ -50,6 +50,21 @@ def test_errors_are_one_message_and_status_two(
     assert error.startswith("mfvis: ") and message in error and "Traceback" not in error
 
 
+def test_a_place_that_cannot_be_written_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["data", "demo", str(tmp_path / "file"), "--videos", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mfvis: cannot read or write (Not a directory: ") and "Check the path" in error
+
+
+def test_a_reader_that_has_seen_enough_hears_no_complaint() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mfvis", "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
+
+
 def test_dry_run_shows_derived_numbers_and_trains_nothing(
     demo_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +103,11 @@ def test_doctor_reports_what_is_there_and_what_is_missing(
     for word in ("python", "torch", "mfvis_ext", "cpu_level", "GPU", "transformers"):
         assert word in report
     assert "no-such-package missing" in " ".join(report.split())
+
+
+def test_doctor_has_no_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (main(["doctor", "--help"]), main(["doctor", "--dry-run"])) == (0, 2)
+    assert capsys.readouterr().out.count("mfvis doctor has no flags") == 2
 
 
 def test_doctor_answers_where_the_operators_do_not_load(
