@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder, random_boxes
+from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder, random_boxes
 
 from mfvis_ext import box_projection_loss
 
@@ -35,50 +35,50 @@ class TestBoxProjectionLoss(Ladder):
 
 
 def test_a_perfect_mask_costs_nothing():
-    logits = torch.full((1, 1, 6, 8), -100.0)
+    logits = torch.full((1, 1, 6, 8), -100.0, device=DEVICE)
     logits[..., 1:4, 2:7] = 100
-    assert box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]])).item() == pytest.approx(0, abs=1e-5)
-    assert box_projection_loss(-logits, torch.tensor([[[2.0, 1, 7, 4]]])).item() > 0.3
+    box = torch.tensor([[[2.0, 1, 7, 4]]], device=DEVICE)
+    assert box_projection_loss(logits, box).item() == pytest.approx(0, abs=1e-5)
+    assert box_projection_loss(-logits, box).item() > 0.3
 
 
 def test_pixel_centres_decide():
-    logits = torch.full((1, 1, 1, 4), -100.0)
+    logits = torch.full((1, 1, 1, 4), -100.0, device=DEVICE)
     logits[..., 1:3] = 100
-    inside = box_projection_loss(
-        logits, torch.tensor([[[1.5, 0, 2.6, 1]]])
-    )  # centres 1.5 and 2.5: half-open on the left
-    outside = box_projection_loss(logits, torch.tensor([[[1.51, 0, 2.5, 1]]]))  # neither centre
+    both = torch.tensor([[[1.5, 0, 2.6, 1]]], device=DEVICE)  # centres 1.5 and 2.5: half-open on the left
+    neither = torch.tensor([[[1.51, 0, 2.5, 1]]], device=DEVICE)
+    inside, outside = box_projection_loss(logits, both), box_projection_loss(logits, neither)
     assert inside.item() == pytest.approx(0, abs=1e-5)
     assert outside.item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 4, 5), (2, 0, 4, 5), (2, 1, 0, 5), (2, 1, 4, 5)])
 def test_nothing_to_learn_from_is_zero(shape):
-    logits = torch.randn(shape, requires_grad=True)
-    loss = box_projection_loss(logits, torch.zeros(*shape[:2], 4))
+    logits = torch.randn(shape, device=DEVICE, requires_grad=True)
+    loss = box_projection_loss(logits, torch.zeros(*shape[:2], 4, device=DEVICE))
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
 
 
 def test_the_gradient_of_a_maximum_goes_to_its_first_position():
-    logits = torch.zeros(1, 1, 3, 3, requires_grad=True)
-    box_projection_loss(logits, torch.tensor([[[0.0, 0, 3, 3]]])).backward()
+    logits = torch.zeros(1, 1, 3, 3, device=DEVICE, requires_grad=True)
+    box_projection_loss(logits, torch.tensor([[[0.0, 0, 3, 3]]], device=DEVICE)).backward()
     assert logits.grad[0, 0].nonzero().tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [2, 0]]
 
 
 @pytest.mark.parametrize("position", [(0, 0), (3, 5), (8, 20)])
 def test_nan_is_not_swallowed(position):
-    logits = torch.zeros(1, 1, 9, 21)
+    logits = torch.zeros(1, 1, 9, 21, device=DEVICE)
     logits[0, 0][position] = math.nan
-    assert box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]])).isnan()
+    assert box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]], device=DEVICE)).isnan()
 
 
 def test_infinite_logits_are_probabilities_zero_and_one():
-    logits = torch.full((1, 1, 6, 8), -math.inf)
+    logits = torch.full((1, 1, 6, 8), -math.inf, device=DEVICE)
     logits[..., 1:4, 2:7] = math.inf
     logits.requires_grad_()
-    loss = box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]]))
+    loss = box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]], device=DEVICE))
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-5)
     assert logits.grad.isfinite().all()

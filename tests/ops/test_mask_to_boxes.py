@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder
+from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder
 
 from mfvis_ext import mask_to_boxes
 
@@ -25,7 +25,7 @@ class TestMaskToBoxes(Ladder):
 
 
 def test_values():
-    logits = torch.full((1, 3, 5, 7), -1.0)
+    logits = torch.full((1, 3, 5, 7), -1.0, device=DEVICE)
     logits[0, 0, 1, 2] = logits[0, 0, 3, 6] = 0.5
     logits[0, 1] = 1
     assert mask_to_boxes(logits).tolist() == [[[2, 1, 7, 4], [0, 0, 7, 5], [0, 0, 0, 0]]]
@@ -33,7 +33,7 @@ def test_values():
 
 
 def test_nan_is_not_above():
-    assert not mask_to_boxes(torch.full((1, 1, 2, 2), math.nan)).any()
+    assert not mask_to_boxes(torch.full((1, 1, 2, 2), math.nan, device=DEVICE)).any()
 
 
 def test_gradient_is_an_error():

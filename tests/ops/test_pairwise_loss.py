@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder, random_boxes
+from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder, random_boxes
 
 from mfvis_ext import pairwise_loss
 
@@ -73,10 +73,11 @@ def test_a_pair_counts_once_for_each_pixel_in_the_box():
 
 
 def test_infinite_logits_that_no_pair_counts_do_no_harm():
-    logits = torch.zeros(1, 1, 5, 20)
+    logits = torch.zeros(1, 1, 5, 20, device=DEVICE)
     logits[..., 12:] = math.inf
     logits.requires_grad_()
-    loss = pairwise_loss(logits, torch.zeros(1, 1, 3, 5, 20), torch.tensor([[[0.0, 0, 9, 5]]]), torch.tensor([0]))
+    frames, boxes = torch.zeros(1, 1, 3, 5, 20, device=DEVICE), torch.tensor([[[0.0, 0, 9, 5]]], device=DEVICE)
+    loss = pairwise_loss(logits, frames, boxes, torch.tensor([0], device=DEVICE))
     loss.backward()
     assert loss.item() == pytest.approx(math.log(2))
     assert logits.grad.isfinite().all()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder
+from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder
 
 from mfvis_ext import patch_distance
 
@@ -68,7 +68,7 @@ def test_reference_for_every_size(height, width):
 
 def test_the_centre_of_a_frame_against_itself():
     """The one kind of distance that is 0, and those to beyond the frame, which are infinite, have no gradient."""
-    frame = torch.rand(1, 3, 5, 6, requires_grad=True)
+    frame = torch.rand(1, 3, 5, 6, device=DEVICE, requires_grad=True)
     distance = patch_distance(frame, frame, radius=1)
     assert not distance[:, 4].any()
     assert distance[0, 0, 0].isinf().all() and distance[0, 0, :, 0].isinf().all()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder
+from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder
 
 from mfvis_ext import temporal_topk
 from mfvis_ext.reference.patch_distance import shifted_patch_distance
@@ -95,8 +95,8 @@ def test_reference_for_every_size(height, width):
 @pytest.mark.parametrize("k", [1, 4, 9, 13])
 def test_ties_go_to_the_smaller_offset_as_in_the_reference(k, channels):
     """Small integers: every sum is exact, and many distances are equal."""
-    frames = torch.randint(2, (1, 2, channels, 12, 33), generator=torch.Generator().manual_seed(k)).float()
-    pairs = torch.tensor([[0, 1], [1, 0], [1, 1]])
+    frames = torch.randint(2, (1, 2, channels, 12, 33), generator=torch.Generator().manual_seed(k)).float().to(DEVICE)
+    pairs = torch.tensor([[0, 1], [1, 0], [1, 1]], device=DEVICE)
     distance, offset = temporal_topk(frames, pairs, 3, 2, 1, k)
     expected_distance, expected_offset = reference(frames, pairs, 3, 2, 1, k)
     assert torch.equal(distance, expected_distance)
@@ -104,25 +104,25 @@ def test_ties_go_to_the_smaller_offset_as_in_the_reference(k, channels):
 
 
 def test_a_moved_picture_is_found_again():
-    picture = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
+    picture = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    pairs = torch.tensor([[0, 1]], device=DEVICE)
     frames = torch.stack([picture[:, 5:35, 5:45], picture[:, 3:33, 8:48]])[None]  # moved by dy = 2, dx = -3
-    distance, offset = temporal_topk(frames, torch.tensor([[0, 1]]), radius=4, k=1)
+    distance, offset = temporal_topk(frames, pairs, radius=4, k=1)
     inner = (0, 0, 0, slice(1, -4), slice(4, -1))
     assert not distance[inner].any()
     assert (offset[inner] == (2 + 4) * 9 + (-3 + 4)).all()
-    shift = torch.tensor([[[20, -30]]])
+    shift = torch.tensor([[[20, -30]]], device=DEVICE)
     shifted = torch.zeros_like(frames)
     shifted[0, 0], shifted[0, 1, :, 20:, :10] = frames[0, 0], frames[0, 0, :, :10, 30:]
-    distance, offset = temporal_topk(shifted, torch.tensor([[0, 1]]), radius=1, k=1, shift=shift)
+    distance, offset = temporal_topk(shifted, pairs, radius=1, k=1, shift=shift)
     assert not distance[0, 0, 0, 1:9, 31:39].any()
     assert (offset[0, 0, 0, 1:9, 31:39] == 4).all()
 
 
 @pytest.mark.parametrize("shift", [10**6, -(10**18)])
 def test_a_window_beside_the_frame_has_no_candidates(shift):
-    distance, offset = temporal_topk(
-        torch.rand(1, 2, 3, 5, 6), torch.tensor([[0, 1]]), radius=1, shift=torch.full((1, 1, 2), shift)
-    )
+    frames, pairs = torch.rand(1, 2, 3, 5, 6, device=DEVICE), torch.tensor([[0, 1]], device=DEVICE)
+    distance, offset = temporal_topk(frames, pairs, radius=1, shift=torch.full((1, 1, 2), shift, device=DEVICE))
     assert distance.isinf().all() and (offset == -1).all()
 
 

@@ -73,18 +73,18 @@ class TestTkLoss(Arguments, Ladder):
 
 def one_match(a: float, b: float, weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss, and the gradient at the two ends, of a clip of two one-pixel frames."""
-    logits = torch.tensor([a, b]).view(1, 2, 1, 1).requires_grad_()
+    logits = torch.tensor([a, b], device=DEVICE).view(1, 2, 1, 1).requires_grad_()
     loss = tk_loss(
         logits,
-        torch.zeros(1, 1, 1, 1, 1, dtype=torch.int16),
-        torch.full((1, 1, 1, 1, 1), weight),
-        torch.tensor([[0, 1]]),
-        torch.tensor([[[0.0, 0, 1, 1], [0, 0, 0, 0]]]),
-        torch.tensor([0]),
+        torch.zeros(1, 1, 1, 1, 1, dtype=torch.int16, device=DEVICE),
+        torch.full((1, 1, 1, 1, 1), weight, device=DEVICE),
+        torch.tensor([[0, 1]], device=DEVICE),
+        torch.tensor([[[0.0, 0, 1, 1], [0, 0, 0, 0]]], device=DEVICE),
+        torch.tensor([0], device=DEVICE),
         radius=0,
     )
-    loss.backward()
-    return loss.detach(), logits.grad.flatten()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return loss.detach().cpu(), gradient.flatten().cpu()
 
 
 @pytest.mark.parametrize("a", [-1e4, -90.0, -20.0, -3.0, 0.0, 1e-3, 5.0, 88.0, 1e4])
