@@ -130,8 +130,19 @@ def _unchecked(cls: type) -> type:
             kind, given = nested[f.name], f.default_factory is not dataclasses.MISSING
             values = _shallow(f.default_factory()) if given else {}
             body[f.name] = field(default_factory=functools.partial(build, kind, values, f.name))
-    body |= {"__annotations__": nested, "__post_init__": lambda self: None, "__doc__": cls.__doc__}
+    body |= {"__annotations__": nested, "__post_init__": lambda self: None, "__doc__": _documented(cls)}
     return dataclass(frozen=True)(type(cls.__name__, (cls,), body | {"__module__": cls.__module__}))
+
+
+def _documented(cls: type) -> str:
+    """The class's docstring with those of its fields, as tyro would find them in the source, but each on one line: it
+    takes the indentation of a second line for a new paragraph."""
+    import docstring_parser
+
+    kinds = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
+    found = [parameter for kind in kinds for parameter in docstring_parser.parse_from_object(kind).params]
+    texts = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in found}
+    return "\n".join([cls.__doc__ or "", "", "Attributes:", *(f"    {name}: {text}" for name, text in texts.items())])
 
 
 def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: Any) -> Any:

@@ -17,6 +17,14 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"mfvis {name} " in listed for name in COMMANDS)
 
 
+def test_help_of_a_flag_is_one_paragraph(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit) as done:
+        main(["data", "check", "--help"])
+    assert done.value.code == 0
+    assert "then its train split, or another with @split=valid." in capsys.readouterr().out
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys; from mfvis.cli import main; main([]); print(sorted({'torch', 'tyro', 'numpy'} & set(sys.modules)))"

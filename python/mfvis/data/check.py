@@ -26,7 +26,7 @@ LEAST_AGREEMENT = 0.5
 class CheckConfig:
     """Report every problem of an annotation file, of the frames it names, and of its masks."""
 
-    file: Annotated[str, tyro.conf.Positional]
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A YouTube-VIS JSON, or a data set by its name, such as ovis:FOLDER: then its train split, or another with
     @split=valid."""
     frames: Path | None = None

@@ -23,7 +23,7 @@ from mfvis.types import Video, VideoDataset
 class SplitConfig:
     """Deal the videos of an annotation file out to train.json and val.json."""
 
-    file: Annotated[str, tyro.conf.Positional]
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A YouTube-VIS JSON, or the training file of a data set by its name, such as ovis:FOLDER."""
     out: Path
     """Directory for train.json and val.json. The frames stay where they are."""

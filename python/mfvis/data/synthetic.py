@@ -44,15 +44,21 @@ class SyntheticConfig:
     """How many synthetic videos, of which size."""
 
     videos: int = 60
+    """Videos of train.json."""
     val_videos: int = 16
+    """Videos of val.json."""
     frames: int = 8
+    """Of each video."""
     height: int = 96
+    """Of the pictures, in pixels."""
     width: int = 160
+    """The same."""
     fewest: int = 2
     """Objects per video, at least."""
     most: int = 4
     """Objects per video, at most."""
     seed: int = 0
+    """Another number, other videos."""
 
     def __post_init__(self) -> None:
         least = {"videos": 1, "val_videos": 1, "frames": 1, "height": 32, "width": 32, "fewest": 1, "seed": 0}

@@ -37,6 +37,7 @@ class BoxReaderConfig:
     batch: int = 4
     """Clips per step."""
     seed: int = 0
+    """Another number, other weights to begin with and other clips."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     """The network names no classes, so their weight changes nothing."""

@@ -63,7 +63,7 @@ class InferConfig:
 class PredictConfig:
     """Find and segment the objects of a video, a folder of frames, or all videos of a data set."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO|FOLDER|DATA")]
     """A video file, a folder of frames, a YouTube-VIS JSON, or a data set by its name, such as ytvis2021:FOLDER: then
     its valid split, or another with @split=test. Annotations are not needed."""
     checkpoint: Path

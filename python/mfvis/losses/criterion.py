@@ -29,9 +29,11 @@ class LossConfig:
     """Weights of the losses; the defaults are the paper's."""
 
     classification: float = 2.0
+    """On the cross-entropy of the classes."""
     no_object: float = 0.1
     """Weight of the class "no object" among the others."""
     projection: float = 5.0
+    """On 1 - dice between the projections of mask and box, onto x and onto y."""
     background: float = 0.0
     """On -log(1 - p) of the pixels outside the box; not in the paper."""
     pairwise: PairwiseConfig = field(default_factory=PairwiseConfig)

@@ -16,7 +16,9 @@ class MaskConfig:
     """Weights and points; used with ``--supervision masks`` only. The defaults are Mask2Former's."""
 
     bce: float = 5.0
+    """On the cross-entropy at the points."""
     dice: float = 5.0
+    """On 1 - dice at the points."""
     points: int = 12544
     """Points per object and frame, 112 x 112; never more than the mask has cells."""
     oversample: float = 3.0

@@ -29,6 +29,7 @@ class MatchConfig:
     mask_dice: float = 5.0
     """With ``--supervision masks``: on 1 - dice at the same points."""
     points: int = 12544
+    """Random points of each frame for these two."""
 
     def __post_init__(self) -> None:
         weights = ("classification", "box", "mask_bce", "mask_dice")

@@ -15,6 +15,7 @@ class PairwiseConfig:
     """Which neighbours count; the defaults are BoxInst's and the paper's."""
 
     weight: float = 5.0
+    """On -log of the probability that the two of a pair have one label."""
     start: int = 0
     """Steps without this term. From scratch there must be some: agreeing on "nowhere" is the easiest agreement."""
     warmup: int = 0
