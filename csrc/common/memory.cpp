@@ -29,12 +29,18 @@ std::atomic<Block*> kept{nullptr};
 
 }  // namespace
 
+int64_t huge_pages(int64_t bytes) {
+  return bytes < huge_page ? 0 : (bytes + huge_page * 3 / 4) / huge_page * huge_page;
+}
+
+int64_t to_huge_page(const void* data) {
+  return -static_cast<int64_t>(reinterpret_cast<uintptr_t>(data)) & (huge_page - 1);
+}
+
 void use_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = 2 << 20;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(data), end = begin + static_cast<uintptr_t>(bytes);
-  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  const int64_t skipped = to_huge_page(data), whole = (bytes - skipped) / huge_page * huge_page;
+  if (whole > 0) madvise(static_cast<char*>(data) + skipped, static_cast<size_t>(whole), MADV_HUGEPAGE);
 #endif
 }
 

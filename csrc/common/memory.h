@@ -6,6 +6,12 @@
 
 namespace mfvis {
 
+constexpr int64_t huge_page = 2 << 20;
+
+// Of so many bytes, how many are worth huge pages: whole ones, the last of them filled by a quarter or more.
+int64_t huge_pages(int64_t bytes);
+// Bytes from `data` to where a huge page begins.
+int64_t to_huge_page(const void* data);
 // Asks for huge pages below `data`, which is about to be written whole: one first touch per 2 MB. A hint and no more.
 void use_huge_pages(void* data, int64_t bytes);
 

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "kernel.h"
+#include "tensor.h"
 
 namespace mfvis {
 

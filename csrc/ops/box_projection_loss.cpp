@@ -33,17 +33,17 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
   const ScalarType type = compute_type(mask_logits.scalar_type());
   const std::initializer_list<int64_t> profiles{instances, frames, height + width};
   if (mask_logits.numel() == 0) {
-    return {torch::stable::new_zeros(mask_logits, {}, type), torch::stable::new_zeros(mask_logits, profiles, type),
-            torch::stable::new_zeros(mask_logits, profiles, ScalarType::Int)};
+    return {make_zeros(mask_logits, {}, type), make_zeros(mask_logits, profiles, type),
+            make_zeros(mask_logits, profiles, ScalarType::Int)};
   }
   const auto new_profiles = [&](ScalarType element) {
-    return runs_cuda_kernels(mask_logits) ? torch::stable::new_zeros(mask_logits, profiles, element)
-                                          : torch::stable::new_empty(mask_logits, profiles, element);
+    return runs_cuda_kernels(mask_logits) ? make_zeros(mask_logits, profiles, element)
+                                          : make_empty(mask_logits, profiles, element);
   };
-  Tensor loss = torch::stable::new_empty(mask_logits, {}, type);
+  Tensor loss = make_empty(mask_logits, {}, type);
   Tensor p = new_profiles(type), position = new_profiles(ScalarType::Int);
-  const Tensor logits = torch::stable::contiguous(mask_logits), tight_boxes = torch::stable::contiguous(boxes);
-  const Tensor per_frame = torch::stable::new_empty(logits, {instances, frames}, ScalarType::Double);
+  const Tensor logits = as_contiguous(mask_logits), tight_boxes = as_contiguous(boxes);
+  const Tensor per_frame = make_empty(logits, {instances, frames}, ScalarType::Double);
   BoxPeaks peaks{};
   std::optional<Tensor> peak_value, peak_position, finished;
   if (runs_cuda_kernels(logits)) {
@@ -51,9 +51,9 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
     peaks.bands = (height + rows_of_band - 1) / rows_of_band;
     peaks.tiles = (width + columns - 1) / columns;
     const int64_t count = instances * frames * (peaks.bands * width + height * peaks.tiles);
-    peak_value = torch::stable::new_empty(logits, {count}, type);
-    peak_position = torch::stable::new_empty(logits, {count}, ScalarType::Int);
-    finished = torch::stable::new_zeros(logits, {1}, ScalarType::Int);
+    peak_value = make_empty(logits, {count}, type);
+    peak_position = make_empty(logits, {count}, ScalarType::Int);
+    finished = make_zeros(logits, {1}, ScalarType::Int);
     peaks.value = peak_value->mutable_data_ptr();
     peaks.position = peak_position->mutable_data_ptr<int32_t>();
     peaks.finished = finished->mutable_data_ptr<int32_t>();
@@ -85,11 +85,11 @@ Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask
     check.same_device("an argument", other, "mask_logits", mask_logits);
   }
   // Contiguous, as the gradient is. On the CPU the threads that write it also fill it.
-  Tensor grad_logits = runs_cuda_kernels(mask_logits) ? torch::stable::new_zeros(mask_logits, mask_logits.sizes())
-                                                      : torch::stable::new_empty(mask_logits, mask_logits.sizes());
+  Tensor grad_logits = runs_cuda_kernels(mask_logits) ? make_zeros(mask_logits, mask_logits.sizes())
+                                                      : make_empty(mask_logits, mask_logits.sizes());
   if (mask_logits.numel() == 0) return grad_logits;
-  const Tensor tight_boxes = torch::stable::contiguous(boxes), tight_p = torch::stable::contiguous(p);
-  const Tensor tight_position = torch::stable::contiguous(position);
+  const Tensor tight_boxes = as_contiguous(boxes), tight_p = as_contiguous(p);
+  const Tensor tight_position = as_contiguous(position);
   box_projection_terms_backward_kernel.on(grad_logits)(
       arguments(grad_logits, tight_boxes),
       {const_cast<void*>(tight_p.const_data_ptr()), const_cast<int32_t*>(tight_position.const_data_ptr<int32_t>())},

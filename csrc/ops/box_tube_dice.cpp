@@ -13,8 +13,8 @@ Tensor box_tube_dice(const Tensor& boxes_a, const Tensor& boxes_b) {
   check.same_device("boxes_b", boxes_b, "boxes_a", boxes_a);
 
   const int64_t count_a = boxes_a.size(0), count_b = boxes_b.size(0);
-  Tensor dice = torch::stable::new_empty(boxes_a, {count_a, count_b});
-  const Tensor a = torch::stable::contiguous(boxes_a), b = torch::stable::contiguous(boxes_b);
+  Tensor dice = make_empty(boxes_a, {count_a, count_b});
+  const Tensor a = as_contiguous(boxes_a), b = as_contiguous(boxes_b);
   box_tube_dice_kernel.on(boxes_a)({a.const_data_ptr<float>(), b.const_data_ptr<float>(), count_a, count_b,
                                     boxes_a.size(1), dice.mutable_data_ptr<float>()});
   return dice;

@@ -9,9 +9,9 @@ Tensor mask_to_boxes(const Tensor& mask_logits, double threshold) {
   check.dim("mask_logits", mask_logits, 4, "[N, T, H, W]");
   check.floating("mask_logits", mask_logits);
   const int64_t instances = mask_logits.size(0), frames = mask_logits.size(1);
-  Tensor boxes = torch::stable::new_zeros(mask_logits, {instances, frames, 4}, ScalarType::Float);
+  Tensor boxes = make_zeros(mask_logits, {instances, frames, 4}, ScalarType::Float);
   if (mask_logits.numel() == 0) return boxes;
-  const Tensor logits = torch::stable::contiguous(mask_logits);
+  const Tensor logits = as_contiguous(mask_logits);
   mask_to_boxes_kernel.on(logits)({logits.const_data_ptr(), dtype_of(logits), instances * frames, logits.size(2),
                                    logits.size(3), threshold, boxes.mutable_data_ptr<float>()});
   return boxes;

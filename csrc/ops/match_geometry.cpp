@@ -7,7 +7,7 @@ using torch::headeronly::ScalarType;
 
 void check_values(const Check& check, const char* name, const Tensor& indices, int64_t bound, const char* what) {
   if (!indices.is_cpu()) return;
-  const Tensor tight = torch::stable::contiguous(indices);
+  const Tensor tight = as_contiguous(indices);
   const int64_t* values = tight.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < tight.numel(); ++i) {
     check.that(values[i] >= 0 && values[i] < bound, name, "contains " + std::to_string(values[i]),

@@ -1,11 +1,10 @@
 // The arguments that temporal_topk and tk_loss share: which frames are compared, and where a match may lie.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <optional>
 
 #include "../common/check.h"
+#include "../common/tensor.h"
 
 namespace mfvis {
 
@@ -18,9 +17,5 @@ void check_match_geometry(const Check& check, const Tensor& anchor, const char* 
 
 // video_index int64 [N] of videos 0..B-1.
 void check_video_index(const Check& check, const Tensor& mask_logits, const Tensor& video_index, int64_t videos);
-
-inline std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  return tensor ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
-}
 
 }  // namespace mfvis

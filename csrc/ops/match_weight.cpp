@@ -33,8 +33,8 @@ Tensor match_weight(const Tensor& distance, double threshold, std::string affini
   check.that(std::isfinite(sigma) && sigma > 0, "sigma", "is " + std::to_string(sigma), "a positive number");
 
   const bool gaussian = affinity == "gaussian";
-  Tensor weight = torch::stable::new_empty(distance, distance.sizes());
-  const Tensor d = torch::stable::contiguous(distance);
+  Tensor weight = make_empty(distance, distance.sizes());
+  const Tensor d = as_contiguous(distance);
   match_weight_kernel.on(d)({d.const_data_ptr<float>(), d.numel(), distance_limit(threshold, sigma, gaussian),
                              static_cast<float>(sigma), gaussian, weighted, weight.mutable_data_ptr<float>()});
   return weight;

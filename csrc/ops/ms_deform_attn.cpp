@@ -80,11 +80,10 @@ Arguments checked(const Check& check, const Tensor& value, const Tensor& spatial
   check.same_device("attention_weights", attention_weights, "value", value);
 
   const auto tight = [&](const Tensor& tensor) {
-    return torch::stable::contiguous(torch::stable::to(tensor, compute_type(value)));
+    return as_contiguous(torch::stable::to(tensor, compute_type(value)));
   };
-  Arguments arguments{torch::stable::contiguous(value), torch::stable::contiguous(spatial_shapes),
-                      torch::stable::contiguous(level_start_index), tight(sampling_locations),
-                      tight(attention_weights)};
+  Arguments arguments{as_contiguous(value), as_contiguous(spatial_shapes), as_contiguous(level_start_index),
+                      tight(sampling_locations), tight(attention_weights)};
   check_levels(check, arguments.shapes, arguments.starts, value.size(1));
   return arguments;
 }
@@ -96,8 +95,8 @@ Tensor ms_deform_attn(const Tensor& value, const Tensor& spatial_shapes, const T
   const Arguments arguments =
       checked(Check("ms_deform_attn"), value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
   const std::initializer_list<int64_t> shape{value.size(0), sampling_locations.size(1), value.size(2) * value.size(3)};
-  if (value.numel() == 0 || attention_weights.numel() == 0) return torch::stable::new_zeros(value, shape);
-  Tensor output = torch::stable::new_empty(value, shape);
+  if (value.numel() == 0 || attention_weights.numel() == 0) return make_zeros(value, shape);
+  Tensor output = make_empty(value, shape);
   ms_deform_attn_kernel.on(value)(arguments.pointers(), output.mutable_data_ptr());
   return output;
 }
@@ -116,28 +115,27 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(const Tensor& grad_ou
   check.dtype("grad_output", grad_output, {value.scalar_type()});
   check.same_device("grad_output", grad_output, "value", value);
   if (value.numel() == 0 || attention_weights.numel() == 0) {
-    return {torch::stable::new_zeros(value, value.sizes()),
-            torch::stable::new_zeros(sampling_locations, sampling_locations.sizes()),
-            torch::stable::new_zeros(attention_weights, attention_weights.sizes())};
+    return {make_zeros(value, value.sizes()), make_zeros(sampling_locations, sampling_locations.sizes()),
+            make_zeros(attention_weights, attention_weights.sizes())};
   }
 
   const ScalarType type = compute_type(value);
-  Tensor grad_locations = torch::stable::new_empty(arguments.locations, arguments.locations.sizes());
-  Tensor grad_weights = torch::stable::new_empty(arguments.weights, arguments.weights.sizes());
+  Tensor grad_locations = make_empty(arguments.locations, arguments.locations.sizes());
+  Tensor grad_weights = make_empty(arguments.weights, arguments.weights.sizes());
   DeformSums sums{};
   std::optional<Tensor> in_fixed, largest, in_float;
   if (runs_cuda_kernels(value) && deterministic) {
-    in_fixed = torch::stable::new_zeros(value, value.sizes(), ScalarType::Long);
-    largest = torch::stable::new_zeros(value, {2}, ScalarType::Long);
+    in_fixed = make_zeros(value, value.sizes(), ScalarType::Long);
+    largest = make_zeros(value, {2}, ScalarType::Long);
     sums.in_fixed = in_fixed->mutable_data_ptr<int64_t>();
     sums.largest = reinterpret_cast<uint64_t*>(largest->mutable_data_ptr<int64_t>());
   } else if (runs_cuda_kernels(value)) {
-    in_float = torch::stable::new_zeros(value, value.sizes(), type);
+    in_float = make_zeros(value, value.sizes(), type);
     sums.sums = in_float->mutable_data_ptr();
   }
   const bool in_place = in_float && value.scalar_type() == type;
-  Tensor grad_value = in_place ? *in_float : torch::stable::new_empty(value, value.sizes());
-  const Tensor tight_grad = torch::stable::contiguous(grad_output);
+  Tensor grad_value = in_place ? *in_float : make_empty(value, value.sizes());
+  const Tensor tight_grad = as_contiguous(grad_output);
   ms_deform_attn_backward_kernel.on(value)(arguments.pointers(), sums, tight_grad.const_data_ptr(),
                                            grad_value.mutable_data_ptr(), grad_locations.mutable_data_ptr(),
                                            grad_weights.mutable_data_ptr());

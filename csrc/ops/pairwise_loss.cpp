@@ -5,6 +5,7 @@
 
 #include "../common/operator.h"
 #include "match_geometry.h"
+#include "terms.h"
 
 namespace mfvis {
 namespace {
@@ -60,10 +61,10 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& f
              "is " + std::to_string(kernel_size), "an odd number, 1 to 255");
   check.that(dilation >= 1 && dilation <= 16384, "dilation", "is " + std::to_string(dilation), "1 to 16384");
   check.that(!std::isnan(threshold), "threshold", "is nan", "a number");
-  return {torch::stable::contiguous(mask_logits),
-          torch::stable::contiguous(frames),
-          torch::stable::contiguous(boxes),
-          torch::stable::contiguous(video_index),
+  return {as_contiguous(mask_logits),
+          as_contiguous(frames),
+          as_contiguous(boxes),
+          as_contiguous(video_index),
           kernel_size,
           dilation,
           threshold};
@@ -71,45 +72,46 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& f
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> pairwise_loss_terms(const Tensor& mask_logits, const Tensor& frames, const Tensor& boxes,
-                                               const Tensor& video_index, int64_t kernel_size, int64_t dilation,
-                                               double threshold) {
+// The loss, and the number of pairs by which it was divided.
+std::tuple<Tensor, Tensor> pairwise_loss_mean(const Tensor& mask_logits, const Tensor& frames, const Tensor& boxes,
+                                              const Tensor& video_index, int64_t kernel_size, int64_t dilation,
+                                              double threshold) {
   const Arguments arguments =
-      checked(Check("pairwise_loss_terms"), mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
+      checked(Check("pairwise_loss"), mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
   const std::initializer_list<int64_t> shape{mask_logits.size(0), mask_logits.size(1)};
-  Tensor loss_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
-  Tensor count = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
+  Tensor loss_sum = make_zeros(mask_logits, shape, sum_type(mask_logits));
+  Tensor count = make_zeros(mask_logits, shape, sum_type(mask_logits));
   if (mask_logits.numel() > 0) {
     const int64_t partial = runs_cuda_kernels(mask_logits) ? pairwise_loss_tiles(arguments.pointers()) : 0;
-    Tensor scratch = torch::stable::new_empty(mask_logits, {mask_logits.size(0), mask_logits.size(1), partial, 2},
-                                              sum_type(mask_logits));
+    Tensor scratch =
+        make_empty(mask_logits, {mask_logits.size(0), mask_logits.size(1), partial, 2}, sum_type(mask_logits));
     pairwise_loss_terms_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()),
                                                loss_sum.mutable_data_ptr(), count.mutable_data_ptr());
   }
-  return {loss_sum, count};
+  return mean_of_terms(loss_sum, count, 1);
 }
 
-Tensor pairwise_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_logits, const Tensor& frames,
-                                    const Tensor& boxes, const Tensor& video_index, int64_t kernel_size,
-                                    int64_t dilation, double threshold) {
-  const Check check("pairwise_loss_terms_backward");
+Tensor pairwise_loss_mean_backward(const Tensor& grad_loss, const Tensor& divisor, const Tensor& mask_logits,
+                                   const Tensor& frames, const Tensor& boxes, const Tensor& video_index,
+                                   int64_t kernel_size, int64_t dilation, double threshold) {
+  const Check check("pairwise_loss_mean_backward");
   const Arguments arguments = checked(check, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
-  check.sizes("grad_loss_sum", grad_loss_sum, {mask_logits.size(0), mask_logits.size(1)}, "[N, T]");
-  check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(mask_logits)});
-  check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", mask_logits);
-  Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());
+  check.dtype("divisor", divisor, {sum_type(mask_logits)});
+  check.same_device("divisor", divisor, "mask_logits", mask_logits);
+  const Tensor grad_loss_sum =
+      mean_of_terms_backward(check, grad_loss, divisor, {mask_logits.size(0), mask_logits.size(1)}, 1);
+  Tensor grad_logits = make_empty(mask_logits, mask_logits.sizes());
   if (mask_logits.numel() == 0) return grad_logits;
-  const Tensor tight_grad = torch::stable::contiguous(grad_loss_sum);
-  pairwise_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(), tight_grad.const_data_ptr(),
+  pairwise_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(), grad_loss_sum.const_data_ptr(),
                                                       grad_logits.mutable_data_ptr());
   return grad_logits;
 }
 
-MFVIS_OPERATOR(pairwise_loss_terms,
-               "(Tensor mask_logits, Tensor frames, Tensor boxes, Tensor video_index, int kernel_size=3, "
-               "int dilation=2, float threshold=0.3) -> (Tensor, Tensor)")
-MFVIS_OPERATOR(pairwise_loss_terms_backward,
-               "(Tensor grad_loss_sum, Tensor mask_logits, Tensor frames, Tensor boxes, Tensor video_index, "
-               "int kernel_size, int dilation, float threshold) -> Tensor")
+MFVIS_OPERATOR(pairwise_loss_mean,
+               "(Tensor mask_logits, Tensor frames, Tensor boxes, Tensor video_index, int kernel_size, int dilation, "
+               "float threshold) -> (Tensor, Tensor)")
+MFVIS_OPERATOR(pairwise_loss_mean_backward,
+               "(Tensor grad_loss, Tensor divisor, Tensor mask_logits, Tensor frames, Tensor boxes, "
+               "Tensor video_index, int kernel_size, int dilation, float threshold) -> Tensor")
 
 }  // namespace mfvis

@@ -30,10 +30,10 @@ inline int64_t pairwise_loss_tiles(const PairwiseLoss& args) {
 }
 
 // loss_sum, count: [N, T] of the compute type of the logits.
-inline Kernel<void(const PairwiseLoss&, void* loss_sum, void* count)> pairwise_loss_terms_kernel{"pairwise_loss_terms"};
+inline Kernel<void(const PairwiseLoss&, void* loss_sum, void* count)> pairwise_loss_terms_kernel{"pairwise_loss"};
 
 // grad_loss_sum: [N, T] of the compute type; grad_logits: as the logits, written whole.
 inline Kernel<void(const PairwiseLoss&, const void* grad_loss_sum, void* grad_logits)>
-    pairwise_loss_terms_backward_kernel{"pairwise_loss_terms_backward"};
+    pairwise_loss_terms_backward_kernel{"pairwise_loss"};
 
 }  // namespace mfvis

@@ -47,11 +47,10 @@ Arguments checked(const Check& check, const Tensor& target, const Tensor& source
   std::optional<Tensor> padded;
   if (!runs_cuda_kernels(target)) {
     const int64_t border = patch_size - 1;
-    padded = torch::stable::new_empty(
-        target, {2, target.size(0), target.size(1), target.size(2) + border, target.size(3) + border},
-        distance_type(target));
+    padded = make_empty(target, {2, target.size(0), target.size(1), target.size(2) + border, target.size(3) + border},
+                        distance_type(target));
   }
-  return {torch::stable::contiguous(target), torch::stable::contiguous(source), padded, patch_size, radius, dilation};
+  return {as_contiguous(target), as_contiguous(source), padded, patch_size, radius, dilation};
 }
 
 }  // namespace
@@ -60,8 +59,8 @@ Tensor patch_distance(const Tensor& target, const Tensor& source, int64_t patch_
                       int64_t dilation) {
   const Arguments arguments = checked(Check("patch_distance"), target, source, patch_size, radius, dilation);
   const int64_t side = 2 * radius + 1;
-  Tensor distance = torch::stable::new_empty(target, {target.size(0), side * side, target.size(2), target.size(3)},
-                                             distance_type(target));
+  Tensor distance =
+      make_empty(target, {target.size(0), side * side, target.size(2), target.size(3)}, distance_type(target));
   if (distance.numel() > 0) {
     patch_distance_kernel.on(target)(arguments.pointers(), distance.mutable_data_ptr());
   }
@@ -79,10 +78,10 @@ Tensor patch_distance_backward(const Tensor& grad_distance, const Tensor& distan
     check.dtype(name, *tensor, {distance_type(target)});
     check.same_device(name, *tensor, "target", target);
   }
-  Tensor grad = torch::stable::new_empty(target, target.sizes());
+  Tensor grad = make_empty(target, target.sizes());
   if (grad.numel() == 0) return grad;
-  const Tensor tight_grad = torch::stable::contiguous(grad_distance);
-  const Tensor tight_distance = torch::stable::contiguous(distance);
+  const Tensor tight_grad = as_contiguous(grad_distance);
+  const Tensor tight_distance = as_contiguous(distance);
   patch_distance_backward_kernel.on(target)(arguments.pointers(), tight_grad.const_data_ptr(),
                                             tight_distance.const_data_ptr(), of_source, grad.mutable_data_ptr());
   return grad;

@@ -19,9 +19,9 @@ Tensor rgb_to_lab(const Tensor& images, int64_t downsample) {
   const int64_t height = sizes[dim - 2], width = sizes[dim - 1];
   sizes[dim - 2] = height / downsample;
   sizes[dim - 1] = width / downsample;
-  Tensor lab = torch::stable::new_empty(images, sizes, ScalarType::Float);
+  Tensor lab = make_empty(images, sizes, ScalarType::Float);
   if (lab.numel() == 0) return lab;
-  const Tensor rgb = torch::stable::contiguous(images);
+  const Tensor rgb = as_contiguous(images);
   rgb_to_lab_kernel.on(rgb)({rgb.const_data_ptr(), dtype_of(rgb), rgb.numel() / (3 * height * width), height, width,
                              downsample, lab.mutable_data_ptr<float>()});
   return lab;

@@ -18,16 +18,16 @@ std::tuple<Tensor, Tensor> temporal_topk(const Tensor& frames, const Tensor& pai
   check_match_geometry(check, frames, "frames", pairs, shift, videos, frames.size(1), height, width, radius, dilation);
 
   const std::initializer_list<int64_t> shape{videos, pairs.size(0), k, height, width};
-  Tensor distance = torch::stable::new_empty(frames, shape, ScalarType::Float);
-  Tensor offset = torch::stable::new_empty(frames, shape, ScalarType::Short);
+  Tensor distance = make_empty(frames, shape, ScalarType::Float);
+  Tensor offset = make_empty(frames, shape, ScalarType::Short);
   if (distance.numel() == 0) return {distance, offset};
-  const Tensor tight_frames = torch::stable::contiguous(frames), tight_pairs = torch::stable::contiguous(pairs);
-  const std::optional<Tensor> tight_shift = contiguous(shift);
+  const Tensor tight_frames = as_contiguous(frames), tight_pairs = as_contiguous(pairs);
+  const std::optional<Tensor> tight_shift = as_contiguous(shift);
   std::optional<Tensor> padded;  // The CUDA kernels need none.
   if (!runs_cuda_kernels(frames)) {
     const int64_t border = patch_size - 1;
-    padded = torch::stable::new_empty(frames, {videos, frames.size(1), frames.size(2), height + border, width + border},
-                                      ScalarType::Float);
+    padded = make_empty(frames, {videos, frames.size(1), frames.size(2), height + border, width + border},
+                        ScalarType::Float);
   }
   temporal_topk_kernel.on(frames)(
       {tight_frames.const_data_ptr(), dtype_of(frames), tight_pairs.const_data_ptr<int64_t>(),

@@ -5,6 +5,7 @@
 
 #include "../common/operator.h"
 #include "match_geometry.h"
+#include "terms.h"
 
 namespace mfvis {
 namespace {
@@ -40,10 +41,12 @@ struct Arguments {
             scratch};
   }
 
-  // What the CUDA kernels work in; one byte on the CPU, which allocates for itself.
-  Tensor scratch(int64_t TkLossScratch::* pass) const {
-    const int64_t bytes = runs_cuda_kernels(logits) ? tk_loss_scratch_bytes(pointers()).*pass : 1;
-    return torch::stable::new_empty(logits, {bytes}, ScalarType::Byte);
+  // Calls run(arguments of the kernel) with what the CUDA kernels work in; the CPU's allocate for themselves.
+  template <typename Run>
+  void with_scratch(int64_t TkLossScratch::* pass, const Run& run) const {
+    if (!runs_cuda_kernels(logits)) return run(pointers());
+    const Tensor scratch = make_empty(logits, {tk_loss_scratch_bytes(pointers()).*pass}, ScalarType::Byte);
+    run(pointers(scratch.mutable_data_ptr()));
   }
 };
 
@@ -68,13 +71,13 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& o
   check_video_index(check, mask_logits, video_index, offset.size(0));
   check.that(offset.size(2) <= INT32_MAX / std::max<int64_t>(height * width, 1), "offset",
              "has shape " + shape_of(offset), "K·H·W below 2^31");
-  return {torch::stable::contiguous(mask_logits),
-          torch::stable::contiguous(offset),
-          torch::stable::contiguous(weight),
-          torch::stable::contiguous(pairs),
-          torch::stable::contiguous(boxes),
-          torch::stable::contiguous(video_index),
-          contiguous(shift),
+  return {as_contiguous(mask_logits),
+          as_contiguous(offset),
+          as_contiguous(weight),
+          as_contiguous(pairs),
+          as_contiguous(boxes),
+          as_contiguous(video_index),
+          as_contiguous(shift),
           radius,
           dilation};
 }
@@ -87,12 +90,12 @@ std::tuple<Tensor, Tensor> tk_loss_terms(const Tensor& mask_logits, const Tensor
   const Arguments arguments =
       checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
   const std::initializer_list<int64_t> shape{mask_logits.size(0), pairs.size(0)};
-  Tensor loss_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
-  Tensor weight_sum = torch::stable::new_zeros(mask_logits, shape, sum_type(mask_logits));
+  Tensor loss_sum = make_zeros(mask_logits, shape, sum_type(mask_logits));
+  Tensor weight_sum = make_zeros(mask_logits, shape, sum_type(mask_logits));
   if (loss_sum.numel() > 0 && mask_logits.numel() > 0) {
-    Tensor scratch = arguments.scratch(&TkLossScratch::forward);
-    tk_loss_terms_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()), loss_sum.mutable_data_ptr(),
-                                         weight_sum.mutable_data_ptr());
+    arguments.with_scratch(&TkLossScratch::forward, [&](const TkLoss& args) {
+      tk_loss_terms_kernel.on(mask_logits)(args, loss_sum.mutable_data_ptr(), weight_sum.mutable_data_ptr());
+    });
   }
   return {loss_sum, weight_sum};
 }
@@ -106,13 +109,32 @@ Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_lo
   check.sizes("grad_loss_sum", grad_loss_sum, {mask_logits.size(0), pairs.size(0)}, "[N, P]");
   check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(mask_logits)});
   check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", mask_logits);
-  const Tensor tight_grad = torch::stable::contiguous(grad_loss_sum);
-  Tensor grad_logits = torch::stable::new_empty(mask_logits, mask_logits.sizes());
+  const Tensor tight_grad = as_contiguous(grad_loss_sum);
+  Tensor grad_logits = make_empty(mask_logits, mask_logits.sizes());
   if (mask_logits.numel() == 0) return grad_logits;
-  Tensor scratch = arguments.scratch(&TkLossScratch::backward);
-  tk_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()),
-                                                tight_grad.const_data_ptr(), grad_logits.mutable_data_ptr());
+  arguments.with_scratch(&TkLossScratch::backward, [&](const TkLoss& args) {
+    tk_loss_terms_backward_kernel.on(mask_logits)(args, tight_grad.const_data_ptr(), grad_logits.mutable_data_ptr());
+  });
   return grad_logits;
+}
+
+// The loss itself, and what its backward pass needs besides the arguments.
+std::tuple<Tensor, Tensor> tk_loss_mean(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
+                                        const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
+                                        int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
+  const auto [loss_sum, weight_sum] =
+      tk_loss_terms(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
+  return mean_of_terms(loss_sum, weight_sum, pairs.size(0));
+}
+
+Tensor tk_loss_mean_backward(const Tensor& grad_loss, const Tensor& divisor, const Tensor& mask_logits,
+                             const Tensor& offset, const Tensor& weight, const Tensor& pairs, const Tensor& boxes,
+                             const Tensor& video_index, int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
+  const int64_t columns = pairs.size(0);
+  const Tensor grad_loss_sum = mean_of_terms_backward(Check("tk_loss_mean_backward"), grad_loss, divisor,
+                                                      {mask_logits.size(0), columns}, columns);
+  return tk_loss_terms_backward(grad_loss_sum, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation,
+                                shift);
 }
 
 MFVIS_OPERATOR(tk_loss_terms,
@@ -121,5 +143,11 @@ MFVIS_OPERATOR(tk_loss_terms,
 MFVIS_OPERATOR(tk_loss_terms_backward,
                "(Tensor grad_loss_sum, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, "
                "Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
+MFVIS_OPERATOR(tk_loss_mean,
+               "(Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, Tensor video_index, "
+               "int radius, int dilation, Tensor? shift) -> (Tensor, Tensor)")
+MFVIS_OPERATOR(tk_loss_mean_backward,
+               "(Tensor grad_loss, Tensor divisor, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, "
+               "Tensor boxes, Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
 
 }  // namespace mfvis

@@ -41,6 +41,28 @@ def pairwise_loss(
     return torch.ops.mfvis.pairwise_loss(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
 
 
+class MeanOfPairs(torch.autograd.Function):
+    """The loss as one node of the graph: small ones between sums and quotient are a cost of every call."""
+
+    @staticmethod
+    def forward(ctx, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):
+        if ctx.needs_input_grad[1]:
+            raise ValueError("mfvis::pairwise_loss: frames require a gradient; expected constants, see frames.detach()")
+        loss, divisor = torch.ops.mfvis.pairwise_loss_mean(
+            mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold
+        )
+        ctx.kernel_size, ctx.dilation, ctx.threshold = kernel_size, dilation, threshold
+        ctx.save_for_backward(divisor, mask_logits, frames, boxes, video_index)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_loss: Tensor):
+        grad_logits = torch.ops.mfvis.pairwise_loss_mean_backward(
+            grad_loss, *ctx.saved_tensors, ctx.kernel_size, ctx.dilation, ctx.threshold
+        )
+        return (grad_logits,) + (None,) * 6
+
+
 torch.library.define(
     "mfvis::pairwise_loss",
     "(Tensor mask_logits, Tensor frames, Tensor boxes, Tensor video_index, int kernel_size=3, int dilation=2, "
@@ -50,39 +72,20 @@ torch.library.define(
 
 @torch.library.impl("mfvis::pairwise_loss", "CompositeImplicitAutograd")
 def _(mask_logits, frames, boxes, video_index, kernel_size=3, dilation=2, threshold=0.3):
-    loss, count = torch.ops.mfvis.pairwise_loss_terms(
-        mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold
-    )
-    return loss.sum() / count.sum().clamp(min=1)
+    return MeanOfPairs.apply(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
 
 
-@torch.library.register_fake("mfvis::pairwise_loss_terms")
-def _(mask_logits, frames, boxes, video_index, kernel_size=3, dilation=2, threshold=0.3):
+@torch.library.register_fake("mfvis::pairwise_loss_mean")
+def _(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):
     dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
-    shape = mask_logits.shape[:2]
-    return mask_logits.new_empty(shape, dtype=dtype), mask_logits.new_empty(shape, dtype=dtype)
+    return mask_logits.new_empty((), dtype=dtype), mask_logits.new_empty(1, dtype=dtype)
 
 
-@torch.library.register_fake("mfvis::pairwise_loss_terms_backward")
-def _(grad_loss_sum, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):
+@torch.library.register_fake("mfvis::pairwise_loss_mean_backward")
+def _(grad_loss, divisor, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):
     return mask_logits.new_empty(mask_logits.shape)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    if ctx.needs_input_grad[1]:
-        raise ValueError("mfvis::pairwise_loss: frames require a gradient; expected constants, see frames.detach()")
-    *tensors, ctx.kernel_size, ctx.dilation, ctx.threshold = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx, grad_loss_sum: Tensor, grad_count: Tensor) -> tuple[Tensor | None, ...]:
-    grad_logits = torch.ops.mfvis.pairwise_loss_terms_backward(
-        grad_loss_sum, *ctx.saved_tensors, ctx.kernel_size, ctx.dilation, ctx.threshold
-    )
-    return (grad_logits,) + (None,) * 6
-
-
-torch.library.register_autograd("mfvis::pairwise_loss_terms", _backward, setup_context=_setup_context)
 forbid_backward(
-    "mfvis::pairwise_loss_terms_backward", "cannot be differentiated: the loss has no second derivative here"
+    "mfvis::pairwise_loss_mean_backward", "cannot be differentiated: the loss has no second derivative here"
 )

@@ -69,25 +69,23 @@ def tk_loss_terms(
     )
 
 
-class QuotientOfSums(torch.autograd.Function):
+class MeanOfMatches(torch.autograd.Function):
     """The loss as one node of the graph: small ones between sums and quotient are a cost of every call."""
 
     @staticmethod
     def forward(ctx, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
         _constant(ctx.needs_input_grad[2], "tk_loss")
-        loss_sum, weight_sum = torch.ops.mfvis.tk_loss_terms(
+        loss, divisor = torch.ops.mfvis.tk_loss_mean(
             mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift
         )
-        divisor = weight_sum.sum(0).clamp_(min=1)
         ctx.radius, ctx.dilation = radius, dilation
         ctx.save_for_backward(divisor, mask_logits, offset, weight, pairs, boxes, video_index, shift)
-        return loss_sum.sum(0).div_(divisor).sum()
+        return loss
 
     @staticmethod
     def backward(ctx, grad_loss: Tensor):
-        divisor, *tensors, shift = ctx.saved_tensors
-        grad_loss_sum = (grad_loss / divisor).expand(tensors[0].shape[0], -1)
-        grad_logits = torch.ops.mfvis.tk_loss_terms_backward(grad_loss_sum, *tensors, ctx.radius, ctx.dilation, shift)
+        *tensors, shift = ctx.saved_tensors
+        grad_logits = torch.ops.mfvis.tk_loss_mean_backward(grad_loss, *tensors, ctx.radius, ctx.dilation, shift)
         return (grad_logits,) + (None,) * 8
 
 
@@ -100,7 +98,7 @@ torch.library.define(
 
 @torch.library.impl("mfvis::tk_loss", "CompositeImplicitAutograd")
 def _(mask_logits, offset, weight, pairs, boxes, video_index, radius=5, dilation=1, shift=None):
-    return QuotientOfSums.apply(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift)
+    return MeanOfMatches.apply(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift)
 
 
 def _constant(weight_requires_grad: bool, operator: str) -> None:
@@ -120,6 +118,17 @@ def _(grad_loss_sum, mask_logits, offset, weight, pairs, boxes, video_index, rad
     return mask_logits.new_empty(mask_logits.shape)
 
 
+@torch.library.register_fake("mfvis::tk_loss_mean")
+def _(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
+    dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
+    return mask_logits.new_empty((), dtype=dtype), mask_logits.new_empty(pairs.shape[:1], dtype=dtype)
+
+
+@torch.library.register_fake("mfvis::tk_loss_mean_backward")
+def _(grad_loss, divisor, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
+    return mask_logits.new_empty(mask_logits.shape)
+
+
 def _setup_context(ctx, inputs, output) -> None:
     _constant(ctx.needs_input_grad[2], "tk_loss_terms")
     *tensors, ctx.radius, ctx.dilation, shift = inputs
@@ -134,4 +143,5 @@ def _backward(ctx, grad_loss_sum: Tensor, _of_constant: Tensor) -> tuple[Tensor 
 
 
 torch.library.register_autograd("mfvis::tk_loss_terms", _backward, setup_context=_setup_context)
-forbid_backward("mfvis::tk_loss_terms_backward", "cannot be differentiated: the loss has no second derivative here")
+for operator in ("mfvis::tk_loss_terms_backward", "mfvis::tk_loss_mean_backward"):
+    forbid_backward(operator, "cannot be differentiated: the loss has no second derivative here")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ladder import Ladder, random_boxes
+from ladder import DEVICE, Ladder, random_boxes
 
 from mfvis_ext import box_tube_dice
 
@@ -40,3 +40,14 @@ def test_gradient_is_an_error():
     boxes = torch.rand(1, 1, 4).requires_grad_()
     with pytest.raises(RuntimeError, match="mfvis::box_tube_dice is not differentiable"):
         box_tube_dice(boxes, boxes).sum().backward()
+
+
+def test_a_result_so_large_that_it_lies_on_huge_pages(tmp_path):
+    """It is a part of a larger block of memory, which nobody has to know."""
+    climber = TestBoxTubeDice()
+    climber.agree(climber.make(A=800, B=900, T=1))
+    dice = box_tube_dice(**climber.make(A=800, B=900, T=1))
+    assert dice.is_contiguous() and not dice._is_view()
+    torch.save(dice, tmp_path / "dice.pt")
+    assert torch.equal(torch.load(tmp_path / "dice.pt", map_location=DEVICE), dice)
+    assert torch.equal(dice.view(-1).resize_(720_000 + 10)[:720_000], dice.flatten())

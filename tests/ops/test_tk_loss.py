@@ -146,6 +146,13 @@ def test_reference_of_more_instances_than_a_word_of_the_gpu_has_bits(videos, pai
     climber.agree(climber.make(N=70, H=5, W=9, B=videos, P=pairs))
 
 
+@pytest.mark.parametrize("instances, pairs", [(3, 300), (300, 3), (2, 130)])
+def test_reference_of_a_mean_over_many_sums(instances, pairs):
+    """One block of a GPU adds them up, some rows or some columns at a time."""
+    climber = TestTkLoss()
+    climber.agree(climber.make(N=instances, H=2, W=3, B=1, P=pairs, K=1, radius=0, shift=0))
+
+
 def test_indices_that_name_nothing_do_no_harm_on_a_gpu():
     """Nobody looks at them there. A pair of no frame has no matches; an instance of no video is of the nearest."""
     if DEVICE != "cuda":

@@ -5,6 +5,7 @@
 #include "../../common/math.h"
 #include "../../common/memory.h"
 #include "../../common/parallel.h"
+#include "../../common/prefetch.h"
 #include "../../common/scratch.h"
 
 namespace mfvis {
@@ -52,15 +53,8 @@ int32_t first_column(const T* row, int32_t width, C value) {
   return first < width ? first : 0;
 }
 
-// A row to come is fetched into the second cache while this one is searched; alone, the processor waits for memory half
-// the time. The address may lie behind the last frame: a prefetch of what is not there does nothing.
+// A row to come is fetched while this one is searched; alone, the processor waits for memory half the time.
 constexpr int64_t rows_ahead = 12;
-template <typename T>
-void prefetch_row(const T* frame, int64_t y, int64_t width) {
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(frame) + static_cast<uintptr_t>(y * width) * sizeof(T);
-  const uintptr_t end = begin + static_cast<uintptr_t>(width) * sizeof(T);
-  for (uintptr_t at = begin; at < end; at += 64) __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
-}
 
 // One pass over a frame. Four rows at a time: four independent running maxima hide the latency of one, and the columns'
 // maxima are read and written a quarter as often. What there is to a row beyond the frame's end is its last row again;
@@ -106,7 +100,7 @@ void find_profiles(const T* frame, int64_t height, int64_t width, C* __restrict 
     look_at(0, whole);
     if (whole < width) look_at(width < lanes ? 0 : width - lanes, width);
     for (int64_t i = 0; i < 4 && y + i < height; ++i) {
-      prefetch_row(frame, y + i + rows_ahead, width);
+      prefetch(frame, (y + i + rows_ahead) * width, width);
       out.row_p[y + i] = maxima[i];
       out.first_of_row[y + i] = first_column(frame + (y + i) * width, static_cast<int32_t>(width), maxima[i]);
     }
@@ -157,7 +151,6 @@ void backward(const BoxProjection& args, const BoxProfiles& kept, Compute<T> gra
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   const double scale = static_cast<double>(grad_loss) / static_cast<double>(items);
-  use_huge_pages(grad_logits, items * height * width * static_cast<int64_t>(sizeof(T)));
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* const grad = grad_logits + i * height * width;

@@ -11,6 +11,7 @@
 #include "../../common/math.h"
 #include "../../common/memory.h"
 #include "../../common/parallel.h"
+#include "../../common/prefetch.h"
 #include "../../common/scratch.h"
 #include "match_list.h"
 
@@ -37,6 +38,17 @@ class CountedRows {
   // The spans of row y, disjoint and in order, no two of them adjacent.
   int64_t size(int64_t y) const { return size_[y]; }
   const Span* spans(int64_t y) const { return spans_ + y * frames_; }
+
+  // Has what counts of a plane of logits fetched before it is gathered from, which would wait for memory pixel by
+  // pixel.
+  template <typename T>
+  __attribute__((always_inline)) void fetch(const T* plane, int64_t width) const {
+    for (int64_t y = 0; y < height_; ++y) {
+      for (int64_t s = 0; s < size_[y]; ++s) {
+        prefetch(plane, y * width + spans(y)[s].begin, spans(y)[s].end - spans(y)[s].begin);
+      }
+    }
+  }
 
  private:
   void add(int64_t y, Span added) const {
@@ -96,6 +108,8 @@ void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t p
   float* const __restrict weight = batch.weight;
   C* const __restrict a = batch.a;
   C* const __restrict b = batch.b;
+  batch.counted.fetch(target_logits, args.width);
+  batch.counted.fetch(source_logits, args.width);  // but for a rim as wide as the window reaches
   int64_t count = 0;
   const auto finish = [&] {
     for (int64_t j = 0; j < count; ++j) a[j] = load(target_logits[target[j]]);
@@ -237,7 +251,6 @@ void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sums, void
     using C = Compute<T>;
     const int64_t size = args.instances * args.frames * args.height * args.width;
     T* const grad = static_cast<T*>(grad_logits);
-    use_huge_pages(grad, size * static_cast<int64_t>(sizeof(T)));
     if constexpr (sizeof(T) == sizeof(C)) {
       backward<T>(args, static_cast<const C*>(grad_loss_sums), grad);
     } else {

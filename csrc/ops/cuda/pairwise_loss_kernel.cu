@@ -222,7 +222,7 @@ int64_t items_of(const PairwiseLoss& args) {
 }
 
 void pairwise_loss_terms(const PairwiseLoss& args, void* loss_sum, void* count) {
-  constexpr const char* op = "pairwise_loss_terms";
+  constexpr const char* op = "pairwise_loss";
   const int64_t items = items_of(args), tiles = pairwise_loss_tiles(args), sums = args.instances * args.frames;
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
@@ -237,8 +237,8 @@ void pairwise_loss_terms_backward(const PairwiseLoss& args, const void* grad_los
   const int64_t items = items_of(args);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    launch("pairwise_loss_terms_backward", gather_gradients<T>, grid_for(items, 1), threads, sizeof(Shared<Compute<T>>),
-           args, items, static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
+    launch("pairwise_loss", gather_gradients<T>, grid_for(items, 1), threads, sizeof(Shared<Compute<T>>), args, items,
+           static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
   });
 }
 

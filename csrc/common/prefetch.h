@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstdint>
+
+namespace mfvis {
+
+// Has the elements data[first], data[first + 1], ... brought into the second cache. They may lie behind the end of an
+// array: a prefetch of what is not there does nothing. Always inlined, as must be every function that does nothing
+// else: GCC takes it for one without effect and leaves the call out.
+template <typename T>
+static inline __attribute__((always_inline)) void prefetch(const T* data, int64_t first, int64_t count) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(first) * sizeof(T);
+  const uintptr_t end = begin + static_cast<uintptr_t>(count) * sizeof(T);
+  for (uintptr_t at = begin; at < end; at += 64) __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+}
+
+}  // namespace mfvis

@@ -1,0 +1,24 @@
+// Tensors of the bridges. libtorch's stable functions of these kinds look the operator up by its name and box its
+// arguments at every call, which costs more than many a kernel here: 20 µs each when the caches are cold.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+
+namespace mfvis {
+
+using torch::headeronly::IntHeaderOnlyArrayRef;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// The tensor itself where it is contiguous.
+Tensor as_contiguous(const Tensor& tensor);
+std::optional<Tensor> as_contiguous(const std::optional<Tensor>& tensor);
+
+// Contiguous, on the device of `like`, of its dtype unless there is another. On the CPU a large one is cut from a
+// larger block where a huge page begins: the C library's own places have it touched in pages of 4 KB for the most part.
+Tensor make_empty(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional<ScalarType> dtype = std::nullopt);
+Tensor make_zeros(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional<ScalarType> dtype = std::nullopt);
+
+}  // namespace mfvis
