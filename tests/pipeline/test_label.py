@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -13,7 +14,7 @@ import torch
 from mfvis.data.augment import pad_frames
 from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
-from mfvis.errors import ConfigError, VideoError
+from mfvis.errors import ConfigError, DataError, VideoError
 from mfvis.infer import label
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
 from mfvis.infer.fit import fit, segment
@@ -144,6 +145,17 @@ def test_a_run_that_failed_before_any_label_binds_nobody(config, monkeypatch):
         patched.setattr(label, "read_frames", Mock(side_effect=VideoError("no such frame")))
         label.run(config)
     label.run(replace(config, seed=1))
+
+
+def test_frames_that_cannot_be_read_are_told_before_anything_is_trained(config, tmp_path):
+    frames = shutil.copytree(config.frames, tmp_path / "frames")
+    names = json.loads(config.data.read_text())["videos"][1]["file_names"]
+    (frames / names[2]).unlink()
+    (frames / names[3]).write_text("no picture")
+    with pytest.raises(DataError) as error:
+        label.run(replace(config, frames=frames))
+    assert [problem.file for problem in error.value.problems] == [str(frames / name) for name in names[2:4]]
+    assert not list((config.out / "parts").glob("[0-9]*"))
 
 
 def test_no_video_no_work(config, tmp_path):

@@ -64,8 +64,7 @@ def check_source(source: Source, frames_dir: str | Path | None = None) -> tuple[
     else:
         dataset, problems = parse(source.path, frames_dir, boxes_from_masks=source.boxes_from_masks)
     for video in dataset.videos:
-        record = f"video {video.id}"
-        problems += _video_file(video, record) if isinstance(video.frames, Path) else _frame_files(video, record)
+        problems += check_frames(video)
         for track in video.tracks:
             problems += _masks(str(dataset.path), video, track)
     return dataset, problems
@@ -74,6 +73,12 @@ def check_source(source: Source, frames_dir: str | Path | None = None) -> tuple[
 def check_file(json_path: str | Path, frames_dir: str | Path | None = None) -> list[Problem]:
     """Every problem of a YouTube-VIS file, as `check_source` finds them."""
     return check_source(Source(Path(json_path)), frames_dir)[1]
+
+
+def check_frames(video: Video) -> list[Problem]:
+    """Every problem of the frames of a video: each is opened and read to its end, films are only counted through."""
+    record = f"video {video.id}"
+    return list(_video_file(video, record) if isinstance(video.frames, Path) else _frame_files(video, record))
 
 
 def _frame_files(video: Video, record: str) -> Iterator[Problem]:

@@ -20,12 +20,13 @@ from torch import Tensor
 
 import mfvis_ext
 from mfvis.data.augment import fitted_size
+from mfvis.data.check import check_frames
 from mfvis.data.jsonfile import read_json, write_json
 from mfvis.data.results import write_labelled
 from mfvis.data.rle import encode_mask
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import load_dataset
-from mfvis.errors import ConfigError
+from mfvis.errors import ConfigError, DataError
 from mfvis.infer.evidence import inside_boxes
 from mfvis.infer.fit import fit, segment
 from mfvis.infer.label_config import LabelConfig
@@ -54,6 +55,9 @@ def run(config: LabelConfig) -> Path:
         )
     parts = config.out / "parts"
     _same_settings(config, parts / "settings.json")
+    ahead = [video for video in dataset.videos if not (parts / f"{video.id}.json").exists()]
+    if problems := [problem for video in ahead for problem in check_frames(video)]:
+        raise DataError(problems)  # now, and not after hours
     device = device_of(config.device)
     start, categories = _starting_model(config, dataset)
     start.to(device)
