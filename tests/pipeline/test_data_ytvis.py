@@ -51,6 +51,11 @@ def test_what_is_read(demo_data: tuple[Path, Path]) -> None:
     assert all(path.is_file() for video in dataset.videos for path in video.frames)
 
 
+def test_a_byte_order_mark_is_no_fault(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "val.json").write_bytes(b"\xef\xbb\xbf" + demo_data[1].read_bytes())
+    assert load_dataset(tmp_path / "val.json").categories == load_dataset(demo_data[1]).categories
+
+
 def test_garbage_in_masks_changes_nothing_for_boxes(demo_data: tuple[Path, Path]) -> None:
     def spoil(root: dict) -> None:
         for number, annotation in enumerate(root["annotations"]):

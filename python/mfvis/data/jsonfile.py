@@ -21,7 +21,7 @@ def read_json(path: Path, problems: list[Problem]) -> Any | None:
         problems.append(Problem(str(path), "file", problem, remedy))
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # programs of Windows begin with a mark
     except (FileNotFoundError, NotADirectoryError):
         return report("does not exist", "Check the path")
     except UnicodeDecodeError:
