@@ -2,6 +2,7 @@
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <cstring>
@@ -25,14 +26,13 @@ Tensor make_empty(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional
   int64_t count = 1;
   for (size_t axis = sizes.size(); axis-- > 0; count *= sizes[axis]) strides[axis] = count > 0 ? count : 1;
   int32_t type = 0, device = 0, index = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &type));
   if (dtype) type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
   const auto allocated = [&](int64_t of_axes, const int64_t* with_sizes, const int64_t* with_strides) {
     AtenTensorHandle made = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_empty_strided(of_axes, with_sizes, with_strides, type, device, index, &made));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(of_axes, with_sizes, with_strides, type, device, index, &made));
     return Tensor(made);
   };
   const auto element = static_cast<int64_t>(aoti_torch_dtype_element_size(type));
@@ -46,7 +46,7 @@ Tensor make_empty(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional
   const int64_t skipped = to_huge_page(begin);
   use_huge_pages(begin, skipped + on_huge_pages);
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch__reinterpret_tensor(around.get(), axes, sizes.data(), strides.data(), skipped / element, &made));
   return Tensor(made);
 }
@@ -55,7 +55,7 @@ Tensor make_zeros(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional
   if (!like.is_cpu()) return torch::stable::new_zeros(like, sizes, dtype);
   Tensor zeros = make_empty(like, sizes, dtype);
   int32_t type = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(zeros.get(), &type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(zeros.get(), &type));
   std::memset(zeros.mutable_data_ptr(), 0, static_cast<size_t>(zeros.numel()) * aoti_torch_dtype_element_size(type));
   return zeros;
 }
