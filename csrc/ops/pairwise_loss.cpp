@@ -79,15 +79,15 @@ std::tuple<Tensor, Tensor> pairwise_loss_mean(const Tensor& mask_logits, const T
   const Arguments arguments =
       checked(Check("pairwise_loss"), mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
   const std::initializer_list<int64_t> shape{mask_logits.size(0), mask_logits.size(1)};
-  Tensor loss_sum = make_zeros(mask_logits, shape, sum_type(mask_logits));
-  Tensor count = make_zeros(mask_logits, shape, sum_type(mask_logits));
-  if (mask_logits.numel() > 0) {
-    const int64_t partial = runs_cuda_kernels(mask_logits) ? pairwise_loss_tiles(arguments.pointers()) : 0;
-    Tensor scratch =
-        make_empty(mask_logits, {mask_logits.size(0), mask_logits.size(1), partial, 2}, sum_type(mask_logits));
-    pairwise_loss_terms_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()),
-                                               loss_sum.mutable_data_ptr(), count.mutable_data_ptr());
+  const ScalarType type = sum_type(mask_logits);
+  if (mask_logits.numel() == 0) {
+    return mean_of_terms(make_zeros(mask_logits, shape, type), make_zeros(mask_logits, shape, type), 1);
   }
+  Tensor loss_sum = make_empty(mask_logits, shape, type), count = make_empty(mask_logits, shape, type);
+  const int64_t partial = runs_cuda_kernels(mask_logits) ? pairwise_loss_tiles(arguments.pointers()) : 0;
+  Tensor scratch = make_empty(mask_logits, {mask_logits.size(0), mask_logits.size(1), partial, 2}, type);
+  pairwise_loss_terms_kernel.on(mask_logits)(arguments.pointers(scratch.mutable_data_ptr()),
+                                             loss_sum.mutable_data_ptr(), count.mutable_data_ptr());
   return mean_of_terms(loss_sum, count, 1);
 }
 

@@ -29,7 +29,7 @@ inline int64_t pairwise_loss_tiles(const PairwiseLoss& args) {
   return (args.width + 31) / 32 * ((args.height + 7) / 8);
 }
 
-// loss_sum, count: [N, T] of the compute type of the logits.
+// loss_sum, count: [N, T] of the compute type of the logits, written whole.
 inline Kernel<void(const PairwiseLoss&, void* loss_sum, void* count)> pairwise_loss_terms_kernel{"pairwise_loss"};
 
 // grad_loss_sum: [N, T] of the compute type; grad_logits: as the logits, written whole.

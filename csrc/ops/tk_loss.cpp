@@ -90,13 +90,14 @@ std::tuple<Tensor, Tensor> tk_loss_terms(const Tensor& mask_logits, const Tensor
   const Arguments arguments =
       checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
   const std::initializer_list<int64_t> shape{mask_logits.size(0), pairs.size(0)};
-  Tensor loss_sum = make_zeros(mask_logits, shape, sum_type(mask_logits));
-  Tensor weight_sum = make_zeros(mask_logits, shape, sum_type(mask_logits));
-  if (loss_sum.numel() > 0 && mask_logits.numel() > 0) {
-    arguments.with_scratch(&TkLossScratch::forward, [&](const TkLoss& args) {
-      tk_loss_terms_kernel.on(mask_logits)(args, loss_sum.mutable_data_ptr(), weight_sum.mutable_data_ptr());
-    });
+  const ScalarType type = sum_type(mask_logits);
+  if (mask_logits.numel() == 0 || pairs.size(0) == 0) {
+    return {make_zeros(mask_logits, shape, type), make_zeros(mask_logits, shape, type)};
   }
+  Tensor loss_sum = make_empty(mask_logits, shape, type), weight_sum = make_empty(mask_logits, shape, type);
+  arguments.with_scratch(&TkLossScratch::forward, [&](const TkLoss& args) {
+    tk_loss_terms_kernel.on(mask_logits)(args, loss_sum.mutable_data_ptr(), weight_sum.mutable_data_ptr());
+  });
   return {loss_sum, weight_sum};
 }
 

@@ -43,7 +43,7 @@ inline TkLossScratch tk_loss_scratch_bytes(const TkLoss& args) {
           counted + args.videos * args.pair_count * (4 + area * 8 * (1 + args.matches))};
 }
 
-// loss_sum, weight_sum: [N, P] of the compute type of the logits, zeros before the call.
+// loss_sum, weight_sum: [N, P] of the compute type of the logits, written whole.
 inline Kernel<void(const TkLoss&, void* loss_sum, void* weight_sum)> tk_loss_terms_kernel{"tk_loss_terms"};
 
 // grad_loss_sum: [N, P] of the compute type; grad_logits: [N, T, H, W] of the type of the logits, written whole.

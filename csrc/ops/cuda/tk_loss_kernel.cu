@@ -2,188 +2,30 @@
 // reads its matches once, and goes through the instances 32 at a time, or through a part of them if tiles alone would
 // leave multiprocessors idle:
 //
-//   counted   [N / 32][H·W]  words of 32 bits      bit n of a pixel: it counts for instance n; 1/160 of the logits
-//
 //   forward   block = tile x pair x instances
 //     matches [K <= 16][256] source, weight        shared memory, only those that weigh something
 //     sums    [32 instances][8 warps] loss, weight shared memory, then
 //   partial   [N, P, tiles] loss, weight           which a second launch adds up in order
 //
-// The gradient is gathered, not scattered: a pixel adds up what it is the target of, and what it is the source of. For
-// the latter the matches of a pair are listed by source, once for all instances:
-//
-//   total     [B, P]         room that the lists of a pair have taken
-//   count     [B, P, H·W]    how long the list of a source pixel is
-//   end       [B, P, H·W]    where it ends, in
-//   code      [B, P, K·H·W]  k·H·W + target pixel; then the target pixel alone
-//   weight    [B, P, K·H·W]
+// The gradient is gathered, not scattered: a pixel adds up what it is the target of, and what it is the source of, see
+// tk_loss_lists.cuh.
 //
 //   backward  block = tile x frame x instances
 //     links   [12][256] other pixel, weight, role, which of 32 instances count     shared memory, 48 KiB; a pixel that
 //                                                                                  has more looks them up every time
 //
-// Which room a list gets, and in what order it is filled, depends on the order of the threads; but each list is sorted
-// before it is read. So the sums are in the same order every time: no atomic addition of floats, forward or backward.
+// The sums are in the same order every time: no atomic addition of floats, forward or backward.
 //
 // Floor: the counted pixels' logits once per pass, the gradient once, and K·6 bytes of matches per pixel and 32
 // instances; some 50 operations for each match of each instance.
-#include "../../common/box.h"
 #include "../../common/math.h"
-#include "../tk_loss.h"
-#include "instances.cuh"
+#include "tk_loss_lists.cuh"
 
 namespace mfvis {
 namespace {
 
-constexpr int threads = 256;
-constexpr int warps = threads / 32;
 constexpr int slab = 16;        // matches of a pixel at a time
 constexpr int links_kept = 12;  // of a pixel, in shared memory
-// With fewer, the instances are divided among more. On the emulator few are enough, so that small cases take both ways.
-#ifdef MFVIS_EMULATED
-constexpr int64_t enough_blocks = 3;
-#else
-constexpr int64_t enough_blocks = 1024;
-#endif
-
-// Where the parts of the scratch memory begin; tk_loss_scratch_bytes() has their sizes.
-struct Layout {
-  uint32_t* counted;  // [words, H·W]
-  void* partial;      // [N, P, tiles, 2], forward; in its place the following, backward
-  int32_t* total;     // [B, P]
-  int32_t* count;     // [B, P, H·W]
-  int32_t* end;       // [B, P, H·W]
-  int32_t* code;      // [B, P, K·H·W]
-  float* weight;      // [B, P, K·H·W]
-};
-
-Layout layout_of(const TkLoss& args) {
-  const int64_t area = args.height * args.width, lists = args.videos * args.pair_count;
-  Layout layout;
-  layout.counted = static_cast<uint32_t*>(args.scratch);
-  layout.partial = static_cast<char*>(args.scratch) + tk_loss_counted_bytes(args);
-  layout.total = static_cast<int32_t*>(layout.partial);
-  layout.count = layout.total + lists;
-  layout.end = layout.count + lists * area;
-  layout.code = layout.end + lists * area;
-  layout.weight = reinterpret_cast<float*>(layout.code + lists * args.matches * area);
-  return layout;
-}
-
-// counted: block = 256 pixels x one word of instances. A lane turns its instance's box into pixels, a warp those of one
-// frame; then all look through the boxes that have a row in common with the block's pixels.
-struct PixelBox {
-  int32_t x1, x2, y1, y2;
-};
-struct CountedTile {
-  PixelBox boxes[warps][word];
-  uint32_t near[warps];  // bit i: boxes[..][i] has such a row
-};
-
-__global__ void __launch_bounds__(threads) find_counted(TkLoss args, Layout layout) {
-  CountedTile& shared = *shared_memory<CountedTile>();
-  const int64_t area = args.height * args.width, words = ceil_div(args.instances, word);
-  const int64_t tiles = ceil_div(area, threads);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int64_t item = blockIdx.x; item < tiles * words; item += gridDim.x) {
-    const int64_t begin = item % tiles * threads, pixel = begin + threadIdx.x, n = item / tiles * word + lane;
-    const int32_t width = static_cast<int32_t>(args.width), y = static_cast<int32_t>(pixel) / width;
-    const int32_t x = static_cast<int32_t>(pixel) - y * width;
-    const int64_t end = begin + threads < area ? begin + threads : area;
-    const int32_t top = static_cast<int32_t>(begin) / width, bottom = static_cast<int32_t>(end - 1) / width;
-    uint32_t bits = 0;
-    for (int64_t first = 0; first < args.frames; first += warps) {
-      bool near = false;
-      if (n < args.instances && first + warp < args.frames) {
-        const float* const box = args.boxes + (n * args.frames + first + warp) * 4;
-        if (box_is_present(box)) {
-          const Span rows = pixels_inside(box[1], box[3], args.height);
-          const Span columns = pixels_inside(box[0], box[2], args.width);
-          near = rows.begin <= bottom && rows.end > top;
-          shared.boxes[warp][lane] = {static_cast<int32_t>(columns.begin), static_cast<int32_t>(columns.end),
-                                      static_cast<int32_t>(rows.begin), static_cast<int32_t>(rows.end)};
-        }
-      }
-      const uint32_t all_near = __ballot_sync(whole_warp, near);
-      if (lane == 0) shared.near[warp] = all_near;
-      __syncthreads();
-      for (int frame = 0; frame < warps; ++frame) {
-        for (uint32_t left = shared.near[frame]; left != 0; left &= left - 1) {
-          const int i = __ffs(static_cast<int>(left)) - 1;
-          const PixelBox box = shared.boxes[frame][i];
-          bits |= static_cast<uint32_t>(x >= box.x1 && x < box.x2 && y >= box.y1 && y < box.y2) << i;
-        }
-      }
-      __syncthreads();
-    }
-    if (pixel < area) layout.counted[item / tiles * area + pixel] = bits;
-  }
-}
-
-// A pair that names no frame of the clip, which only the CPU looks for, has no matches.
-__device__ bool is_frame(const TkLoss& args, int64_t named) { return named >= 0 && named < args.frames; }
-
-// Where the matches of one pixel of a pair lie.
-struct Window {
-  __device__ Window(const TkLoss& args, int64_t list, int32_t pixel)
-      : height(static_cast<int32_t>(args.height)),
-        width(static_cast<int32_t>(args.width)),
-        side(static_cast<int32_t>(2 * args.radius + 1)),
-        dilation(static_cast<int32_t>(args.dilation)),
-        per_side(1.0f / static_cast<float>(side)) {
-    const int64_t* const shift = args.shift ? args.shift + 2 * list : nullptr;
-    const int32_t reach = static_cast<int32_t>(args.radius) * dilation, row = pixel / width;
-    first_y = row + (shift ? near(shift[0]) : 0) - reach;
-    first_x = pixel - row * width + (shift ? near(shift[1]) : 0) - reach;
-  }
-
-  // The pixel of the source frame, or -1 if there is no match.
-  __device__ int32_t source(int32_t candidate) const {
-    const int32_t row = row_of(candidate, per_side);
-    const int32_t y = first_y + dilation * row, x = first_x + dilation * (candidate - row * side);
-    const bool exists = candidate >= 0 && candidate < side * side && y >= 0 && y < height && x >= 0 && x < width;
-    return exists ? y * width + x : -1;
-  }
-
-  static __device__ int32_t near(int64_t shift) {
-    constexpr int64_t far = 1 << 28;
-    return static_cast<int32_t>(shift < -far ? -far : shift > far ? far : shift);
-  }
-
-  int32_t height, width, side, dilation;
-  float per_side;
-  int32_t first_y, first_x;
-};
-
-// visit(k, source, weight) for each match of a pixel that weighs something, k from `first` to `end`.
-template <typename Visit>
-__device__ __forceinline__ void each_match(const TkLoss& args, int64_t list, int32_t pixel, int64_t first, int64_t end,
-                                           const Visit& visit) {
-  const Window window(args, list, pixel);
-  const int64_t area = args.height * args.width;
-  int64_t at = (list * args.matches + first) * area + pixel;
-  for (int64_t k = first; k < end; ++k, at += area) {
-    const float weight = args.weight[at];
-    const int32_t source = window.source(args.offset[at]);
-    if (weight != 0 && source >= 0) visit(static_cast<int32_t>(k), source, weight);
-  }
-}
-
-// One of the equal parts of the words of instances: [first, end).
-struct Words {
-  __device__ Words(const TkLoss& args, int64_t parts, int64_t part) {
-    const int64_t words = ceil_div(args.instances, word);
-    first = static_cast<int32_t>(part * words / parts);
-    end = static_cast<int32_t>((part + 1) * words / parts);
-  }
-  int32_t first, end;
-};
-
-// Into how many the words are divided so that there are enough blocks, of which one part has `blocks`.
-int64_t parts_of(const TkLoss& args, int64_t blocks) {
-  const int64_t words = ceil_div(args.instances, word), wanted = ceil_div(enough_blocks, blocks > 0 ? blocks : 1);
-  return wanted < words ? wanted : words;
-}
 
 template <typename C>
 struct ForwardTile {
@@ -264,92 +106,6 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
         to[1] = total;
       }
       __syncthreads();
-    }
-  }
-}
-
-__global__ void __launch_bounds__(threads) clear_counts(int32_t* counts, int64_t size) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * threads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < size; i += step) counts[i] = 0;
-}
-
-// visit(list, k, pixel, source) for every match that weighs something, a thread to a target pixel.
-template <typename Visit>
-__device__ void each_match_of_all(const TkLoss& args, const Visit& visit) {
-  const int64_t area = args.height * args.width, lists = args.videos * args.pair_count;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * threads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < lists * area; i += step) {
-    const int64_t list = i / area;
-    const int32_t pixel = static_cast<int32_t>(i - list * area);
-    each_match(args, list, pixel, 0, args.matches,
-               [&](int32_t k, int32_t source, float) { visit(list, k, pixel, source); });
-  }
-}
-
-__global__ void __launch_bounds__(threads) count_matches(TkLoss args, Layout layout) {
-  const int64_t area = args.height * args.width;
-  each_match_of_all(
-      args, [&](int64_t list, int32_t, int32_t, int32_t source) { atomicAdd(layout.count + list * area + source, 1); });
-}
-
-// Every source pixel gets room for its list: a sum over the block, and one addition for the block's 256 pixels.
-__global__ void __launch_bounds__(threads) make_room(TkLoss args, Layout layout) {
-  int32_t* const sums = shared_memory<int32_t>();  // [8 warps], then where the block's room begins
-  const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int64_t item = blockIdx.x; item < args.videos * args.pair_count * tiles; item += gridDim.x) {
-    const int64_t list = item / tiles, pixel = item % tiles * threads + threadIdx.x;
-    const int32_t size = pixel < area ? layout.count[list * area + pixel] : 0;
-    int32_t before = size;  // and after the loop: the sizes up to this lane
-    for (int step = 1; step < 32; step *= 2) {
-      const int32_t other = __shfl_up_sync(whole_warp, before, step);
-      before += lane >= step ? other : 0;
-    }
-    if (lane == 31) sums[warp] = before;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      int32_t total = 0;
-      for (int w = 0; w < warps; ++w) {
-        const int32_t here = sums[w];
-        sums[w] = total;
-        total += here;
-      }
-      sums[warps] = atomicAdd(layout.total + list, total);
-    }
-    __syncthreads();
-    // The begin; filling the list moves it to the end.
-    if (pixel < area) layout.end[list * area + pixel] = sums[warps] + sums[warp] + before - size;
-    __syncthreads();
-  }
-}
-
-__global__ void __launch_bounds__(threads) fill_lists(TkLoss args, Layout layout) {
-  const int64_t area = args.height * args.width;
-  each_match_of_all(args, [&](int64_t list, int32_t k, int32_t pixel, int32_t source) {
-    const int32_t slot = atomicAdd(layout.end + list * area + source, 1);
-    layout.code[list * args.matches * area + slot] = k * static_cast<int32_t>(area) + pixel;
-  });
-}
-
-// One thread sorts one list, by insertion: most have as many entries as a pixel has matches. Then it keeps what the
-// gradient needs of them.
-__global__ void __launch_bounds__(threads) sort_lists(TkLoss args, Layout layout) {
-  const int64_t area = args.height * args.width, count = args.videos * args.pair_count * area;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * threads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count; i += step) {
-    const int64_t base = i / area * args.matches * area;
-    const int32_t size = layout.count[i];
-    int32_t* const code = layout.code + base + layout.end[i] - size;
-    float* const weight = layout.weight + base + layout.end[i] - size;
-    for (int32_t sorted = 1; sorted < size; ++sorted) {
-      const int32_t moved = code[sorted];
-      int32_t at = sorted;
-      for (; at > 0 && code[at - 1] > moved; --at) code[at] = code[at - 1];
-      code[at] = moved;
-    }
-    for (int32_t j = 0; j < size; ++j) {
-      weight[j] = args.weight[base + code[j]];
-      code[j] = static_cast<int32_t>(code[j] % area);
     }
   }
 }
@@ -472,14 +228,9 @@ void tk_loss_terms(const TkLoss& args, void* loss_sum, void* weight_sum) {
 void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sum, void* grad_logits) {
   constexpr const char* op = "tk_loss_terms_backward";
   const Layout layout = layout_of(args);
-  const int64_t area = args.height * args.width, lists = args.videos * args.pair_count;
-  const int64_t tiles = ceil_div(area, threads), words = ceil_div(args.instances, word);
+  const int64_t tiles = ceil_div(args.height * args.width, threads), words = ceil_div(args.instances, word);
   launch(op, find_counted, grid_for(tiles * words, 1), threads, sizeof(CountedTile), args, layout);
-  launch(op, clear_counts, grid_for(lists * (1 + area), threads), threads, 0, layout.total, lists * (1 + area));
-  launch(op, count_matches, grid_for(lists * area, threads), threads, 0, args, layout);
-  launch(op, make_room, grid_for(lists * tiles, 1), threads, (warps + 1) * sizeof(int32_t), args, layout);
-  launch(op, fill_lists, grid_for(lists * area, threads), threads, 0, args, layout);
-  launch(op, sort_lists, grid_for(lists * area, threads), threads, 0, args, layout);
+  list_by_source(op, args, layout);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     const int64_t blocks = args.videos * args.frames * tiles, parts = parts_of(args, blocks);
