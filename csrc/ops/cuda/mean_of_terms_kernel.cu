@@ -3,7 +3,7 @@
 //
 //   part    [rows at a time][columns]  loss, weight     shared memory, at most 256 of each
 //
-// Then a thread adds up a column's parts in order, and one the columns' means: the same bits every time.
+// Then the parts of a column are added up by halves, and by one thread the columns' means: the same bits every time.
 #include "../../common/cuda.h"
 #include "../mean_of_terms.h"
 
@@ -35,11 +35,16 @@ __global__ void __launch_bounds__(threads)
     }
     parts[own] = part;
     __syncthreads();
-    if (own < width) {
-      for (int at = own + width; at < together * width; at += width) {
-        part.loss += parts[at].loss;
-        part.weight += parts[at].weight;
+    for (int left = together; left > 1; left = (left + 1) / 2) {
+      const int half = (left + 1) / 2;
+      if (own < (left - half) * width) {
+        parts[own].loss += parts[own + half * width].loss;
+        parts[own].weight += parts[own + half * width].weight;
       }
+      __syncthreads();
+    }
+    if (own < width) {
+      part = parts[own];
       const C divided_by = static_cast<C>(part.weight > 1 ? part.weight : 1);
       divisor[first + own] = divided_by;
       parts[own].loss = part.loss / static_cast<double>(divided_by);
