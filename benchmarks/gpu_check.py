@@ -89,7 +89,8 @@ def steps(out: Path) -> list[Step]:
     operators = [path.stem for path in sorted((ROOT / "mfvis_ext" / "ops").glob("[!_]*.py"))]
     on_cpu_alone = ("test_fuzz", "test_emulated", "test_cpu_levels")
     mfvis = [PYTHON, "-m", "mfvis"]
-    train = [*mfvis, "train", "--preset", "test", "--data", str(DEMO / "train.json"), "--out", str(RUN)]
+    train = [*mfvis, "train", "--preset", "test", "--data", str(DEMO / "train.json"), "--train.device", "auto"]
+    scaled = ["--model.backbone.name", "resnet50", "--train.amp", "fp16"]  # what the presets train
 
     def benchmark(name: str, *options: str) -> list[str]:
         script = str(ROOT / "benchmarks" / f"bench_{name}.py")
@@ -129,7 +130,15 @@ def steps(out: Path) -> list[Step]:
             at_once=True,
         ),
         Step("data", 20, [[*mfvis, "data", "demo", str(DEMO)]]),
-        Step("train", 40, [[*train, "--train.device", "auto", "--train.steps", "40", "--train.amp", "bf16"]]),
+        Step(
+            "train",
+            40,
+            [
+                [*train, "--out", str(RUN / "bf16"), "--train.steps", "40", "--train.amp", "bf16"],
+                [*train, "--out", str(RUN / "fp16"), "--train.steps", "40", *scaled],
+            ],
+            at_once=True,
+        ),
         Step("kernels", 40, [[PYTHON, "benchmarks/kernel_times.py", "--out", str(out / "kernel_times.md")]]),
         Step(
             "benchmarks",
