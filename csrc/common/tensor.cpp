@@ -23,8 +23,12 @@ std::optional<Tensor> as_contiguous(const std::optional<Tensor>& tensor) {
 Tensor make_empty(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional<ScalarType> dtype) {
   const auto axes = static_cast<int64_t>(sizes.size());
   std::vector<int64_t> strides(sizes.size());
-  int64_t count = 1;
-  for (size_t axis = sizes.size(); axis-- > 0; count *= sizes[axis]) strides[axis] = count > 0 ? count : 1;
+  int64_t count = 1, stride = 1;
+  for (size_t axis = sizes.size(); axis-- > 0;) {
+    strides[axis] = stride;
+    stride *= std::max<int64_t>(sizes[axis], 1);
+    count *= sizes[axis];
+  }
   int32_t type = 0, device = 0, index = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &type));
   if (dtype) type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*dtype));
