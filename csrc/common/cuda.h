@@ -31,7 +31,7 @@ template <typename... Parameters, typename... Arguments>
 void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes,
             const Arguments&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared_bytes > 48 * 1024) {  // More than what every GPU has must be asked for.
+  if (shared_bytes >= 48 * 1024) {  // Less than this every GPU gives unasked.
     check_launch(
         op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
   }
