@@ -52,6 +52,7 @@ def test_dry_run(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
         assert f"{source.path} is not there: {LAYOUTS[source.name].videos} videos" in told
     assert f"classes {len(LAYOUTS[config.sources()[0].name].classes)}" in told
     assert "parameters" in told and "memory about" in told and "GiB per process" in told
+    assert ("padded to one size" in told) == (config.train.per_device > 1)
     assert not list(tmp_path.iterdir())
 
 
@@ -105,3 +106,4 @@ def test_memory_counts_what_a_backward_pass_keeps() -> None:
     assert memory.logits == 2 * 4 * prediction.masks_LBQTHW.numel()
     # Fused attention keeps less than the plain one that the meta device counts, and more in other places.
     assert memory.activations == pytest.approx(held, rel=0.2)
+    assert estimate(config, 3, square=True).logits == 2 * memory.logits, "128 x 128 pixels for 64 x 128"

@@ -45,15 +45,22 @@ def plan(config: Config) -> list[str]:
         classes, videos = len(clips[0].dataset.categories), [len(part) for part in clips]
     lines = derived(config, int(os.environ.get("WORLD_SIZE", 1)), videos)
     lines += [f"{s.path} is not there: {_videos(s)} videos, as {s.name} was published" for s in absent]
-    return [*lines, f"classes {classes}", *_told(config, estimate(config, classes))]
+    lines += [f"classes {classes}", *_told(config, estimate(config, classes))]
+    if config.train.per_device > 1:
+        worst = sum(_gib(config, estimate(config, classes, square=True)))
+        lines.append(f"memory up to {worst:.1f} GiB where a tall clip and a wide one are padded to one size")
+    return lines
 
 
 def _videos(source: Source) -> int:
     return LAYOUTS[source.name].videos if source.name else len(load_source(source).videos)
 
 
-def estimate(config: Config, classes: int) -> Memory:
-    """The memory of one process: its model, built and run on the meta device with the largest clips at 16:9."""
+def estimate(config: Config, classes: int, square: bool = False) -> Memory:
+    """The memory of one process: its model, built and run on the meta device with the largest clips at 16:9.
+
+    square: with both sides as long as the longer one of these.
+    """
     with torch.device("meta"):
         model = VideoMask2Former(config.model, classes, pretrained=False).train()
     length = max(source.length or config.clip.frames for source in config.sources())
@@ -61,6 +68,7 @@ def estimate(config: Config, classes: int) -> Memory:
     height, width = (
         -(-side // MULTIPLE) * MULTIPLE for side in fitted_size(short, round(short * 16 / 9), short, longest)
     )
+    height = width if square else height
     frames = torch.empty(config.train.per_device, length, 3, height, width, dtype=torch.uint8, device="meta")
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     # Held until they are counted: the address of a storage that is gone would be given to another.
@@ -82,11 +90,16 @@ def estimate(config: Config, classes: int) -> Memory:
     )
 
 
+def _gib(config: Config, memory: Memory) -> tuple[float, float, float]:
+    """State, activations and logits, in the precision of the training."""
+    # Convolutions and products keep 16 bits, norms and softmax 32; as measured, it is half.
+    share = 1.0 if config.train.amp == "no" else 0.5
+    return memory.state / GIB, share * memory.activations / GIB, share * memory.logits / GIB
+
+
 def _told(config: Config, memory: Memory) -> list[str]:
-    amp = config.train.amp
-    # Convolutions and products keep 16 bits, norms and softmax 32: half of float32's, as measured, within some percent.
-    share, how = (1.0, "in float32") if amp == "no" else (0.5, f"at half of float32's, for {amp}")
-    state, activations, logits = memory.state / GIB, share * memory.activations / GIB, share * memory.logits / GIB
+    state, activations, logits = _gib(config, memory)
+    how = "in float32" if config.train.amp == "no" else f"at half of float32's, for {config.train.amp}"
     return [
         f"parameters {memory.parameters:,}",
         f"memory about {state + activations + logits:.1f} GiB per process = {state:.1f} weights, gradients and "
