@@ -12,8 +12,10 @@ It needs no network. Packages that the machine's Python lacks can travel as whee
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64
         --platform manylinux2014_x86_64 -d wheels av pycocotools tyro docstring-parser typeguard
+        "setuptools>=77,<82"
 
-and there `python benchmarks/gpu_check.py --wheels wheels`. Without these five everything runs but `data`, `train` and
+and there `python benchmarks/gpu_check.py --wheels wheels`. The build reads pyproject.toml, which an older setuptools
+cannot; torch wants none above 81. Without the other five everything runs but `data`, `train` and
 the training step among the `benchmarks`: `--only build operators fuzz sanitizers kernels benchmarks`.
 """
 

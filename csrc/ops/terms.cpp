@@ -21,6 +21,7 @@ std::tuple<Tensor, Tensor> mean_of_terms(const Tensor& loss_sum, const Tensor& w
 Tensor mean_of_terms_backward(const Check& check, const Tensor& grad_loss, const Tensor& divisor,
                               IntHeaderOnlyArrayRef sizes, int64_t columns) {
   check.sizes("divisor", divisor, {columns}, "one for each mean");
+  check.dtype("divisor", divisor, {ScalarType::Float, ScalarType::Double});
   check.sizes("grad_loss", grad_loss, {}, "a scalar");
   check.dtype("grad_loss", grad_loss, {divisor.scalar_type()});
   check.same_device("grad_loss", grad_loss, "divisor", divisor);
