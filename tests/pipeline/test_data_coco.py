@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mfvis.data.coco import load_coco
 from mfvis.errors import DataError
+from mfvis.eval.ytvis import evaluate
 
 
 def sound() -> dict[str, Any]:
@@ -22,6 +23,7 @@ def sound() -> dict[str, Any]:
                 "category_id": 18,
                 "bbox": [1, 2, 10, 12.5],
                 "segmentation": [[1, 2, 11, 2, 11, 14, 1, 14]],
+                "area": 118.5,
             },
             {"id": 6, "image_id": 9, "category_id": 1, "bbox": [0, 0, 40, 30], "iscrowd": 1},
         ],
@@ -42,6 +44,18 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
     dog, crowd = video.tracks
     assert dog.boxes_T4.tolist() == [[1, 2, 11, 14.5]] and dog.segmentations == ([[1, 2, 11, 2, 11, 14, 1, 14]],)
     assert crowd.iscrowd and crowd.segmentations is None
+    assert dog.areas == (118.5,) and crowd.areas is None
+
+
+def test_areas_are_the_files_own_in_the_evaluation(tmp_path: Path) -> None:
+    """COCO's areas are those of its polygons; the pixels of the masks, 10 x 12 here, are another number."""
+    content = sound()
+    del content["annotations"][1]
+    content["annotations"][0] |= {"area": 128.0**2 + 1, "iscrowd": 0}  # "medium", which begins at 128 x 128
+    dataset = load(tmp_path, content)
+    metrics = evaluate(dataset, [])
+    assert not any("no areas" in note for note in metrics.notes)
+    assert metrics.ap_medium == 0 and metrics.ap_small == -1
 
 
 def test_masks_need_not_be_kept(tmp_path: Path) -> None:
@@ -81,6 +95,9 @@ def test_a_box_without_size_is_absent_and_noted(tmp_path: Path) -> None:
         ("annotations", {"bbox": [1, 2, 3]}, ["annotation 5", "the box is [1, 2, 3]"]),
         ("annotations", {"id": 6}, ["annotations[1]", "annotation id 6 is a duplicate"]),
         ("annotations", {"iscrowd": 2}, ["annotation 5", "iscrowd is 2"]),
+        ("annotations", {"area": "12"}, ["annotation 5", "area is '12', expected a number of pixels"]),
+        ("annotations", {"area": -1}, ["annotation 5", "area is -1"]),
+        ("annotations", {"area": float("nan")}, ["annotation 5", "area is nan"]),
     ],
 )
 def test_problems_in_cocos_words(key: str, change: dict[str, Any], messages: list[str], tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """COCO instances: pictures with boxes and masks, read as videos of one frame.
 
 {"images":      [{"id", "width", "height", "file_name"}],
- "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, w, h], "segmentation"?, "iscrowd"?}],
+ "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, w, h], "segmentation"?, "area"?, "iscrowd"?}],
  "categories":  [{"id", "name"}]}
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -122,5 +123,10 @@ def _track(
         )
     if entry.get("iscrowd", 0) not in (0, 1):
         reader.report(record, f"iscrowd is {shortened(entry['iscrowd'])}, expected 0 or 1", "Write 0 or 1")
+    area = entry.get("area")
+    if area is not None and not (isinstance(area, (int, float)) and 0 <= area < math.inf):
+        problem = f"area is {shortened(area)}, expected a number of pixels"
+        reader.report(record, problem, "Write the area of the mask, or leave it out")
     kept = (segmentation,) if with_masks and segmentation is not None else None
-    return Track(fields["id"], fields["category_id"], boxes_T4, kept, iscrowd=bool(entry.get("iscrowd", 0)))
+    areas = None if area is None else (area,)
+    return Track(fields["id"], fields["category_id"], boxes_T4, kept, areas, bool(entry.get("iscrowd", 0)))
