@@ -47,6 +47,15 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
     assert dog.areas == (118.5,) and crowd.areas is None
 
 
+def test_pictures_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    """Their overlays lie in one folder."""
+    images = [
+        {"id": number, "width": 4, "height": 4, "file_name": name} for number, name in enumerate(["a/1.jpg", "b/1.jpg"])
+    ]
+    videos = load(tmp_path, {"images": images, "categories": []}).videos
+    assert [video.name for video in videos] == ["1-0", "1-1"]
+
+
 def test_areas_are_the_files_own_in_the_evaluation(tmp_path: Path) -> None:
     """COCO's areas are those of its polygons; the pixels of the masks, 10 x 12 here, are another number."""
     content = sound()

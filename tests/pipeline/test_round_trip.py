@@ -35,8 +35,12 @@ def test_check_train_predict_evaluate(name: str, tmp_path: Path, capsys: pytest.
     assert {result["category_id"] for result in results} <= {category.id for category in categories}
     with zipfile.ZipFile(found / "results.zip") as archive:
         assert archive.namelist() == ["results.json"]
+    kind, other = ("picture", "video") if name == "coco" else ("video", "picture")
+    overlays = {f"{video.name}.{'jpg' if name == 'coco' else 'mp4'}" for video in videos}
+    assert {file.name for file in found.iterdir() if file.suffix in (".jpg", ".mp4")} == overlays
+    told = capsys.readouterr().out
+    assert f"{len(videos)} overlay {kind}s to {found}" in told and f"overlay {other}" not in told
 
-    capsys.readouterr()
     out = tmp_path / "metrics.json"
     assert main(["eval", str(found / "results.json"), "--data", str(answers), "--out", str(out)]) == 0
     assert "AP" in capsys.readouterr().out

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,15 @@ def parse(
         track = _track(reader, record, entry, images, categories, seen, with_masks)
         if track is not None:
             tracks.setdefault(entry["image_id"], []).append(track)
-    videos = tuple(replace(image, tracks=tuple(tracks.get(image.id, ()))) for image in images.values())
+    names = Counter(image.name for image in images.values())
+    videos = tuple(
+        replace(
+            image,
+            name=image.name if names[image.name] == 1 else f"{image.name}-{image.id}",
+            tracks=tuple(tracks.get(image.id, ())),
+        )
+        for image in images.values()
+    )
     ordered = tuple(sorted(categories.values(), key=lambda category: category.id))
     return VideoDataset(path, ordered, videos, reader.notes()), reader.problems
 

@@ -1,4 +1,4 @@
-"""Frames from image files or from a video file, and overlay videos back to the disk."""
+"""Frames from image files or from a video file, and overlays, videos or pictures, back to the disk."""
 
 from __future__ import annotations
 
@@ -91,6 +91,19 @@ def read_image(path: Path) -> np.ndarray:
         raise VideoError(f"{path}: the frame's file does not exist. Check the frames folder") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(f"{path}: the frame cannot be decoded ({error}). Extract or copy it again") from error
+
+
+def write_image(path: str | Path, picture_HW3: np.ndarray) -> None:
+    """Write RGB uint8 ``[H, W, 3]`` as the kind of picture that `path` ends in; it appears under its name once it is
+    whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        Image.fromarray(picture_HW3).save(temporary, quality=90)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def open_video(path: str | Path, fps: float | None = None) -> Video:

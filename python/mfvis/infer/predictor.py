@@ -20,7 +20,7 @@ from mfvis.data.datasets import load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results, zip_results
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
-from mfvis.data.video import VideoWriter, open_video, stream_frames
+from mfvis.data.video import VideoWriter, open_video, stream_frames, write_image
 from mfvis.errors import ConfigError, require
 from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.losses.criterion import STRIDE
@@ -69,8 +69,9 @@ class PredictConfig:
     checkpoint: Path
     """A checkpoint of `mfvis train`."""
     out: Path = Path("predictions")
-    """Directory for results.json, results.zip (for evaluation servers), tracks.json and the overlay videos; of
-    bdd100k-mots also bdd100k.json, which its own evaluation takes."""
+    """Directory for results.json, results.zip (for evaluation servers), tracks.json and the overlays: an MP4 per video,
+    a JPEG where it is a single picture, as in coco; of bdd100k-mots also bdd100k.json, which its own evaluation
+    takes."""
     min_score: float = 0.3
     """Tracks below this are not drawn and not in tracks.json and bdd100k.json; results.json has them all."""
     device: str = "auto"
@@ -82,8 +83,12 @@ class PredictConfig:
 
 
 def run(config: PredictConfig) -> None:
-    """Write results.json (YouTube-VIS) and its zip, tracks.json (for people) and one overlay MP4 per video into
-    `config.out`."""
+    """Write results.json (YouTube-VIS) and its zip, tracks.json (for people) and one overlay per video into
+    `config.out`.
+
+    Raises:
+        ConfigError: before anything is computed, when an overlay there would replace what it is drawn over.
+    """
     from mfvis.train.checkpoint import load_model
 
     source = parse_source(config.source)
@@ -92,17 +97,18 @@ def run(config: PredictConfig) -> None:
     else:
         dataset = VideoDataset(source.path, (), (open_video(source.path),))
     videos = dataset.videos
+    overlays = [overlay_path(config.out, video) for video in videos]
     model, categories, trained = load_model(config.checkpoint, device_of(config.device))
     if dataset.categories and dataset.categories != categories:
         print(f"the classes and their ids are those of {config.checkpoint}, not of {config.source}")
     infer = sized_as_trained(config.infer, trained.clip)
     results: list[TrackResult] = []
-    for number, video in enumerate(videos, start=1):
+    for number, (video, path) in enumerate(zip(videos, overlays, strict=True), start=1):
         found = predict_video(model, video, categories, infer)
         kept = [result for result in found if result.score >= config.min_score]
         names = {category.id: category.name for category in categories}
         labels = [f"{names[result.category_id]} {result.score:.2f}" for result in kept]
-        write_overlay(config.out / f"{video.name}.mp4", video, kept, labels)
+        write_overlay(path, video, kept, labels)
         results += found
         print(f"[{number}/{len(videos)}] {video.name}: {video.length} frames, {len(kept)} tracks")
     write_results(config.out / "results.json", results)
@@ -112,7 +118,10 @@ def run(config: PredictConfig) -> None:
         sure = [result for result in results if result.score >= config.min_score]
         write_bdd100k_results(config.out / "bdd100k.json", dataset, sure)
     write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
-    print(f"wrote results.json, results.zip, tracks.json and {len(videos)} overlay videos to {config.out}")
+    pictures = sum(video.length == 1 for video in videos)
+    drawn = {"overlay videos": len(videos) - pictures, "overlay pictures": pictures}
+    counts = " and ".join(f"{count} {what}" for what, count in drawn.items() if count)
+    print(f"wrote results.json, results.zip, tracks.json and {counts} to {config.out}")
 
 
 def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
@@ -261,14 +270,36 @@ def at_original_size(logits_NHW: Tensor, resized: tuple[int, int], original: tup
     return F.interpolate(padded[..., : resized[0], : resized[1]], original, mode="bilinear", align_corners=False)[0]
 
 
+def overlay_path(folder: Path, video: Video) -> Path:
+    """The file in `folder` for a video's overlay; ConfigError if that is the video itself, or one of its frames."""
+    path = folder / f"{video.name}{'.jpg' if video.length == 1 else '.mp4'}"
+    files = (video.frames,) if isinstance(video.frames, Path) else video.frames
+    if any(file.name == path.name and path.exists() and path.samefile(file) for file in files):
+        raise ConfigError(f"out is {folder}, where the overlay would replace {path} itself; choose another directory")
+    return path
+
+
 def write_overlay(path: Path, video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> None:
-    """The video as MP4, the tracks' masks, boxes and labels drawn over it. Folders of frames play at 10 a second."""
-    ids = [place if result.track_id is None else result.track_id for place, result in enumerate(results)]
+    """The video as MP4, or its only frame as JPEG, the tracks' masks, boxes and labels drawn over it.
+
+    Folders of frames play at 10 a second. Of a single frame the file ends in ``.jpg``, whatever `path` ends in.
+    """
+    if video.length == 1:
+        (drawn_HW3,) = drawn_frames(video, results, labels)
+        write_image(path.with_suffix(".jpg"), drawn_HW3)
+        return
     with VideoWriter(path, video.fps or 10.0, (video.height, video.width)) as writer:
-        for t, (frame_CHW,) in enumerate(stream_frames(video, 1)):
-            masks = [decode_mask(result.segmentations[t], video.height, video.width) for result in results]
-            boxes_N4 = np.array([result.boxes_T4[t] for result in results]).reshape(-1, 4)
-            writer.write(overlay(frame_CHW.permute(1, 2, 0).numpy(), np.array(masks), boxes_N4, labels, ids))
+        for drawn_HW3 in drawn_frames(video, results, labels):
+            writer.write(drawn_HW3)
+
+
+def drawn_frames(video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> Iterator[np.ndarray]:
+    """The frames, RGB uint8 ``[H, W, 3]``, with the tracks drawn over them."""
+    ids = [place if result.track_id is None else result.track_id for place, result in enumerate(results)]
+    for t, (frame_CHW,) in enumerate(stream_frames(video, 1)):
+        masks = [decode_mask(result.segmentations[t], video.height, video.width) for result in results]
+        boxes_N4 = np.array([result.boxes_T4[t] for result in results]).reshape(-1, 4)
+        yield overlay(frame_CHW.permute(1, 2, 0).numpy(), np.array(masks), boxes_N4, labels, ids)
 
 
 def readable(
