@@ -113,7 +113,7 @@ def test_masks_come_out_where_their_logits_are():
     assert full[0]["size"] == [60, 120]
 
 
-def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp_path, monkeypatch):
+def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mfvis.train.checkpoint.load_model", lambda path, device: (model, CATEGORIES, TRAINED))
     out = tmp_path / "out"
     config = predictor.PredictConfig(str(video_file), Path("any"), out, 0.0, "cpu")
@@ -131,7 +131,12 @@ def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp
     written = open_video(out / "moving.mp4")
     assert (written.length, written.height, written.width) == (11, 50, 70)
 
+    assert "11 frames, 10 tracks\n" in capsys.readouterr().out
+
     predictor.run(replace(config, min_score=1.0))
+    best = max(result["score"] for result in results)
+    reason = f"0 tracks: the best of 10 candidates scores {best:.3f}, --min-score is 1\n"
+    assert reason in capsys.readouterr().out
     assert json.loads((out / "tracks.json").read_text())[0]["tracks"] == []
 
 

@@ -31,7 +31,7 @@ class LabelConfig:
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
     overlays: bool = True
-    """Write an MP4 per video with the masks drawn over it."""
+    """Write an MP4 per video, a JPEG where it has one frame, with the masks drawn over it."""
     seed: int = 0
     """Another number, other random numbers throughout."""
     window: int = 40

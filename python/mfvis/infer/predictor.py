@@ -110,18 +110,24 @@ def run(config: PredictConfig) -> None:
         labels = [f"{names[result.category_id]} {result.score:.2f}" for result in kept]
         write_overlay(path, video, kept, labels)
         results += found
-        print(f"[{number}/{len(videos)}] {video.name}: {video.length} frames, {len(kept)} tracks")
+        reason = ""
+        if found and not kept:
+            best = max(result.score for result in found)
+            reason = f": the best of {len(found)} candidates scores {best:.3f}, --min-score is {config.min_score:g}"
+        print(f"[{number}/{len(videos)}] {video.name}: {video.length} frames, {len(kept)} tracks{reason}")
+    written = ["results.json", "results.zip", "tracks.json"]
     write_results(config.out / "results.json", results)
     zip_results(config.out / "results.zip", config.out / "results.json")
     if source.name == "bdd100k-mots":
         # Its evaluation knows no scores: what is too unsure to be drawn would count as a false alarm.
         sure = [result for result in results if result.score >= config.min_score]
         write_bdd100k_results(config.out / "bdd100k.json", dataset, sure)
+        written.append("bdd100k.json")
     write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
     pictures = sum(video.length == 1 for video in videos)
     drawn = {"overlay videos": len(videos) - pictures, "overlay pictures": pictures}
     counts = " and ".join(f"{count} {what}" for what, count in drawn.items() if count)
-    print(f"wrote results.json, results.zip, tracks.json and {counts} to {config.out}")
+    print(f"wrote {', '.join(written)} and {counts} to {config.out}")
 
 
 def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
