@@ -175,12 +175,6 @@ def test_frames_are_sized_as_in_training_unless_told_otherwise():
     assert predictor.sized_as_trained(InferConfig(short_side=64), TRAINED.clip).short_side == 64
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
-def test_a_device_that_is_not_there_is_named(name):
-    with pytest.raises(ConfigError, match=f"device is '{name}', which cannot be used"):
-        predictor.device_of(name)
-
-
 @pytest.mark.parametrize("score", [float("nan"), -0.1, 1.1])
 def test_scores_are_probabilities(score):
     with pytest.raises(ConfigError, match=f"min_score is {score}; expected 0 to 1"):

@@ -23,6 +23,8 @@ from mfvis.train.optim import OptimConfig, learning_rate, make_optimizer
 from mfvis.train.step import box_prompts
 from mfvis.types import Batch
 
+import mfvis_ext
+
 
 def configure(data: Path, out: Path, **changes: object) -> Config:
     return replace(build(Config, load_preset("test") | {"data": data, "out": out}, "test"), **changes)
@@ -70,6 +72,19 @@ def test_the_first_step_is_told_at_once(
     assert told == ["step 1", "step 4", "step 6"]
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [4, 6], "which are the means of four steps and of two"
+
+
+def test_why_it_trains_on_the_cpu_is_told(
+    demo_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mfvis_ext, "build_info", lambda: {"cuda": None})
+    monkeypatch.setattr("mfvis.device.torch.cuda.is_available", lambda: True)
+    # As much as can be tried here: its batches are to lie in memory that only a machine with a GPU has.
+    monkeypatch.setattr("mfvis.train.engine._batches", lambda *given: iter(()))
+    config = configure(demo_data[0], tmp_path / "run")
+    with pytest.raises(StopIteration):
+        train(replace(config, train=replace(config.train, device="auto")))
+    assert capsys.readouterr().err.count("computes on the CPU and not on the GPU") == 1
 
 
 def test_load_model_gives_the_trained_model(uninterrupted: Path, demo_data: tuple[Path, Path]) -> None:

@@ -29,7 +29,7 @@ class LabelConfig:
     checkpoint: Path | None = None
     """A checkpoint of `mfvis train` to start each video from; without one, from scratch on the backbone's weights."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
+    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one and the operators were built for it."""
     overlays: bool = True
     """Write an MP4 per video, a JPEG where it has one frame, with the masks drawn over it."""
     seed: int = 0

@@ -21,6 +21,7 @@ from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results, zip_results
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
 from mfvis.data.video import VideoWriter, open_video, stream_frames, write_image
+from mfvis.device import device_of
 from mfvis.errors import ConfigError, require
 from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.losses.criterion import STRIDE
@@ -75,7 +76,7 @@ class PredictConfig:
     min_score: float = 0.3
     """Tracks below this are not drawn and not in tracks.json and bdd100k.json; results.json has them all."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
+    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one and the operators were built for it."""
     infer: InferConfig = field(default_factory=InferConfig)
 
     def __post_init__(self) -> None:
@@ -133,19 +134,6 @@ def run(config: PredictConfig) -> None:
 def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
     """The configuration with a short side: where none is given the least one that the model was trained with."""
     return config if config.short_side else replace(config, short_side=min(clip.short_sides))
-
-
-def device_of(name: str) -> torch.device:
-    """The device a flag names; ConfigError if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device is {name!r}, which cannot be used ({reason}); give cpu, cuda or auto") from None
-    return device
 
 
 @torch.inference_mode()

@@ -13,10 +13,10 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch.utils.data import DataLoader, Dataset
 
-import mfvis_ext
 from mfvis.config import Config, accumulation, derived, shares
 from mfvis.data.clips import ClipDataset, ClipSampler, Draw, collate_alike
 from mfvis.data.datasets import counterparts, load_source, translated
+from mfvis.device import device_of
 from mfvis.errors import ConfigError, MfvisError
 from mfvis.losses.criterion import Criterion
 from mfvis.models.mask2former import VideoMask2Former
@@ -45,9 +45,10 @@ def train(config: Config) -> Path:
     """
     # ---- Where it runs ------------------------------------------------------------------------------------------
     settings = config.train
-    has_cuda = mfvis_ext.build_info()["cuda"] is not None
+    notes: list[str] = []
+    device = device_of(settings.device, notes.append)
     accelerator = Accelerator(
-        cpu=settings.device == "cpu" or not has_cuda,
+        cpu=device.type == "cpu",
         mixed_precision="no",  # is `forward`'s, as replay needs it too, and accelerate has no fp16 on the CPU
         # Queries made from boxes and learnt queries take turns, so either's parameters are idle in some steps.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=0 < settings.prompted < 1)],
@@ -82,14 +83,12 @@ def train(config: Config) -> Path:
         started = f"resumed from {resumed_from}, step {first_step}"
     log = Log(config.out, first_step, settings.steps, settings.log_every, accelerator.is_main_process)
     log.say(to_yaml(config) + "\n".join(derived(config, processes, [len(part) for part in clips])))
-    for note in [note for part in clips for note in part.dataset.notes]:
+    for note in [*notes, *(note for part in clips for note in part.dataset.notes)]:
         log.say(note)
     trainable = sum(p.numel() for p in bare.parameters() if p.requires_grad)
     log.say(f"parameters {trainable:,} trained of {sum(p.numel() for p in bare.parameters()):,}")
     if started:
         log.say(started)
-    if torch.cuda.is_available() and not has_cuda:
-        log.say("trains on the CPU: mfvis_ext was built without CUDA")
     if accelerator.device.type == "cpu" and settings.amp == "fp16":
         log.say("float16 on a CPU is mostly slower than float32; --train.amp bf16 or no may be many times faster")
     batches = _batches(clips, sampler, config, processes, rank)
