@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from mfvis.config import Config
 from mfvis.data.augment import pad_frames, resize_frames
 from mfvis.data.clips import ClipConfig
-from mfvis.data.rle import decode_mask, encode_mask, mask_box
-from mfvis.data.video import VideoWriter, open_video, read_frames, read_image, write_image
+from mfvis.data.rle import decode_mask, mask_box
+from mfvis.data.video import VideoWriter, open_video, read_frames
 from mfvis.errors import ConfigError
 from mfvis.infer import predictor
 from mfvis.infer.predictor import InferConfig, encode_tubes, predict_video
 from mfvis.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.types import TrackResult, Video
 from tiny import CATEGORIES, TINY, tiny_model
 
 TRAINED = Config(("train.json",), model=TINY, clip=ClipConfig(short_sides=(48, 32)))
@@ -138,36 +137,6 @@ def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp
     reason = f"0 tracks: the best of 10 candidates scores {best:.3f}, --min-score is 1\n"
     assert reason in capsys.readouterr().out
     assert json.loads((out / "tracks.json").read_text())[0]["tracks"] == []
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Video:
-    """One frame, red at the left and blue at the right."""
-    pixels = np.zeros((31, 44, 3), np.uint8)
-    pixels[:, :22, 0] = pixels[:, 22:, 2] = 200
-    path = tmp_path / "pictures" / "a.b.jpg"
-    write_image(path, pixels)
-    return Video(1, "a.b", 44, 31, 1, (path,))
-
-
-def test_the_overlay_of_a_single_picture_is_a_picture(picture, tmp_path):
-    mask_HW = np.zeros((31, 44), bool)
-    mask_HW[10:20, 4:16] = True
-    result = TrackResult(1, 3, 0.9, (encode_mask(mask_HW),), np.array([[4, 10, 16, 20]], np.float32))
-    predictor.write_overlay(tmp_path / "out" / "a.b.mp4", picture, [result], ["cat"])
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["a.b.jpg"]
-    before, drawn = read_image(picture.frames[0]).astype(int), read_image(tmp_path / "out" / "a.b.jpg").astype(int)
-    assert drawn.shape == (31, 44, 3)
-    changed_HW = np.abs(drawn - before).max(-1)
-    assert changed_HW[12:18, 6:14].min() > 20  # under the mask
-    assert changed_HW[:, 30:].max() < 10  # far from it, where JPEG is all that changes
-
-
-def test_no_overlay_replaces_what_it_is_drawn_over(picture, video_file, tmp_path):
-    for video, folder in ((picture, tmp_path / "pictures"), (open_video(video_file), tmp_path)):
-        with pytest.raises(ConfigError, match=f"out is {folder}, where the overlay would replace"):
-            predictor.overlay_path(folder, video)
-        assert predictor.overlay_path(tmp_path / "else", video).parent == tmp_path / "else"
 
 
 def test_frames_are_sized_as_in_training_unless_told_otherwise():

@@ -26,11 +26,12 @@ from mfvis.data.results import write_labelled
 from mfvis.data.rle import encode_mask
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import load_dataset
+from mfvis.device import device_of
 from mfvis.errors import ConfigError, DataError
 from mfvis.infer.evidence import inside_boxes
 from mfvis.infer.fit import fit, segment
 from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.predictor import at_original_size, device_of, write_overlay
+from mfvis.infer.predictor import at_original_size
 from mfvis.infer.reader import TrackReader, at_most, standardised
 from mfvis.infer.refine import refine
 from mfvis.infer.tries import among_tracks, mean_of_fitting
@@ -40,6 +41,7 @@ from mfvis.models.backbone import Backbone
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import to_plain
 from mfvis.types import Category, TrackResult, Video, VideoDataset
+from mfvis.vis.overlay import overlay_path, write_overlay
 
 Start = VideoMask2Former | Backbone
 
@@ -74,7 +76,7 @@ def run(config: LabelConfig) -> Path:
             if config.overlays:
                 names = {category.id: category.name for category in dataset.categories}
                 labels = [names[result.category_id] for result in labelled]
-                write_overlay(config.out / "overlays" / f"{video.name}.mp4", video, labelled, labels)
+                write_overlay(overlay_path(config.out / "overlays", video), video, labelled, labels)
             write_json(part, [list(result.segmentations) for result in labelled])
             seconds = time.perf_counter() - began
             print(f"{head}: {video.length} frames, {len(labelled)} tracks, {seconds:.0f} s", flush=True)

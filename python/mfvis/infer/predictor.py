@@ -19,16 +19,16 @@ from mfvis.data.clips import ClipConfig, padded_size
 from mfvis.data.datasets import load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results, zip_results
-from mfvis.data.rle import decode_mask, encode_mask, mask_box
-from mfvis.data.video import VideoWriter, open_video, stream_frames, write_image
+from mfvis.data.rle import encode_mask, mask_box
+from mfvis.data.video import open_video, stream_frames
 from mfvis.device import device_of
-from mfvis.errors import ConfigError, require
+from mfvis.errors import require
 from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.losses.criterion import STRIDE
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.types import Category, TrackResult, Video, VideoDataset
-from mfvis.vis.draw import overlay
+from mfvis.vis.overlay import overlay_path, write_overlay
 
 
 @dataclass(frozen=True)
@@ -262,38 +262,6 @@ def at_original_size(logits_NHW: Tensor, resized: tuple[int, int], original: tup
     its `resized` part, scaled to `original`."""
     padded = F.interpolate(logits_NHW[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)
     return F.interpolate(padded[..., : resized[0], : resized[1]], original, mode="bilinear", align_corners=False)[0]
-
-
-def overlay_path(folder: Path, video: Video) -> Path:
-    """The file in `folder` for a video's overlay; ConfigError if that is the video itself, or one of its frames."""
-    path = folder / f"{video.name}{'.jpg' if video.length == 1 else '.mp4'}"
-    files = (video.frames,) if isinstance(video.frames, Path) else video.frames
-    if any(file.name == path.name and path.exists() and path.samefile(file) for file in files):
-        raise ConfigError(f"out is {folder}, where the overlay would replace {path} itself; choose another directory")
-    return path
-
-
-def write_overlay(path: Path, video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> None:
-    """The video as MP4, or its only frame as JPEG, the tracks' masks, boxes and labels drawn over it.
-
-    Folders of frames play at 10 a second. Of a single frame the file ends in ``.jpg``, whatever `path` ends in.
-    """
-    if video.length == 1:
-        (drawn_HW3,) = drawn_frames(video, results, labels)
-        write_image(path.with_suffix(".jpg"), drawn_HW3)
-        return
-    with VideoWriter(path, video.fps or 10.0, (video.height, video.width)) as writer:
-        for drawn_HW3 in drawn_frames(video, results, labels):
-            writer.write(drawn_HW3)
-
-
-def drawn_frames(video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> Iterator[np.ndarray]:
-    """The frames, RGB uint8 ``[H, W, 3]``, with the tracks drawn over them."""
-    ids = [place if result.track_id is None else result.track_id for place, result in enumerate(results)]
-    for t, (frame_CHW,) in enumerate(stream_frames(video, 1)):
-        masks = [decode_mask(result.segmentations[t], video.height, video.width) for result in results]
-        boxes_N4 = np.array([result.boxes_T4[t] for result in results]).reshape(-1, 4)
-        yield overlay(frame_CHW.permute(1, 2, 0).numpy(), np.array(masks), boxes_N4, labels, ids)
 
 
 def readable(
