@@ -1,5 +1,5 @@
 // Tensors of the bridges. libtorch's stable functions of these kinds look the operator up by its name and box its
-// arguments at every call, which costs more than many a kernel here: 20 µs each when the caches are cold.
+// arguments at every call, which adds up: some 70 µs to a call of tk_loss when the caches are cold.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
