@@ -16,6 +16,7 @@ from mfvis.cli import main
 from mfvis.data.check import check_file
 from mfvis.data.results import read_results
 from mfvis.data.rle import decode_mask
+from mfvis.data.video import VideoWriter
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError
 from PIL import Image
@@ -239,6 +240,21 @@ def test_check_film(pictures: Path) -> None:
     assert "film.mp4: video 7: the video file does not exist" in only_problem(pictures)
     (pictures.parent / "film.mp4").write_bytes(b"no film at all")
     assert "film.mp4: video 7: not a video file, or a damaged one" in only_problem(pictures)
+
+
+@pytest.mark.parametrize(
+    ("frames", "remedy"), [(1, "give the whole film"), (2, None), (3, "cut the film to the frames that have entries")]
+)
+def test_check_length_of_a_film(pictures: Path, frames: int, remedy: str | None) -> None:
+    pictures.write_text(json.dumps(change("videos", file_names=["film.mp4"])(copy.deepcopy(SOUND))))
+    with VideoWriter(pictures.parent / "film.mp4", 10, (30, 40)) as writer:
+        for _ in range(frames):
+            writer.write(np.zeros((30, 40, 3), np.uint8))
+    if remedy is None:
+        assert check_file(pictures) == []
+    else:
+        problem = f"the film has {frames} frames, the video is declared to have 2. Correct length, or {remedy}"
+        assert f"film.mp4: video 7: {problem}" in only_problem(pictures)
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,11 @@ def _video_file(video: Video, record: str) -> Iterator[Problem]:
     if (width, height) != (video.width, video.height):
         problem = f"the film is {width} x {height}, the video is declared {video.width} x {video.height}"
         yield Problem(file, record, problem, "Correct width and height, or scale the film")
-    if length < video.length:
+    if length != video.length:
+        # Of a longer one nobody knows which of its frames the boxes are of.
+        remedy = "give the whole film" if length < video.length else "cut the film to the frames that have entries"
         problem = f"the film has {length} frames, the video is declared to have {video.length}"
-        yield Problem(file, record, problem, "Correct length, or give the whole film")
+        yield Problem(file, record, problem, f"Correct length, or {remedy}")
 
 
 def _masks(file: str, video: Video, track: Track) -> Iterator[Problem]:
