@@ -58,11 +58,16 @@ class TKLoss(nn.Module):
         rgb: the frames are RGB in 0..255 and become LAB; else they are matched as they are.
         downsample: image pixels per mask pixel, 4 for masks at a quarter of the size; only with ``rgb``.
 
+    Some mistakes are valid input and get no error. Frames in 0..1, or normalised for a network, match everywhere; LAB
+    needs ``rgb=False``. Boxes ``x, y, width, height`` are mostly read as absent, boxes in image pixels reach beyond the
+    masks. Random noise matches nowhere, so its loss is 0.
+
     Example::
 
         import torch, mfvis_ext
 
-        frames = torch.randint(0, 256, (1, 5, 3, 96, 128), dtype=torch.uint8)  # [B, T, 3, H, W], RGB
+        picture = torch.randint(0, 256, (1, 1, 3, 96, 128), dtype=torch.uint8)
+        frames = picture.expand(1, 5, 3, 96, 128)  # [B, T, 3, H, W], RGB in 0..255
         boxes = torch.tensor([[4.0, 3.0, 20.0, 18.0]]).expand(1, 5, 4)  # [N, T, 4], in mask pixels
         video_index = torch.tensor([0])  # [N], the video of each instance
         logits = torch.randn(1, 5, 24, 32, requires_grad=True)  # [N, T, H / 4, W / 4], your model's
@@ -96,8 +101,13 @@ class TKLoss(nn.Module):
     def match(self, frames: Tensor, shift: Tensor | None = None) -> Matches:
         """Finds the matches of clips ``[B, T, 3, H, W]``: once per clip, without gradient.
 
+        Frames that a network pads, or whose size is no multiple of ``downsample``, are padded first as it pads them:
+        the matches must have the size of its logits.
+
         shift: int64 ``[B, P, 2]``, (dy, dx) in mask pixels by which the camera moved within each pair; None is zero.
         """
+        if not isinstance(frames, Tensor):
+            raise TypeError(f"frames is a {type(frames).__name__}; expected a tensor [B, T, 3, H, W]")
         if frames.dim() != 5:
             raise ValueError(f"frames has shape {list(frames.shape)}; expected [B, T, 3, H, W]")
         pictures = rgb_to_lab(frames, self.downsample) if self.rgb else frames
@@ -111,6 +121,15 @@ class TKLoss(nn.Module):
         For L decoder layers in one call, repeat boxes ``[N, T, 4]`` and video_index ``[N]`` and give logits of L·N
         instances: the mean over all layers' matches then has a common denominator.
         """
+        if not isinstance(matches, Matches):
+            raise TypeError(f"matches is a {type(matches).__name__}; expected what TKLoss.match returns")
+        if mask_logits.shape[-2:] != matches.offset.shape[-2:]:
+            (height, width), side = mask_logits.shape[-2:], self.downsample
+            raise ValueError(
+                f"mask_logits has shape {list(mask_logits.shape)}, the matches are {list(matches.offset.shape[-2:])}; "
+                f"expected one size: match frames of {side * height} x {side * width}, padded or resized as those that "
+                f"the network sees, or set downsample, which is {side}"
+            )
         return tk_loss(
             mask_logits,
             matches.offset,

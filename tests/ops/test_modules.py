@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +11,18 @@ from ladder import random_boxes
 from mfvis_ext import TKLoss, match_weight, rgb_to_lab, temporal_topk, tk_loss, tube_pairs
 
 
-def test_the_example_of_the_docstring_runs():
-    example = TKLoss.__doc__.split("Example::")[1]
+@pytest.mark.parametrize("place", ["docstring", "README"])
+def test_the_example_runs(place):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = {
+        "docstring": textwrap.dedent(TKLoss.__doc__.split("Example::")[1]),
+        "README": re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1],
+    }[place]
     names: dict = {}
-    exec(textwrap.dedent(example), names)
+    exec(example, names)
     assert names["loss"].item() > 0
     assert names["logits"].grad.any()
+    assert names["matches"].weight.any(), "noise matches nowhere: the example would show a loss of 0"
 
 
 def test_pairs_of_a_tube():
@@ -71,3 +79,11 @@ def test_malformed():
         TKLoss(rgb=False, downsample=4)
     with pytest.raises(ValueError, match=r"frames has shape \[3, 8, 8\]; expected \[B, T, 3, H, W\]"):
         TKLoss().match(torch.zeros(3, 8, 8))
+    with pytest.raises(TypeError, match="frames is a list; expected a tensor"):
+        TKLoss().match([torch.zeros(3, 8, 8)])
+    logits, boxes, index = torch.randn(1, 2, 17, 25), torch.zeros(1, 2, 4), torch.tensor([0])
+    frames = torch.zeros(1, 2, 3, 66, 99)
+    with pytest.raises(TypeError, match="matches is a Tensor; expected what TKLoss.match returns"):
+        TKLoss(downsample=4)(logits, boxes, index, frames)
+    with pytest.raises(ValueError, match=r"are \[16, 24\]; expected one size: match frames of 68 x 100, padded"):
+        TKLoss(downsample=4)(logits, boxes, index, TKLoss(downsample=4).match(frames))
