@@ -16,10 +16,10 @@ from mfvis.cli import main
 from mfvis.data.check import check_file
 from mfvis.data.results import read_results
 from mfvis.data.rle import decode_mask
-from mfvis.data.video import VideoWriter
+from mfvis.data.video import VideoWriter, read_frames
 from mfvis.data.ytvis import load_dataset
-from mfvis.errors import DataError
-from PIL import Image
+from mfvis.errors import DataError, VideoError
+from PIL import ExifTags, Image
 
 SOUND: dict[str, Any] = {
     "videos": [{"id": 7, "width": 40, "height": 30, "length": 2, "file_names": ["cat/0.png", "cat/1.png"]}],
@@ -226,6 +226,15 @@ def test_check_frame_cut_off(pictures: Path) -> None:
 def test_check_frame_of_another_size(pictures: Path) -> None:
     Image.new("RGB", (30, 40)).save(pictures.parent / "cat/1.png")
     assert "the picture is 30 x 40, the video is declared 40 x 30" in only_problem(pictures)
+
+
+def test_check_frame_that_its_exif_turns(pictures: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    Image.new("RGB", (40, 30)).save(pictures.parent / "cat/1.png", exif=exif)
+    assert "the picture is 30 x 40 (turned as its EXIF says), the video is declared 40 x 30" in only_problem(pictures)
+    with pytest.raises(VideoError, match="frame 1 is 30 x 40 pixels, but video cat is 40 x 30"):
+        read_frames(load_dataset(pictures).videos[0], [1])
 
 
 def test_check_frame_of_32_bits(pictures: Path) -> None:

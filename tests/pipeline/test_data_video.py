@@ -10,10 +10,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from mfvis.data.check import check_frames
 from mfvis.data.video import VideoWriter, open_video, read_frames, read_image
 from mfvis.errors import VideoError
 from mfvis.types import Video
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 
 def numbered(t: int, height: int = 34, width: int = 48) -> np.ndarray:
@@ -94,6 +95,37 @@ def test_sixteen_bits_become_eight_and_thirty_two_are_refused(tmp_path: Path) ->
         Image.fromarray(ramp.astype(kind)).save(tmp_path / "32.tiff")
         with pytest.raises(VideoError, match="32.tiff: the picture has 32 bits a pixel. Save it with 8"):
             read_image(tmp_path / "32.tiff")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("number", range(10))
+def test_pictures_are_turned_as_their_exif_says(tmp_path: Path, number: int, suffix: str) -> None:
+    """0 and 9 mean nothing."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = number
+    lying = Image.fromarray(np.random.default_rng(3).integers(0, 255, (6, 9, 3), np.uint8).repeat(8, 0).repeat(8, 1))
+    lying.save(tmp_path / f"lying.{suffix}", exif=exif)
+    with Image.open(tmp_path / f"lying.{suffix}") as image:
+        shown_HW3 = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert shown_HW3.shape[:2] == ((72, 48) if 5 <= number <= 8 else (48, 72))
+    video = open_video(tmp_path)
+    assert (video.height, video.width) == shown_HW3.shape[:2]
+    assert torch.equal(read_frames(video, [0])[0].permute(1, 2, 0), torch.from_numpy(shown_HW3.copy()))
+    assert check_frames(video) == []
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0rubbish", b"rubbish all over", b"Exif\0\0MM\0*\xff\xff\xff\xff"])
+def test_damaged_exif_does_a_picture_no_harm(tmp_path: Path, exif: bytes, suffix: str) -> None:
+    Image.new("RGB", (48, 34), (70, 70, 70)).save(tmp_path / f"0.{suffix}", exif=exif)
+    assert read_image(tmp_path / f"0.{suffix}").shape == (34, 48, 3)
+
+
+def test_a_lying_picture_of_sixteen_bits(tmp_path: Path) -> None:
+    ramp, exif = np.arange(24, dtype=np.uint16).reshape(4, 6) * 2700, Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter, clockwise
+    Image.fromarray(ramp).save(tmp_path / "16.png", exif=exif)
+    assert read_image(tmp_path / "16.png")[..., 2].tolist() == (np.rot90(ramp, -1) // 256).tolist()
 
 
 @pytest.mark.parametrize("size", [(34, 48), (33, 47), (1, 1)])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mfvis.data.datasets import Source, load_source, parse_source
 from mfvis.data.rle import decode_mask, mask_box
-from mfvis.data.video import UNKNOWN_RANGE, probe
+from mfvis.data.video import UNKNOWN_RANGE, orientation, probe
 from mfvis.data.ytvis import parse
 from mfvis.errors import DataError, Problem, VideoError
 from mfvis.types import Track, Video, VideoDataset
@@ -97,14 +97,17 @@ def _frame_files(video: Video, record: str) -> Iterator[Problem]:
                 width, height = image.size
                 # JPEG only: read all of the file, but compute an eighth of the picture.
                 image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
-                image.load()
+                turned = orientation(image) > 4
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             yield Problem(str(path), frame, f"the picture cannot be decoded ({error})", "Extract or copy it again")
             continue
         if image.mode in UNKNOWN_RANGE:
             yield Problem(str(path), frame, "the picture has 32 bits a pixel", "Save it with 8 bits a channel")
+        if turned:
+            width, height = height, width
         if (width, height) != (video.width, video.height):
-            problem = f"the picture is {width} x {height}, the video is declared {video.width} x {video.height}"
+            shown = f"{width} x {height}{' (turned as its EXIF says)' if turned else ''}"
+            problem = f"the picture is {shown}, the video is declared {video.width} x {video.height}"
             yield Problem(str(path), frame, problem, "Correct width and height, or resize the picture")
 
 

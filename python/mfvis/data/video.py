@@ -14,7 +14,7 @@ from types import TracebackType
 import av
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from mfvis.errors import VideoError
@@ -24,6 +24,16 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".m
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 UNKNOWN_RANGE = frozenset({"I", "F"})
 """Pillow's modes of whole and of floating numbers of 32 bits: nothing says which of them is white."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What to do with a picture of each EXIF orientation but 1."""
 
 
 def read_frames(video: Video, indices: Sequence[int]) -> Tensor:
@@ -77,6 +87,8 @@ def _stacked(pictures: Sequence[np.ndarray]) -> Tensor:
 def read_image(path: Path) -> np.ndarray:
     """One image file as RGB uint8 ``[H, W, 3]``: the upper 8 of 16 bits, and of transparent pictures the colours.
 
+    Turned as its EXIF says, since annotation tools and browsers show it so, and OpenCV and detectron2 read it so.
+
     Raises:
         VideoError: when it is missing, not a picture, cut off, or of no known range.
     """
@@ -84,6 +96,8 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode in UNKNOWN_RANGE:
                 raise VideoError(f"{path}: the picture has 32 bits a pixel. Save it with 8 bits a channel")
+            if (turn := orientation(image)) > 1:
+                image = image.transpose(_UPRIGHT[turn])
             if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
                 return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
             return np.asarray(image.convert("RGB"))
@@ -91,6 +105,19 @@ def read_image(path: Path) -> np.ndarray:
         raise VideoError(f"{path}: the frame's file does not exist. Check the frames folder") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(f"{path}: the frame cannot be decoded ({error}). Extract or copy it again") from error
+
+
+def orientation(image: Image.Image) -> int:
+    """How a picture lies in its file, 1 (upright) to 8 as EXIF counts; from 5 on its width is the upright one's height.
+
+    Loads the picture, in which Pillow itself turns TIFFs.
+    """
+    image.load()
+    try:
+        number = image.getexif().get(ExifTags.Base.Orientation)
+    except SyntaxError:  # the EXIF is damaged, which does the picture no harm
+        return 1
+    return number if number in _UPRIGHT else 1
 
 
 def write_image(path: str | Path, picture_HW3: np.ndarray) -> None:
