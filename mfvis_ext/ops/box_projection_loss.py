@@ -13,11 +13,12 @@ def box_projection_loss(mask_logits: Tensor, boxes: Tensor) -> Tensor:
 
     With p the maximum of σ(logits) over the rows (columns) and b the indicator of the box on the x (y) axis, the loss
     of a frame is the sum over both axes of ``1 - 2 Σ p b / (Σ p² + Σ b² + 1e-5)``. An instance without any box costs
-    nothing.
+    nothing; where it has none in a frame but in another, b is 0, the frame costs 2 and has no gradient.
 
     Args:
         mask_logits: ``[N, T, H, W]``, float16, bfloat16, float32 or float64.
-        boxes: float32 ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in pixels of the logits; a pixel is inside iff its centre is.
+        boxes: float32 ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in pixels of the logits; a pixel is inside iff its centre is;
+            ``x2 <= x1`` or ``y2 <= y1``: absent.
 
     Returns:
         A scalar, the mean over instances and frames: float64 for float64 logits, float32 for all others; 0 if there are

@@ -25,6 +25,7 @@ def pairwise_loss(
     Args:
         mask_logits: ``[N, T, H, W]``, float16, bfloat16, float32 or float64.
         frames: float32 ``[B, T, 3, H, W]``, LAB colours, see `rgb_to_lab`. Constants: no gradient.
+            RGB is not told from LAB: in 0..255 few neighbours would count, in 0..1 all.
         boxes: float32 ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in the logits' pixels; ``x2 <= x1`` or ``y2 <= y1``: absent.
         video_index: int64 ``[N]``, the video of each instance.
         kernel_size: odd side of the neighbourhood.
