@@ -1,4 +1,4 @@
-"""What is measured of predicted tracks: the twelve numbers of YouTube-VIS, the eighteen of OVIS."""
+"""What is measured of predicted tracks: the twelve numbers of YouTube-VIS and COCO, the eighteen of OVIS."""
 
 from __future__ import annotations
 
@@ -8,16 +8,32 @@ MAX_DETECTIONS = (1, 10, 100)
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What the reference program of pictures has otherwise than those of videos."""
+
+    small: float
+    """Pixels up to which an object is small."""
+    large: float
+    """Pixels from which on it is large; what lies between is medium."""
+    crowds_contain: bool
+    """Whether a prediction overlaps with a crowd by the share of it that lies inside; else by IoU, as with any."""
+
+    def areas(self, name: str) -> tuple[float, float]:
+        """Least and greatest area of a `Range.area`."""
+        small, large = self.small, self.large
+        return {"all": (0.0, 1e10), "small": (0.0, small), "medium": (small, large), "large": (large, 1e10)}[name]
+
+
+YOUTUBE_VIS = Rules(128.0**2, 256.0**2, crowds_contain=False)
+COCO = Rules(32.0**2, 96.0**2, crowds_contain=True)
+
+
+@dataclass(frozen=True)
 class Range:
     """The annotations that count: those of this mean area and this occlusion, both ends included."""
 
     area: str = "all"
     occlusion: str = "all"
-
-    @property
-    def areas(self) -> tuple[float, float]:
-        small, large = 128.0**2, 256.0**2
-        return {"all": (0.0, 1e10), "small": (0.0, small), "medium": (small, large), "large": (large, 1e10)}[self.area]
 
     @property
     def occlusions(self) -> tuple[float, float]:

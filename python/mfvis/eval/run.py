@@ -19,7 +19,7 @@ from mfvis.errors import DataError, Problem
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.eval.mots import MotsMetrics, evaluate_mots
-from mfvis.eval.numbers import Metrics
+from mfvis.eval.numbers import COCO, YOUTUBE_VIS, Metrics
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from mfvis.eval.table import ap_table, as_json, j_table, mots_table
 from mfvis.eval.ytvis import evaluate
@@ -28,7 +28,7 @@ from mfvis.types import TrackResult, VideoDataset
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluate results: mask AP of YouTube-VIS or OVIS, segmentation tracking of BDD100K, mean J of `mfvis label`."""
+    """Evaluate results: mask AP of YouTube-VIS, OVIS or COCO, BDD100K's segmentation tracking, mean J of `mfvis label`."""
 
     results: Annotated[Path, tyro.conf.Positional]
     """A results.json of YouTube-VIS or OVIS; BDD100K's Scalabel JSON or folder of bitmasks; or a YouTube-VIS data set
@@ -79,7 +79,8 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
             if not results and not problems:
                 remedy = "Predict something before evaluating"
                 problems = [Problem(str(config.results), "file", "holds no result", remedy)]
-            metrics = evaluate(dataset, results, file=str(config.results), problems=problems)
+            rules = COCO if source.name == "coco" else YOUTUBE_VIS
+            metrics = evaluate(dataset, results, rules=rules, file=str(config.results), problems=problems)
             print(ap_table(metrics))
     return metrics
 

@@ -1,9 +1,10 @@
-"""Mask AP and AR of YouTube-VIS and of OVIS.
+"""Mask AP and AR of YouTube-VIS, of OVIS and of COCO.
 
-`evaluate` gives the numbers of the reference programs (youtubevos/cocoapi f3f9948; for OVIS qjy981010/cocoapi 886baff),
-their quirks included: the frames of two tubes are paired by ``zip``; a frame in which two mask sizes differ counts for
-nothing; of equal IoUs the later annotation wins; an annotation with id 0 can be matched, but its true positive counts
-as a false one; predictions have no occlusion, so that all unmatched ones count in every range of occlusion.
+`evaluate` gives the numbers of the reference programs (youtubevos/cocoapi f3f9948; for OVIS qjy981010/cocoapi 886baff;
+for COCO, with pictures as videos of one frame, pycocotools), their quirks included: the frames of two tubes are paired
+by ``zip``; a frame in which two mask sizes differ counts for nothing; of equal IoUs the later annotation wins; an
+annotation with id 0 can be matched, but its true positive counts as a false one; predictions have no occlusion, so that
+all unmatched ones count in every range of occlusion.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mfvis.data.jsonfile import is_finite, shortened
 from mfvis.data.masks import compress_masks
 from mfvis.data.results import masks_of
 from mfvis.errors import DataError, Problem
-from mfvis.eval.numbers import MAX_DETECTIONS, MEASURES, ClassMetrics, Metrics, Numbers, Range
+from mfvis.eval.numbers import MAX_DETECTIONS, MEASURES, YOUTUBE_VIS, ClassMetrics, Metrics, Numbers, Rules
 from mfvis.eval.tubes import Tube, mean_area, tube_iou
 from mfvis.types import Track, TrackResult, VideoDataset
 
@@ -34,14 +35,15 @@ def evaluate(
     dataset: VideoDataset,
     results: Sequence[TrackResult],
     *,
+    rules: Rules = YOUTUBE_VIS,
     file: str = "results",
     problems: Sequence[Problem] = (),
 ) -> Metrics:
     """AP and AR of predicted tracks against a data set whose tracks have masks; of OVIS if they say their `occlusion`.
 
     Results of a category that the data set does not have count for nothing; of each video and class at most the 100 of
-    highest score count. `file` says in messages where the results came from, `problems` what is known to be wrong with
-    them.
+    highest score count. `rules` are OVIS's too. `file` says in messages where the results came from, `problems` what is
+    known to be wrong with them.
 
     Raises:
         ValueError: when a video of the results is not in the data set.
@@ -70,8 +72,10 @@ def evaluate(
             if not truth and not ranked:
                 continue
             iou_DG = tube_iou([track.tube for track in ranked], [track.tube for track in truth])
+            if rules.crowds_contain:
+                _measure_crowds(truth, ranked, iou_DG)
             for column, range_ in zip(cells, ranges, strict=True):
-                column.append(_match(truth, ranked, iou_DG, range_))
+                column.append(_match(truth, ranked, iou_DG, rules.areas(range_.area), range_.occlusions))
         for r, column in enumerate(cells):
             for m, most in enumerate(MAX_DETECTIONS):
                 precision[label, r, m], recall[label, r, m] = _accumulate(column, most)
@@ -110,8 +114,8 @@ class _True:
     occlusion: float
     crowd: bool
 
-    def ignored(self, range_: Range) -> bool:
-        (small, large), (light, heavy) = range_.areas, range_.occlusions
+    def ignored(self, areas: tuple[float, float], occlusions: tuple[float, float]) -> bool:
+        (small, large), (light, heavy) = areas, occlusions
         return self.crowd or not small <= self.area <= large or not light <= self.occlusion <= heavy
 
 
@@ -205,14 +209,29 @@ class _Cell:
     """Annotations that count."""
 
 
-def _match(true: Sequence[_True], found: Sequence[_Found], iou_DG: np.ndarray, range_: Range) -> _Cell:
+def _measure_crowds(true: Sequence[_True], found: Sequence[_Found], iou_DG: np.ndarray) -> None:
+    """Overwrite the columns of crowds by the share of each prediction that lies in them."""
+    area_D = np.array([track.tube.area_T.sum() for track in found])
+    for g, track in enumerate(true):
+        if track.crowd:
+            # Pixels are whole numbers, so that they follow from the IoU and the two areas.
+            inside_D = np.rint(iou_DG[:, g] * (area_D + track.tube.area_T.sum()) / (1 + iou_DG[:, g]))
+            iou_DG[:, g] = np.divide(inside_D, area_D, out=np.zeros_like(area_D), where=area_D > 0)
+
+
+def _match(
+    true: Sequence[_True],
+    found: Sequence[_Found],
+    iou_DG: np.ndarray,
+    areas: tuple[float, float],
+    occlusions: tuple[float, float],
+) -> _Cell:
     """Greedy assignment by score. `found` is sorted and cut to the most detections, `iou_DG` in its order."""
-    ignored = [track.ignored(range_) for track in true]
+    ignored = [track.ignored(areas, occlusions) for track in true]
     order = sorted(range(len(true)), key=lambda g: ignored[g])
     matched_ID = np.zeros((len(IOU_THRESHOLDS), len(found)), dtype=bool)
     ignored_ID = np.zeros_like(matched_ID)
-    low, high = range_.areas
-    outside_D = [not low <= track.area <= high for track in found]
+    outside_D = [not areas[0] <= track.area <= areas[1] for track in found]
     # Most pairs do not come near the lowest threshold.
     rows = [
         (d, row, near)

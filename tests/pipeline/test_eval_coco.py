@@ -1,0 +1,81 @@
+"""AP of pictures against pycocotools' own evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mfvis.eval.run import EvalConfig, run
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from pytest import approx
+
+SIDE = 160
+CATEGORIES = {1: "person", 3: "car", 18: "dog"}
+SIZES = (8, 20, 32, 33, 64, 96, 120)
+"""Sides of the objects: of all three sizes, and on both limits."""
+
+
+def encoded(box: np.ndarray) -> dict:
+    x, y, w, h = box.tolist()
+    mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    rle = coco_mask.encode(mask)
+    return {"size": [SIDE, SIDE], "counts": rle["counts"].decode()}
+
+
+def random_files(folder: Path, seed: int) -> tuple[Path, Path, Path]:
+    """Annotations with crowds and polygons, and the same results as COCO and as YouTube-VIS have them."""
+    rng = np.random.default_rng(seed)
+    images = [{"id": n, "width": SIDE, "height": SIDE, "file_name": f"{n}.jpg"} for n in rng.permutation(6).tolist()]
+    annotations, pictures, videos = [], [], []
+    for image in images:
+        for _ in range(rng.integers(0, 6)):
+            box = np.array([*rng.integers(0, 40, 2), *rng.choice(SIZES, 2)])
+            x, y, w, h = box.tolist()
+            crowd, category = int(rng.random() < 0.25), int(rng.choice(list(CATEGORIES)))
+            polygon = not crowd and rng.random() < 0.5
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": category,
+                    "bbox": [x, y, w, h],
+                    "area": float(w * h) + polygon * rng.choice([0.0, 0.5]),
+                    "iscrowd": crowd,
+                    "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]] if polygon else encoded(box),
+                }
+            )
+            for _ in range(rng.integers(0, 4)):
+                found = box.copy()
+                if crowd and rng.random() < 0.7:
+                    found[2:] = np.maximum(found[2:] // 2, 1)  # mostly inside: by IoU it would be a false alarm
+                found[rng.integers(0, 4)] += rng.choice([0, 1, 3, 6])
+                fields = {"category_id": category, "score": float(rng.choice([0.2, 0.5, 0.7, 0.9]))}
+                pictures.append({"image_id": image["id"], "segmentation": encoded(found)} | fields)
+                videos.append({"video_id": image["id"], "segmentations": [encoded(found)]} | fields)
+    categories = [{"id": number, "name": name} for number, name in CATEGORIES.items()]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    paths = tuple(folder / name for name in ("instances.json", "pictures.json", "videos.json"))
+    for path, value in zip(paths, (content, pictures, videos), strict=True):
+        path.write_text(json.dumps(value))
+    return paths
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_equals_pycocotools(seed: int, tmp_path: Path) -> None:
+    annotations, pictures, videos = random_files(tmp_path, seed)
+    with contextlib.redirect_stdout(io.StringIO()):
+        true = COCO(str(annotations))
+        evaluator = COCOeval(true, true.loadRes(str(pictures)), "segm")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+        numbers = run(EvalConfig(videos, f"coco:{annotations}")).named()
+    assert list(numbers.values()) == approx(evaluator.stats.tolist(), abs=1e-12)
+    assert 0 < numbers["AP"] < 1
