@@ -87,6 +87,44 @@ def test_motchallenge_without_classes(tmp_path: Path, pictures: Path) -> None:
     assert "has no class. Name the one class" in problems_of(file, pictures)
 
 
+def test_frames_that_a_tracker_counts_from_zero(tmp_path: Path, pictures: Path) -> None:
+    file = write(tmp_path / "clip.txt", "0,1,1,1,8,8,0.7,-1,-1,-1\n5,1,2,1,8,8,-1,-1,-1,-1\n")
+    options = {"categories": ["ball"]}
+    root = imported(file, pictures, first_frame=0, **options)
+    assert tracks_of(root) == [("ball", [[1, 1, 8, 8], None, None, None, None, [2, 1, 8, 8]])]
+    assert "frame 0 is not 1 to 6. Give the frames of this video, or say" in problems_of(file, pictures, **options)
+    xml = write(tmp_path / "a.xml", cvat(""))
+    assert "is cvat, whose first frame has one number" in problems_of(xml, pictures, first_frame=1)
+
+
+CSV = """frame,"Track ID",x,y,w,h,class,score
+0,7,1,2,8,9,dog,0.5
+2,7,1.5,2,8,9,dog,0.5
+0,b,5,5,10,10,"cat, fat",1
+
+"""
+
+
+def test_csv(tmp_path: Path, pictures: Path) -> None:
+    tracks = [
+        ("dog", [[1, 2, 8, 9], None, [1.5, 2, 8, 9], None, None, None]),
+        ("cat, fat", [[5, 5, 10, 10], None, None, None, None, None]),
+    ]
+    assert tracks_of(imported(write(tmp_path / "a.csv", CSV), pictures)) == tracks
+    corners = "class_name;y_max;y_min;x_max;x_min;frame_index;tracker_id\r\ndog;11;2;9;1;6;7\r\n"
+    root = imported(write(tmp_path / "a.csv", corners), pictures)  # the sixth frame of six: it counts from 1
+    assert tracks_of(root) == [("dog", [None, None, None, None, None, [1, 2, 8, 9]])]
+
+
+def test_csv_does_not_guess_where_it_may_be_wrong(tmp_path: Path, pictures: Path) -> None:
+    file = write(tmp_path / "a.csv", "frame,id,x,y,w,h\n2,1,1,1,8,8\n4,1,1,1,8,8\n")
+    told = problems_of(file, pictures, categories=["dog"])
+    assert "has frames 2 to 4 of 6, which may count from 0 or from 1. Say --first-frame 0 or" in told
+    root = imported(file, pictures, categories=["dog"], first_frame=1)
+    assert tracks_of(root) == [("dog", [None, [1, 1, 8, 8], None, [1, 1, 8, 8], None, None])]
+    assert problems_of(file, pictures, first_frame=1).count("has no class") == 1
+
+
 def kitti(*rows: str) -> str:
     return "".join(f"{row} 1.5 1.6 4 0 0 20 0\n" for row in rows)
 
@@ -287,6 +325,15 @@ MANY_FAULTS = {
         "1,1,1,1,8,8,1,1,1\n" * 2 + "2,1,1,1,8,8,1,3,1\n",
         ["line 2: object 1 has a second box", "'car' here"],
     ),
+    "csv": (
+        "frame,id,x,y,w,h,class\n0,1,1,1,8,8,a\n0,1,1,1,8,8,a\n0.5,1,1,1,8,8,a\n0,-1,1,1,8,8,a\n1,2,1,1,0,8,a\n"
+        "6,1,1,1,8,8,a\n2,1,nan,1,8,8,a\n3,1,1\n",
+        ["line 3: object 1 has a second", "line 4: frame 0.5", "line 5: id '-1'", "line 6: the box is 0 x 8"]
+        + ["line 7: frame 6 is not 0 to 5", "line 8: '2,1,nan,", "line 9: '3,1,1' lacks a number"],
+    ),
+    "csv quotes": ('frame,id,x,y,w,h\n0,"1,' + "a" * 140_000, ["line 2: cannot be read (field larger than"]),
+    "csv no id": ("frame,x,y,w,h,id\n0,1,1,8,8\n0,1,1,8,8,nan\n", ["line 2: id '' stands", "line 3: id 'nan' stands"]),
+    "csv columns": ("frame,id,cx,cy,w,h\n", ["line 1: 'frame,id,cx,cy,w,h' names no left"]),
     "kitti": (
         kitti("0 0 Car 0 0 0 1 1 5 5", "9 0 Car 0 0 0 1 1 5 5")
         + "0 1 Car\n"

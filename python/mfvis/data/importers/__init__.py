@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from mfvis.data.importers.boxes import Box, BoxVideo, Source
+from mfvis.data.importers.csv_table import header_of, read_csv
 from mfvis.data.importers.cvat import read_cvat
 from mfvis.data.importers.label_studio import read_label_studio
 from mfvis.data.importers.scalabel import read_scalabel_tracks
@@ -19,14 +20,14 @@ from mfvis.data.importers.text import read_kitti, read_motchallenge
 from mfvis.data.jsonfile import read_json, write_json
 from mfvis.errors import ConfigError, DataError, Problem
 
-Format = Literal["motchallenge", "kitti", "cvat", "label-studio", "scalabel"]
+Format = Literal["motchallenge", "csv", "kitti", "cvat", "label-studio", "scalabel"]
 SLIVER = 0.01
 """Pixels below which what the picture's edge leaves of a box is nothing."""
 
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Import box tracks (MOTChallenge, KITTI, CVAT for video, Label Studio, Scalabel) as YouTube-VIS JSON."""
+    """Import box tracks (MOTChallenge, CSV, KITTI, CVAT for video, Label Studio, Scalabel) as YouTube-VIS JSON."""
 
     file: Annotated[Path, tyro.conf.Positional]
     """The file, or a folder of Scalabel files."""
@@ -38,6 +39,8 @@ class ImportConfig:
     """What the file is; guessed from its content if not given."""
     categories: tuple[str, ...] = ()
     """Import these only, with ids 1, 2, ... in this order; default all, in the order of their names."""
+    first_frame: int | None = None
+    """The number of the first frame in motchallenge (default 1), kitti (0) and csv (as its rows show)."""
 
 
 def run(config: ImportConfig) -> None:
@@ -45,7 +48,12 @@ def run(config: ImportConfig) -> None:
     if config.out.resolve() == config.file.resolve():
         raise ConfigError(f"--out is the file to import, {config.file}; name another")
     root, left_out = import_tracks(
-        config.file, config.frames, config.out, format=config.format, categories=config.categories
+        config.file,
+        config.frames,
+        config.out,
+        format=config.format,
+        categories=config.categories,
+        first_frame=config.first_frame,
     )
     write_json(config.out, root)
     names = {category["id"]: category["name"] for category in root["categories"]}
@@ -64,6 +72,7 @@ def import_tracks(
     *,
     format: Format | None = None,
     categories: Sequence[str] = (),
+    first_frame: int | None = None,
 ) -> tuple[dict[str, Any], int]:
     """The content of a YouTube-VIS JSON at `out` with the tracks of `file`; how many boxes were outside their picture.
 
@@ -72,7 +81,7 @@ def import_tracks(
     Raises:
         DataError: with every problem of the file.
     """
-    source = Source(Path(file), Path(frames), tuple(categories))
+    source = Source(Path(file), Path(frames), tuple(categories), first_frame)
     videos = _read(source, format)
     found = sorted({track.category for video in videos for track in video.tracks.values()})
     if not source.problems and not found:
@@ -124,7 +133,7 @@ def _read(source: Source, format: Format | None) -> list[BoxVideo]:
         if format not in (None, "scalabel"):
             source.report("file", f"is a folder, {format} is a file", "Name the file")
             return []
-        return read_scalabel_tracks(source)
+        return [] if _counts_itself("scalabel", source) else read_scalabel_tracks(source)
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -135,29 +144,47 @@ def _read(source: Source, format: Format | None) -> list[BoxVideo]:
         return []
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if format is None and start == b"<" or format == "cvat":
-        return read_cvat(data, source)
+        return [] if _counts_itself("cvat", source) else read_cvat(data, source)
     if format is None and start in (b"[", b"{") or format == "label-studio":
-        problems: list[Problem] = []
-        root = read_json(file, problems)
-        source.problems += problems
-        if problems:
-            return []
-        if isinstance(root, dict) and "videos" in root:
-            source.report("file", "is a YouTube-VIS JSON", "Use it as it is")
-            return []
-        return read_label_studio(root, source) if format or _is_label_studio(root) else read_scalabel_tracks(source)
+        return _read_json(source, format)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         source.report("file", "is not a text file in UTF-8", f"Give one of {', '.join(get_args(Format))}")
         return []
     first = next((line for line in text.split("\n") if line.strip()), "")
+    if format == "csv" or format is None and "frame" in header_of(text)[1]:
+        return read_csv(text, source)
     if format == "motchallenge" or format is None and "," in first:
         return read_motchallenge(text, source)
     if format == "kitti" or format is None and len(first.split()) in (17, 18):
         return read_kitti(text, source)
     source.report("file", "is of no format that can be guessed", f"Say --format {'|'.join(get_args(Format))}")
     return []
+
+
+def _read_json(source: Source, format: Format | None) -> list[BoxVideo]:
+    problems: list[Problem] = []
+    root = read_json(source.file, problems)
+    source.problems += problems
+    if problems:
+        return []
+    if isinstance(root, dict) and "videos" in root:
+        source.report("file", "is a YouTube-VIS JSON", "Use it as it is")
+        return []
+    if format is None:
+        format = "label-studio" if _is_label_studio(root) else "scalabel"
+    if _counts_itself(format, source):
+        return []
+    return read_label_studio(root, source) if format == "label-studio" else read_scalabel_tracks(source)
+
+
+def _counts_itself(format: Format, source: Source) -> bool:
+    """Whether --first-frame was given, reported, for a format in which the first frame has but one number."""
+    if source.first_frame is None:
+        return False
+    source.report("file", f"is {format}, whose first frame has one number", "Leave --first-frame out")
+    return True
 
 
 def _is_label_studio(root: Any) -> bool:

@@ -45,6 +45,10 @@ class Source:
     """A folder of pictures or a video file; for several videos the folder in which they lie by their names."""
     wanted: tuple[str, ...] = ()
     """The categories to import; empty for all. A reader may pass over what is not wanted."""
+    first_frame: int | None = None
+    """The number of the first frame in a text, where it is not the format's own."""
+    classless: bool = False
+    """Whether it was told that a box has no class; there would be as many problems as boxes."""
     problems: list[Problem] = field(default_factory=list)
 
     def report(self, record: str, problem: str, remedy: str) -> None:
@@ -52,6 +56,19 @@ class Source:
 
     def unwanted(self, category: str) -> bool:
         return bool(self.wanted) and category not in self.wanted
+
+    def report_frame(self, record: str, frame: float, first: int, length: int) -> None:
+        problem = f"frame {frame:g} is not {first} to {first + length - 1}"
+        self.report(record, problem, "Give the frames of this video, or say how the first is called: --first-frame")
+
+    def only_category(self, record: str) -> str | None:
+        """The class of a box that names none, if just one is wanted; else None, told once for the whole file."""
+        if len(self.wanted) == 1:
+            return self.wanted[0]
+        if not self.classless:
+            self.report(record, "has no class", "Name the one class of all objects with --categories")
+        self.classless = True
+        return None
 
     def video(self, record: str, name: str | None, *, alone: bool) -> Video | None:
         """The pictures of a video: what `frames` names if the video is `alone`, else what lies there under its name."""

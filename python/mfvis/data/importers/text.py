@@ -16,7 +16,7 @@ def read_motchallenge(text: str, source: Source) -> list[BoxVideo]:
 
     Lines with conf 0 are to be ignored. With ten columns (MOT15, output of trackers) the last three are a place in the
     world and there is no class; --categories then names the one class. ``labels.txt`` beside the file (as CVAT writes
-    it) names other classes than MOTChallenge's.
+    it) names other classes than MOTChallenge's. --first-frame 0 is for trackers that count frames and pixels from 0.
     """
     # The official place is <video>/gt/gt.txt.
     name = source.file.parent.parent.name if source.file.stem == "gt" else source.file.stem
@@ -24,6 +24,8 @@ def read_motchallenge(text: str, source: Source) -> list[BoxVideo]:
     if video is None:
         return []
     classes = _class_names(source)
+    first = 1 if source.first_frame is None else source.first_frame
+    origin = min(first, 1)
     result = BoxVideo(video)
     for record, line in _lines(text):
         fields = [number_in(field.strip()) for field in line.split(",")]
@@ -33,8 +35,8 @@ def read_motchallenge(text: str, source: Source) -> list[BoxVideo]:
         frame, number, left, top, width, height = fields[:6]
         if frame != int(frame) or number != int(number):
             source.report(record, f"frame {frame:g} and id {number:g} are not whole", "Write whole numbers")
-        elif not 1 <= frame <= video.length:
-            source.report(record, f"frame {frame:g} is not 1 to {video.length}", "Give the frames of this video")
+        elif not first <= frame < first + video.length:
+            source.report_frame(record, frame, first, video.length)
         elif len(fields) > 6 and fields[6] == 0:
             continue
         elif number < 0:
@@ -44,8 +46,8 @@ def read_motchallenge(text: str, source: Source) -> list[BoxVideo]:
         else:
             category = _class_of(record, fields, classes, source)
             if category is not None:
-                box = (left - 1, top - 1, left - 1 + width, top - 1 + height)
-                source.put(record, result, str(int(number)), category, int(frame) - 1, box)
+                box = (left - origin, top - origin, left - origin + width, top - origin + height)
+                source.put(record, result, str(int(number)), category, int(frame) - first, box)
     return [result]
 
 
@@ -57,6 +59,7 @@ def read_kitti(text: str, source: Source) -> list[BoxVideo]:
     video = source.video("file", source.file.stem, alone=True)
     if video is None:
         return []
+    first = source.first_frame or 0
     result = BoxVideo(video)
     for record, line in _lines(text):
         fields = line.split()
@@ -72,8 +75,8 @@ def read_kitti(text: str, source: Source) -> list[BoxVideo]:
         frame, number, box = values[0], values[1], tuple(values[5:9])
         if frame != int(frame) or number != int(number):
             source.report(record, f"frame {frame:g} and id {number:g} are not whole", "Write whole numbers")
-        elif not 0 <= frame < video.length:
-            source.report(record, f"frame {frame:g} is not 0 to {video.length - 1}", "Give the frames of this video")
+        elif not first <= frame < first + video.length:
+            source.report_frame(record, frame, first, video.length)
         elif category == "DontCare":
             continue
         elif number < 0:
@@ -81,7 +84,7 @@ def read_kitti(text: str, source: Source) -> list[BoxVideo]:
         elif box[2] <= box[0] or box[3] <= box[1]:
             source.report(record, f"the box {list(box)} has no size", "Write x1 y1 x2 y2 with x1 < x2 and y1 < y2")
         else:
-            source.put(record, result, str(int(number)), category, int(frame), box)
+            source.put(record, result, str(int(number)), category, int(frame) - first, box)
     return [result]
 
 
@@ -108,7 +111,4 @@ def _class_of(record: str, fields: list[float], classes: tuple[str, ...], source
             return classes[int(fields[7]) - 1]
         source.report(record, f"class {fields[7]:g} is not 1 to {len(classes)}", "Name the classes in labels.txt")
         return None
-    if len(source.wanted) == 1:
-        return source.wanted[0]
-    source.report(record, "has no class", "Name the one class of all objects with --categories")
-    return None
+    return source.only_category(record)
