@@ -1,8 +1,5 @@
 """Every backbone builds, gives its four strides, and follows the configuration's freezing."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from mfvis.errors import CheckpointError, ConfigError
@@ -12,8 +9,6 @@ from mfvis.models.weights import read_state_dict, save_safetensors
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 NAMES = ("tiny", "mobilenet_v2", "resnet50", "resnet101", "swin-t", "swin-s", "swin-b", "swin-l")
-REAL_DATA = Path(os.environ.get("MFVIS_REAL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-IMAGENET = REAL_DATA / "weights" / "mobilenet_v2_imagenet.safetensors"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,10 +105,10 @@ def test_bad_configurations(given):
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not IMAGENET.is_file(), reason="no ImageNet weights")
-def test_imagenet_weights_are_used_to_the_last_key():
-    backbone = Backbone(BackboneConfig("mobilenet_v2", str(IMAGENET)))
-    file, own = read_state_dict(IMAGENET), backbone.net.state_dict()
+def test_imagenet_weights_are_used_to_the_last_key(real_data):
+    imagenet = real_data / "weights" / "mobilenet_v2_imagenet.safetensors"
+    backbone = Backbone(BackboneConfig("mobilenet_v2", str(imagenet)))
+    file, own = read_state_dict(imagenet), backbone.net.state_dict()
     beyond_stride_32 = {name for name in file if name.startswith("conv_1x1.")}
     assert set(file) - beyond_stride_32 == {name for name in own if not name.endswith("num_batches_tracked")}
     assert all(torch.equal(file[name], own[name]) for name in set(file) & set(own))

@@ -28,7 +28,7 @@ from mfvis.types import TrackResult, VideoDataset
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluate results: mask AP of YouTube-VIS, OVIS or COCO, BDD100K's segmentation tracking, mean J of `mfvis label`."""
+    """Evaluate results: AP of YouTube-VIS, OVIS or COCO, BDD100K's segmentation tracking, mean J of `mfvis label`."""
 
     results: Annotated[Path, tyro.conf.Positional]
     """A results.json of YouTube-VIS or OVIS; BDD100K's Scalabel JSON or folder of bitmasks; or a YouTube-VIS data set

@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from mfvis.config import Config, derived
 from mfvis.data.augment import fitted_size
-from mfvis.data.clips import MULTIPLE
+from mfvis.data.clips import padded_size
 from mfvis.data.datasets import LAYOUTS, Source, load_source
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train.engine import clip_datasets
@@ -65,9 +65,7 @@ def estimate(config: Config, classes: int, square: bool = False) -> Memory:
         model = VideoMask2Former(config.model, classes, pretrained=False).train()
     length = max(source.length or config.clip.frames for source in config.sources())
     short, longest = max(config.clip.short_sides), config.clip.max_side
-    height, width = (
-        -(-side // MULTIPLE) * MULTIPLE for side in fitted_size(short, round(short * 16 / 9), short, longest)
-    )
+    height, width = padded_size(*fitted_size(short, round(short * 16 / 9), short, longest))
     height = width if square else height
     frames = torch.empty(config.train.per_device, length, 3, height, width, dtype=torch.uint8, device="meta")
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
