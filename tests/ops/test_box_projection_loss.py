@@ -74,8 +74,9 @@ def test_nan_is_not_swallowed(position):
     assert box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]], device=DEVICE)).isnan()
 
 
-def test_infinite_logits_are_probabilities_zero_and_one():
-    logits = torch.full((1, 1, 6, 8), -math.inf, device=DEVICE)
+@pytest.mark.parametrize("width", [8, 40])
+def test_infinite_logits_are_probabilities_zero_and_one(width):
+    logits = torch.full((1, 1, 6, width), -math.inf, device=DEVICE)
     logits[..., 1:4, 2:7] = math.inf
     logits.requires_grad_()
     loss = box_projection_loss(logits, torch.tensor([[[2.0, 1, 7, 4]]], device=DEVICE))

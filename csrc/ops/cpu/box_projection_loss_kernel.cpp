@@ -1,12 +1,14 @@
 #include "../box_projection_loss.h"
 
 #include <cstring>
+#include <type_traits>
 
 #include "../../common/math.h"
 #include "../../common/memory.h"
 #include "../../common/parallel.h"
 #include "../../common/prefetch.h"
 #include "../../common/scratch.h"
+#include "../../common/vector.h"
 
 namespace mfvis {
 namespace {
@@ -21,6 +23,10 @@ struct Profiles {
   int32_t* first_of_column;  // [W], a row
 };
 
+// As wide as a C, so that vectors of both have as many lanes.
+template <typename C>
+using Index = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
+
 template <typename C>
 Profiles<C> profiles_of(const BoxProjection& args, const BoxProfiles& kept, int64_t item) {
   C* const p = static_cast<C*>(kept.p) + item * (args.height + args.width);
@@ -28,88 +34,101 @@ Profiles<C> profiles_of(const BoxProjection& args, const BoxProfiles& kept, int6
   return {p, p + args.height, position, position + args.height};
 }
 
-// The first column of the row with this value; 0 if none has it (a row of NaN has no maximum). In chunks, so that it
-// can stop early, of a fixed size, which needs no loop for a remainder: the last one overlaps the one before.
-template <typename T, typename C>
-int32_t first_column(const T* row, int32_t width, C value) {
-  constexpr int32_t chunk = 128;
-  const auto first_from = [=](int32_t begin, int32_t count) {
-    int32_t first = width;
-#pragma omp simd reduction(min : first)
-    for (int32_t i = 0; i < count; ++i) {
-      const int32_t here = load(row[begin + i]) == value ? begin + i : width;
-      first = here < first ? here : first;
-    }
-    return first;
-  };
-  int32_t first = width;
-  if (width < chunk) {
-    first = first_from(0, width);
+// So many elements as numbers to compute with.
+template <typename C, int count, typename T>
+typename Numbers<C, count>::Type numbers_at(const T* data) {
+  using Values = typename Numbers<C, count>::Type;
+  if constexpr (std::is_same_v<T, C>) {
+    return *reinterpret_cast<const Values*>(data);
   } else {
-    for (int32_t begin = 0; begin < width && first == width; begin += chunk) {
-      first = first_from(begin <= width - chunk ? begin : width - chunk, chunk);
-    }
+    Values values;
+    for (int i = 0; i < count; ++i) values[i] = load(data[i]);
+    return values;
   }
-  return first < width ? first : 0;
 }
 
-// A row to come is fetched while this one is searched; alone, the processor waits for memory half the time.
+// A row to come is fetched while these are compared; alone, the processor waits for memory half the time.
 constexpr int64_t rows_ahead = 12;
 
-// One pass over a frame. Four rows at a time: four independent running maxima hide the latency of one, and the columns'
-// maxima are read and written a quarter as often. What there is to a row beyond the frame's end is its last row again;
-// it is never the first to hold a maximum.
-template <typename T, typename C>
-void find_profiles(const T* frame, int64_t height, int64_t width, C* __restrict column_max, const Profiles<C>& out) {
-  int32_t* const __restrict first_of_column = out.first_of_column;
+// One pass over a frame, in vectors of `count` columns. Four rows at a time, so that the columns' maxima are read and
+// written a quarter as often:
+//
+//              columns x ... x + count
+//   row y     [ ][ ][ ][ ]  > row_max[0]?   of each lane what it saw highest of the row and in which column: the row's
+//   row y + 1 [ ][ ][ ][ ]  > row_max[1]?   maximum is the highest of all lanes, first of those that have it
+//   row y + 2 [ ][ ][ ][ ]  > row_max[2]?
+//   row y + 3 [ ][ ][ ][ ]  > row_max[3]?
+//           > column_max[x]? from top to bottom
+//
+// What there is to a row beyond the frame's end is its last row again, and the columns left over from whole vectors are
+// the row's last vector: to see an element twice changes nothing, the first to be highest stays.
+template <int count, typename T, typename C>
+void find_profiles(const T* frame, int64_t height, int64_t width, C* column_max, Index<C>* column_at,
+                   const Profiles<C>& out) {
+  using Values = typename Numbers<C, count>::Type;
+  using Places = typename Numbers<Index<C>, count>::Type;
+  constexpr int rows = 4;
   const C lowest = -__builtin_inf();
   for (int64_t x = 0; x < width; ++x) column_max[x] = lowest;
-  for (int64_t x = 0; x < width; ++x) first_of_column[x] = 0;
-  const auto row_at = [=](int64_t y) { return y < height ? y : height - 1; };
-  const int64_t whole = width & ~(lanes - 1);
-  int has_nan = 0;  // The comparisons lose a NaN, so it is looked for apart.
-  for (int64_t y = 0; y < height; y += 4) {
-    const T* const __restrict row0 = frame + y * width;
-    const T* const __restrict row1 = frame + row_at(y + 1) * width;
-    const T* const __restrict row2 = frame + row_at(y + 2) * width;
-    const T* const __restrict row3 = frame + row_at(y + 3) * width;
-    const int32_t at0 = static_cast<int32_t>(y), at1 = at0 + 1, at2 = at0 + 2, at3 = at0 + 3;
-    C maxima[] = {lowest, lowest, lowest, lowest};
-    const auto look_at = [&](int64_t begin, int64_t end) {
-      C max0 = maxima[0], max1 = maxima[1], max2 = maxima[2], max3 = maxima[3];
-      int unordered = 0;
-#pragma omp simd reduction(max : max0, max1, max2, max3) reduction(| : unordered)
-      for (int64_t x = begin; x < end; ++x) {
-        const C v0 = load(row0[x]), v1 = load(row1[x]), v2 = load(row2[x]), v3 = load(row3[x]);
-        max0 = v0 > max0 ? v0 : max0;
-        max1 = v1 > max1 ? v1 : max1;
-        max2 = v2 > max2 ? v2 : max2;
-        max3 = v3 > max3 ? v3 : max3;
-        const C left = v1 > v0 ? v1 : v0, right = v3 > v2 ? v3 : v2;
-        const C highest = right > left ? right : left;
-        const int32_t at_left = v1 > v0 ? at1 : at0, at_right = v3 > v2 ? at3 : at2;
-        const int32_t at = right > left ? at_right : at_left;
-        first_of_column[x] = highest > column_max[x] ? at : first_of_column[x];
-        column_max[x] = highest > column_max[x] ? highest : column_max[x];
-        unordered |= __builtin_isunordered(v0, v1) | __builtin_isunordered(v2, v3);
+  for (int64_t x = 0; x < width; ++x) column_at[x] = 0;
+  Places lane;
+  for (int i = 0; i < count; ++i) lane[i] = i;
+  Values sum{};
+  for (int64_t y = 0; y < height; y += rows) {
+    const T* row[rows];
+    Values row_max[rows];
+    Places row_at[rows];
+    for (int r = 0; r < rows; ++r) {
+      row[r] = frame + (y + r < height ? y + r : height - 1) * width;
+      row_max[r] = Values{} + lowest;
+      row_at[r] = Places{};
+    }
+    const auto look_at = [&](int64_t x) {
+      const Places here = lane + static_cast<Index<C>>(x);
+      // Copies: what the compiler must take for memory that others see is written after every row.
+      Values highest = *reinterpret_cast<Values*>(column_max + x);
+      Places highest_at = *reinterpret_cast<Places*>(column_at + x);
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) {
+        const Values value = numbers_at<C, count>(row[r] + x);
+        row_at[r] = value > row_max[r] ? here : row_at[r];
+        row_max[r] = value > row_max[r] ? value : row_max[r];
+        highest_at = value > highest ? Places{} + static_cast<Index<C>>(y + r) : highest_at;
+        highest = value > highest ? value : highest;
+        sum += value;
       }
-      maxima[0] = max0, maxima[1] = max1, maxima[2] = max2, maxima[3] = max3;
-      has_nan |= unordered;
+      *reinterpret_cast<Values*>(column_max + x) = highest;
+      *reinterpret_cast<Places*>(column_at + x) = highest_at;
     };
-    // The columns left over from whole vectors as the row's last vector: to see a column twice changes nothing.
-    look_at(0, whole);
-    if (whole < width) look_at(width < lanes ? 0 : width - lanes, width);
-    for (int64_t i = 0; i < 4 && y + i < height; ++i) {
-      prefetch(frame, (y + i + rows_ahead) * width, width);
-      out.row_p[y + i] = maxima[i];
-      out.first_of_row[y + i] = first_column(frame + (y + i) * width, static_cast<int32_t>(width), maxima[i]);
+    for (int64_t x = 0; x + count <= width; x += count) look_at(x);
+    if (width % count != 0) look_at(width - count);
+    for (int r = 0; r < rows && y + r < height; ++r) {
+      prefetch(frame, (y + r + rows_ahead) * width, width);
+      C highest = lowest;
+#pragma omp simd reduction(max : highest)
+      for (int i = 0; i < count; ++i) highest = row_max[r][i] > highest ? row_max[r][i] : highest;
+      Index<C> first = static_cast<Index<C>>(width);
+#pragma omp simd reduction(min : first)
+      for (int i = 0; i < count; ++i) {
+        const Index<C> place = row_max[r][i] == highest ? row_at[r][i] : first;
+        first = place < first ? place : first;
+      }
+      out.row_p[y + r] = highest;
+      out.first_of_row[y + r] = static_cast<int32_t>(first);
     }
   }
+
+  // The comparisons lose a NaN. The sum does not, but it may be one without, of infinities.
+  bool has_nan = false;
+  for (int i = 0; i < count; ++i) has_nan |= sum[i] != sum[i];
+  if (has_nan) {
+    has_nan = false;
+    for (int64_t i = 0; i < height * width; ++i) has_nan |= load(frame[i]) != load(frame[i]);
+  }
   const C poison = has_nan ? static_cast<C>(__builtin_nan("")) : 0;
-  C* const __restrict row_p = out.row_p;
-  C* const __restrict column_p = out.column_p;
-  for (int64_t y = 0; y < height; ++y) row_p[y] = sigmoid(row_p[y]) + poison;
-  for (int64_t x = 0; x < width; ++x) column_p[x] = sigmoid(column_max[x]) + poison;
+  for (int64_t y = 0; y < height; ++y) out.row_p[y] = sigmoid(out.row_p[y]) + poison;
+  for (int64_t x = 0; x < width; ++x) out.column_p[x] = sigmoid(column_max[x]) + poison;
+  for (int64_t x = 0; x < width; ++x) out.first_of_column[x] = static_cast<int32_t>(column_at[x]);
 }
 
 template <typename C>
@@ -128,6 +147,7 @@ void forward(const BoxProjection& args, const BoxProfiles& kept, Compute<T>* los
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
     const Scratch<C> column_max(width);
+    const Scratch<Index<C>> column_at(width);
     for (int64_t i = begin; i < end; ++i) {
       const Profiles<C> profiles = profiles_of<C>(args, kept, i);
       if (!ever_present(args, i / args.frames)) {
@@ -136,9 +156,14 @@ void forward(const BoxProjection& args, const BoxProfiles& kept, Compute<T>* los
         std::memset(profiles.first_of_row, 0, static_cast<size_t>(height + width) * sizeof(int32_t));
         continue;
       }
-      find_profiles<T, C>(static_cast<const T*>(args.logits) + i * height * width, height, width, column_max, profiles);
+      const T* const frame = static_cast<const T*>(args.logits) + i * height * width;
+      if (width < Vector<C>::size) {
+        find_profiles<1>(frame, height, width, +column_max, +column_at, profiles);
+      } else {
+        find_profiles<Vector<C>::size>(frame, height, width, +column_max, +column_at, profiles);
+      }
       const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
-      per_frame[i] = dice(profiles.column_p, width, spans.x).loss() + dice(profiles.row_p, height, spans.y).loss();
+      per_frame[i] = dice(profiles.column_p, width, spans.x).loss + dice(profiles.row_p, height, spans.y).loss;
     }
   });
   double sum = 0;

@@ -11,6 +11,7 @@
 
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
+#include "../../common/vector.h"
 
 namespace mfvis {
 namespace {
@@ -134,27 +135,6 @@ struct Samples {
   Scratch<int32_t> row;  // [4, count]
   Scratch<C> share;      // [4, count], the weight included
   Scratch<C> dot;        // [count, 4]
-};
-
-// Written out, because the loops over a few channels that the compiler is left to find end as scalars, or with their
-// sums in memory.
-template <typename C, int count>
-struct Numbers {
-  typedef C Type __attribute__((vector_size(count * sizeof(C)), aligned(sizeof(C)), may_alias));
-};
-
-// As many as the machine's vectors hold, and at least four.
-template <typename C>
-struct Vector {
-#if defined(__AVX512F__)
-  static constexpr int bytes = 64;
-#elif defined(__AVX__)
-  static constexpr int bytes = 32;
-#else
-  static constexpr int bytes = 16;
-#endif
-  static constexpr int size = bytes / sizeof(C) < 4 ? 4 : bytes / sizeof(C);
-  using Type = typename Numbers<C, size>::Type;
 };
 
 // Adds the halves of a vector until there are four numbers.

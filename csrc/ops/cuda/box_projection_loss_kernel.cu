@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(threads_of_frame, 1)
       }
       __syncthreads();
       const Projections<C> projections(args, p, item, shared);
-      of_frame = projections.on_x.loss() + projections.on_y.loss();
+      of_frame = projections.on_x.loss + projections.on_y.loss;
     }
     if (threadIdx.x == 0) per_frame[item] = of_frame;
   }
