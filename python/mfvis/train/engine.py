@@ -91,7 +91,7 @@ def train(config: Config) -> Path:
         log.say(started)
     if accelerator.device.type == "cpu" and settings.amp == "fp16":
         log.say("float16 on a CPU is mostly slower than float32; --train.amp bf16 or no may be many times faster")
-    batches = _batches(clips, sampler, config, processes, rank)
+    batches = _batches(clips, sampler, config, processes, rank, accelerator.device)
 
     # ---- Steps --------------------------------------------------------------------------------------------------
     model.train()
@@ -207,14 +207,19 @@ class _Shares:
 
 
 def _batches(
-    clips: Sequence[ClipDataset], sampler: ClipSampler, config: Config, processes: int, rank: int
+    clips: Sequence[ClipDataset],
+    sampler: ClipSampler,
+    config: Config,
+    processes: int,
+    rank: int,
+    device: torch.device,
 ) -> Iterator[list[Batch]]:
     loader = DataLoader(
         _Reported(clips),
         batch_sampler=_Shares(sampler, config.train.per_device, processes, rank),
         num_workers=min(config.train.workers, len(os.sched_getaffinity(0))),
         collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
     )
     for batches in loader:
         if isinstance(batches, MfvisError):
