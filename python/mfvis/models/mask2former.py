@@ -21,15 +21,23 @@ class ModelConfig:
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     hidden_dim: int = 256
+    """Channels of the pixel decoder, the queries and the mask features."""
     heads: int = 8
+    """Attention heads, which share these channels."""
     encoder_layers: int = 6
+    """Layers of the pixel decoder, which attend over strides 8, 16 and 32 of each frame."""
     encoder_ffn_dim: int = 1024
+    """Channels inside the feed-forward network of a pixel decoder's layer."""
     decoder_layers: int = 9
+    """Layers in which the queries attend to all frames, at strides 32, 16 and 8 in turns; each has its own loss."""
     decoder_ffn_dim: int = 2048
+    """Channels inside the feed-forward network of a decoder layer."""
     queries: int = 100
+    """Most objects that one clip can have."""
     points: int = 4
     """Sampling points per head and level in the pixel decoder's deformable attention."""
     dropout: float = 0.0
+    """Share of the activations that training sets to 0 in pixel decoder and decoder."""
     box_prompts: bool = False
     """Also learn to make queries from given box tubes."""
 
