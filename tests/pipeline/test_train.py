@@ -22,6 +22,7 @@ from mfvis.train.engine import train
 from mfvis.train.optim import OptimConfig, learning_rate, make_optimizer
 from mfvis.train.step import box_prompts
 from mfvis.types import Batch
+from torch.utils.data import DataLoader
 
 import mfvis_ext
 
@@ -79,8 +80,16 @@ def test_trains_on_the_cpu_beside_an_idle_gpu_and_says_why(
 ) -> None:
     monkeypatch.setattr(mfvis_ext, "build_info", lambda: {"cuda": None})
     monkeypatch.setattr("mfvis.device.torch.cuda.is_available", lambda: True)
+    pinned: list[bool] = []
+
+    def loader(*given: object, pin_memory: bool, **options: object) -> DataLoader:
+        pinned.append(pin_memory)
+        return DataLoader(*given, **options)
+
+    monkeypatch.setattr("mfvis.train.engine.DataLoader", loader)
     config = configure(demo_data[0], tmp_path / "run")
     train(replace(config, train=replace(config.train, device="auto", steps=1)))
+    assert pinned == [False], "memory for the batches of a GPU"
     assert capsys.readouterr().err.count("computes on the CPU and not on the GPU") == 1
 
 
