@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from mfvis.data.importers.boxes import Box, BoxVideo, Source
+from mfvis.data.importers.coco_video import read_coco_video
 from mfvis.data.importers.csv_table import header_of, read_csv
 from mfvis.data.importers.cvat import read_cvat
 from mfvis.data.importers.label_studio import read_label_studio
@@ -20,14 +21,14 @@ from mfvis.data.importers.text import read_kitti, read_motchallenge
 from mfvis.data.jsonfile import read_json, write_json
 from mfvis.errors import ConfigError, DataError, Problem
 
-Format = Literal["motchallenge", "csv", "kitti", "cvat", "label-studio", "scalabel"]
+Format = Literal["motchallenge", "csv", "kitti", "cvat", "coco-vid", "label-studio", "scalabel"]
 SLIVER = 0.01
 """Pixels below which what the picture's edge leaves of a box is nothing."""
 
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Import box tracks (MOTChallenge, CSV, KITTI, CVAT for video, Label Studio, Scalabel) as YouTube-VIS JSON."""
+    """Import box tracks of MOTChallenge, CSV, KITTI, CVAT for video, COCO-VID, Label Studio or Scalabel."""
 
     file: Annotated[Path, tyro.conf.Positional]
     """The file, or a folder of Scalabel files."""
@@ -145,7 +146,7 @@ def _read(source: Source, format: Format | None) -> list[BoxVideo]:
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if format is None and start == b"<" or format == "cvat":
         return [] if _counts_itself("cvat", source) else read_cvat(data, source)
-    if format is None and start in (b"[", b"{") or format == "label-studio":
+    if format is None and start in (b"[", b"{") or format in ("label-studio", "coco-vid"):
         return _read_json(source, format)
     try:
         text = data.decode("utf-8-sig")
@@ -169,12 +170,18 @@ def _read_json(source: Source, format: Format | None) -> list[BoxVideo]:
     source.problems += problems
     if problems:
         return []
-    if isinstance(root, dict) and "videos" in root:
+    with_videos = isinstance(root, dict) and "videos" in root
+    if with_videos and "images" not in root:
         source.report("file", "is a YouTube-VIS JSON", "Use it as it is")
         return []
     if format is None:
-        format = "label-studio" if _is_label_studio(root) else "scalabel"
+        format = "coco-vid" if with_videos else "label-studio" if _is_label_studio(root) else "scalabel"
     if _counts_itself(format, source):
+        return []
+    if format == "coco-vid":
+        if with_videos:
+            return read_coco_video(root, source)
+        source.report("top level", "has no videos", "Give COCO's JSON with videos, images, annotations and categories")
         return []
     return read_label_studio(root, source) if format == "label-studio" else read_scalabel_tracks(source)
 

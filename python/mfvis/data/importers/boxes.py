@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mfvis.data.jsonfile import LARGEST
 from mfvis.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_video
@@ -70,14 +70,17 @@ class Source:
         self.classless = True
         return None
 
-    def video(self, record: str, name: str | None, *, alone: bool) -> Video | None:
-        """The pictures of a video: what `frames` names if the video is `alone`, else what lies there under its name."""
+    def video(self, record: str, name: str | None, *, alone: bool, folder: PurePosixPath | None = None) -> Video | None:
+        """The pictures of a video: what `frames` names if the video is `alone`, else what lies there under its name.
+
+        folder: where a file says that they are, within `frames`; taken first, if it is there.
+        """
         path: Path | None = None
-        if alone and (
-            self.frames.is_file() or not self.frames.is_dir() or any(map(_is_picture, self.frames.iterdir()))
-        ):
+        if folder is not None and folder.parts and not folder.is_absolute() and ".." not in folder.parts:
+            path = self.frames / folder if _exists(self.frames / folder) else None
+        if path is None and alone and self._is_one_video():
             path = self.frames
-        elif name is not None and re.fullmatch(r"[^/\\\0]+", name) and name not in (".", ".."):
+        elif path is None and name is not None and re.fullmatch(r"[^/\\\0]+", name) and name not in (".", ".."):
             # Under its name with a suffix, or as a folder without.
             places = [self.frames / name, self.frames / Path(name).stem]
             places += [self.frames / f"{Path(name).stem}{suffix}" for suffix in sorted(VIDEO_SUFFIXES)]
@@ -94,6 +97,38 @@ class Source:
         if name is None:
             return video
         return replace(video, name=Path(name).stem if Path(name).suffix.lower() in VIDEO_SUFFIXES else name)
+
+    def _is_one_video(self) -> bool:
+        """Whether `frames` is a video file or a folder of pictures; or not there at all, which opening it tells."""
+        return self.frames.is_file() or not self.frames.is_dir() or any(map(_is_picture, self.frames.iterdir()))
+
+    def with_frames(
+        self, video: Video, files: Sequence[str], indices: Sequence[int | None], sizes: set[tuple[int, int]]
+    ) -> Video | None:
+        """The video of the pictures that an imported file names; None, reported, where they do not fit.
+
+        indices: the numbers of the frames, by which those of a film are known. sizes: what the file says that the
+        pictures have, (height, width).
+        """
+        record = f"video {video.name!r}"
+        sizes = sizes - {(video.height, video.width)}
+        if sizes:
+            problem = f"is {sorted(sizes)[0]} (height, width), its pictures {(video.height, video.width)}"
+            self.report(record, problem, "Give the frames that were annotated")
+            return None
+        if isinstance(video.frames, Path):
+            if list(indices) == list(range(video.length)):
+                return video
+            problem = f"has labels of {len(files)} frames, the film {video.length}"
+            self.report(record, problem, "Number all frames 0, 1, ..., or give a folder of pictures")
+            return None
+        pictures = {path.name: path for path in video.frames}
+        missing = [file for file in files if file not in pictures]
+        if missing or len(set(files)) < len(files):
+            problem = f"has no picture {missing[0]!r}" if missing else "names a picture twice"
+            self.report(record, problem, "Name the right frames with --frames")
+            return None
+        return replace(video, length=len(files), frames=tuple(pictures[file] for file in files))
 
     def put(self, record: str, video: BoxVideo, number: str, category: str, frame: int, box: Box) -> None:
         """Give an object its box in a frame; reports a second box there, and a second category."""

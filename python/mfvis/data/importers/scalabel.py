@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from mfvis.data.importers.boxes import BoxVideo, Source
-from mfvis.data.scalabel import ScalabelFrame, box_of, read_scalabel, videos_of
+from mfvis.data.scalabel import box_of, read_scalabel, videos_of
 from mfvis.errors import DataError
-from mfvis.types import Video
 
 
 def read_scalabel_tracks(source: Source) -> list[BoxVideo]:
@@ -28,7 +26,10 @@ def read_scalabel_tracks(source: Source) -> list[BoxVideo]:
     results = []
     for name, members in videos.items():
         video = source.video(f"video {name!r}", name, alone=len(videos) == 1)
-        video = video and _of_these_frames(video, members, source)
+        if video is not None:
+            files = [Path(frame.name).name for frame in members]
+            sizes = {frame.size for frame in members if frame.size is not None}
+            video = source.with_frames(video, files, [frame.index for frame in members], sizes)
         if video is None:
             continue
         result = BoxVideo(video)
@@ -46,27 +47,3 @@ def read_scalabel_tracks(source: Source) -> list[BoxVideo]:
                     source.put(record, result, label.id, label.category, t, box)
         results.append(result)
     return results
-
-
-def _of_these_frames(video: Video, members: list[ScalabelFrame], source: Source) -> Video | None:
-    """The video of the pictures that the labels name; None, reported, where they do not fit."""
-    record = f"video {video.name!r}"
-    sizes = {frame.size for frame in members} - {None, (video.height, video.width)}
-    if sizes:
-        problem = f"is {sorted(sizes)[0]} (height, width), its pictures {(video.height, video.width)}"
-        source.report(record, problem, "Give the frames that were annotated")
-        return None
-    if isinstance(video.frames, Path):
-        if len(members) == video.length and [frame.index for frame in members] == list(range(video.length)):
-            return video
-        problem = f"has labels of {len(members)} frames, the film {video.length}"
-        source.report(record, problem, "Number all frames 0, 1, ..., or give a folder of pictures")
-        return None
-    pictures = {path.name: path for path in video.frames}
-    files = [pictures.get(Path(frame.name).name) for frame in members]
-    missing = [frame.name for frame, file in zip(members, files, strict=True) if file is None]
-    if missing or len(set(files)) < len(files):
-        problem = f"has no picture {missing[0]!r}" if missing else "names a picture twice"
-        source.report(record, problem, "Name the right frames with --frames")
-        return None
-    return replace(video, length=len(files), frames=tuple(files))
