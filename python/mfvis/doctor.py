@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import platform
+import re
 import sys
+from typing import Any
 
 PACKAGES = {
     "transformers": "backbones",
@@ -37,8 +39,8 @@ def pip_line(module: str) -> str | None:
 def run() -> int:
     """Print the report. Status 1 if the operators or torch do not load, else 0."""
     print(f"python        {platform.python_version()} at {sys.executable}, {platform.machine()} {platform.system()}")
-    usable = _torch() and _operators()
-    _gpus()
+    built = _operators() if _torch() else None
+    _gpus(built["cuda_archs"] if built else "")
     print("packages")
     for package, purpose in PACKAGES.items():
         try:
@@ -46,7 +48,7 @@ def run() -> int:
         except importlib.metadata.PackageNotFoundError:
             version = f"missing: {pip_line(package)}"
         print(f"  {package:<13} {version:<12} {purpose}")
-    return 0 if usable else 1
+    return 0 if built else 1
 
 
 def _torch() -> bool:
@@ -61,21 +63,33 @@ def _torch() -> bool:
     return True
 
 
-def _operators() -> bool:
+def _operators() -> dict[str, Any] | None:
     try:
         mfvis_ext = importlib.import_module("mfvis_ext")
         built = mfvis_ext.build_info()
     except (ImportError, AttributeError, OSError) as error:
         print(f"mfvis_ext     does not load: {error}")
-        return False
+        return None
     print("mfvis_ext")
     for name, value in built.items():
         shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         print(f"  {name:<12}  {shown if shown not in ('', None) else 'none'}")
-    return True
+    return built
 
 
-def _gpus() -> None:
+def _runs_on(archs: str, major: int, minor: int) -> bool:
+    """Whether a GPU runs what was built for `archs`, CMake's names: "80-real" is machine code, "90" has PTX besides,
+    which drivers translate for all later GPUs; "90a" is for that GPU alone."""
+    for arch in archs.split():
+        number, exact, binary = re.fullmatch(r"(\d+)([af]?)(-real)?", arch).groups()
+        own = divmod(int(number), 10)
+        if own == (major, minor) or (not exact and own < (major, minor) and (own[0] == major or not binary)):
+            return True
+    return False
+
+
+def _gpus(archs: str) -> None:
+    """The GPUs, and which of them operators that were built for `archs` (empty: for none) do not run on."""
     try:
         import pynvml
 
@@ -92,5 +106,8 @@ def _gpus() -> None:
             used, total = memory.used / 2**30, memory.total / 2**30
             name = pynvml.nvmlDeviceGetName(gpu)
             print(f"GPU {index:<10}{name}, sm_{major}{minor}, {used:.1f} of {total:.1f} GiB used")
+            if archs and not _runs_on(archs, major, minor):
+                command = "MFVIS_CUDA=1 pip install -e ."
+                print(f"  mfvis_ext was built for other GPUs, {archs}: build it here, in a checkout, with `{command}`")
     finally:
         pynvml.nvmlShutdown()

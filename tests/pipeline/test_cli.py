@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mfvis import doctor
 from mfvis.cli import COMMANDS, Command, main
+
+import mfvis_ext
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +114,36 @@ def test_doctor_reports_what_is_there_and_what_is_missing(
     for word in ("python", "torch", "mfvis_ext", "cpu_level", "GPU", "transformers"):
         assert word in report
     assert "no-such-package missing" in " ".join(report.split())
+
+
+@pytest.mark.parametrize(
+    ("archs", "runs"),
+    [
+        *((archs, True) for archs in ("75-real 80-real 90-real 120", "80-real", "86", "89-real", "75", "89a-real", "")),
+        *((archs, False) for archs in ("75-real", "90 120", "80a")),
+    ],
+)
+def test_doctor_names_a_gpu_that_nothing_was_built_for(
+    archs: str, runs: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlSystemGetDriverVersion=lambda: "580.1",
+        nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(used=2**30, total=2**34),
+        nvmlDeviceGetCudaComputeCapability=lambda gpu: (8, 9),
+        nvmlDeviceGetName=lambda gpu: "L4",
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    built = mfvis_ext.build_info() | {"cuda_archs": archs}
+    monkeypatch.setattr(mfvis_ext, "build_info", lambda: built)
+    assert main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    assert "L4, sm_89, 1.0 of 16.0 GiB used" in report
+    told = f"built for other GPUs, {archs}: build it here, in a checkout, with `MFVIS_CUDA=1 pip install -e .`"
+    assert (told in report) == (not runs)
 
 
 def test_doctor_has_no_flags(capsys: pytest.CaptureFixture[str]) -> None:
