@@ -7,7 +7,6 @@ An RGBA picture in which alpha is data: R is the class 1 to 8, G the attributes
 from __future__ import annotations
 
 import io
-import os
 import zlib
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mfvis.errors import DataError, Problem
+from mfvis.writing import complete
 
 CLASSES = 8
 TRUNCATED, OCCLUDED, CROWD, IGNORED = 8, 4, 2, 1
@@ -69,15 +69,9 @@ def write_bitmask(path: str | Path, category_HW: np.ndarray, attributes_HW: np.n
             raise ValueError(f"{name} has shape {values_HW.shape}, expected [H, W] = {category_HW.shape}")
         if values_HW.size and (values_HW.min() < 0 or values_HW.max() > most):
             raise ValueError(f"{name} spans {values_HW.min()} to {values_HW.max()}, expected 0 to {most}")
-    path = Path(path)
     rgba_HW4 = np.stack([category_HW, attributes_HW, id_HW >> 8, id_HW & 255], -1).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with complete(path) as temporary:
         Image.fromarray(rgba_HW4).save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _png_fault(data: bytes) -> str | None:

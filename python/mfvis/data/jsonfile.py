@@ -4,11 +4,11 @@ in which their readers speak about a value."""
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mfvis.errors import Problem
+from mfvis.writing import complete
 
 LARGEST = 10**7
 """A coordinate, a size or a number of frames beyond this is a slip, and could not be worked with."""
@@ -53,15 +53,9 @@ def read_object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` beside `path` first and rename it then, so that a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Write `value`; a reader never sees half a file."""
+    with complete(path) as temporary:
         temporary.write_text(json.dumps(value, allow_nan=False, separators=(",", ":")), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def is_integer(value: Any) -> bool:

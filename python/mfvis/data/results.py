@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from mfvis.data.masks import compress_masks
 from mfvis.data.ytvis import Reader
 from mfvis.errors import DataError, Problem
 from mfvis.types import TrackResult, VideoDataset
+from mfvis.writing import complete
 
 
 def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
@@ -42,14 +42,8 @@ def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
 
 def zip_results(path: str | Path, results: str | Path) -> None:
     """Write the zip that evaluation servers take: the file `results` as ``results.json``, in no folder."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(results, "results.json")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with complete(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(results, "results.json")
 
 
 def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mfvis.errors import VideoError
 from mfvis.types import Video
+from mfvis.writing import complete
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -123,14 +124,8 @@ def orientation(image: Image.Image) -> int:
 def write_image(path: str | Path, picture_HW3: np.ndarray) -> None:
     """Write RGB uint8 ``[H, W, 3]`` as the kind of picture that `path` ends in; it appears under its name once it is
     whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
+    with complete(path) as temporary:
         Image.fromarray(picture_HW3).save(temporary, quality=90)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def open_video(path: str | Path, fps: float | None = None) -> Video:

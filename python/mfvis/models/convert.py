@@ -20,9 +20,10 @@ from mfvis.models.backbone import NAMES, Backbone, BackboneConfig
 from mfvis.models.foreign import Named, to_detectron2
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.models.pixel_decoder import LEVELS
-from mfvis.models.weights import STRIDE, compare, complete, load_weights, read_weights, save_safetensors, under_names_of
+from mfvis.models.weights import STRIDE, compare, load_weights, read_weights, save_safetensors, under_names_of
 from mfvis.train import checkpoint
 from mfvis.types import Category
+from mfvis.writing import complete
 
 _NOT_PRETRAINED = ("prompts.", "hidden_states_norms.")
 

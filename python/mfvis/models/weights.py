@@ -6,10 +6,8 @@ Nothing here can run code from a file: safetensors, or pickles restricted to ten
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from mfvis.errors import CheckpointError
 from mfvis.models import unpickle
 from mfvis.models.foreign import Named, to_ours
 from mfvis.models.names import canonical
+from mfvis.writing import complete
 
 STRIDE = "stride_in_1x1"
 """Metadata of a file of ours: where its ResNet strides, if the format that it came from says so."""
@@ -152,19 +151,6 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
     alone = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
     with complete(path) as temporary:
         save_file(alone, temporary, dict(metadata or {}))
-
-
-@contextmanager
-def complete(path: str | Path) -> Iterator[Path]:
-    """A name to write a file under; it becomes `path` when the block is done, and nothing is left if that fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def under_names_of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from mfvis.writing import complete
 
 
 class Log:
@@ -126,9 +127,8 @@ def _keep_until(file: Path, step: int) -> None:
     if not file.exists():
         return
     lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    temporary = file.with_suffix(".partial")
-    temporary.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
-    os.replace(temporary, file)
+    with complete(file) as temporary:
+        temporary.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def _tensorboard(out: Path, first_step: int) -> Any:

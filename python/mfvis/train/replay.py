@@ -16,6 +16,7 @@ from mfvis.train import checkpoint
 from mfvis.train.checkpoint import Description
 from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch
+from mfvis.writing import complete
 
 BATCH = "batch.pt"
 
@@ -42,9 +43,8 @@ def stop_for_replay(
         description.config.out / "failed", f"{description.step:06}-{part}-{rank}", description, model
     )
     content = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in vars(batch).items()}
-    partial = kept / f".{BATCH}.partial"
-    torch.save(content | {"part": part, "rank": rank}, partial)
-    partial.rename(kept / BATCH)
+    with complete(kept / BATCH) as temporary:
+        torch.save(content | {"part": part, "rank": rank}, temporary)
     named = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.named().items())
     clips = "; ".join(f"video {video}, frames {list(frames)}" for video, frames, _ in batch.clips)
     raise TrainingError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from mfvis.writing import complete
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,8 @@ def write_report(path: Path, report: Report) -> None:
     page = f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(report.title)}</title>"
     page += f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style></head><body><main>"
     page += "\n".join(body) + "</main></body></html>\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    with complete(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def svg_chart(chart: Chart, width: int = 330, height: int = 190) -> str:
