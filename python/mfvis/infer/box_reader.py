@@ -20,7 +20,7 @@ from mfvis.infer.evidence import inside_boxes
 from mfvis.infer.predictor import encode_tubes
 from mfvis.losses.criterion import STRIDE, Criterion, LossConfig
 from mfvis.models.backbone import Backbone, BackboneConfig
-from mfvis.train.optim import OptimConfig, make_optimizer, set_learning_rate
+from mfvis.train.optim import OptimConfig, descend, make_optimizer, set_learning_rate
 from mfvis.train.step import box_prompts, forward
 from mfvis.types import BoxPrompts, Prediction, TrackResult, Video, VideoDataset
 
@@ -119,11 +119,7 @@ def train_box_reader(
         batch = collate([clips[next(draws)] for _ in range(config.batch)])
         batch = replace(batch, labels_N=torch.zeros_like(batch.labels_N))
         loss = forward(reader, criterion, batch, step, prompted=True).total
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if config.optim.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(reader.parameters(), config.optim.clip_norm)
-        optimizer.step()
+        descend(reader, optimizer, loss, config.optim.clip_norm)
     return reader.eval()
 
 

@@ -15,13 +15,14 @@ from mfvis.infer.reader import TrackReader, standardised
 from mfvis.infer.tracking import assign_tubes
 from mfvis.infer.tries import ABSENT
 from mfvis.infer.view import View, as_batch, cut, enlarge
+from mfvis.infer.windows import windows_of
 from mfvis.losses.criterion import STRIDE, Criterion
 from mfvis.losses.matcher import match
 from mfvis.losses.negatives import negatives_loss, positives_loss
 from mfvis.losses.temporal import tube_pairs
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
-from mfvis.train.optim import make_optimizer, set_learning_rate
+from mfvis.train.optim import descend, make_optimizer, set_learning_rate
 from mfvis.types import BoxPrompts, Match, Prediction
 
 Model = VideoMask2Former | TrackReader
@@ -39,11 +40,7 @@ def fit(model: Model, view: View, config: LabelConfig, head: str = "") -> None:
         set_learning_rate(optimizer, config.optim, step)
         part, objects = cut(view, _draw_clip(view, config, random))
         loss = _loss(_predict(model, part, objects, config), part, model, criterion, config, step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if config.optim.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-        optimizer.step()
+        descend(model, optimizer, loss, config.optim.clip_norm)
         if (step + 1) % 20 == 0 or step + 1 == config.optim.steps:
             left = (time.perf_counter() - began) / (step + 1) * (config.optim.steps - step - 1)
             print(
@@ -56,11 +53,10 @@ def segment(model: Model, view: View, config: LabelConfig) -> Tensor:
     """Mask logits ``[N, T, H / 4, W / 4]`` of the given tracks: means over overlapping clips."""
     model.eval()
     frames = len(view.frames_TCHW)
-    clip = min(config.clip, frames)
     sums_NTHW = torch.zeros(view.escaped_NTHW.shape, device=view.boxes_NT4.device)
     counts_NT = torch.zeros(sums_NTHW.shape[:2], device=sums_NTHW.device)
-    starts = [*range(0, frames - clip, max(1, clip // 2)), frames - clip]
-    for indices in (torch.arange(first, first + clip, device=sums_NTHW.device) for first in starts):
+    for clip in windows_of(frames, config.clip, None):
+        indices = torch.tensor(clip, device=sums_NTHW.device)
         part, objects = cut(view, indices)
         if len(objects) == 0:
             continue

@@ -91,6 +91,15 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     )
 
 
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, clip_norm: float) -> None:
+    """One step down the gradient of `loss`, clipped to `clip_norm` unless that is 0."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip_norm > 0:
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
     """Put the schedule's learning rate for `step` into the optimiser; returns that of the decoder."""
     factor = learning_rate(config, step)
