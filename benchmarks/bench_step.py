@@ -23,7 +23,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from harness import RETURN_ALL, peak_in_this_process, take_turns
+from harness import RETURN_ALL, check_options, peak_in_this_process, take_turns
 from inputs import generator, moving_clip
 from machine import HERE, gpu_state, machine
 from mfvis.demo import DemoConfig
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    check_options(parser, options)
     torch.set_num_threads(options.threads)
     config, sizes = ON[options.device]
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from inputs import GRID, Setting
 from machine import HERE, arithmetic_rate, copy_speed, gpu_state, machine, seconds
 from report import Row, Timing, write_results
 from torch import Tensor
+
+import mfvis_ext
 
 RETURN_ALL = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MFVIS_KEEP_MEMORY": "0"}
 """Environment of a process whose peak memory is measured: what is freed is returned, the first run leaves nothing."""
@@ -210,6 +213,27 @@ def profile(cases: Sequence[Case], device: str, trace: Path) -> None:
     print(f"for chrome://tracing or ui.perfetto.dev: {trace}")
 
 
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Ends with one sentence where the command line asks for what this machine cannot do."""
+    if options.threads < 1 or options.rounds < 2:
+        parser.error(f"{options.threads} threads, {options.rounds} rounds; expected 1 thread and 2 rounds or more")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda: torch {torch.__version__} sees no GPU; `mfvis doctor` shows what there is")
+    if options.device == "cuda" and mfvis_ext.build_info()["cuda"] is None:
+        parser.error("--device cuda: mfvis_ext was built without CUDA; build it again with MFVIS_CUDA=1")
+
+
+def kept_batch(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
+    """What --replay names; ends with one sentence where it is no batch that a training kept."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        parser.error(f"--replay {file} cannot be read ({str(error).splitlines()[0]}); name a batch.pt of failed/")
+    if not isinstance(content, dict) or "frames_BTCHW" not in content:
+        parser.error(f"--replay {file} is no batch; name the batch.pt that a stopped training kept below failed/")
+    return content
+
+
 def main(
     script: str,
     cases_of: Callable[[Setting], Sequence[Case]],
@@ -238,15 +262,23 @@ def main(
     add("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     parser.set_defaults(replay=None)
     options = parser.parse_args()
+    check_options(parser, options)
+    if options.profile and options.device == "cpu" and not options.profile.resolve().parent.is_dir():
+        parser.error(f"--profile {options.profile}: there is no folder {options.profile.resolve().parent}")
     torch.set_num_threads(options.threads)
 
     grid = axes if "all" in options.grid else options.grid
     settings = list(dict.fromkeys([Setting(), *(setting for axis in grid for setting in GRID[axis])]))
     if options.replay:
-        cases = list(replay(torch.load(options.replay, map_location="cpu", weights_only=True)))
+        cases = list(replay(kept_batch(parser, options.replay)))
     else:
         cases = [case for setting in settings for case in cases_of(setting)]
+    names = [case.name for case in cases]
     cases = [case for case in cases if options.only in case.name and (case.quick or not options.quick)]
+    if not cases:
+        parser.error(
+            f"no case is left of --only {options.only!r}{' --quick' * options.quick}:\n  " + "\n  ".join(names)
+        )
     if options.peak:
         name, of_side = options.peak
         case = next(case for case in cases if case.name == name)
