@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,14 @@ def find_compiler() -> str:
     if compiler is None:
         fail(f"no C++ compiler ({', '.join(names)})", "Install one: `apt install g++`, `dnf install gcc-c++`")
     return compiler
+
+
+def check_headers() -> None:
+    """Linux distributions keep Python's headers in a package of their own, which CMake would not name."""
+    folders = dict.fromkeys(Path(sysconfig.get_path(name)) for name in ("include", "platinclude"))
+    if not any((folder / "Python.h").is_file() for folder in folders):
+        remedy = "Install Python's headers: `apt install python3-dev`, `dnf install python3-devel`"
+        fail(f"Python.h is missing in {' and '.join(map(str, folders))}", remedy)
 
 
 def find_nvcc() -> str | None:
@@ -167,6 +176,7 @@ class CMakeBuild(build_ext):
             fail(f"torch {torch.version} is too old", f"Upgrade it: `pip install 'torch>={TORCH_TARGET}'`")
         remedy = "Install it: `pip install cmake ninja`"
         cmake, ninja, compiler = find_program("cmake", remedy), find_program("ninja", remedy), find_compiler()
+        check_headers()
         try:
             import pybind11
         except ImportError:

@@ -10,9 +10,10 @@ ABI hands on the text alone.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import pkgutil
 import warnings
+from pathlib import Path
 from typing import Any
 
 try:
@@ -28,8 +29,12 @@ if tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2
 try:
     from mfvis_ext import _C
 except ImportError as error:
+    _reason = str(error)
+    if importlib.util.find_spec("mfvis_ext._C") is None:  # Python would speak of a circular import
+        _others = [file.name for folder in __path__ for file in Path(folder).glob("_C.*")]
+        _reason = f"{_others[0]} is for another Python" if _others else "it was not built here"
     raise ImportError(
-        f"the compiled part of mfvis_ext cannot be loaded ({error}); in a checkout build it with `pip install -e .`, "
+        f"the compiled part of mfvis_ext cannot be loaded ({_reason}); in a checkout build it with `pip install -e .`, "
         "else reinstall it with `pip install --force-reinstall --no-deps mfvis-ext`"
     ) from error
 

@@ -77,6 +77,17 @@ def test_old_torch(tmp_path, version, message):
     assert message in done.stderr
 
 
+def test_missing_headers(tmp_path):
+    site = tmp_path / "sitecustomize.py"
+    site.write_text(
+        f"import sysconfig; get = sysconfig.get_path\nsysconfig.get_path = lambda name, *a, **k: "
+        f"{str(tmp_path)!r} if 'include' in name else get(name, *a, **k)\n"
+    )
+    done = build(tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode != 0
+    assert f"Python.h is missing in {tmp_path}. Install Python's headers: `apt install python3-dev`" in done.stderr
+
+
 def test_a_missing_library_is_one_sentence(tmp_path):
     """A checkout that was never built: `import mfvis_ext` says how to build it."""
     (tmp_path / "mfvis_ext").symlink_to(tmp_path / "source")
@@ -87,8 +98,11 @@ def test_a_missing_library_is_one_sentence(tmp_path):
     code = f"import sys; {editable}; sys.path.insert(0, {str(tmp_path)!r}); import mfvis_ext"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "the compiled part of mfvis_ext cannot be loaded" in done.stderr
+    assert "the compiled part of mfvis_ext cannot be loaded (it was not built here)" in done.stderr
     assert "pip install -e ." in done.stderr
+    (tmp_path / "source" / "_C.cpython-27-x86_64-linux-gnu.so").touch()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "(_C.cpython-27-x86_64-linux-gnu.so is for another Python)" in done.stderr
 
 
 def test_another_cuda_than_torch_has_is_one_sentence(tmp_path):
