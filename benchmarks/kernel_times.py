@@ -94,6 +94,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the tables here")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error(f"torch {torch.__version__} sees no GPU; `mfvis doctor` shows what there is")
     scratch = torch.zeros(64 << 20, device="cuda")
     lines = ["# How long the CUDA kernels take", ""]
     lines += [f"* {name}: {value}" for name, value in (machine(torch.get_num_threads()) | gpu_state()).items()]

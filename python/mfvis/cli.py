@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
+    if argv[0] == "data" and argv[1:] in (["-h"], ["--help"]):
+        print(usage("data "))
+        return 0
     words = 2 if argv[0] == "data" else 1
     name = " ".join(argv[:words])
     try:
@@ -83,10 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def usage() -> str:
-    """The list of commands."""
+def usage(start: str = "") -> str:
+    """The list of commands whose names start so."""
     width = max(map(len, COMMANDS))
-    lines = [f"  mfvis {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    shown = {name: command for name, command in COMMANDS.items() if name.startswith(start)}
+    lines = [f"  mfvis {name:<{width}}  {command.summary}" for name, command in shown.items()]
     return "\n".join(["Masks from boxes. mfvis COMMAND --help lists the flags of a command.\n", *lines])
 
 

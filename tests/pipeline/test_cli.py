@@ -20,6 +20,13 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"mfvis {name} " in listed for name in COMMANDS)
 
 
+def test_help_of_data_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"mfvis {name}" in listed for name in COMMANDS if name.startswith("data "))
+    assert "mfvis train" not in listed
+
+
 def test_help_of_a_flag_is_one_paragraph(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     with pytest.raises(SystemExit) as done:
