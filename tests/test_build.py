@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_old_torch(tmp_path, version, message):
     done = build(tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_a_source_distribution_has_what_the_build_needs(tmp_path):
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path), "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*.*")}
+    assert sources | {"CMakeLists.txt", "setup.py", "pyproject.toml", "python/mfvis/presets/demo.yaml"} <= names
 
 
 def test_missing_headers(tmp_path):
