@@ -18,20 +18,21 @@ from mfvis.data.importers.cvat import read_cvat
 from mfvis.data.importers.label_studio import read_label_studio
 from mfvis.data.importers.scalabel import read_scalabel_tracks
 from mfvis.data.importers.text import read_kitti, read_motchallenge
+from mfvis.data.importers.yolo import read_yolo
 from mfvis.data.jsonfile import read_json, write_json
 from mfvis.errors import ConfigError, DataError, Problem
 
-Format = Literal["motchallenge", "csv", "kitti", "cvat", "coco-vid", "label-studio", "scalabel"]
+Format = Literal["motchallenge", "csv", "kitti", "yolo", "cvat", "coco-vid", "label-studio", "scalabel"]
 SLIVER = 0.01
 """Pixels below which what the picture's edge leaves of a box is nothing."""
 
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Import box tracks of MOTChallenge, CSV, KITTI, CVAT for video, COCO-VID, Label Studio or Scalabel."""
+    """Import box tracks of MOTChallenge, CSV, KITTI, YOLO, CVAT for video, COCO-VID, Label Studio or Scalabel."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The file, or a folder of Scalabel files."""
+    """The file, or a folder of Scalabel files or of YOLO texts."""
     frames: Path
     """The pictures: a folder of them or a video file; for several videos the folder that has them by name."""
     out: Path
@@ -41,7 +42,7 @@ class ImportConfig:
     categories: tuple[str, ...] = ()
     """Import these only, with ids 1, 2, ... in this order; default all, in the order of their names."""
     first_frame: int | None = None
-    """The number of the first frame in motchallenge (default 1), kitti (0) and csv (as its rows show)."""
+    """The number of the first frame in motchallenge and yolo (default 1), kitti (0) and csv (as its rows show)."""
 
 
 def run(config: ImportConfig) -> None:
@@ -130,11 +131,13 @@ def _clipped(box: Box | None, width: int, height: int) -> list[float] | None:
 def _read(source: Source, format: Format | None) -> list[BoxVideo]:
     """The videos of the file by the reader of its format."""
     file = source.file
-    if file.is_dir() or format == "scalabel":
-        if format not in (None, "scalabel"):
-            source.report("file", f"is a folder, {format} is a file", "Name the file")
-            return []
-        return [] if _counts_itself("scalabel", source) else read_scalabel_tracks(source)
+    if file.is_dir():
+        return _read_folder(source, format)
+    if format == "yolo":
+        source.report("file", "is no folder", "Give the folder of the texts, such as labels")
+        return []
+    if format == "scalabel":
+        return [] if _counts_itself(format, source) else read_scalabel_tracks(source)
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -162,6 +165,18 @@ def _read(source: Source, format: Format | None) -> list[BoxVideo]:
         return read_kitti(text, source)
     source.report("file", "is of no format that can be guessed", f"Say --format {'|'.join(get_args(Format))}")
     return []
+
+
+def _read_folder(source: Source, format: Format | None) -> list[BoxVideo]:
+    if format is None:
+        texts, others = any(source.file.glob("*.txt")), any(source.file.glob("*.json"))
+        format = "yolo" if texts and not others else "scalabel"
+    if format == "yolo":
+        return read_yolo(source)
+    if format != "scalabel":
+        source.report("file", f"is a folder, {format} is a file", "Name the file")
+        return []
+    return [] if _counts_itself(format, source) else read_scalabel_tracks(source)
 
 
 def _read_json(source: Source, format: Format | None) -> list[BoxVideo]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mfvis.data.importers.boxes import BoxVideo, Source, number_in
 
 MOT_CLASSES = (
@@ -23,11 +25,12 @@ def read_motchallenge(text: str, source: Source) -> list[BoxVideo]:
     video = source.video("file", name, alone=True)
     if video is None:
         return []
-    classes = _class_names(source)
+    labels = source.file.with_name("labels.txt")
+    classes = class_names(labels, source) if labels.is_file() else MOT_CLASSES
     first = 1 if source.first_frame is None else source.first_frame
     origin = min(first, 1)
     result = BoxVideo(video)
-    for record, line in _lines(text):
+    for record, line in lines_of(text):
         fields = [number_in(field.strip()) for field in line.split(",")]
         if not 6 <= len(fields) <= 10 or None in fields:
             source.report(record, f"{line[:60]!r} is not 6 to 10 numbers", "Write frame, id, left, top, width, height")
@@ -61,7 +64,7 @@ def read_kitti(text: str, source: Source) -> list[BoxVideo]:
         return []
     first = source.first_frame or 0
     result = BoxVideo(video)
-    for record, line in _lines(text):
+    for record, line in lines_of(text):
         fields = line.split()
         if len(fields) not in (17, 18):
             source.report(record, f"has {len(fields)} columns, expected 17 or 18", "Give KITTI tracking labels")
@@ -88,15 +91,13 @@ def read_kitti(text: str, source: Source) -> list[BoxVideo]:
     return [result]
 
 
-def _lines(text: str) -> list[tuple[str, str]]:
+def lines_of(text: str) -> list[tuple[str, str]]:
     """The lines with something in them, each with its number as it is told to the user."""
     return [(f"line {number}", line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def _class_names(source: Source) -> tuple[str, ...]:
-    path = source.file.with_name("labels.txt")
-    if not path.is_file():
-        return MOT_CLASSES
+def class_names(path: Path, source: Source) -> tuple[str, ...]:
+    """The names in a text, one per line."""
     try:
         return tuple(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip())
     except (OSError, UnicodeDecodeError) as error:
