@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 
 class MfvisError(Exception):
@@ -18,7 +19,7 @@ def require(config: object, wanted: Mapping[str, tuple[bool, str]]) -> None:
     """ConfigError with a line for each field that is not as wanted: ``{name: (is it good, what is expected)}``."""
     faulty = {name: expected for name, (good, expected) in wanted.items() if not good}
     if faulty:
-        lines = [f"{name} is {getattr(config, name)}; expected {expected}" for name, expected in faulty.items()]
+        lines = [f"{name} is {attrgetter(name)(config)}; expected {expected}" for name, expected in faulty.items()]
         raise ConfigError("\n".join(lines))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -180,11 +181,8 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: An
     except (ConfigError, ValueError) as error:
         # A check's text begins with the field at fault; the place of the component makes it a flag.
         for line in str(error).splitlines():
-            first = line.partition(" ")[0].rstrip(":,;")
-            if first.startswith(prefix):
-                problems.append(line)
-            else:
-                problems.append(f"{prefix}{line}" if first in fields else f"{prefix.rstrip('.')}: {line}")
+            first = re.split("[ .:,;]", line)[0]
+            problems.append(f"{prefix}{line}" if first in fields or not prefix else f"{prefix.rstrip('.')}: {line}")
         return None
 
 

@@ -107,7 +107,7 @@ def test_shipped_training_presets_are_valid(name: str) -> None:
         ({"loss": {"masks": {"importance": 2}}}, ["loss.masks.importance is 2.0; expected 0 to 1"]),
         ({"loss": {"match": {"box": -1}}}, ["loss.match.box is -1.0; expected 0 or more"]),
         ({"loss": {"projection": -5}}, ["loss.projection is -5.0; expected 0 or more"]),
-        ({"model": {"hidden_dim": 30}}, ["model.hidden_dim: 30"]),
+        ({"model": {"hidden_dim": 30}}, ["model.hidden_dim is 30; expected a multiple of the 8 heads, and of 4"]),
         ({"model": {"backbone": {"name": "resnet5"}}}, ["model.backbone.name is 'resnet5', did you mean resnet50?"]),
         ({"clip": {"flip": 7}}, ["clip.flip is 7.0"]),
         ({"clip": {"short_sides": 360}}, ["clip.short_sides is 360; expected tuple[int, ...]"]),

@@ -323,7 +323,7 @@ def test_demo_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert check_file(tmp_path / "demo/val.json") == []
     assert main(["data", "demo", str(tmp_path), "--height", "3", "--fewest", "5"]) == 2
     message = capsys.readouterr().err
-    assert "height is 3, expected at least 32" in message and "most is 4, expected at least fewest, 5" in message
+    assert "height is 3; expected 32 or more" in message and "most is 4; expected fewest, 5, or more" in message
 
 
 JUNK = st.recursive(

@@ -266,7 +266,7 @@ def test_a_data_set_of_pictures_gives_pseudo_clips(published: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"rotation": -1}, "rotation is -1"), ({"smallest_pan": 0}, "smallest_pan is 0, expected more than 0")],
+    [({"rotation": -1}, "rotation is -1"), ({"smallest_pan": 0}, "smallest_pan is 0; expected more than 0")],
 )
 def test_settings_of_pseudo_clips(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

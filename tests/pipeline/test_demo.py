@@ -106,7 +106,7 @@ def test_a_drawn_track_has_its_true_tracks_colour_whatever_was_not_drawn(monkeyp
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"videos": 0}, "videos is 0"), ({"fewest": 3, "most": 2}, "most is 2, expected at least fewest, 3")],
+    [({"videos": 0}, "videos is 0"), ({"fewest": 3, "most": 2}, "most is 2; expected fewest, 3, or more")],
 )
 def test_sizes_of_the_synthetic_videos_are_checked(change, message):
     with pytest.raises(ConfigError, match=message):

@@ -98,9 +98,16 @@ def test_bytes_and_floats_are_the_same_frames():
     torch.testing.assert_close(backbone(frames), backbone(frames.float()), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("given", [{"name": "resnet5"}, {"name": "tiny", "weights": "hub"}])
-def test_bad_configurations(given):
-    with pytest.raises(ConfigError, match="model.backbone"):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": "resnet5"}, "^name is 'resnet5', did you mean resnet50"),
+        ({"name": "tiny", "weights": "hub"}, "^weights: the hub has no weights for 'tiny'"),
+        ({"name": "swin-t", "stride_in_1x1": True}, "^stride_in_1x1: of ResNets alone"),
+    ],
+)
+def test_bad_configurations(given, message):
+    with pytest.raises(ConfigError, match=message):
         BackboneConfig(**given)
 
 

@@ -159,8 +159,15 @@ def test_prompts_need_a_model_with_prompts():
 
 
 @pytest.mark.parametrize(
-    "given", [{"hidden_dim": 30}, {"heads": 3}, {"queries": 0}, {"decoder_layers": -1}, {"dropout": 1.0}]
+    ("given", "message"),
+    [
+        ({"hidden_dim": 30}, "hidden_dim is 30; expected a multiple of the 4 heads, and of 4"),
+        ({"heads": 3}, "hidden_dim is 32; expected a multiple of the 3 heads"),
+        ({"heads": 0, "queries": 0}, "heads is 0; expected 1 or more\nqueries is 0; expected 1 or more"),
+        ({"decoder_layers": -1}, "decoder_layers is -1; expected 0 or more"),
+        ({"dropout": 1.0}, "dropout is 1.0; expected 0 to below 1"),
+    ],
 )
-def test_bad_configurations(given):
-    with pytest.raises(ConfigError, match="model."):
+def test_bad_configurations(given, message):
+    with pytest.raises(ConfigError, match=message):
         build(**given)

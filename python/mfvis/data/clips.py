@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from mfvis.data.augment import augment, pad_frames, pan
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
-from mfvis.errors import ConfigError, DataError, Problem
+from mfvis.errors import ConfigError, DataError, Problem, require
 from mfvis.types import Batch, Clip, Track, Video, VideoDataset
 
 MULTIPLE = 32
@@ -50,26 +50,16 @@ class ClipConfig:
     """... and by moving a window over it: the least share of each side that the window has."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} is {getattr(self, name)}, expected at least 1"
-            for name in ("frames", "range", "stride", "max_side")
-            if getattr(self, name) < 1
-        ]
-        if not self.short_sides or min(self.short_sides) < 1:
-            faults.append(f"short_sides is {self.short_sides}, expected one or more sizes in pixels")
-        if not 0 <= self.flip <= 1:
-            faults.append(f"flip is {self.flip}, expected a probability")
-        faults += [
-            f"{name} is {getattr(self, name)}, expected more than 0 and at most 1"
-            for name in ("smallest_crop", "smallest_pan")
-            if not 0 < getattr(self, name) <= 1
-        ]
-        if not 0 <= self.rotation <= 180:
-            faults.append(f"rotation is {self.rotation}, expected 0 to 180 degrees")
-        if self.sampling not in ("random", "consecutive"):
-            faults.append(f"sampling is {self.sampling!r}, expected 'random' or 'consecutive'")
-        if faults:
-            raise ConfigError("\n".join(faults))
+        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("frames", "range", "stride", "max_side")}
+        for name in ("smallest_crop", "smallest_pan"):
+            wanted[name] = (0 < getattr(self, name) <= 1, "more than 0 and at most 1")
+        wanted |= {
+            "sampling": (self.sampling in ("random", "consecutive"), "random or consecutive"),
+            "short_sides": (min(self.short_sides, default=0) >= 1, "one or more sizes in pixels"),
+            "flip": (0 <= self.flip <= 1, "a probability"),
+            "rotation": (0 <= self.rotation <= 180, "0 to 180 degrees"),
+        }
+        require(self, wanted)
 
 
 class Draw(NamedTuple):

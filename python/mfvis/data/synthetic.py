@@ -22,7 +22,7 @@ from scipy.ndimage import map_coordinates
 
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import encode_mask, mask_box
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 
 SUPERSAMPLING = 4
 TEXTURE = 96
@@ -62,15 +62,8 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         least = {"videos": 1, "val_videos": 1, "frames": 1, "height": 32, "width": 32, "fewest": 1, "seed": 0}
-        faults = [
-            f"{name} is {getattr(self, name)}, expected at least {value}"
-            for name, value in least.items()
-            if getattr(self, name) < value
-        ]
-        if self.most < self.fewest:
-            faults.append(f"most is {self.most}, expected at least fewest, {self.fewest}")
-        if faults:
-            raise ConfigError("\n".join(faults))
+        wanted = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
+        require(self, wanted | {"most": (self.most >= self.fewest, f"fewest, {self.fewest}, or more")})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 from mfvis.infer.evidence import EvidenceConfig
 from mfvis.infer.refine import RefineConfig
 from mfvis.losses.criterion import LossConfig
@@ -60,19 +60,10 @@ class LabelConfig:
     refine: RefineConfig = field(default_factory=RefineConfig)
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} is {getattr(self, name)}, expected at least 1"
-            for name in ("window", "clip", "short_side", "max_side", "zoom", "dim", "tries")
-            if getattr(self, name) < 1
-        ]
-        if self.seed < 0:
-            faults.append(f"seed is {self.seed}, expected at least 0")
-        if not self.strides or min(self.strides) < 1:
-            faults.append(f"strides is {self.strides}, expected one or more steps, each at least 1")
-        if self.checkpoint is None and self.backbone.frozen and self.backbone.weights is None:
-            faults.append(
-                f"backbone.weights: none given for a frozen {self.backbone.name}, which would stay random. "
-                'Name a weights file or "hub", or train it with --backbone.no-frozen'
-            )
-        if faults:
-            raise ConfigError("\n".join(faults))
+        sizes = ("window", "clip", "short_side", "max_side", "zoom", "dim", "tries")
+        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in sizes}
+        wanted["seed"] = (self.seed >= 0, "0 or more")
+        wanted["strides"] = (min(self.strides, default=0) >= 1, "one or more steps, each 1 or more")
+        random = self.checkpoint is None and self.backbone.frozen and self.backbone.weights is None
+        remedy = f'a file or "hub": a frozen {self.backbone.name} would stay random. Or train it: --backbone.no-frozen'
+        require(self, wanted | {"backbone.weights": (not random, remedy)})

@@ -54,13 +54,13 @@ class BackboneConfig:
         if self.name not in NAMES and "/" not in self.name:
             close = difflib.get_close_matches(self.name, NAMES, n=1)
             raise ConfigError(
-                f"model.backbone.name is {self.name!r}{f', did you mean {close[0]}?' if close else ';'} "
+                f"name is {self.name!r}{f', did you mean {close[0]}?' if close else '.'} "
                 f"There are {', '.join(NAMES)}, and those of the hub, organisation/model"
             )
         if self.weights == "hub" and self.name == "tiny":
-            raise ConfigError(f"model.backbone.weights: the hub has no weights for {self.name!r}; leave them out")
+            raise ConfigError(f"weights: the hub has no weights for {self.name!r}; leave them out")
         if self.stride_in_1x1 and self.name not in _RESNET_DEPTHS:
-            raise ConfigError(f"model.backbone.stride_in_1x1: of ResNets alone, but the backbone is {self.name!r}")
+            raise ConfigError(f"stride_in_1x1: of ResNets alone, but the backbone is {self.name!r}")
 
 
 class Backbone(nn.Module):

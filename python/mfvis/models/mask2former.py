@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from mfvis.errors import ConfigError
+from mfvis.errors import require
 from mfvis.models.backbone import Backbone, BackboneConfig
 from mfvis.models.decoder import MaskedAttentionDecoder
 from mfvis.models.pixel_decoder import PixelDecoder
@@ -42,19 +42,13 @@ class ModelConfig:
     """Also learn to make queries from given box tubes."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_dim", "heads", "encoder_ffn_dim", "decoder_ffn_dim", "queries", "points"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}: {getattr(self, name)} given, at least 1 expected")
-        for name in ("encoder_layers", "decoder_layers"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"model.{name}: {getattr(self, name)} given, at least 0 expected")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.dropout: {self.dropout} given, a share from 0 to below 1 expected")
-        if self.hidden_dim % self.heads or self.hidden_dim % 4:
-            raise ConfigError(
-                f"model.hidden_dim: {self.hidden_dim} given with {self.heads} heads; it must be a multiple of the "
-                "heads and of 4 (sines and cosines of x and y)"
-            )
+        least = dict.fromkeys(("heads", "encoder_ffn_dim", "decoder_ffn_dim", "queries", "points"), 1)
+        least |= {"encoder_layers": 0, "decoder_layers": 0}
+        wanted = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
+        fits = self.hidden_dim >= 1 and self.hidden_dim % 4 == 0 and self.hidden_dim % max(self.heads, 1) == 0
+        wanted["hidden_dim"] = (fits, f"a multiple of the {self.heads} heads, and of 4 (sines and cosines of x and y)")
+        wanted["dropout"] = (0 <= self.dropout < 1, "0 to below 1")
+        require(self, wanted)
 
 
 class VideoMask2Former(nn.Module):
