@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from typing import Any
@@ -56,6 +57,37 @@ def kitti(content: bytes) -> Tracks:
             boxes = tracks.setdefault(float(words[1]), (words[2], {}))[1]
             assert float(words[0]) not in boxes
             boxes[int(float(words[0]))] = tuple(map(float, words[6:10]))
+    return visible(list(tracks.values()))
+
+
+def csv_table(content: bytes) -> Tracks:
+    tracks: dict[str, Any] = {}
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+    first = 0 if any(float(row["frame"]) == 0 for row in rows) else 1
+    for row in rows:
+        x, y, width, height = (float(row[name]) for name in "xywh")
+        name, boxes = tracks.setdefault(row["id"].strip(), (row["class"].strip(), {}))
+        t = int(float(row["frame"])) - first
+        assert name == row["class"].strip() and t not in boxes
+        boxes[t] = (x, y, x + width, y + height)
+    return visible(list(tracks.values()))
+
+
+def coco_video(content: bytes) -> Tracks:
+    root = json.loads(content)
+    names = {category["id"]: category["name"] for category in root["categories"]}
+    tracks: dict[Any, Any] = {}
+    for video in root["videos"]:
+        images = [image for image in root["images"] if image["video_id"] == video["id"]]
+        if all("frame_id" in image for image in images):
+            images.sort(key=lambda image: image["frame_id"])
+        places = {image["id"]: place for place, image in enumerate(images)}
+        for annotation in root["annotations"]:
+            if annotation["image_id"] in places and not annotation.get("iscrowd"):
+                x, y, width, height = annotation["bbox"]
+                key = (video["id"], str(annotation["track_id"]))
+                boxes = tracks.setdefault(key, (names[annotation["category_id"]], {}))[1]
+                boxes[places[annotation["image_id"]]] = (x, y, x + width, y + height)
     return visible(list(tracks.values()))
 
 

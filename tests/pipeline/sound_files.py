@@ -34,6 +34,26 @@ def kitti() -> bytes:
     return "\n".join([*rows, "1 -1 DontCare -1 -1 -10 1 2 9 8 -1 -1 -1 -1000 -1000 -1000 -10"]).encode()
 
 
+def csv_table() -> bytes:
+    rows = [
+        f"{n},{t},{10 * n + t},{5 * n}.5,20,15,{'car' if n < 2 else 'dog'},0.5" for n in (1, 2, 3) for t in range(5)
+    ]
+    return "\n".join(["id,frame,x,y,w,h,class,score", *rows]).encode()
+
+
+def coco_video() -> bytes:
+    images = [{"id": 9 - t, "video_id": 2, "file_name": f"clip/{t + 1:06d}.jpg", "frame_id": t} for t in (3, 0, 1, 2)]
+    annotations = [
+        {"id": 10 * n + t, "image_id": 9 - t, "track_id": n, "category_id": 3 + n % 2, "iscrowd": 0}
+        | {"bbox": [4 * n + t, 5.5, 20, 30]}
+        for n in (1, 2)
+        for t in range(4)
+    ]
+    categories = [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}]
+    root = {"videos": [{"id": 2, "name": "clip"}], "images": images, "annotations": annotations}
+    return json.dumps(root | {"categories": categories}, indent=1).encode()
+
+
 def cvat() -> bytes:
     def box(t: int, x: float, key: int, outside: int) -> str:
         corners = f'xtl="{x:.2f}" ytl="3.00" xbr="{x + 20:.2f}" ybr="33.00"'

@@ -118,6 +118,8 @@ class Target:
 
 TARGETS = {
     "motchallenge": Target("in/gt.txt", sound.mot, imported, tiny.mot, words_changed),
+    "csv": Target("in/a.csv", sound.csv_table, imported, tiny.csv_table, words_changed),
+    "coco-vid": Target("in/h.json", sound.coco_video, imported, tiny.coco_video, json_changed),
     "kitti": Target("in/0000.txt", sound.kitti, imported, tiny.kitti, words_changed),
     "cvat": Target("in/a.xml", sound.cvat, imported, tiny.cvat, words_changed),
     "label-studio": Target("in/a.json", sound.label_studio, imported, tiny.label_studio, json_changed),
