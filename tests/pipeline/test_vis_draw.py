@@ -1,10 +1,10 @@
-"""Overlays and comparison sheets: what is drawn where, and in which colour."""
+"""Overlays and comparisons: what is drawn where, and in which colour."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from mfvis.vis.draw import colour_of, compare, enlarge, overlay, sheet, side_by_side
+from mfvis.vis.draw import colour_of, compare, enlarge, overlay
 
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
 
@@ -81,11 +81,3 @@ def test_compare_puts_frame_boxes_predicted_and_true_side_by_side():
     assert coloured[1] > 0
     assert coloured[2] == 0
     assert coloured[3] > 0
-
-
-def test_a_sheet_stacks_its_rows_under_the_captions():
-    row = side_by_side([GREY, GREY])
-    page = sheet([row, row], ["left", "right"])
-    assert page.shape[1] == row.shape[1]
-    assert page.shape[0] > 2 * 60
-    np.testing.assert_array_equal(page[-60:], row)

@@ -135,7 +135,7 @@ def train(config: Config) -> Path:
         optimizer.zero_grad(set_to_none=True)
         sampler.advance(settings.batch)
         done = step + 1
-        log.step(done, sums, norm.detach(), {"lr": rate}, waited)
+        log.step(done, sums, norm.detach(), rate, waited)
 
         # ---- Checkpoint -----------------------------------------------------------------------------------------
         if done % settings.checkpoint_every == 0 or done == settings.steps:

@@ -44,7 +44,7 @@ class Log:
         step: int,
         losses: Mapping[str, torch.Tensor],
         norm: torch.Tensor,
-        rates: Mapping[str, float],
+        rate: float,
         waited: float,
     ) -> None:
         """Count one optimiser step, the `step`-th; report when one is due.
@@ -52,7 +52,7 @@ class Log:
         The terminal is told of the first one too: what a step takes is what one waits to see.
 
         losses, norm of the gradient: scalars, read only when a report is due, so that no step waits for the device; a
-        norm that is not finite says that the step was skipped. rates: shown as they are; waited: seconds without data.
+        norm that is not finite says that the step was skipped. rate: of learning; waited: seconds without data.
         """
         taken = norm.isfinite()
         counted = {"grad_norm": torch.where(taken, norm, 0.0), "skipped": (~taken).float()}
@@ -70,7 +70,7 @@ class Log:
         record = {
             "step": step,
             **values,
-            **rates,
+            "lr": rate,
             "step_seconds": seconds,
             "data_wait": self.waited / self.count,
             "memory_gib": _memory(),

@@ -1,4 +1,4 @@
-"""Pictures of tracks: masks, boxes and names over frames, and sheets that put what should be beside what is."""
+"""Pictures of tracks: masks, boxes and names over frames, and rows that put what should be beside what is."""
 
 from __future__ import annotations
 
@@ -89,33 +89,14 @@ def compare(
     factor = max(1, -(-least_height // frame_HW3.shape[0]))
     picture = enlarge(frame_HW3, factor, smooth=True)
     sets = [(enlarge(np.asarray(masks_MHW, bool), factor, smooth=False), ids) for masks_MHW, ids in masks]
-    return side_by_side(
-        [
-            picture,
-            overlay(picture, None, np.asarray(boxes_N4) * factor, None, box_ids),
-            *(overlay(picture, masks_MHW, None, None, ids) for masks_MHW, ids in sets),
-        ]
-    )
-
-
-def side_by_side(panels: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Panels of one height in a row, with light gaps between them."""
-    gutter = np.full((panels[0].shape[0], gap, 3), _BACKGROUND, dtype=np.uint8)
+    panels = [
+        picture,
+        overlay(picture, None, np.asarray(boxes_N4) * factor, None, box_ids),
+        *(overlay(picture, masks_MHW, None, None, ids) for masks_MHW, ids in sets),
+    ]
+    gutter = np.full((picture.shape[0], 6, 3), _BACKGROUND, dtype=np.uint8)
     pieces = [piece for panel in panels for piece in (gutter, panel)]
     return np.concatenate(pieces[1:], axis=1)
-
-
-def sheet(rows: Sequence[np.ndarray], captions: Sequence[str], gap: int = 6) -> np.ndarray:
-    """Rows of one width under each other, with captions spread evenly above the first."""
-    width = rows[0].shape[1]
-    font = ImageFont.load_default(size=max(12, width // 70))
-    head = Image.new("RGB", (width, round(font.size * 1.9)), _BACKGROUND)
-    draw = ImageDraw.Draw(head)
-    for place, caption in enumerate(captions):
-        draw.text((width * place / len(captions) + 2, head.height / 2), caption, fill=_INK, font=font, anchor="lm")
-    gutter = np.full((gap, width, 3), _BACKGROUND, dtype=np.uint8)
-    pieces = [piece for row in rows for piece in (gutter, row)]
-    return np.concatenate([np.asarray(head), *pieces[1:]])
 
 
 def _outline(mask_HW: np.ndarray, width: int) -> np.ndarray:
