@@ -473,6 +473,10 @@ MANY_FAULTS = {
         {"videos": {}, "images": [{"id": 1, "video_id": []}]},
         ["videos: is an object", "[] is no video"],
     ),
+    "coco-vid order": (
+        coco_video() | {"images": [{"id": n, "video_id": 4, "file_name": "1.jpg", "frame_id": n} for n in (0, "1")]},
+        ["video 4: frame_id of image '1' is '1'. Number all frames of the video, or none"],
+    ),
     "coco-vid missing": (coco_video(order=(0, 8)), ["video 'clip': has no picture '000009.jpg'"]),
     "youtube-vis": ({"videos": [], "annotations": []}, ["is a YouTube-VIS JSON. Use it as it is"]),
     "words": ("hello world", ["is of no format that can be guessed"]),

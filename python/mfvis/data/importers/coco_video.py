@@ -69,7 +69,12 @@ def _video(record: str, entry: Record, images: list[Record], alone: bool, source
     if not images:
         source.report(record, "has no image", "Leave it out, or add its images")
         return None
-    key = next((name for name in FRAME if all(is_finite(image.get(name)) for image in images)), None)
+    key = next((name for name in FRAME if any(name in image for image in images)), None)
+    wrong = [image for image in images if key is not None and not is_finite(image.get(key))]
+    if wrong:
+        problem = f"{key} of image {wrong[0]['id']!r} is {shortened(wrong[0].get(key))}"
+        source.report(record, problem, "Number all frames of the video, or none")
+        return None
     if key is not None:
         images.sort(key=lambda image: image[key])
     files = [PurePosixPath(image["file_name"]) for image in images]
@@ -77,7 +82,7 @@ def _video(record: str, entry: Record, images: list[Record], alone: bool, source
     video = source.video(record, name, alone=alone, folder=files[0].parent)
     told = [(image.get("height"), image.get("width")) for image in images]
     sizes = {size for size in told if all(map(is_integer, size))}
-    indices = [image.get(key) for image in images]
+    indices = [image[key] if key else None for image in images]
     video = video and source.with_frames(video, [file.name for file in files], indices, sizes)
     return video and BoxVideo(video)
 
