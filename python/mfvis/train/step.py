@@ -20,16 +20,21 @@ def is_prompted(config: Config, step: int) -> bool:
     return bool(np.random.default_rng([config.train.seed, step]).random() < config.train.prompted)
 
 
+def autocast(device: str, amp: str) -> torch.autocast:
+    """The precision of the model on a type of device, as `TrainConfig.amp` says it."""
+    precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    return torch.autocast(device, precision, enabled=precision is not None)
+
+
 def forward(
     model: torch.nn.Module, criterion: Criterion, batch: Batch, step: int, prompted: bool, amp: str = "no"
 ) -> LossTerms:
     """The losses of a batch, with learnt queries, or with those made from the batch's own boxes.
 
-    amp: of the model, as in `TrainConfig`. The losses take logits of any precision and accumulate in float32.
+    amp: of the model, as for `autocast`. The losses take logits of any precision and accumulate in float32.
     """
     prompts, query_N = box_prompts(batch) if prompted else (None, None)
-    precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-    with torch.autocast(batch.frames_BTCHW.device.type, precision, enabled=precision is not None):
+    with autocast(batch.frames_BTCHW.device.type, amp):
         prediction = model(batch.frames_BTCHW, prompts)
     matched = None if query_N is None else Match(query_N.expand(len(prediction.logits_LBQK), -1))
     return criterion(prediction, batch, step, matched)
