@@ -60,7 +60,7 @@ class TKLoss(nn.Module):
 
     Some mistakes are valid input and get no error. Frames in 0..1, or normalised for a network, match everywhere; LAB
     needs ``rgb=False``. Boxes ``x, y, width, height`` are mostly read as absent, boxes in image pixels reach beyond the
-    masks. Random noise matches nowhere, so its loss is 0.
+    masks. Random noise matches nowhere, so its loss is 0: the mean of ``Matches.weight`` tells how much was matched.
 
     Example::
 
