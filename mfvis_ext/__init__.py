@@ -19,11 +19,12 @@ from typing import Any
 try:
     import torch
 except ImportError as error:
-    raise ImportError("mfvis_ext needs PyTorch: `pip install 'torch>=2.10'`") from error
+    raise ImportError("mfvis_ext needs PyTorch: `pip install 'torch>=2.10'`", name=__name__) from error
 
 if tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2]) < (2, 10):
     raise ImportError(
-        f"mfvis_ext needs torch >= 2.10, this is {torch.__version__}: `pip install --upgrade 'torch>=2.10'`"
+        f"mfvis_ext needs torch >= 2.10, this is {torch.__version__}: `pip install --upgrade 'torch>=2.10'`",
+        name=__name__,
     )
 
 try:
@@ -35,7 +36,8 @@ except ImportError as error:
         _reason = f"{_others[0]} is for another Python" if _others else "it was not built here"
     raise ImportError(
         f"the compiled part of mfvis_ext cannot be loaded ({_reason}); in a checkout build it with `pip install -e .`, "
-        "else reinstall it with `pip install --force-reinstall --no-deps mfvis-ext`"
+        "else reinstall it with `pip install --force-reinstall --no-deps mfvis-ext`",
+        name=__name__,
     ) from error
 
 from mfvis_ext import ops

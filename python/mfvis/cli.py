@@ -73,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if line is None:
             raise
         return _fail(f"mfvis {name} needs {error.name}, which is not installed: {line}")
+    except ImportError as error:
+        if error.name != "mfvis_ext" or "mfvis_ext" in sys.modules:
+            raise
+        return _fail(str(error))  # mfvis_ext is not built, or for another torch, and says so in one sentence
     except BrokenPipeError:
         # who reads our output, such as head, has seen enough; at exit, too, it would be written there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

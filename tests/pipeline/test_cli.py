@@ -106,6 +106,22 @@ def test_missing_package_is_answered_with_the_pip_line(
     assert "needs av, which is not installed: pip install 'mfvis-ext[train]'" in capsys.readouterr().err
 
 
+def test_operators_that_cannot_be_loaded_are_one_message(tmp_path: Path) -> None:
+    """A checkout that was never built, as a newcomer meets it."""
+    operators = tmp_path / "mfvis_ext"
+    operators.mkdir()
+    (operators / "__init__.py").write_bytes(Path(mfvis_ext.__file__).read_bytes())
+    package = Path(doctor.__file__).parents[1]
+    # An editable install would find the submodules of the real package.
+    editable = "sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in getattr(f, '__module__', '')]"
+    paths = f"sys.path[:0] = [{str(tmp_path)!r}, {str(package)!r}]"
+    code = f"import sys; {editable}; {paths}; from mfvis.cli import main; sys.exit(main(['label', 'x.json']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mfvis: the compiled part of mfvis_ext cannot be loaded (it was not built here)")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS, "train", Command("broken", "mfvis.no_such_module:run"))
     with pytest.raises(ModuleNotFoundError):
