@@ -39,6 +39,21 @@ def version_pair(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def wished(name: str) -> bool:
+    """A switch of the environment. "yes" is refused, because it would be taken for no."""
+    value = os.environ.get(name, "").strip() or "0"
+    if value not in ("0", "1"):
+        fail(f"{name} is {value!r}", "Expected 0 or 1")
+    return value == "1"
+
+
+def jobs_at_a_time() -> str:
+    value = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    if not re.fullmatch(r"[1-9][0-9]*", value):
+        fail(f"MAX_JOBS is {value!r}", "Expected a number of compilers, 1 or more")
+    return value
+
+
 @dataclass(frozen=True)
 class Torch:
     """An installed torch, looked at without importing it."""
@@ -133,7 +148,7 @@ ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 
 def cuda_architectures(nvcc: str) -> list[str]:
     """CMake's names, "80-real" or "90"."""
-    at_hand = os.environ.get("MFVIS_WHEEL") != "1" and shutil.which("nvidia-smi")
+    at_hand = not wished("MFVIS_WHEEL") and shutil.which("nvidia-smi")
     wish = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(",", ";").replace(" ", ";")
     names = [name for name in wish.split(";") if name]
     if not names and at_hand:
@@ -154,7 +169,7 @@ def cuda_architectures(nvcc: str) -> list[str]:
 
 def version() -> str:
     """A wheel says for which CUDA it was built. Not for which torch: the stable ABI makes that unnecessary."""
-    if os.environ.get("MFVIS_WHEEL") != "1":
+    if not wished("MFVIS_WHEEL"):
         return VERSION
     torch = find_torch()
     nvcc = choose_cuda(torch).nvcc if torch else None
@@ -183,7 +198,7 @@ class CMakeBuild(build_ext):
             fail("pybind11 is missing", "Install it: `pip install pybind11`")
         cuda = choose_cuda(torch)
         architectures = cuda_architectures(cuda.nvcc) if cuda.nvcc else []
-        emulate = os.environ.get("MFVIS_EMULATE") == "1"
+        emulate, jobs = wished("MFVIS_EMULATE"), jobs_at_a_time()
 
         major, minor = version_pair(TORCH_TARGET)
         build = Path(self.build_temp).resolve() / "cmake"
@@ -207,7 +222,6 @@ class CMakeBuild(build_ext):
             settings["CMAKE_CUDA_COMPILER"] = cuda.nvcc
             settings["CMAKE_CUDA_ARCHITECTURES"] = ";".join(architectures)
         kernels = f"{cuda.nvcc}, architectures {', '.join(architectures)}" if cuda.nvcc else "no"
-        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         print(
             f"mfvis-ext {self.distribution.get_version()}\n"
             f"  torch      {torch.version} in {torch.directory}; the binary loads in torch >= {TORCH_TARGET}\n"

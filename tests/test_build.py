@@ -46,6 +46,8 @@ def test_the_library_is_bound_to_no_python_library_of_torch():
     ("environment", "message"),
     [
         ({"MFVIS_CUDA": "yes"}, "MFVIS_CUDA is 'yes'. Expected auto, 0 or 1"),
+        ({"MFVIS_EMULATE": "yes"}, "MFVIS_EMULATE is 'yes'. Expected 0 or 1"),
+        ({"MAX_JOBS": "0"}, "MAX_JOBS is '0'. Expected a number of compilers, 1 or more"),
         ({"CXX": "no-such-compiler"}, r"no C\+\+ compiler \(no-such-compiler\). Install one"),
     ],
 )
