@@ -17,7 +17,8 @@ void check_launch(const char* op, cudaError_t error) {
   std::string remedy;
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
     remedy = "; this build has kernels for " MFVIS_CUDA_ARCHS
-             " alone: rebuild it here with `MFVIS_CUDA=1 pip install --no-binary mfvis-ext mfvis-ext`";
+             " alone: rebuild it here with `MFVIS_CUDA=1 pip install --force-reinstall --no-deps --no-cache-dir "
+             "--no-binary mfvis-ext mfvis-ext`";
   }
   throw std::runtime_error(std::string("mfvis::") + op + ": " + cudaGetErrorString(error) + remedy);
 }
