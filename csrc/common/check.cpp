@@ -123,7 +123,8 @@ void fail_without_cuda_kernel(const char* op) {
   throw std::runtime_error(std::string("mfvis::") + op +
                            " has no CUDA kernel in this build; move its tensors to the CPU, or install a build with "
                            "CUDA: `MFVIS_CUDA=1 pip install --force-reinstall --no-deps --no-cache-dir --no-binary "
-                           "mfvis-ext mfvis-ext`, in a checkout `MFVIS_CUDA=1 pip install .` (mfvis_ext.build_info() shows what was built)");
+                           "mfvis-ext mfvis-ext`, in a checkout `MFVIS_CUDA=1 pip install .` "
+                           "(mfvis_ext.build_info() shows what was built)");
 }
 
 }  // namespace mfvis
