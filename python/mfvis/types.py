@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+def present(boxes: Array) -> Array:
+    """bool ``[...]``: which of the boxes ``[..., 4]`` are there."""
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Track:
     @property
     def present_T(self) -> np.ndarray:
         """bool ``[T]``: the frames in which the object has a box."""
-        return (self.boxes_T4[:, 2] > self.boxes_T4[:, 0]) & (self.boxes_T4[:, 3] > self.boxes_T4[:, 1])
+        return present(self.boxes_T4)
 
 
 @dataclass(frozen=True)

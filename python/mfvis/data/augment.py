@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mfvis.data.rle import mask_box
-from mfvis.types import Clip
+from mfvis.types import Clip, present
 
 PADDING = (124, 116, 104)
 """RGB: the mean of ImageNet, normalised about 0, with which Mask2Former pads. Black is no neutral colour: a model that
@@ -60,7 +60,7 @@ def flip(clip: Clip) -> Clip:
     return replace(
         clip,
         frames_TCHW=clip.frames_TCHW.flip(-1),
-        boxes_NT4=torch.where(_present(clip.boxes_NT4)[..., None], boxes_NT4, 0.0),
+        boxes_NT4=torch.where(present(clip.boxes_NT4)[..., None], boxes_NT4, 0.0),
         masks_NTHW=None if clip.masks_NTHW is None else clip.masks_NTHW.flip(-1),
     )
 
@@ -80,7 +80,7 @@ def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
         ],
         -1,
     )
-    boxes_NT4 = torch.where(_present(boxes_NT4)[..., None], boxes_NT4, 0.0)
+    boxes_NT4 = torch.where(present(boxes_NT4)[..., None], boxes_NT4, 0.0)
     masks_NTHW = None
     if clip.masks_NTHW is not None:
         masks_NTHW = clip.masks_NTHW[..., top : top + height, left : left + width]
@@ -90,7 +90,7 @@ def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
         boxes_NT4=boxes_NT4,
         masks_NTHW=masks_NTHW,
     )
-    return keep(cropped, _present(boxes_NT4).any(1))
+    return keep(cropped, present(boxes_NT4).any(1))
 
 
 def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float, smallest_crop: float) -> Clip:
@@ -134,7 +134,7 @@ def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float
     reach_x = np.hypot(cos_T * half_width, sin_T * half_height)
     reach_y = np.hypot(sin_T * half_width, cos_T * half_height)
     boxes_NT4 = np.stack([across - reach_x, along - reach_y, across + reach_x, along + reach_y], -1)
-    boxes_NT4[(x2 <= x1)[:, 0] | (y2 <= y1)[:, 0]] = 0
+    boxes_NT4[~present(clip.boxes_NT4)[:, 0].numpy()] = 0
     if masks_NTHW is not None:
         boxes = [[mask_box(mask_HW) for mask_HW in masks_THW] for masks_THW in masks_NTHW.numpy()]
         boxes_NT4 = np.array(boxes, np.float32).reshape(boxes_NT4.shape)
@@ -177,10 +177,6 @@ def augment(
         height, width = new_height, new_width
     clip = resize(clip, *fitted_size(height, width, int(random.choice(short_sides)), max_side))
     return flip(clip) if random.random() < flip_probability else clip
-
-
-def _present(boxes_NT4: Tensor) -> Tensor:
-    return (boxes_NT4[..., 2] > boxes_NT4[..., 0]) & (boxes_NT4[..., 3] > boxes_NT4[..., 1])
 
 
 def _nearest(old: int, new: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import mfvis_ext
 from mfvis.errors import require
+from mfvis.losses.background import box_spans
 
 LEAST_OVERLAP = 0.35
 """Share of the smaller background that two frames must have in common for a camera motion to be believed."""
@@ -55,11 +56,7 @@ class EvidenceConfig:
 
 def inside_boxes(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
     """bool ``[N, T, H, W]``: the pixels whose centres lie in the box."""
-    x1, y1, x2, y2 = boxes_NT4.unbind(-1)
-    x = torch.arange(width, device=boxes_NT4.device) + 0.5
-    y = torch.arange(height, device=boxes_NT4.device) + 0.5
-    columns = (x1[..., None] <= x) & (x < x2[..., None])
-    rows = (y1[..., None] <= y) & (y < y2[..., None])
+    rows, columns = box_spans(boxes_NT4, height, width)
     return rows[..., None] & columns[..., None, :]
 
 

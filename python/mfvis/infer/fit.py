@@ -23,7 +23,7 @@ from mfvis.losses.temporal import tube_pairs
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.train.optim import descend, make_optimizer, set_learning_rate
-from mfvis.types import BoxPrompts, Match, Prediction
+from mfvis.types import BoxPrompts, Match, Prediction, present
 
 Model = VideoMask2Former | TrackReader
 
@@ -126,9 +126,8 @@ def _loss(
 
 def _draw_clip(view: View, config: LabelConfig, random: np.random.Generator) -> Tensor:
     """Indices of a clip around a frame with a box; in short windows some frames come several times."""
-    boxes_NT4 = view.boxes_NT4
-    seen = torch.nonzero((boxes_NT4[..., 2] > boxes_NT4[..., 0]).any(0))[:, 0].tolist()
-    frames = boxes_NT4.shape[1]
+    seen = torch.nonzero(present(view.boxes_NT4).any(0))[:, 0].tolist()
+    frames = len(view.frames_TCHW)
     stride = int(random.choice(config.strides))
     span = (config.clip - 1) * stride
     if span >= frames:
@@ -136,4 +135,4 @@ def _draw_clip(view: View, config: LabelConfig, random: np.random.Generator) -> 
     anchor = int(random.choice(seen))
     starts = [anchor - offset for offset in range(0, span + 1, stride) if 0 <= anchor - offset < frames - span]
     first = int(random.choice(starts or [max(0, min(anchor, frames - 1 - span))]))
-    return torch.arange(first, first + span + 1, stride, device=boxes_NT4.device)
+    return torch.arange(first, first + span + 1, stride, device=view.boxes_NT4.device)

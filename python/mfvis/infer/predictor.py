@@ -27,7 +27,7 @@ from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.losses.criterion import STRIDE
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
-from mfvis.types import Category, TrackResult, Video, VideoDataset
+from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_path, write_overlay
 
 
@@ -276,7 +276,7 @@ def readable(
                 {
                     "class": names[result.category_id],
                     "score": round(result.score, 4),
-                    "boxes": [box.tolist() if box[2] > box[0] else None for box in result.boxes_T4],
+                    "boxes": [box.tolist() if present(box) else None for box in result.boxes_T4],
                 }
                 for result in results
                 if result.video_id == video.id and result.score >= min_score

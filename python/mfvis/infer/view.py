@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import mfvis_ext
 from mfvis.data.augment import pad_frames, resize_frames
 from mfvis.data.clips import padded_size
 from mfvis.infer.evidence import EvidenceConfig, escaped_background, inside_boxes, ring_around
-from mfvis.losses.criterion import PADDING_COLOUR, STRIDE
+from mfvis.losses.criterion import STRIDE, grid_colours
 from mfvis.models.backbone import Backbone
-from mfvis.types import Batch
+from mfvis.types import Batch, present
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,9 @@ def look(
     padded = pad_frames(resized, *padded_size(height, width)).to(device)
     boxes_NT4 = (boxes_NT4 * torch.tensor([width / old_width, height / old_height] * 2)).to(device)
 
-    lab_TCHW = mfvis_ext.rgb_to_lab(padded, STRIDE)
-    grid = lab_TCHW.shape[-2:]
-    content_HW = inside_boxes(torch.tensor([[[0, 0, width // STRIDE, height // STRIDE]]], device=device), *grid)[0, 0]
-    lab_TCHW = torch.where(content_HW, lab_TCHW, PADDING_COLOUR)
-    cells_NT4 = boxes_NT4 / STRIDE
+    lab_BTCHW, content_BHW = grid_colours(padded[None], torch.tensor([size], device=device))
+    lab_TCHW, content_HW = lab_BTCHW[0], content_BHW[0]
+    cells_NT4, grid = boxes_NT4 / STRIDE, content_HW.shape
     inside_NTHW = inside_boxes(cells_NT4, *grid)
     others_NTHW = (inside_NTHW.sum(0) > inside_NTHW.long()) & ~inside_NTHW
     escaped_NTHW = torch.zeros_like(inside_NTHW)
@@ -107,8 +104,7 @@ def enlarge(frames_TCHW: Tensor, zoom: int) -> Tensor:
 def cut(view: View, indices: Tensor) -> tuple[View, Tensor]:
     """The frames at `indices`, with the objects that have a box in one of them (int64, the second value)."""
     boxes_NT4 = view.boxes_NT4[:, indices]
-    shown_NT = (boxes_NT4[..., 2] > boxes_NT4[..., 0]) & (boxes_NT4[..., 3] > boxes_NT4[..., 1])
-    objects = torch.nonzero(shown_NT.any(1))[:, 0]
+    objects = torch.nonzero(present(boxes_NT4).any(1))[:, 0]
     known = (view.escaped_NTHW, view.ring_NTHW, view.unknown_NTHW, view.others_NTHW)
     part = View(
         view.frames_TCHW[indices],

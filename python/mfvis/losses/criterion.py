@@ -109,7 +109,8 @@ class Criterion(nn.Module):
             # All layers as one list of objects: the matched masks go through each loss in one call.
             masks, boxes = masks_LNTHW.flatten(0, 1), boxes_NT4.repeat(layers, 1, 1)
             video_index = batch.video_index_N.repeat(layers)
-            lab_BTCHW = _colours(batch, config.swap_red_blue)
+            frames_BTCHW = batch.frames_BTCHW.flip(2) if config.swap_red_blue else batch.frames_BTCHW
+            lab_BTCHW, _ = grid_colours(frames_BTCHW, batch.sizes_B2)
             if config.temporal.weight > 0:
                 matches = match_frames(lab_BTCHW, config.temporal, shift_BP2)
                 temporal_P, weight_P = temporal_terms(masks, matches, boxes, video_index, config.temporal)
@@ -163,15 +164,17 @@ def _matched_masks(prediction: Prediction, matched: Match, video_index_N: Tensor
     return prediction.masks_LBQTHW[layer, video_index_N, matched.query_LN]
 
 
-def _colours(batch: Batch, swap_red_blue: bool) -> Tensor:
-    """float32 ``[B, T, 3, H / 4, W / 4]``: LAB on the mask grid, the padding unlike any colour."""
-    frames = batch.frames_BTCHW.flip(2) if swap_red_blue else batch.frames_BTCHW
-    lab_BTCHW = mfvis_ext.rgb_to_lab(frames, STRIDE)
+def grid_colours(frames_BTCHW: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+    """LAB on the mask grid, float32 ``[B, T, 3, H / 4, W / 4]``, the padding unlike any colour; and what is no padding.
+
+    The second is bool ``[B, H / 4, W / 4]``. sizes: (height, width) of the frames before the padding.
+    """
+    lab_BTCHW = mfvis_ext.rgb_to_lab(frames_BTCHW, STRIDE)
     height, width = lab_BTCHW.shape[-2:]
-    rows = torch.arange(height, device=lab_BTCHW.device) < (batch.sizes_B2[:, :1] // STRIDE)
-    columns = torch.arange(width, device=lab_BTCHW.device) < (batch.sizes_B2[:, 1:] // STRIDE)
-    content = rows[:, None, None, :, None] & columns[:, None, None, None, :]
-    return torch.where(content, lab_BTCHW, PADDING_COLOUR)
+    rows = torch.arange(height, device=lab_BTCHW.device) < (sizes_B2[:, :1] // STRIDE)
+    columns = torch.arange(width, device=lab_BTCHW.device) < (sizes_B2[:, 1:] // STRIDE)
+    content_BHW = rows[:, :, None] & columns[:, None, :]
+    return torch.where(content_BHW[:, None, None], lab_BTCHW, PADDING_COLOUR), content_BHW
 
 
 def mean_over_processes(values: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mfvis.types import present
+
 # Neighbours in the list differ in hue and in lightness, so that they stay apart for colour-blind eyes too.
 _PALETTE = ("ff5a5f", "1fb6ff", "ffc53d", "9b5de5", "2ec27e", "ff8fab", "00d1c7", "f77f00", "4361ee", "b5e048")
 _PALETTE_RGB = [tuple(bytes.fromhex(colour)) for colour in _PALETTE]
@@ -56,11 +58,11 @@ def overlay(
         return drawn
     image = Image.fromarray(drawn)
     draw = ImageDraw.Draw(image)
-    present = [n for n, (x1, y1, x2, y2) in enumerate(boxes_N4) if x2 > x1 and y2 > y1]
-    for n in present:
+    there = np.flatnonzero(present(boxes_N4))
+    for n in there:
         x1, y1, x2, y2 = (round(float(side)) for side in boxes_N4[n])
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour_of(ids[n]), width=line)
-    for n in present if labels is not None else ():
+    for n in there if labels is not None else ():
         if labels[n]:
             _label(draw, labels[n], boxes_N4[n], colour_of(ids[n]), (height, width))
     return np.asarray(image)
