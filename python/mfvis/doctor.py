@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import platform
-import re
 import sys
 from typing import Any
 
@@ -77,17 +76,6 @@ def _operators() -> dict[str, Any] | None:
     return built
 
 
-def _runs_on(archs: str, major: int, minor: int) -> bool:
-    """Whether a GPU runs what was built for `archs`, CMake's names: "80-real" is machine code, "90" has PTX besides,
-    which drivers translate for all later GPUs; "90a" is for that GPU alone."""
-    for arch in archs.split():
-        number, exact, binary = re.fullmatch(r"(\d+)([af]?)(-real)?", arch).groups()
-        own = divmod(int(number), 10)
-        if own == (major, minor) or (not exact and own < (major, minor) and (own[0] == major or not binary)):
-            return True
-    return False
-
-
 def _gpus(archs: str) -> None:
     """The GPUs, and which of them operators that were built for `archs` (empty: for none) do not run on."""
     try:
@@ -106,7 +94,7 @@ def _gpus(archs: str) -> None:
             used, total = memory.used / 2**30, memory.total / 2**30
             name = pynvml.nvmlDeviceGetName(gpu)
             print(f"GPU {index:<10}{name}, sm_{major}{minor}, {used:.1f} of {total:.1f} GiB used")
-            if archs and not _runs_on(archs, major, minor):
+            if archs and not importlib.import_module("mfvis.device").runs_on(archs, major, minor):
                 command = "MFVIS_CUDA=1 pip install -e ."
                 print(f"  mfvis_ext was built for other GPUs, {archs}: build it here, in a checkout, with `{command}`")
     finally:
