@@ -106,7 +106,11 @@ STRUCTURE = {
 
 TEXTS = {
     "empty": ("", ["is empty", "Write the file again"]),
-    "not JSON": ("id,x,y\n1,2,3", ["is not JSON (line 1, column 1"]),
+    "not JSON": ("id,x,y\n1,2,3", ["is not JSON (line 1, column 1", "mfvis data import makes one"]),
+    "COCO-VID": (
+        json.dumps({"videos": [{"id": 1, "name": "a"}], "images": [{"id": 1, "video_id": 1}], "annotations": []}),
+        ["is COCO-VID, whose images name their videos", "mfvis data import"],
+    ),
     "cut off": (json.dumps(SOUND)[:90], ["ends in the middle of the JSON"]),
     "a comma too many": ('{"videos": [],}', ["is not JSON (line 1"]),
     "not text": (b"\xff\xd8\xff\xe0\x00", ["is not a text file in UTF-8"]),

@@ -34,6 +34,8 @@ def read_json(path: Path, problems: list[Problem]) -> Any | None:
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        if text.lstrip()[0] not in "{[":
+            return report(f"is not JSON ({where})", "Give a JSON file; mfvis data import makes one of other box tracks")
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
             return report(f"ends in the middle of the JSON ({where})", "It was cut off: write or copy it again")
         return report(f"is not JSON ({where})", "Mend that line, or write the file again")

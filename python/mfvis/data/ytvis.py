@@ -66,6 +66,9 @@ def parse(
     path = Path(json_path)
     reader = Reader(str(path), boxes_from_masks, forgiving)
     root = read_object(path, reader.problems)
+    if root is not None and _is_coco_video(root):
+        reader.report("file", "is COCO-VID, whose images name their videos", "Make it YouTube-VIS: mfvis data import")
+        root = None
     if root is None:
         return VideoDataset(path, (), ()), reader.problems
     if frames_dir is None:
@@ -94,6 +97,15 @@ def parse(
         ),
         reader.notes(),
     ), reader.problems
+
+
+def _is_coco_video(root: dict[str, Any]) -> bool:
+    videos = root.get("videos")
+    return (
+        "images" in root
+        and isinstance(videos, list)
+        and not any(isinstance(video, dict) and "file_names" in video for video in videos)
+    )
 
 
 def frames_beside(json_path: Path) -> Path:
