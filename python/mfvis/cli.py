@@ -41,7 +41,7 @@ COMMANDS = {
     "replay": Command("compute the losses of a batch that stopped a training once more", "mfvis.train.replay:run"),
     "data check": Command("report every problem of an annotation file", "mfvis.data.check:run"),
     "data import": Command(
-        "box tracks of MOTChallenge, CSV, KITTI, YOLO, CVAT, COCO-VID, Label Studio, Scalabel as YouTube-VIS JSON",
+        "box tracks of other tools (MOTChallenge, CSV, YOLO, CVAT, COCO-VID, ...) as YouTube-VIS JSON",
         "mfvis.data.importers:run",
     ),
     "data split": Command("hold out a part of a training file to measure on", "mfvis.data.split:run"),
