@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,44 +93,20 @@ def label_video(
 ) -> list[TrackResult]:
     """A result for every track of the video: a mask wherever it has a box, None elsewhere."""
     segmentations = [[None] * video.length for _ in video.tracks]
-    windows = [
-        range(first, min(first + config.window, video.length)) for first in range(0, video.length, config.window)
-    ]
-    crowd = max(1, len(video.tracks))
-    if isinstance(start, VideoMask2Former) and start.prompts is None:
-        crowd = start.config.queries  # no query can stand for two tracks, so more of them are labelled group by group
-    groups = [
-        (window, present[first : first + crowd])
-        for window in windows
-        for present in [_present(video, window)]
-        for first in range(0, len(present), crowd)
-    ]
-    for window, present in groups:
+    labels = {category.id: label for label, category in enumerate(categories)}
+    full_size = (video.height, video.width)
+    size = fitted_size(*full_size, config.short_side, config.max_side)
+    for window, present in _groups(start, video, config):
         tracks = [video.tracks[n] for n in present]
         boxes_NT4 = torch.from_numpy(np.stack([track.boxes_T4[window.start : window.stop] for track in tracks]))
-        labels = {category.id: label for label, category in enumerate(categories)}
         labels_N = torch.tensor([labels.get(track.category_id, 0) for track in tracks])
         frames_TCHW = read_frames(video, window)
-
-        size = fitted_size(video.height, video.width, config.short_side, config.max_side)
         name = f"{head} frames {window.start}-{window.stop - 1}"
-        if isinstance(start, Backbone):
-            labels_N = torch.zeros_like(labels_N)
-            view = look(start, frames_TCHW, boxes_NT4, labels_N, size, config.zoom, config.evidence)
-            if view.features is not None:
-                grid = view.lab_TCHW.shape[-2:]
-                view = replace(view, features=tuple(at_most(standardised(level), grid) for level in view.features))
-            logits_NTHW = _several_tries(start, view, config, name)
-        else:
-            model = copy.deepcopy(start)
-            view = look(model.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1, config.evidence)
-            fit(model, view, config, name)
-            logits_NTHW = segment(model, view, config)
+        view, logits_NTHW = _learnt(start, frames_TCHW, boxes_NT4, labels_N, size, config, name)
         logits_NTHW = among_tracks(logits_NTHW, view.boxes_NT4 / STRIDE)
-        full_size = (video.height, video.width)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
         for n, logits_THW, boxes_T4 in zip(present, logits_NTHW, boxes_NT4, strict=True):
-            enlarged_THW = at_original_size(logits_THW, view.size, full_size)
+            enlarged_THW = at_original_size(logits_THW, size, full_size)
             masks_THW = refine(enlarged_THW, lab_TCHW, boxes_T4, config.refine).cpu()
             # Where nothing was found, the box itself is the better guess.
             empty_T = ~masks_THW.flatten(1).any(1)
@@ -140,20 +116,47 @@ def label_video(
     return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
 
 
-def _several_tries(start: Backbone, view: View, config: LabelConfig, head: str) -> Tensor:
-    """Mask logits ``[N, T, H / 4, W / 4]`` of the tries that fill the boxes. Runs of different seeds share none."""
+def _groups(start: Start, video: Video, config: LabelConfig) -> Iterator[tuple[range, list[int]]]:
+    """The windows of the video, each with the tracks that have a box in it; in several groups where they are more than
+    a model has queries, none of which can stand for two."""
+    shared = isinstance(start, VideoMask2Former) and start.prompts is None
+    most = start.config.queries if shared else max(1, len(video.tracks))
+    for first in range(0, video.length, config.window):
+        window = range(first, min(first + config.window, video.length))
+        present = [n for n, track in enumerate(video.tracks) if track.present_T[window.start : window.stop].any()]
+        for group in range(0, len(present), most):
+            yield window, present[group : group + most]
+
+
+def _learnt(
+    start: Start,
+    frames_TCHW: Tensor,
+    boxes_NT4: Tensor,
+    labels_N: Tensor,
+    size: tuple[int, int],
+    config: LabelConfig,
+    head: str,
+) -> tuple[View, Tensor]:
+    """What was seen of a window, and the mask logits ``[N, T, H / 4, W / 4]`` that were learnt from it.
+
+    From scratch those of the tries that fill the boxes; runs of different seeds share none.
+    """
+    if isinstance(start, VideoMask2Former):
+        model = copy.deepcopy(start)
+        view = look(model.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1, config.evidence)
+        fit(model, view, config, head)
+        return view, segment(model, view, config)
+    view = look(start, frames_TCHW, boxes_NT4, torch.zeros_like(labels_N), size, config.zoom, config.evidence)
+    if view.features is not None:
+        grid = view.lab_TCHW.shape[-2:]
+        view = replace(view, features=tuple(at_most(standardised(level), grid) for level in view.features))
     tries = []
     for seed in range(config.seed * config.tries, (config.seed + 1) * config.tries):
         torch.manual_seed(seed)
-        model = TrackReader(copy.deepcopy(start), len(view.labels_N), config.dim).to(start.mean.device)
+        model = TrackReader(copy.deepcopy(start), len(labels_N), config.dim).to(start.mean.device)
         fit(model, view, replace(config, seed=seed), f"{head} try {len(tries) + 1}/{config.tries}")
         tries.append(segment(model, view, config))
-    return mean_of_fitting(torch.stack(tries), view.boxes_NT4 / STRIDE)
-
-
-def _present(video: Video, window: range) -> list[int]:
-    """The tracks with a box in one of the frames."""
-    return [n for n, track in enumerate(video.tracks) if track.present_T[window.start : window.stop].any()]
+    return view, mean_of_fitting(torch.stack(tries), view.boxes_NT4 / STRIDE)
 
 
 def _result(video: Video, n: int, segmentations: tuple[dict | None, ...]) -> TrackResult:
