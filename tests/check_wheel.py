@@ -15,7 +15,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent / "ops"
+ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = ("libtorch", "libc10", "libcudart", "libcuda", "libnv")
 """What belongs to torch or to CUDA must come from there, not from the wheel."""
 
@@ -48,11 +48,13 @@ def check_with(wheel: Path, torch: str, directory: Path) -> None:
     install = [str(python), "-m", "pip", "install", "--quiet"]
     subprocess.run([*install, f"torch=={torch}" if torch != "newest" else "torch", "setuptools"], check=True)
     subprocess.run([*install, str(wheel), "pytest", "hypothesis"], check=True)
-    shutil.copytree(TESTS, directory / "ops", ignore=shutil.ignore_patterns("__pycache__", "test_emulated.py"))
+    skipped = shutil.ignore_patterns("__pycache__", "test_emulated.py")
+    shutil.copytree(ROOT / "tests" / "ops", directory / "tests" / "ops", ignore=skipped)
+    shutil.copy(ROOT / "README.md", directory)  # Its example is one of the tests.
     show = "import mfvis_ext; i = mfvis_ext.build_info(); print(i['version'], 'in torch', i['torch'])"
     subprocess.run([str(python), "-c", show], cwd=directory, check=True)
     tests = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--strict-markers", "-o", "markers=cuda: GPU"]
-    subprocess.run([*tests, "ops"], cwd=directory, check=True)
+    subprocess.run([*tests, "tests/ops"], cwd=directory, check=True)
 
 
 def main() -> None:

@@ -63,11 +63,11 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& o
   check.sizes("weight", weight, {offset.size(0), offset.size(1), offset.size(2), height, width}, "the shape of offset");
   check.dtype("weight", weight, {ScalarType::Float});
   check.same_device("weight", weight, "mask_logits", mask_logits);
-  check_match_geometry(check, mask_logits, "mask_logits", pairs, shift, offset.size(0), frames, height, width, radius,
-                       dilation);
   check.sizes("boxes", boxes, {mask_logits.size(0), frames, 4}, "[N, T, 4]");
   check.dtype("boxes", boxes, {ScalarType::Float});
   check.same_device("boxes", boxes, "mask_logits", mask_logits);
+  check_match_geometry(check, mask_logits, "mask_logits", pairs, shift, offset.size(0), frames, height, width, radius,
+                       dilation);
   check_video_index(check, mask_logits, video_index, offset.size(0));
   check.that(offset.size(2) <= INT32_MAX / std::max<int64_t>(height * width, 1), "offset",
              "has shape " + shape_of(offset), "K·H·W below 2^31");

@@ -17,6 +17,10 @@ MALFORMED = {
         r"offset has shape \[2, 2, 3, 9, 21\]; .*\[any, 3, any, 9, 21\]",
     ),
     "no such frame": ({"pairs": torch.tensor([[0, 2], [1, 0]])}, "pairs contains 2; expected frames .* 0 to 1"),
+    "instances as frames": (
+        {"mask_logits": torch.zeros(2, 1, 9, 21)},
+        r"boxes has shape \[3, 2, 4\]; .* = \[2, 1, 4\]",
+    ),
     "int64 offset": ({"offset": torch.zeros(2, 2, 3, 9, 21).long()}, "offset is int64; expected int16"),
     "fewer weights": ({"weight": torch.zeros(2, 2, 1, 9, 21)}, r"weight has shape \[2, 2, 1, 9, 21\]"),
     "float64 weights": ({"weight": torch.zeros(2, 2, 3, 9, 21).double()}, "weight is float64; expected float32"),
