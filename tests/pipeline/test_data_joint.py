@@ -25,7 +25,7 @@ from mfvis.errors import ConfigError
 from mfvis.losses.criterion import Criterion
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import build, load_preset
-from mfvis.train.checkpoint import read_tensors
+from mfvis.train.checkpoint import load_model, read_tensors
 from mfvis.train.engine import clip_datasets, train
 from mfvis.types import Clip
 
@@ -158,6 +158,8 @@ def test_two_processes_train_on_alike_batches(published: Path, tmp_path: Path) -
     flags += ["--train.batch", "8", "--train.per-device", "2", "--train.steps", "2"]
     done = subprocess.run([*launch, "-m", "mfvis", "train", *flags], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
+    assert "batch 8 = 2 clips x 2 processes x 2 forward passes" in done.stderr
+    assert all(torch.isfinite(p).all() for p in load_model(tmp_path)[0].parameters())
     assert all(record["projection"] > 0 and record["mask_bce"] > 0 for record in records(tmp_path))
 
 

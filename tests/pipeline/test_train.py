@@ -140,17 +140,6 @@ def test_killed_run_resumes(uninterrupted: Path, demo_data: tuple[Path, Path], t
     assert_same_checkpoint(last, uninterrupted / "checkpoints" / "000006")
 
 
-@pytest.mark.slow
-def test_two_processes_share_a_batch(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    flags = ["--preset", "test", "--data", str(demo_data[0]), "--out", str(tmp_path), "--train.steps", "2"]
-    done = subprocess.run([*launch, "-m", "mfvis", "train", *flags], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert "batch 2 = 1 clips x 2 processes x 1 forward passes" in done.stderr
-    model, _, _ = checkpoint.load_model(tmp_path)
-    assert all(torch.isfinite(p).all() for p in model.parameters())
-
-
 def test_partial_checkpoint_is_never_taken_for_one(uninterrupted: Path, tmp_path: Path) -> None:
     model, categories, config = checkpoint.load_model(uninterrupted)
     description = checkpoint.Description(7, config, categories)
