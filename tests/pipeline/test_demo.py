@@ -64,7 +64,7 @@ def test_the_demo_ends_in_a_report_and_says_where(tmp_path, capsys):
     assert (tmp_path / "mine.txt").read_text() == "stays"
 
 
-def test_the_twin_and_the_model_without_tk_differ_in_supervision_alone(tmp_path, capsys):
+def test_the_twin_and_the_model_without_tk_differ_in_supervision_alone(tmp_path):
     demo.run(config(tmp_path, twin=True))
     names = [entry["supervision"] for entry in json.loads((tmp_path / "metrics.json").read_text())["model"]]
     assert names == ["boxes alone", "boxes alone, without TK-Loss", "masks (the supervised twin)"]
@@ -95,7 +95,7 @@ def test_tubes_are_assigned_by_boxes_alone_and_one_to_one():
 def test_a_drawn_track_has_its_true_tracks_colour_whatever_was_not_drawn(monkeypatch):
     true = np.array([[0, 0, 10, 10]], np.float32)
     video = Video(1, "v", 32, 32, 1, (), (Track(5, 1, true, (None,)),))
-    found = tuple(TrackResult(1, 1, score, tuple([None]), boxes) for score, boxes in ((0.9, true + 3), (0.1, true)))
+    found = tuple(TrackResult(1, 1, score, (None,), boxes) for score, boxes in ((0.9, true + 3), (0.1, true)))
     seen = {}
     monkeypatch.setattr(demo_page, "read_frames", lambda video, indices: torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     monkeypatch.setattr(demo_page, "compare", lambda frame_HW3, boxes_N4, ids, masks: seen.update(ids=ids, masks=masks))

@@ -42,7 +42,7 @@ def damaged(text: str, rng: random.Random) -> str:
 
 
 @pytest.mark.parametrize("form", ["tracks", "scalabel"])
-def test_250_damaged_files_are_measured_or_refused(form, tmp_path: Path, capsys):
+def test_250_damaged_files_are_measured_or_refused(form, tmp_path: Path):
     rng = random.Random(form)
     refused = 0
     for case in range(250):

@@ -212,7 +212,7 @@ def test_a_mask2former_with_fewer_queries_than_tracks_labels_them_all(config):
         assert [rle is not None for rle in result.segmentations] == track.present_T.tolist()
 
 
-def test_learns_a_disc_from_its_boxes(tmp_path):
+def test_learns_a_disc_from_its_boxes():
     """A red disc moves over noise: its mask beats the filled box, whose IoU with a disc is pi / 4, clearly."""
     torch.manual_seed(0)
     frames_TCHW = torch.randint(0, 90, (6, 3, 64, 96), dtype=torch.uint8)

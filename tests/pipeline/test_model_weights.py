@@ -99,7 +99,7 @@ def _tar(attack) -> bytes:
 
 
 @pytest.fixture
-def attack(tmp_path, monkeypatch):
+def attack(tmp_path):
     """Something that leaves a file behind where it runs, and what finds the file."""
     trace = tmp_path / "it ran"
     yield _Call(os.system, f"touch '{trace}'")

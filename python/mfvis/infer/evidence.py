@@ -76,7 +76,7 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
     translations at once by Fourier transforms (masked correlation, Padfield, CVPR 2010). At least `LEAST_OVERLAP` of
     the smaller background must remain in view.
     """
-    frames, _, height, width = lab_TCHW.shape
+    height, width = lab_TCHW.shape[-2:]
     size = (2 * height, 2 * width)
     seen = background_THW.to(lab_TCHW.dtype)
     masked = lab_TCHW * seen[:, None]
@@ -85,7 +85,7 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
     colour_f = torch.fft.rfft2(masked, size)
     area_T = seen.sum((1, 2))
     moves = []
-    for a, b in (pairs_P2.split(PAIRS_AT_ONCE)[i].unbind(1) for i in range(-(-len(pairs_P2) // PAIRS_AT_ONCE))):
+    for a, b in (pairs.unbind(1) for pairs in pairs_P2.split(PAIRS_AT_ONCE) if len(pairs)):
         overlap = torch.fft.irfft2(mask_f[a].conj() * mask_f[b], size)
         difference = square_f[a].conj() * mask_f[b] + mask_f[a].conj() * square_f[b]
         difference = difference - 2 * (colour_f[a].conj() * colour_f[b]).sum(1)

@@ -69,7 +69,7 @@ def matching_cost(
     prediction: Prediction, batch: Batch, boxes_NT4: Tensor, config: MatchConfig, with_masks: bool = False
 ) -> Tensor:
     """float32 ``[L, Q, N]``: the cost of each query of its own clip for each object, Ke et al. 2023, section 3.3."""
-    layers, _, queries, frames, height, width = prediction.masks_LBQTHW.shape
+    layers, _, queries, frames = prediction.masks_LBQTHW.shape[:4]
     probability = prediction.logits_LBQK.float().softmax(-1)
     tubes = mfvis_ext.mask_to_boxes(prediction.masks_LBQTHW.flatten(0, 2))
     tubes = tubes.view(layers, -1, queries, frames, 4)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mfvis.config import Config
 from mfvis.data.datasets import LAYOUTS
 from mfvis.data.ytvis import load_dataset
-from mfvis.errors import CheckpointError, ConfigError
+from mfvis.errors import CheckpointError, ConfigError, require
 from mfvis.models.backbone import NAMES, Backbone, BackboneConfig
 from mfvis.models.foreign import Named, to_detectron2
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
@@ -45,13 +45,12 @@ class ConvertConfig:
     """Attention heads, the one size that weights do not show."""
 
     def __post_init__(self) -> None:
-        if self.heads < 1:
-            raise ConfigError(f"heads is {self.heads}; expected 1 or more")
         if self.classes is not None and (self.to != "mfvis" or self.out.suffix):
             raise ConfigError("classes is given, so a run of mfvis is written; name a directory with --out")
         endings = (".safetensors",) if self.to == "mfvis" else (".pkl", ".pth", ".safetensors")
-        if self.classes is None and self.out.suffix not in endings:
-            raise ConfigError(f"out is {self.out}; expected a file that ends in {' or '.join(endings)}")
+        right = self.classes is not None or self.out.suffix in endings
+        expected = f"a file that ends in {' or '.join(endings)}"
+        require(self, {"heads": (self.heads >= 1, "1 or more"), "out": (right, expected)})
 
 
 def run(config: ConvertConfig) -> None:
