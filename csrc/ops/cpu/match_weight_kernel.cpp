@@ -16,13 +16,16 @@ void match_weight(const MatchWeight& args) {
     if (!args.weighted) {
       for (int64_t i = begin; i < end; ++i) weight[i] = distance[i] <= limit ? 1.0f : 0.0f;
     } else if (args.gaussian) {
+#pragma omp simd
       for (int64_t i = begin; i < end; ++i) {
-        const float scaled = distance[i] * rate;
-        weight[i] = distance[i] <= limit ? exp_of_negative(-0.5f * scaled * scaled) : 0.0f;
+        const float scaled = distance[i] * rate, affinity = exp_of_negative(-0.5f * scaled * scaled);
+        weight[i] = distance[i] <= limit ? affinity : 0.0f;
       }
     } else {
+#pragma omp simd
       for (int64_t i = begin; i < end; ++i) {
-        weight[i] = distance[i] <= limit ? exp_of_negative(-distance[i] * rate) : 0.0f;
+        const float affinity = exp_of_negative(-distance[i] * rate);
+        weight[i] = distance[i] <= limit ? affinity : 0.0f;
       }
     }
   });
