@@ -27,9 +27,6 @@ class EvidenceConfig:
 
     weight: float = 1.0
     """Of the escaped pixels' term in the loss, and of the ring's around the boxes; 0 looks for none."""
-    default: float = 0.0
-    """Weight of the assumption that what has not escaped from the box is the object. It holds up masks that collapse,
-    and fattens those that do not."""
     doubt: float = 0.1
     """Share of the box's pixels that the escaped ones are averaged over in addition: few of them may be errors."""
     gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
@@ -44,7 +41,6 @@ class EvidenceConfig:
     def __post_init__(self) -> None:
         wanted = {
             "weight": (self.weight >= 0, "0 or more"),
-            "default": (self.default >= 0, "0 or more"),
             "doubt": (self.doubt >= 0, "0 or more"),
             "gaps": (len(self.gaps) > 0 and min(self.gaps) >= 1, "one or more numbers of frames, each 1 or more"),
             "radius": (self.radius >= 0, "0 or more"),

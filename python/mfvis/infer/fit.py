@@ -18,7 +18,7 @@ from mfvis.infer.view import View, as_batch, cut, enlarge
 from mfvis.infer.windows import windows_of
 from mfvis.losses.criterion import STRIDE, Criterion
 from mfvis.losses.matcher import match
-from mfvis.losses.negatives import negatives_loss, positives_loss
+from mfvis.losses.negatives import negatives_loss
 from mfvis.losses.temporal import tube_pairs
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
@@ -120,7 +120,6 @@ def _loss(
         doubt_N = evidence.doubt * (escaped | unknown).sum((1, 2, 3))
         found = negatives_loss(masks, escaped, count, doubt_N) + negatives_loss(masks, ring, count)
         loss = loss + evidence.weight * found
-        loss = loss + evidence.default * positives_loss(masks, unknown, count)
     return loss
 
 

@@ -1,4 +1,4 @@
-"""Pixels of which the boxes of the whole video say what they are, for certain or by default."""
+"""Pixels of which the boxes of the whole video say that they are not the object."""
 
 from __future__ import annotations
 
@@ -16,8 +16,3 @@ def negatives_loss(
     """
     cost_N = (F.softplus(masks_NTHW.float()) * negatives_NTHW).sum((1, 2, 3))
     return (cost_N / (negatives_NTHW.sum((1, 2, 3)) + doubt_N).clamp(min=1)).sum() / normaliser
-
-
-def positives_loss(masks_NTHW: Tensor, positives_NTHW: Tensor, normaliser: Tensor | float) -> Tensor:
-    """Mean of -log σ(logit) over each object's positives; as `negatives_loss` otherwise."""
-    return negatives_loss(-masks_NTHW, positives_NTHW, normaliser)
