@@ -23,10 +23,15 @@ HEADS, CHANNELS, POINTS = 8, 32, 4
 LEARNT = ("value", "sampling_locations", "attention_weights")
 
 
+def maps(height: int, width: int) -> Tensor:
+    """Sizes of the maps at strides 32, 16 and 8 that belong to masks `height` x `width`, at stride 4."""
+    return torch.tensor([[-(-height // step), -(-width // step)] for step in (8, 4, 2)])
+
+
 def arguments(frames: int, height: int, width: int) -> dict[str, Any]:
-    """Of masks `height` x `width`, stride 4. The points lie some pixels of their level away from the token."""
+    """The points lie some pixels of their level away from the token."""
     seeded = generator()
-    shapes = torch.tensor([[-(-height // step), -(-width // step)] for step in (8, 4, 2)])
+    shapes = maps(height, width)
     areas = shapes.prod(1)
     places = [
         torch.cartesian_prod((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w) for h, w in shapes.tolist()
@@ -66,6 +71,8 @@ def cases_of(setting: Setting) -> list[Case]:
     settings = [setting, replace(setting, frames=1, height=90, width=160)] if setting == Setting() else [setting]
     cases = []
     for one in settings:
+        shapes = maps(one.height, one.width)
+        sampled = one.frames * int(shapes.prod(1).sum()) * HEADS * len(shapes) * POINTS * CHANNELS * 4  # bytes
         name = f"{one.frames} frames, short side {4 * one.height}"
         common = {"make": lambda one=one: arguments(one.frames, one.height, one.width), "setting": one}
         for kind, passes in (("forward", 1), ("forward + backward", 3)):
@@ -77,6 +84,7 @@ def cases_of(setting: Setting) -> list[Case]:
                     reference=wrap(reference),
                     bytes_moved=lambda made, passes=passes: passes * sum(made[name].nbytes for name in LEARNT),
                     operations=lambda made, passes=passes: passes * 8 * CHANNELS * made["attention_weights"].numel(),
+                    reference_bytes=passes * sampled,
                     agree=agree if passes > 1 else agree_forward,
                     differentiate=passes > 1,
                     quick=one.frames == 1,
