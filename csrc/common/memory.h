@@ -15,14 +15,23 @@ int64_t to_huge_page(const void* data);
 // Asks for huge pages below `data`, which is about to be written whole: one first touch per 2 MB. A hint and no more.
 void use_huge_pages(void* data, int64_t bytes);
 
-// Working memory that stays with the process when it is given back, one block of at most 32 MB, so that the next call
-// finds its pages there; none at all with MFVIS_KEEP_MEMORY=0 in the environment. The contents are not set.
+// Working memory that stays with the process when it is given back, one block of at most 64 MB, so that the next call
+// finds its pages there, and maybe what the call before left in them: contents that were stamped are there again for
+// whoever comes with the same stamp before anybody else has used the memory. None is kept with MFVIS_KEEP_MEMORY=0 in
+// the environment.
 class KeptMemory {
  public:
-  explicit KeptMemory(int64_t bytes);
+  // A stamp that nobody has.
+  static int64_t new_stamp();
+
+  KeptMemory(int64_t bytes, int64_t stamp);
   ~KeptMemory();
   KeptMemory(const KeptMemory&) = delete;
   KeptMemory& operator=(const KeptMemory&) = delete;
+
+  // Whether the contents of the stamp are there. If not, nothing is, until they are filled in and stamped.
+  bool has_contents() const { return has_contents_; }
+  void stamp_contents();
 
   // What lies from byte `at` on.
   template <typename T>
@@ -31,6 +40,8 @@ class KeptMemory {
   }
 
  private:
+  int64_t bytes_, stamp_;
+  bool has_contents_;
   char* data_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../common/memory.h"
 #include "../common/operator.h"
 #include "match_geometry.h"
 #include "terms.h"
@@ -20,7 +21,13 @@ struct Arguments {
   std::optional<Tensor> shift;
   int64_t radius, dilation;
 
-  TkLoss pointers(void* scratch = nullptr) const {
+  // What the CUDA kernels work in, nothing elsewhere.
+  Tensor scratch(int64_t TkLossScratch::* pass) const {
+    const int64_t bytes = runs_cuda_kernels(logits) ? tk_loss_scratch_bytes(pointers(0)).*pass : 0;
+    return make_empty(logits, {bytes}, ScalarType::Byte);
+  }
+
+  TkLoss pointers(int64_t stamp, void* scratch = nullptr) const {
     return {logits.const_data_ptr(),
             dtype_of(logits),
             offset.const_data_ptr<int16_t>(),
@@ -38,15 +45,8 @@ struct Arguments {
             offset.size(2),
             radius,
             dilation,
+            stamp,
             scratch};
-  }
-
-  // Calls run(arguments of the kernel) with what the CUDA kernels work in; the CPU's allocate for themselves.
-  template <typename Run>
-  void with_scratch(int64_t TkLossScratch::* pass, const Run& run) const {
-    if (!runs_cuda_kernels(logits)) return run(pointers());
-    const Tensor scratch = make_empty(logits, {tk_loss_scratch_bytes(pointers()).*pass}, ScalarType::Byte);
-    run(pointers(scratch.mutable_data_ptr()));
   }
 };
 
@@ -82,60 +82,80 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& o
           dilation};
 }
 
+std::tuple<Tensor, Tensor> sums_of(const Arguments& arguments, int64_t stamp) {
+  const Tensor& logits = arguments.logits;
+  const std::initializer_list<int64_t> shape{logits.size(0), arguments.pairs.size(0)};
+  const ScalarType type = sum_type(logits);
+  if (logits.numel() == 0 || arguments.pairs.size(0) == 0) {
+    return {make_zeros(logits, shape, type), make_zeros(logits, shape, type)};
+  }
+  Tensor loss_sum = make_empty(logits, shape, type), weight_sum = make_empty(logits, shape, type);
+  const Tensor scratch = arguments.scratch(&TkLossScratch::forward);
+  tk_loss_terms_kernel.on(logits)(arguments.pointers(stamp, scratch.mutable_data_ptr()), loss_sum.mutable_data_ptr(),
+                                  weight_sum.mutable_data_ptr());
+  return {loss_sum, weight_sum};
+}
+
+Tensor gradient(const Check& check, const Arguments& arguments, const Tensor& grad_loss_sum, int64_t stamp) {
+  const Tensor& logits = arguments.logits;
+  check.sizes("grad_loss_sum", grad_loss_sum, {logits.size(0), arguments.pairs.size(0)}, "[N, P]");
+  check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(logits)});
+  check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", logits);
+  Tensor grad_logits = make_empty(logits, logits.sizes());
+  if (logits.numel() == 0) return grad_logits;
+  const Tensor tight_grad = as_contiguous(grad_loss_sum), scratch = arguments.scratch(&TkLossScratch::backward);
+  tk_loss_terms_backward_kernel.on(logits)(arguments.pointers(stamp, scratch.mutable_data_ptr()),
+                                           tight_grad.const_data_ptr(), grad_logits.mutable_data_ptr());
+  return grad_logits;
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor> tk_loss_terms(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
                                          const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
                                          int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
-  const Arguments arguments =
-      checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
-  const std::initializer_list<int64_t> shape{mask_logits.size(0), pairs.size(0)};
-  const ScalarType type = sum_type(mask_logits);
-  if (mask_logits.numel() == 0 || pairs.size(0) == 0) {
-    return {make_zeros(mask_logits, shape, type), make_zeros(mask_logits, shape, type)};
-  }
-  Tensor loss_sum = make_empty(mask_logits, shape, type), weight_sum = make_empty(mask_logits, shape, type);
-  arguments.with_scratch(&TkLossScratch::forward, [&](const TkLoss& args) {
-    tk_loss_terms_kernel.on(mask_logits)(args, loss_sum.mutable_data_ptr(), weight_sum.mutable_data_ptr());
-  });
-  return {loss_sum, weight_sum};
+  return sums_of(
+      checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
+      KeptMemory::new_stamp());
 }
 
 Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_logits, const Tensor& offset,
                               const Tensor& weight, const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
                               int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
   const Check check("tk_loss_terms_backward");
-  const Arguments arguments =
-      checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
-  check.sizes("grad_loss_sum", grad_loss_sum, {mask_logits.size(0), pairs.size(0)}, "[N, P]");
-  check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(mask_logits)});
-  check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", mask_logits);
-  const Tensor tight_grad = as_contiguous(grad_loss_sum);
-  Tensor grad_logits = make_empty(mask_logits, mask_logits.sizes());
-  if (mask_logits.numel() == 0) return grad_logits;
-  arguments.with_scratch(&TkLossScratch::backward, [&](const TkLoss& args) {
-    tk_loss_terms_backward_kernel.on(mask_logits)(args, tight_grad.const_data_ptr(), grad_logits.mutable_data_ptr());
-  });
-  return grad_logits;
+  return gradient(check,
+                  checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
+                  grad_loss_sum, KeptMemory::new_stamp());
 }
 
-// The loss itself, and what its backward pass needs besides the arguments.
-std::tuple<Tensor, Tensor> tk_loss_mean(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
-                                        const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
-                                        int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
-  const auto [loss_sum, weight_sum] =
-      tk_loss_terms(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
-  return mean_of_terms(loss_sum, weight_sum, pairs.size(0));
+// The loss itself, and what its backward pass needs besides the arguments: the divisor and the stamp of the lists.
+std::tuple<Tensor, Tensor, Tensor> tk_loss_mean(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
+                                                const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
+                                                int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
+  const int64_t stamp = KeptMemory::new_stamp();
+  const auto [loss_sum, weight_sum] = sums_of(
+      checked(Check("tk_loss"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
+      stamp);
+  const auto [loss, divisor] = mean_of_terms(loss_sum, weight_sum, pairs.size(0));
+  Tensor stamps = make_empty(mask_logits, {mask_logits.is_cpu() ? 1 : 0}, ScalarType::Long);
+  if (mask_logits.is_cpu()) *stamps.mutable_data_ptr<int64_t>() = stamp;
+  return {loss, divisor, stamps};
 }
 
-Tensor tk_loss_mean_backward(const Tensor& grad_loss, const Tensor& divisor, const Tensor& mask_logits,
-                             const Tensor& offset, const Tensor& weight, const Tensor& pairs, const Tensor& boxes,
-                             const Tensor& video_index, int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
+Tensor tk_loss_mean_backward(const Tensor& grad_loss, const Tensor& divisor, const Tensor& stamps,
+                             const Tensor& mask_logits, const Tensor& offset, const Tensor& weight, const Tensor& pairs,
+                             const Tensor& boxes, const Tensor& video_index, int64_t radius, int64_t dilation,
+                             std::optional<Tensor> shift) {
+  const Check check("tk_loss_mean_backward");
+  check.sizes("stamps", stamps, {mask_logits.is_cpu() ? 1 : 0}, "one on the CPU, none elsewhere");
+  check.dtype("stamps", stamps, {ScalarType::Long});
+  check.same_device("stamps", stamps, "mask_logits", mask_logits);
   const int64_t columns = pairs.size(0);
-  const Tensor grad_loss_sum = mean_of_terms_backward(Check("tk_loss_mean_backward"), grad_loss, divisor,
-                                                      {mask_logits.size(0), columns}, columns);
-  return tk_loss_terms_backward(grad_loss_sum, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation,
-                                shift);
+  const Tensor grad_loss_sum =
+      mean_of_terms_backward(check, grad_loss, divisor, {mask_logits.size(0), columns}, columns);
+  return gradient(check,
+                  checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
+                  grad_loss_sum, stamps.is_cpu() ? *stamps.const_data_ptr<int64_t>() : 0);
 }
 
 MFVIS_OPERATOR(tk_loss_terms,
@@ -146,9 +166,10 @@ MFVIS_OPERATOR(tk_loss_terms_backward,
                "Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
 MFVIS_OPERATOR(tk_loss_mean,
                "(Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, Tensor video_index, "
-               "int radius, int dilation, Tensor? shift) -> (Tensor, Tensor)")
-MFVIS_OPERATOR(tk_loss_mean_backward,
-               "(Tensor grad_loss, Tensor divisor, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, "
-               "Tensor boxes, Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
+               "int radius, int dilation, Tensor? shift) -> (Tensor, Tensor, Tensor)")
+MFVIS_OPERATOR(
+    tk_loss_mean_backward,
+    "(Tensor grad_loss, Tensor divisor, Tensor stamps, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, "
+    "Tensor boxes, Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
 
 }  // namespace mfvis

@@ -42,7 +42,7 @@ def tk_loss(
     Raises:
         ValueError: a wrong shape, dtype, device or range, naming the argument; a weight that requires a gradient.
     """
-    return torch.ops.mfvis.tk_loss(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift)
+    return MeanOfMatches.apply(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift)
 
 
 def tk_loss_terms(
@@ -75,11 +75,11 @@ class MeanOfMatches(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
         _constant(ctx.needs_input_grad[2], "tk_loss")
-        loss, divisor = torch.ops.mfvis.tk_loss_mean(
+        loss, divisor, stamps = torch.ops.mfvis.tk_loss_mean(
             mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift
         )
         ctx.radius, ctx.dilation = radius, dilation
-        ctx.save_for_backward(divisor, mask_logits, offset, weight, pairs, boxes, video_index, shift)
+        ctx.save_for_backward(divisor, stamps, mask_logits, offset, weight, pairs, boxes, video_index, shift)
         return loss
 
     @staticmethod
@@ -94,11 +94,7 @@ torch.library.define(
     "(Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, Tensor video_index, "
     "int radius=5, int dilation=1, Tensor? shift=None) -> Tensor",
 )
-
-
-@torch.library.impl("mfvis::tk_loss", "CompositeImplicitAutograd")
-def _(mask_logits, offset, weight, pairs, boxes, video_index, radius=5, dilation=1, shift=None):
-    return MeanOfMatches.apply(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift)
+torch.library.impl("mfvis::tk_loss", "CompositeImplicitAutograd", tk_loss)
 
 
 def _constant(weight_requires_grad: bool, operator: str) -> None:
@@ -121,11 +117,15 @@ def _(grad_loss_sum, mask_logits, offset, weight, pairs, boxes, video_index, rad
 @torch.library.register_fake("mfvis::tk_loss_mean")
 def _(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
     dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
-    return mask_logits.new_empty((), dtype=dtype), mask_logits.new_empty(pairs.shape[:1], dtype=dtype)
+    return (
+        mask_logits.new_empty((), dtype=dtype),
+        mask_logits.new_empty(pairs.shape[:1], dtype=dtype),
+        mask_logits.new_empty(int(mask_logits.device.type == "cpu"), dtype=torch.int64),
+    )
 
 
 @torch.library.register_fake("mfvis::tk_loss_mean_backward")
-def _(grad_loss, divisor, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
+def _(grad_loss, divisor, stamps, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
     return mask_logits.new_empty(mask_logits.shape)
 
 

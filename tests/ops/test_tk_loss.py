@@ -188,10 +188,26 @@ def test_autocast_keeps_the_loss_in_float32():
         assert tk_loss(**arguments).dtype == torch.float32
 
 
-def test_frames_so_large_that_pairs_are_listed_one_after_the_other():
-    arguments = TestTkLoss().make(N=1, H=300, W=400, K=9, B=1, P=2)
+def gradient_of(loss, logits):
+    return torch.autograd.grad(loss, logits, retain_graph=True)[0]
+
+
+def test_a_backward_pass_takes_over_the_lists_of_its_own_forward_pass_alone():
+    first, second = TestTkLoss().make(seed=1), TestTkLoss().make(seed=2)
+    losses = [tk_loss(**arguments) for arguments in (first, second)]  # the second's lists are in memory now
+    expected = [gradient_of(reference(**arguments), arguments["mask_logits"]) for arguments in (first, second)]
+    assert not torch.equal(*expected)
+    for which in (1, 1, 0, 0, 1):
+        logits = (first, second)[which]["mask_logits"]
+        torch.testing.assert_close(gradient_of(losses[which], logits), expected[which])
+    tk_loss_terms(**first)
+    torch.testing.assert_close(gradient_of(losses[1], second["mask_logits"]), expected[1])
+
+
+def test_lists_too_long_to_be_kept():
+    arguments = TestTkLoss().make(N=1, H=480, W=660, K=9, B=1, P=2)
     arguments["weight"][:, :, 1:, :, 64:192] = 0  # columns where only the nearest weighs anything
     logits = arguments["mask_logits"]
     loss, expected = tk_loss(**arguments), reference(**arguments)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits))
+    torch.testing.assert_close(gradient_of(loss, logits), gradient_of(expected, logits))

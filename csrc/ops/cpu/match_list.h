@@ -1,11 +1,13 @@
 // The matches of a clip that weigh something. Most of the k nearest patches of a pixel are too far to weigh anything,
 // and all instances and decoder layers of a video share the rest. So the matches of the frame pairs are read once and
-// those with a weight are listed, pixel by pixel. A block of rows has a part of the lists to itself, as long as if each
-// of its matches weighed something, and fills it from the front only: what it does not need is never touched.
+// those with a weight are listed, pixel by pixel. The forward pass lists them; the backward pass finds the lists in
+// the memory that is kept, unless another call has used it since: then they are made again. A block of rows has a part
+// of the lists to itself, as long as if each of its matches weighed something, and fills it from the front only: what
+// it does not need is never touched.
 //
-//   start    P x H x (W + 1)   where the matches of a pixel begin in its block's part of the lists
-//   target   P x H x W·K       the pixel itself, an index into the plane
-//   match    P x H x W·K       its match, an index into the other plane, and the weight
+//   match    B x P x H x W·K       a match, an index into the source's plane, and its weight: 8 bytes
+//   target   B x P x H x W·K       the pixel whose match it is, an index into the target's plane
+//   start    B x P x H x (W + 1)   where the matches of a pixel begin in its block's part of the lists
 #pragma once
 
 #include "../../common/box.h"
@@ -31,14 +33,14 @@ MFVIS_HOST_DEVICE int32_t source_of(uint64_t match) { return static_cast<int32_t
 MFVIS_HOST_DEVICE float weight_of(uint64_t match) { return bits_as<float>(static_cast<uint32_t>(match >> 32)); }
 MFVIS_HOST_DEVICE bool weighs_something(uint64_t match) { return match >> 32 << 33 != 0; }  // -0 does not
 
-// Where the matches of one pair lie.
+// Where the matches of one pair of one video lie.
 struct Window {
-  Window(const TkLoss& args, int64_t video, int64_t pair)
+  Window(const TkLoss& args, int64_t list)
       : height(static_cast<int32_t>(args.height)),
         width(static_cast<int32_t>(args.width)),
         side(static_cast<int32_t>(2 * args.radius + 1)),
         dilation(static_cast<int32_t>(args.dilation)) {
-    const int64_t* shift = args.shift ? args.shift + 2 * (video * args.pair_count + pair) : nullptr;
+    const int64_t* shift = args.shift ? args.shift + 2 * list : nullptr;
     const int32_t reach = static_cast<int32_t>(args.radius) * dilation;
     first_dy = (shift ? clamp_shift(shift[0]) : 0) - reach;
     first_dx = (shift ? clamp_shift(shift[1]) : 0) - reach;
@@ -65,96 +67,89 @@ struct Window {
   int32_t first_dy, first_dx;
 };
 
-// The instances of one video, and of each row the columns from the first to the last that is in a box of theirs.
-struct Group {
-  Group(const TkLoss& args, int64_t video) : instances(args.instances), columns(args.height) {
-    for (int64_t y = 0; y < args.height; ++y) columns[y] = {args.width, 0};
+// Of each row of a video the columns from the first to the last that is in a box of the video's instances.
+struct Columns {
+  explicit Columns(const TkLoss& args) : height(args.height), spans(args.videos * args.height) {
+    for (int64_t row = 0; row < args.videos * height; ++row) spans[row] = {args.width, 0};
     for (int64_t n = 0; n < args.instances; ++n) {
-      if (args.video_index[n] != video) continue;
-      instances[size++] = n;
+      Span* const of_video = spans + args.video_index[n] * height;
       for (int64_t t = 0; t < args.frames; ++t) {
         const float* box = args.boxes + (n * args.frames + t) * 4;
         if (!box_is_present(box)) continue;
-        const Span rows = pixels_inside(box[1], box[3], args.height),
-                   inside = pixels_inside(box[0], box[2], args.width);
-        for (int64_t y = rows.begin; y < rows.end; ++y) columns[y] = around(columns[y], inside);
+        const Span rows = pixels_inside(box[1], box[3], height), inside = pixels_inside(box[0], box[2], args.width);
+        for (int64_t y = rows.begin; y < rows.end; ++y) of_video[y] = around(of_video[y], inside);
       }
     }
   }
 
-  Scratch<int64_t> instances;
-  int64_t size = 0;
-  Scratch<Span> columns;
+  Span of(int64_t video, int64_t y) const { return spans[video * height + y]; }
 
  private:
   static Span around(Span a, Span b) { return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end}; }
+
+  int64_t height;
+  Scratch<Span> spans;
 };
 
-// The matches that weigh something of as many pairs as fit, drawn above.
+// The lists of all videos and pairs, drawn above; list = video · P + pair.
 struct MatchList {
   explicit MatchList(const TkLoss& args)
       : row_size(args.width * args.matches),
         blocks((args.height + block_rows - 1) / block_rows),
-        pairs(pairs_at_once(args)),
-        longest(pairs * blocks * block_rows * row_size),
-        memory(longest * 12 + pairs * args.height * (args.width + 1) * 4),
+        height(args.height),
+        longest(args.videos * args.pair_count * args.height * row_size),
+        memory(longest * 12 + args.videos * args.pair_count * args.height * (args.width + 1) * 4, args.stamp),
         match(memory.from<uint64_t>(0)),
         target(memory.from<int32_t>(longest * 8)),
-        start(memory.from<int32_t>(longest * 12)) {}
-
-  // Lists `pairs` pairs, or what is left, from `first` on.
-  void fill(const TkLoss& args, const Group& group, int64_t video, int64_t first) const {
-    const int64_t count = args.pair_count - first < pairs ? args.pair_count - first : pairs;
-    parallel_for(count * blocks, 1, [&](int64_t begin, int64_t end) {
-      const Scratch<uint64_t> read = Scratch<uint64_t>::unset(piece * args.matches);
-      for (int64_t item = begin; item < end; ++item) {
-        fill_block(args, group, video, first, item / blocks, item % blocks, read);
-      }
-    });
+        start(memory.from<int32_t>(longest * 12)) {
+    if (memory.has_contents()) return;
+    fill(args);
+    memory.stamp_contents();
   }
 
-  // Where the matches of row y of the pair at a place in the list begin, for `start` to count from.
-  int64_t part_of(int64_t place, int64_t y) const { return (place * blocks + y / block_rows) * block_rows * row_size; }
+  // Where the matches of row y of a list begin, for `starts` to count from.
+  int64_t part_of(int64_t list, int64_t y) const { return (list * height + y / block_rows * block_rows) * row_size; }
+  int32_t* starts(int64_t list, int64_t y, int64_t width) const { return start + (list * height + y) * (width + 1); }
 
   static constexpr int64_t block_rows = 8;
   static constexpr int64_t piece = 64;  // columns that are read together
-  int64_t row_size, blocks, pairs, longest;
+  int64_t row_size, blocks, height, longest;
   KeptMemory memory;
   uint64_t* match;
   int32_t *target, *start;
 
  private:
-  static int64_t pairs_at_once(const TkLoss& args) {
-    constexpr int64_t enough = 1 << 21;  // matches: some tens of MB if all weigh something
-    const int64_t fitting = enough / (1 + args.height * args.width * args.matches);
-    const int64_t wanted = fitting < args.pair_count ? fitting : args.pair_count;
-    return wanted < 1 ? 1 : wanted;
+  void fill(const TkLoss& args) const {
+    const Columns columns(args);
+    parallel_for(args.videos * args.pair_count * blocks, 1, [&](int64_t begin, int64_t end) {
+      const Scratch<uint64_t> read = Scratch<uint64_t>::unset(piece * args.matches);
+      for (int64_t item = begin; item < end; ++item) fill_block(args, columns, item / blocks, item % blocks, read);
+    });
   }
 
-  void fill_block(const TkLoss& args, const Group& group, int64_t video, int64_t first, int64_t place, int64_t block,
-                  uint64_t* read) const {
-    const int64_t area = args.height * args.width, matches = args.matches, pair = first + place;
+  void fill_block(const TkLoss& args, const Columns& columns_of, int64_t list, int64_t block, uint64_t* read) const {
+    const int64_t area = args.height * args.width, matches = args.matches, video = list / args.pair_count;
     const int64_t top = block * block_rows, bottom = top + block_rows;
-    const Window window(args, video, pair);
-    int32_t* const targets = target + part_of(place, top);
-    uint64_t* const kept = match + part_of(place, top);
+    const Window window(args, list);
+    int32_t* const targets = target + part_of(list, top);
+    uint64_t* const kept = match + part_of(list, top);
     int32_t count = 0;
     for (int64_t y = top; y < bottom && y < args.height; ++y) {
-      const Span columns = group.columns[y];
+      const Span columns = columns_of.of(video, y);
       if (columns.begin >= columns.end) continue;
-      int32_t* const starts = start + (place * args.height + y) * (args.width + 1);
+      int32_t* const starts_of_row = starts(list, y, args.width);
       for (int64_t x = columns.begin, end; x < columns.end; x = end) {
         end = x + piece < columns.end ? x + piece : columns.end;
         const int64_t size = end - x, own = y * args.width + x;
         int64_t filled = 0;  // where textures differ, few k have any match that weighs something
         for (int64_t k = 0; k < matches; ++k) {
-          const int64_t at = ((video * args.pair_count + pair) * matches + k) * area + own;
+          const int64_t at = (list * matches + k) * area + own;
           if (!any_weighs_something(args.weight + at, size)) continue;
           window.read(args.offset + at, args.weight + at, y, x, size, read + size * filled++);
         }
-        count = keep(read, size, filled, static_cast<int32_t>(own), count, starts + x, targets, kept);
+        count = keep(read, size, filled, static_cast<int32_t>(own), count, starts_of_row + x, targets, kept);
       }
-      starts[columns.end] = count;
+      starts_of_row[columns.end] = count;
     }
   }
 

@@ -96,10 +96,10 @@ struct Batch {
 // Calls body(count) with `count` matches of instance n in the batch, until it has seen all that count. Up to the end of
 // the last vector weights and logits are 0.
 template <typename T, typename Body>
-void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, int64_t place,
-                 const Batch<Compute<T>>& batch, const Body& body) {
+void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, const Batch<Compute<T>>& batch,
+                 const Body& body) {
   using C = Compute<T>;
-  const int64_t area = args.height * args.width;
+  const int64_t area = args.height * args.width, of_pair = args.video_index[n] * args.pair_count + pair;
   const T* logits = static_cast<const T*>(args.logits) + n * args.frames * area;
   const T* target_logits = logits + args.pairs[2 * pair] * area;
   const T* source_logits = logits + args.pairs[2 * pair + 1] * area;
@@ -120,8 +120,8 @@ void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t p
   };
 
   for (int64_t y = 0; y < args.height; ++y) {
-    const int32_t* const start = list.start + (place * args.height + y) * (args.width + 1);
-    const int64_t part = list.part_of(place, y);
+    const int32_t* const start = list.starts(of_pair, y, args.width);
+    const int64_t part = list.part_of(of_pair, y);
     const Span* const spans = batch.counted.spans(y);
     for (int64_t s = 0; s < batch.counted.size(y); ++s) {
       int64_t from = part + start[spans[s].begin];
@@ -143,11 +143,11 @@ void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t p
 }
 
 template <typename T>
-void sum_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, int64_t place,
-              const Batch<Compute<T>>& batch, Compute<T>* loss_sum, Compute<T>* weight_sum) {
+void sum_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, const Batch<Compute<T>>& batch,
+              Compute<T>* loss_sum, Compute<T>* weight_sum) {
   using C = Compute<T>;
   double total_loss = 0, total_weight = 0;
-  for_matches<T>(args, list, n, pair, place, batch, [&](int64_t count) {
+  for_matches<T>(args, list, n, pair, batch, [&](int64_t count) {
     const float* weight = batch.weight;
     const C *a = batch.a, *b = batch.b;
     C loss = 0, weights = 0;
@@ -176,12 +176,12 @@ void add_to(C* plane, const int32_t* __restrict index, const C* __restrict value
 
 // Adds the gradient of one pair to `grad`, the [T, H, W] of the instance.
 template <typename T>
-void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, int64_t place,
-                   Compute<T> grad_sum, const Batch<Compute<T>>& batch, Compute<T>* grad) {
+void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, Compute<T> grad_sum,
+                   const Batch<Compute<T>>& batch, Compute<T>* grad) {
   using C = Compute<T>;
   C* const grad_target = grad + args.pairs[2 * pair] * args.height * args.width;
   C* const grad_source = grad + args.pairs[2 * pair + 1] * args.height * args.width;
-  for_matches<T>(args, list, n, pair, place, batch, [&](int64_t count) {
+  for_matches<T>(args, list, n, pair, batch, [&](int64_t count) {
     const float* weight = batch.weight;
     C *to_a = batch.a, *to_b = batch.b;  // the logits, then what is to be added to their gradients
 #pragma omp simd
@@ -196,28 +196,19 @@ void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t
   });
 }
 
-// visit(list, n, pair, place, batch) for every instance and pair, which has a place in the list: the instances on all
-// threads, the pairs of an instance in order, begin(n) before the first.
+// visit(list, n, pair, batch) for every instance and pair: the instances on all threads, the pairs of an instance in
+// order, begin(n) before the first.
 template <typename C, typename Begin, typename Visit>
 void for_pairs(const TkLoss& args, const Begin& begin, const Visit& visit) {
   const MatchList list(args);
-  for (int64_t video = 0; video < args.videos; ++video) {
-    const Group group(args, video);
-    for (int64_t first = 0; first == 0 || first < args.pair_count; first += list.pairs) {
-      list.fill(args, group, video, first);
-      parallel_for(group.size, 1, [&](int64_t from, int64_t to) {
-        const Batch<C> batch(args);
-        for (int64_t i = from; i < to; ++i) {
-          const int64_t n = group.instances[i];
-          if (first == 0) begin(n);
-          batch.counted.of(args.boxes + n * args.frames * 4);
-          for (int64_t place = 0; place < list.pairs && first + place < args.pair_count; ++place) {
-            visit(list, n, first + place, place, batch);
-          }
-        }
-      });
+  parallel_for(args.instances, 1, [&](int64_t from, int64_t to) {
+    const Batch<C> batch(args);
+    for (int64_t n = from; n < to; ++n) {
+      begin(n);
+      batch.counted.of(args.boxes + n * args.frames * 4);
+      for (int64_t pair = 0; pair < args.pair_count; ++pair) visit(list, n, pair, batch);
     }
-  }
+  });
 }
 
 void tk_loss_terms(const TkLoss& args, void* loss_sums, void* weight_sums) {
@@ -225,12 +216,10 @@ void tk_loss_terms(const TkLoss& args, void* loss_sums, void* weight_sums) {
     using T = decltype(element);
     using C = Compute<T>;
     const auto nothing = [](int64_t) {};
-    for_pairs<C>(args, nothing,
-                 [&](const MatchList& list, int64_t n, int64_t pair, int64_t place, const Batch<C>& batch) {
-                   const int64_t at = n * args.pair_count + pair;
-                   sum_pair<T>(args, list, n, pair, place, batch, static_cast<C*>(loss_sums) + at,
-                               static_cast<C*>(weight_sums) + at);
-                 });
+    for_pairs<C>(args, nothing, [&](const MatchList& list, int64_t n, int64_t pair, const Batch<C>& batch) {
+      const int64_t at = n * args.pair_count + pair;
+      sum_pair<T>(args, list, n, pair, batch, static_cast<C*>(loss_sums) + at, static_cast<C*>(weight_sums) + at);
+    });
   });
 }
 
@@ -240,8 +229,8 @@ void backward(const TkLoss& args, const Compute<T>* grad_loss_sums, Compute<T>* 
   using C = Compute<T>;
   const int64_t volume = args.frames * args.height * args.width;
   const auto zero = [&](int64_t n) { std::memset(sums + n * volume, 0, static_cast<size_t>(volume) * sizeof(C)); };
-  for_pairs<C>(args, zero, [&](const MatchList& list, int64_t n, int64_t pair, int64_t place, const Batch<C>& batch) {
-    backward_pair<T>(args, list, n, pair, place, grad_loss_sums[n * args.pair_count + pair], batch, sums + n * volume);
+  for_pairs<C>(args, zero, [&](const MatchList& list, int64_t n, int64_t pair, const Batch<C>& batch) {
+    backward_pair<T>(args, list, n, pair, grad_loss_sums[n * args.pair_count + pair], batch, sums + n * volume);
   });
 }
 
