@@ -12,9 +12,8 @@ ScalarType compute_type(ScalarType type) { return type == ScalarType::Double ? t
 
 int64_t bytes_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
-BoxProjection arguments(const Tensor& like, const Tensor& boxes) {
-  return {like.const_data_ptr(), dtype_of(like), boxes.const_data_ptr<float>(), like.size(0), like.size(1),
-          like.size(2),          like.size(3)};
+BoxProjection arguments(const Tensor& like, const float* boxes) {
+  return {like.const_data_ptr(), dtype_of(like), boxes, like.size(0), like.size(1), like.size(2), like.size(3)};
 }
 
 }  // namespace
@@ -31,17 +30,17 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
   check.same_device("boxes", boxes, "mask_logits", mask_logits);
 
   const ScalarType type = compute_type(mask_logits.scalar_type());
-  const std::initializer_list<int64_t> profiles{instances, frames, height + width};
+  const std::initializer_list<int64_t> maxima{instances, frames, height + width};
   if (mask_logits.numel() == 0) {
-    return {make_zeros(mask_logits, {}, type), make_zeros(mask_logits, profiles, type),
-            make_zeros(mask_logits, profiles, ScalarType::Int)};
+    return {make_zeros(mask_logits, {}, type), make_zeros(mask_logits, maxima, type),
+            make_zeros(mask_logits, maxima, ScalarType::Int)};
   }
-  const auto new_profiles = [&](ScalarType element) {
-    return runs_cuda_kernels(mask_logits) ? make_zeros(mask_logits, profiles, element)
-                                          : make_empty(mask_logits, profiles, element);
+  const auto new_maxima = [&](ScalarType element) {
+    return runs_cuda_kernels(mask_logits) ? make_zeros(mask_logits, maxima, element)
+                                          : make_empty(mask_logits, maxima, element);
   };
   Tensor loss = make_empty(mask_logits, {}, type);
-  Tensor p = new_profiles(type), position = new_profiles(ScalarType::Int);
+  Tensor slope = new_maxima(type), position = new_maxima(ScalarType::Int);
   const Tensor logits = as_contiguous(mask_logits), tight_boxes = as_contiguous(boxes);
   const Tensor per_frame = make_empty(logits, {instances, frames}, ScalarType::Double);
   BoxPeaks peaks{};
@@ -58,47 +57,44 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
     peaks.position = peak_position->mutable_data_ptr<int32_t>();
     peaks.finished = finished->mutable_data_ptr<int32_t>();
   }
-  box_projection_terms_kernel.on(logits)(arguments(logits, tight_boxes),
-                                         {p.mutable_data_ptr(), position.mutable_data_ptr<int32_t>()}, peaks,
+  box_projection_terms_kernel.on(logits)(arguments(logits, tight_boxes.const_data_ptr<float>()),
+                                         {slope.mutable_data_ptr(), position.mutable_data_ptr<int32_t>()}, peaks,
                                          loss.mutable_data_ptr(), per_frame.mutable_data_ptr<double>());
-  return {loss, p, position};
+  return {loss, slope, position};
 }
 
 // mask_logits gives shape, dtype and device; its elements are not read.
-Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask_logits, const Tensor& boxes,
-                                     const Tensor& p, const Tensor& position) {
+Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask_logits, const Tensor& slope,
+                                     const Tensor& position) {
   const Check check("box_projection_terms_backward");
   check.dim("mask_logits", mask_logits, 4, "[N, T, H, W]");
   check.floating("mask_logits", mask_logits);
   const int64_t instances = mask_logits.size(0), frames = mask_logits.size(1);
-  const int64_t profile = mask_logits.size(2) + mask_logits.size(3);
+  const int64_t both_axes = mask_logits.size(2) + mask_logits.size(3);
   const ScalarType type = compute_type(mask_logits.scalar_type());
-  check.sizes("boxes", boxes, {instances, frames, 4}, "[N, T, 4]");
-  check.dtype("boxes", boxes, {ScalarType::Float});
-  check.sizes("p", p, {instances, frames, profile}, "[N, T, H + W]");
-  check.dtype("p", p, {type});
-  check.sizes("position", position, {instances, frames, profile}, "[N, T, H + W]");
+  check.sizes("slope", slope, {instances, frames, both_axes}, "[N, T, H + W]");
+  check.dtype("slope", slope, {type});
+  check.sizes("position", position, {instances, frames, both_axes}, "[N, T, H + W]");
   check.dtype("position", position, {ScalarType::Int});
   check.sizes("grad_loss", grad_loss, {}, "a scalar");
   check.dtype("grad_loss", grad_loss, {type});
-  for (const Tensor& other : {boxes, p, position, grad_loss}) {
+  for (const Tensor& other : {slope, position, grad_loss}) {
     check.same_device("an argument", other, "mask_logits", mask_logits);
   }
   // Contiguous, as the gradient is. On the CPU the threads that write it also fill it.
   Tensor grad_logits = runs_cuda_kernels(mask_logits) ? make_zeros(mask_logits, mask_logits.sizes())
                                                       : make_empty(mask_logits, mask_logits.sizes());
   if (mask_logits.numel() == 0) return grad_logits;
-  const Tensor tight_boxes = as_contiguous(boxes), tight_p = as_contiguous(p);
-  const Tensor tight_position = as_contiguous(position);
+  const Tensor tight_slope = as_contiguous(slope), tight_position = as_contiguous(position);
   box_projection_terms_backward_kernel.on(grad_logits)(
-      arguments(grad_logits, tight_boxes),
-      {const_cast<void*>(tight_p.const_data_ptr()), const_cast<int32_t*>(tight_position.const_data_ptr<int32_t>())},
+      arguments(grad_logits, nullptr),
+      {const_cast<void*>(tight_slope.const_data_ptr()), const_cast<int32_t*>(tight_position.const_data_ptr<int32_t>())},
       grad_loss.const_data_ptr(), grad_logits.mutable_data_ptr());
   return grad_logits;
 }
 
 MFVIS_OPERATOR(box_projection_terms, "(Tensor mask_logits, Tensor boxes) -> (Tensor, Tensor, Tensor)")
 MFVIS_OPERATOR(box_projection_terms_backward,
-               "(Tensor grad_loss, Tensor mask_logits, Tensor boxes, Tensor p, Tensor position) -> Tensor")
+               "(Tensor grad_loss, Tensor mask_logits, Tensor slope, Tensor position) -> Tensor")
 
 }  // namespace mfvis

@@ -11,18 +11,18 @@ namespace mfvis {
 struct BoxProjection {
   const void* logits;  // [N, T, H, W] of dtype
   Dtype dtype;
-  const float* boxes;  // [N, T, 4]
+  const float* boxes;  // [N, T, 4]; the backward pass has none
   int64_t instances;
   int64_t frames;
   int64_t height;
   int64_t width;
 };
 
-// What the forward pass keeps for the backward pass: of each row, then of each column, the maximum of the probabilities
-// and where it is first (of a row the column, of a column the row). Zeros for an instance without any box: the CPU
-// writes them, elsewhere they are there before the call. The logits themselves are not needed again.
-struct BoxProfiles {
-  void* p;            // [N, T, H + W] of the compute type of the logits
+// What the forward pass keeps for the backward pass, which needs neither logits nor boxes: of each row, then of each
+// column, where its maximum is first (of a row the column, of a column the row) and the derivative of the loss by that
+// logit. Zeros for an instance without any box: the CPU writes them, elsewhere they are there before the call.
+struct BoxMaxima {
+  void* slope;        // [N, T, H + W] of the compute type of the logits
   int32_t* position;  // [N, T, H + W]
 };
 
@@ -41,16 +41,16 @@ struct BoxPeaks {
 };
 
 // loss: a scalar of the compute type of the logits; per_frame: float64 [N, T], scratch.
-inline Kernel<void(const BoxProjection&, const BoxProfiles&, const BoxPeaks&, void* loss, double* per_frame)>
+inline Kernel<void(const BoxProjection&, const BoxMaxima&, const BoxPeaks&, void* loss, double* per_frame)>
     box_projection_terms_kernel{"box_projection_loss"};
 
 // grad_loss: a scalar of the compute type; grad_logits: as the logits, written whole on the CPU, zeros before the call
-// elsewhere. The logits are not read.
-inline Kernel<void(const BoxProjection&, const BoxProfiles&, const void* grad_loss, void* grad_logits)>
+// elsewhere. Logits and boxes are not read.
+inline Kernel<void(const BoxProjection&, const BoxMaxima&, const void* grad_loss, void* grad_logits)>
     box_projection_terms_backward_kernel{"box_projection_loss"};
 
 // 1 - 2 I / D with I = sum of p inside the span, D = sum of p² + length of the span + 1e-5. Its derivative by a p is
-// 4 I p / D², and 2 / D less inside the span.
+// 4 I p / D², and 2 / D less inside the span; that of a sigmoid is p (1 - p).
 struct Dice {
   double loss;
   double by_p_everywhere;
@@ -60,8 +60,8 @@ struct Dice {
     const double denominator = squares + static_cast<double>(span.end - span.begin) + 1e-5;
     return {1 - 2 * inside / denominator, 4 * inside / (denominator * denominator), 2 / denominator};
   }
-  MFVIS_HOST_DEVICE double by_p(double p, bool is_inside) const {
-    return by_p_everywhere * p - (is_inside ? by_p_inside : 0);
+  MFVIS_HOST_DEVICE double by_logit(double p, bool is_inside) const {
+    return (by_p_everywhere * p - (is_inside ? by_p_inside : 0)) * p * (1 - p);
   }
 };
 

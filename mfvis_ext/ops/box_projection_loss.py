@@ -28,7 +28,7 @@ def box_projection_loss(mask_logits: Tensor, boxes: Tensor) -> Tensor:
     Raises:
         ValueError: a wrong shape, dtype or device, naming the argument.
     """
-    return torch.ops.mfvis.box_projection_loss(mask_logits, boxes)
+    return BoxProjection.apply(mask_logits, boxes)
 
 
 class BoxProjection(torch.autograd.Function):
@@ -36,8 +36,8 @@ class BoxProjection(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mask_logits: Tensor, boxes: Tensor) -> Tensor:
-        loss, p, position = torch.ops.mfvis.box_projection_terms(mask_logits, boxes)
-        ctx.save_for_backward(mask_logits, boxes, p, position)
+        loss, slope, position = torch.ops.mfvis.box_projection_terms(mask_logits, boxes)
+        ctx.save_for_backward(mask_logits, slope, position)
         return loss
 
     @staticmethod
@@ -46,23 +46,19 @@ class BoxProjection(torch.autograd.Function):
 
 
 torch.library.define("mfvis::box_projection_loss", "(Tensor mask_logits, Tensor boxes) -> Tensor")
-
-
-@torch.library.impl("mfvis::box_projection_loss", "CompositeImplicitAutograd")
-def _(mask_logits: Tensor, boxes: Tensor) -> Tensor:
-    return BoxProjection.apply(mask_logits, boxes)
+torch.library.impl("mfvis::box_projection_loss", "CompositeImplicitAutograd", box_projection_loss)
 
 
 @torch.library.register_fake("mfvis::box_projection_terms")
 def _(mask_logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
     instances, frames, height, width = mask_logits.shape
-    p = mask_logits.new_empty((instances, frames, height + width), dtype=dtype)
-    return mask_logits.new_empty((), dtype=dtype), p, p.new_empty(p.shape, dtype=torch.int32)
+    slope = mask_logits.new_empty((instances, frames, height + width), dtype=dtype)
+    return mask_logits.new_empty((), dtype=dtype), slope, slope.new_empty(slope.shape, dtype=torch.int32)
 
 
 @torch.library.register_fake("mfvis::box_projection_terms_backward")
-def _(grad_loss: Tensor, mask_logits: Tensor, boxes: Tensor, p: Tensor, position: Tensor) -> Tensor:
+def _(grad_loss: Tensor, mask_logits: Tensor, slope: Tensor, position: Tensor) -> Tensor:
     return mask_logits.new_empty(mask_logits.shape)
 
 

@@ -39,7 +39,7 @@ def pairwise_loss(
     Raises:
         ValueError: a wrong shape, dtype, device or range, naming the argument; frames that require a gradient.
     """
-    return torch.ops.mfvis.pairwise_loss(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
+    return MeanOfPairs.apply(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
 
 
 class MeanOfPairs(torch.autograd.Function):
@@ -69,11 +69,7 @@ torch.library.define(
     "(Tensor mask_logits, Tensor frames, Tensor boxes, Tensor video_index, int kernel_size=3, int dilation=2, "
     "float threshold=0.3) -> Tensor",
 )
-
-
-@torch.library.impl("mfvis::pairwise_loss", "CompositeImplicitAutograd")
-def _(mask_logits, frames, boxes, video_index, kernel_size=3, dilation=2, threshold=0.3):
-    return MeanOfPairs.apply(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
+torch.library.impl("mfvis::pairwise_loss", "CompositeImplicitAutograd", pairwise_loss)
 
 
 @torch.library.register_fake("mfvis::pairwise_loss_mean")

@@ -14,11 +14,12 @@ namespace mfvis {
 namespace {
 
 // σ grows with its argument, so the maximum of the probabilities is the probability of the maximal logit: one pass over
-// the logits, then H + W sigmoids. A frame is two profiles, what each row and what each column shows of the mask.
+// the logits, then H + W sigmoids. A frame is two profiles, what each row and what each column shows of the mask: the
+// probabilities, and when the loss is known their slopes in the same place.
 template <typename C>
 struct Profiles {
-  C* row_p;                  // [H]
-  C* column_p;               // [W]
+  C* row;                    // [H]
+  C* column;                 // [W]
   int32_t* first_of_row;     // [H], a column
   int32_t* first_of_column;  // [W], a row
 };
@@ -28,10 +29,10 @@ template <typename C>
 using Index = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
 
 template <typename C>
-Profiles<C> profiles_of(const BoxProjection& args, const BoxProfiles& kept, int64_t item) {
-  C* const p = static_cast<C*>(kept.p) + item * (args.height + args.width);
+Profiles<C> profiles_of(const BoxProjection& args, const BoxMaxima& kept, int64_t item) {
+  C* const row = static_cast<C*>(kept.slope) + item * (args.height + args.width);
   int32_t* const position = kept.position + item * (args.height + args.width);
-  return {p, p + args.height, position, position + args.height};
+  return {row, row + args.height, position, position + args.height};
 }
 
 // So many elements as numbers to compute with.
@@ -113,7 +114,7 @@ void find_profiles(const T* frame, int64_t height, int64_t width, C* column_max,
         const Index<C> place = row_max[r][i] == highest ? row_at[r][i] : first;
         first = place < first ? place : first;
       }
-      out.row_p[y + r] = highest;
+      out.row[y + r] = highest;
       out.first_of_row[y + r] = static_cast<int32_t>(first);
     }
   }
@@ -126,23 +127,30 @@ void find_profiles(const T* frame, int64_t height, int64_t width, C* column_max,
     for (int64_t i = 0; i < height * width; ++i) has_nan |= load(frame[i]) != load(frame[i]);
   }
   const C poison = has_nan ? static_cast<C>(__builtin_nan("")) : 0;
-  for (int64_t y = 0; y < height; ++y) out.row_p[y] = sigmoid(out.row_p[y]) + poison;
-  for (int64_t x = 0; x < width; ++x) out.column_p[x] = sigmoid(column_max[x]) + poison;
+  for (int64_t y = 0; y < height; ++y) out.row[y] = sigmoid(out.row[y]) + poison;
+  for (int64_t x = 0; x < width; ++x) out.column[x] = sigmoid(column_max[x]) + poison;
   for (int64_t x = 0; x < width; ++x) out.first_of_column[x] = static_cast<int32_t>(column_at[x]);
 }
 
+// The dice of one axis, and in place of each p the derivative of the mean over `items` frames by its logit.
 template <typename C>
-Dice dice(const C* p, int64_t size, Span span) {
+double differentiate(C* p, int64_t size, Span span, double items) {
   double squares = 0, inside = 0;
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < size; ++i) squares += static_cast<double>(p[i]) * p[i];
 #pragma omp simd reduction(+ : inside)
   for (int64_t i = span.begin; i < span.end; ++i) inside += p[i];
-  return Dice::of(inside, squares, span);
+  const Dice dice = Dice::of(inside, squares, span);
+  const double share = 1 / items;
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) {
+    p[i] = static_cast<C>(share * dice.by_logit(p[i], (i >= span.begin) & (i < span.end)));
+  }
+  return dice.loss;
 }
 
 template <typename T>
-void forward(const BoxProjection& args, const BoxProfiles& kept, Compute<T>* loss, double* per_frame) {
+void forward(const BoxProjection& args, const BoxMaxima& kept, Compute<T>* loss, double* per_frame) {
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
@@ -152,7 +160,7 @@ void forward(const BoxProjection& args, const BoxProfiles& kept, Compute<T>* los
       const Profiles<C> profiles = profiles_of<C>(args, kept, i);
       if (!ever_present(args, i / args.frames)) {
         per_frame[i] = 0;
-        std::memset(profiles.row_p, 0, static_cast<size_t>(height + width) * sizeof(C));
+        std::memset(profiles.row, 0, static_cast<size_t>(height + width) * sizeof(C));
         std::memset(profiles.first_of_row, 0, static_cast<size_t>(height + width) * sizeof(int32_t));
         continue;
       }
@@ -163,7 +171,8 @@ void forward(const BoxProjection& args, const BoxProfiles& kept, Compute<T>* los
         find_profiles<Vector<C>::size>(frame, height, width, +column_max, +column_at, profiles);
       }
       const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
-      per_frame[i] = dice(profiles.column_p, width, spans.x).loss + dice(profiles.row_p, height, spans.y).loss;
+      per_frame[i] = differentiate(profiles.column, width, spans.x, static_cast<double>(items)) +
+                     differentiate(profiles.row, height, spans.y, static_cast<double>(items));
     }
   });
   double sum = 0;
@@ -172,34 +181,26 @@ void forward(const BoxProjection& args, const BoxProfiles& kept, Compute<T>* los
 }
 
 template <typename T>
-void backward(const BoxProjection& args, const BoxProfiles& kept, Compute<T> grad_loss, T* grad_logits) {
+void backward(const BoxProjection& args, const BoxMaxima& kept, Compute<T> grad_loss, T* grad_logits) {
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
-  const double scale = static_cast<double>(grad_loss) / static_cast<double>(items);
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* const grad = grad_logits + i * height * width;
       std::memset(grad, 0, static_cast<size_t>(height * width) * sizeof(T));
-      if (!ever_present(args, i / args.frames)) continue;
-      const Profiles<C> profiles = profiles_of<C>(args, kept, i);
-      const FrameSpans spans = spans_of(args.boxes + i * 4, height, width);
-
-      const Dice on_x = dice(profiles.column_p, width, spans.x);
+      const Profiles<C> slopes = profiles_of<C>(args, kept, i);
       for (int64_t x = 0; x < width; ++x) {
-        const double p = profiles.column_p[x], by_p = on_x.by_p(p, spans.x.begin <= x && x < spans.x.end);
-        store(static_cast<C>(scale * by_p * p * (1 - p)), grad + profiles.first_of_column[x] * width + x);
+        store(grad_loss * slopes.column[x], grad + slopes.first_of_column[x] * width + x);
       }
-      const Dice on_y = dice(profiles.row_p, height, spans.y);
       for (int64_t y = 0; y < height; ++y) {
-        const double p = profiles.row_p[y], by_p = on_y.by_p(p, spans.y.begin <= y && y < spans.y.end);
-        const int64_t at = y * width + profiles.first_of_row[y];
-        store(load(grad[at]) + static_cast<C>(scale * by_p * p * (1 - p)), grad + at);
+        T* const to = grad + y * width + slopes.first_of_row[y];
+        store(load(*to) + grad_loss * slopes.row[y], to);
       }
     }
   });
 }
 
-void box_projection_terms(const BoxProjection& args, const BoxProfiles& kept, const BoxPeaks&, void* loss,
+void box_projection_terms(const BoxProjection& args, const BoxMaxima& kept, const BoxPeaks&, void* loss,
                           double* per_frame) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
@@ -207,7 +208,7 @@ void box_projection_terms(const BoxProjection& args, const BoxProfiles& kept, co
   });
 }
 
-void box_projection_terms_backward(const BoxProjection& args, const BoxProfiles& kept, const void* grad_loss,
+void box_projection_terms_backward(const BoxProjection& args, const BoxMaxima& kept, const void* grad_loss,
                                    void* grad_logits) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);

@@ -7,8 +7,9 @@
 //   ...                                                  row peaks     [H, tiles]    the maximum and its first position
 //
 // Second launch: a block to a frame takes the maxima of the peaks, one in 12 of the logits' bytes, makes probabilities
-// of them and sums up; the block that comes last adds the frames' losses up in order. Backward: the gradient, zeros,
-// gets H + W values a frame, by one block: columns, then rows. No atomics on numbers, so the bits never change.
+// of them, sums up, and makes slopes of the probabilities; the block that comes last adds the frames' losses up in
+// order. Backward: the gradient, zeros, gets H + W slopes a frame, by one block: columns, then rows. No atomics on
+// numbers, so the bits never change.
 //
 // The floor: the memory's bandwidth, forward N · T · H · W logits read, backward the same written.
 #include "../../common/cuda.h"
@@ -185,53 +186,49 @@ __device__ __forceinline__ double sum_over_block(double value, double* shared) {
   return sum;
 }
 
-// Both axes of a frame, from its profiles; for all threads of the block.
+// The dice of one axis of a frame, for all threads of the block.
 template <typename C>
-struct Projections {
-  const C* row_p;     // [H]
-  const C* column_p;  // [W]
-  FrameSpans spans;
-  Dice on_x, on_y;
-
-  __device__ __forceinline__ Projections(const BoxProjection& args, const C* p, int64_t item, double* shared)
-      : row_p(p), column_p(p + args.height), spans(spans_of(args.boxes + 4 * item, args.height, args.width)) {
-    on_x = dice(column_p, args.width, spans.x, shared);
-    on_y = dice(row_p, args.height, spans.y, shared);
+__device__ __forceinline__ Dice dice_of(const C* p, int64_t size, Span span, double* shared) {
+  double squares = 0, inside = 0;
+  for (int64_t i = threadIdx.x; i < size; i += threads_of_frame) {
+    const double value = p[i];
+    squares += value * value;
+    inside += span.begin <= i && i < span.end ? value : 0;
   }
-
- private:
-  static __device__ __forceinline__ Dice dice(const C* p, int64_t size, Span span, double* shared) {
-    double squares = 0, inside = 0;
-    for (int64_t i = threadIdx.x; i < size; i += threads_of_frame) {
-      const double value = p[i];
-      squares += value * value;
-      inside += span.begin <= i && i < span.end ? value : 0;
-    }
-    inside = sum_over_block(inside, shared);
-    return Dice::of(inside, sum_over_block(squares, shared), span);
-  }
-};
+  inside = sum_over_block(inside, shared);
+  return Dice::of(inside, sum_over_block(squares, shared), span);
+}
 
 template <typename C>
 __global__ void __launch_bounds__(threads_of_frame, 1)
-    sum_up(BoxProjection args, BoxProfiles kept, BoxPeaks peaks, C* loss, double* per_frame) {
+    sum_up(BoxProjection args, BoxMaxima kept, BoxPeaks peaks, C* loss, double* per_frame) {
   double* const shared = shared_memory<double>();  // [warps_of_frame], and whether this block is the last one
   const int64_t items = args.instances * args.frames, height = args.height, width = args.width;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     double of_frame = 0;
     if (ever_present(args, item / args.frames)) {
       const PeaksOfFrame<C> found(args, peaks, item);
-      C* const p = static_cast<C*>(kept.p) + item * (height + width);
+      C* const rows = static_cast<C*>(kept.slope) + item * (height + width);
       int32_t* const position = kept.position + item * (height + width);
       for (int64_t i = threadIdx.x; i < height + width; i += threads_of_frame) {
         const Peak<C> peak = i < height ? found.highest(peaks.bands * width + i * peaks.tiles, peaks.tiles, 1)
                                         : found.highest(i - height, peaks.bands, width);
-        p[i] = peak.value != peak.value ? peak.value : sigmoid(peak.value);
+        rows[i] = peak.value != peak.value ? peak.value : sigmoid(peak.value);
         position[i] = peak.at;
       }
       __syncthreads();
-      const Projections<C> projections(args, p, item, shared);
-      of_frame = projections.on_x.loss + projections.on_y.loss;
+      const FrameSpans spans = spans_of(args.boxes + 4 * item, height, width);
+      const Dice on_y = dice_of(rows, height, spans.y, shared), on_x = dice_of(rows + height, width, spans.x, shared);
+      of_frame = on_x.loss + on_y.loss;
+      __syncthreads();  // All have read the probabilities.
+      const auto differentiate = [&](C* of_axis, int64_t size, const Dice& dice, Span span) {
+        for (int64_t i = threadIdx.x; i < size; i += threads_of_frame) {
+          const double by_logit = dice.by_logit(of_axis[i], span.begin <= i && i < span.end);
+          of_axis[i] = static_cast<C>(by_logit / static_cast<double>(items));
+        }
+      };
+      differentiate(rows, height, on_y, spans.y);
+      differentiate(rows + height, width, on_x, spans.x);
     }
     if (threadIdx.x == 0) per_frame[item] = of_frame;
   }
@@ -253,34 +250,27 @@ __global__ void __launch_bounds__(threads_of_frame, 1)
 
 template <typename T>
 __global__ void __launch_bounds__(threads_of_frame, 1)
-    scatter_gradient(BoxProjection args, BoxProfiles kept, const Compute<T>* grad_loss, T* grad_logits) {
-  using C = Compute<T>;
-  double* const shared = shared_memory<double>();  // [warps_of_frame]
+    scatter_gradient(BoxProjection args, BoxMaxima kept, const Compute<T>* grad_loss, T* grad_logits) {
   const int64_t items = args.instances * args.frames, height = args.height, width = args.width;
-  const double scale = static_cast<double>(*grad_loss) / static_cast<double>(items);
+  const Compute<T> scale = *grad_loss;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    if (!ever_present(args, item / args.frames)) continue;
     T* const grad = grad_logits + item * height * width;
+    const Compute<T>* const rows = static_cast<const Compute<T>*>(kept.slope) + item * (height + width);
     const int32_t* const position = kept.position + item * (height + width);
-    const Projections<C> projections(args, static_cast<const C*>(kept.p) + item * (height + width), item, shared);
-    const auto by_logit = [&](const Dice& dice, Span span, double p, int64_t i) {
-      return static_cast<C>(scale * dice.by_p(p, span.begin <= i && i < span.end) * p * (1 - p));
-    };
     for (int64_t x = threadIdx.x; x < width; x += threads_of_frame) {
-      store(by_logit(projections.on_x, projections.spans.x, projections.column_p[x], x),
-            grad + position[height + x] * width + x);
+      store(scale * rows[height + x], grad + position[height + x] * width + x);
     }
     __syncthreads();  // A pixel may be the maximum of its row, too.
     for (int64_t y = threadIdx.x; y < height; y += threads_of_frame) {
       T* const to = grad + y * width + position[y];
-      store(load(*to) + by_logit(projections.on_y, projections.spans.y, projections.row_p[y], y), to);
+      store(load(*to) + scale * rows[y], to);
     }
   }
 }
 
 const char* const op = "box_projection_loss";
 
-void box_projection_terms(const BoxProjection& args, const BoxProfiles& kept, const BoxPeaks& peaks, void* loss,
+void box_projection_terms(const BoxProjection& args, const BoxMaxima& kept, const BoxPeaks& peaks, void* loss,
                           double* per_frame) {
   const int64_t items = args.instances * args.frames;
   with_floating_type(args.dtype, [&](auto element) {
@@ -294,13 +284,12 @@ void box_projection_terms(const BoxProjection& args, const BoxProfiles& kept, co
   });
 }
 
-void box_projection_terms_backward(const BoxProjection& args, const BoxProfiles& kept, const void* grad_loss,
+void box_projection_terms_backward(const BoxProjection& args, const BoxMaxima& kept, const void* grad_loss,
                                    void* grad_logits) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    launch(op, scatter_gradient<T>, grid_for(args.instances * args.frames, 1), threads_of_frame,
-           warps_of_frame * sizeof(double), args, kept, static_cast<const Compute<T>*>(grad_loss),
-           static_cast<T*>(grad_logits));
+    launch(op, scatter_gradient<T>, grid_for(args.instances * args.frames, 1), threads_of_frame, 0, args, kept,
+           static_cast<const Compute<T>*>(grad_loss), static_cast<T*>(grad_logits));
   });
 }
 
