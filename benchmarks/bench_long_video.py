@@ -26,7 +26,7 @@ from harness import RETURN_ALL, status_kb
 from machine import HERE, machine
 from mfvis.data.rle import decode_mask
 from mfvis.data.synthetic import draw_video
-from mfvis.data.video import VideoWriter, open_video
+from mfvis.data.video import open_video, video_writer
 from mfvis.infer.predictor import InferConfig, predict_video
 from mfvis.train.checkpoint import load_model
 from mfvis.types import TrackResult
@@ -46,11 +46,11 @@ def make_film(path: Path, frames: int, size: tuple[int, int], seed: int) -> np.n
     pictures_THW3, masks_NTHW, _ = draw_video(np.random.default_rng(seed), 60, DRAWN, (3, 3))
     played = 59 - np.abs(np.arange(frames) % 118 - 59)
     pictures_THW3, masks_NTHW = pictures_THW3[played], masks_NTHW[:, played]
-    with VideoWriter(path, 25, size) as writer:
+    with video_writer(path, 25, size) as write:
         for picture_HW3 in pictures_THW3:
             picture = torch.from_numpy(picture_HW3).permute(2, 0, 1)[None].float()
             enlarged = torch.nn.functional.interpolate(picture, size, mode="bilinear", align_corners=False)
-            writer.write(enlarged[0].round().byte().permute(1, 2, 0).numpy())
+            write(enlarged[0].round().byte().permute(1, 2, 0).numpy())
     return masks_NTHW
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 
 @contextmanager
 def complete(path: str | Path) -> Iterator[Path]:
-    """A name beside `path`, of the same suffix, to write a file under; it becomes `path` when the block is done, and
-    nothing is left if that fails. Folders on the way are made."""
+    """A name beside `path`, of the same suffix, to write a file or a folder under; it becomes `path` when the block is
+    done, and nothing is left if that fails. Folders on the way are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -19,4 +20,7 @@ def complete(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from mfvis.cli import main
 from mfvis.data.check import check_file
 from mfvis.data.results import read_results
 from mfvis.data.rle import decode_mask
-from mfvis.data.video import VideoWriter, read_frames
+from mfvis.data.video import read_frames, video_writer
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError, VideoError
 from PIL import ExifTags, Image
@@ -260,9 +260,9 @@ def test_check_film(pictures: Path) -> None:
 )
 def test_check_length_of_a_film(pictures: Path, frames: int, remedy: str | None) -> None:
     pictures.write_text(json.dumps(change("videos", file_names=["film.mp4"])(copy.deepcopy(SOUND))))
-    with VideoWriter(pictures.parent / "film.mp4", 10, (30, 40)) as writer:
+    with video_writer(pictures.parent / "film.mp4", 10, (30, 40)) as write:
         for _ in range(frames):
-            writer.write(np.zeros((30, 40, 3), np.uint8))
+            write(np.zeros((30, 40, 3), np.uint8))
     if remedy is None:
         assert check_file(pictures) == []
     else:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mfvis.data.check import check_frames
-from mfvis.data.video import VideoWriter, open_video, read_frames, read_image
+from mfvis.data.video import open_video, read_frames, read_image, video_writer
 from mfvis.errors import VideoError
 from mfvis.types import Video
 from PIL import ExifTags, Image, ImageOps
@@ -132,9 +132,9 @@ def test_a_lying_picture_of_sixteen_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(34, 48), (33, 47), (1, 1)])
 def test_writer(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "new" / "out.mp4"
-    with VideoWriter(path, 12.5, size) as writer:
+    with video_writer(path, 12.5, size) as write:
         for t in range(5):
-            writer.write(numbered(t, *size))
+            write(numbered(t, *size))
         assert not path.exists(), "a film appears when it is whole"
     assert [file.name for file in path.parent.iterdir()] == ["out.mp4"]
     video = open_video(path)
@@ -148,15 +148,15 @@ def test_writer(tmp_path: Path, size: tuple[int, int]) -> None:
 
 
 def test_writer_leaves_nothing_after_an_exception(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "out.mp4", 10, (34, 48)) as writer:
-        writer.write(numbered(0))
+    with pytest.raises(RuntimeError), video_writer(tmp_path / "out.mp4", 10, (34, 48)) as write:
+        write(numbered(0))
         raise RuntimeError
     message = r"float32 \[34, 48, 3\], expected uint8 \[34, 48, 3\]"
-    with pytest.raises(VideoError, match=message), VideoWriter(tmp_path / "out.mp4", 10, (34, 48)) as writer:
-        writer.write(numbered(0).astype(np.float32))
+    with pytest.raises(VideoError, match=message), video_writer(tmp_path / "out.mp4", 10, (34, 48)) as write:
+        write(numbered(0).astype(np.float32))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(VideoError, match="at 0 frames per second"):
-        VideoWriter(tmp_path / "out.mp4", 0, (34, 48))
+    with pytest.raises(VideoError, match="at 0 frames per second"), video_writer(tmp_path / "out.mp4", 0, (34, 48)):
+        pass
 
 
 def test_bad_files(tmp_path: Path, film: Path) -> None:
@@ -185,9 +185,9 @@ def test_bad_files(tmp_path: Path, film: Path) -> None:
 
 
 def test_film_cut_off(tmp_path: Path) -> None:
-    with VideoWriter(tmp_path / "film.mp4", 10, (64, 64)) as writer:
+    with video_writer(tmp_path / "film.mp4", 10, (64, 64)) as write:
         for t in range(20):
-            writer.write(np.random.default_rng(t).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+            write(np.random.default_rng(t).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     content = (tmp_path / "film.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
     video = open_video(tmp_path / "cut.mp4")

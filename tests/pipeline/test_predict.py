@@ -15,7 +15,7 @@ from mfvis.config import Config
 from mfvis.data.augment import pad_frames, resize_frames
 from mfvis.data.clips import ClipConfig
 from mfvis.data.rle import decode_mask, mask_box
-from mfvis.data.video import VideoWriter, open_video, read_frames
+from mfvis.data.video import open_video, read_frames, video_writer
 from mfvis.errors import ConfigError
 from mfvis.infer import predictor
 from mfvis.infer.predictor import InferConfig, encode_tubes, predict_video
@@ -35,12 +35,12 @@ def model() -> VideoMask2Former:
 def video_file(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
     path = tmp_path / "moving.mp4"
-    with VideoWriter(path, 10, (50, 70)) as writer:
+    with video_writer(path, 10, (50, 70)) as write:
         background = random.integers(0, 255, (50, 70, 3), dtype=np.uint8)
         for t in range(11):
             frame = background.copy()
             frame[10:30, 5 + 3 * t : 25 + 3 * t] = (250, 20, 20)
-            writer.write(frame)
+            write(frame)
     return path
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mfvis.data.rle import encode_mask
-from mfvis.data.video import VideoWriter, open_video, read_image, write_image
+from mfvis.data.video import open_video, read_image, video_writer, write_image
 from mfvis.errors import ConfigError
 from mfvis.types import TrackResult, Video
 from mfvis.vis.overlay import overlay_path, write_overlay
@@ -38,9 +38,9 @@ def test_the_overlay_of_a_single_picture_is_a_picture(picture, tmp_path):
 
 
 def test_no_overlay_replaces_what_it_is_drawn_over(picture, tmp_path):
-    with VideoWriter(tmp_path / "moving.mp4", 10, (32, 48)) as writer:
+    with video_writer(tmp_path / "moving.mp4", 10, (32, 48)) as write:
         for _ in range(2):
-            writer.write(np.zeros((32, 48, 3), np.uint8))
+            write(np.zeros((32, 48, 3), np.uint8))
     for video, folder in ((picture, tmp_path / "pictures"), (open_video(tmp_path / "moving.mp4"), tmp_path)):
         with pytest.raises(ConfigError, match=f"out is {folder}, where the overlay would replace"):
             overlay_path(folder, video)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mfvis.data.video import VideoWriter, open_video
+from mfvis.data.video import open_video, video_writer
 from mfvis.errors import ConfigError
-from mfvis.infer.predictor import InferConfig, features_of_windows, predict_video
+from mfvis.infer.predictor import InferConfig, WindowFeatures, predict_video
 from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.types import Prediction
@@ -26,12 +26,12 @@ def model() -> VideoMask2Former:
 @pytest.fixture
 def video(tmp_path: Path):
     random = np.random.default_rng(0)
-    with VideoWriter(tmp_path / "long.mp4", 10, (32, 64)) as writer:
+    with video_writer(tmp_path / "long.mp4", 10, (32, 64)) as write:
         background = random.integers(0, 255, (32, 64, 3), dtype=np.uint8)
         for t in range(23):
             frame = background.copy()
             frame[8:24, 2 * t : 2 * t + 16] = (250, 20, 20)
-            writer.write(frame)
+            write(frame)
     return open_video(tmp_path / "long.mp4")
 
 
@@ -59,11 +59,13 @@ def test_a_window_as_long_as_the_video_changes_nothing(model, video):
 
 @pytest.mark.parametrize(("window", "stride", "chunk"), [(4, 2, 8), (6, 6, 4), (5, 1, 3), (10, 7, 1)])
 def test_the_features_of_a_window_are_those_of_its_frames(model, video, window, stride, chunk):
-    """Whatever is taken over from the window before, or was decoded ahead."""
+    """Whatever is taken over from the window before, and however many go through the model at a time."""
     with torch.inference_mode():
-        (expected,) = features_of_windows(model, video, [range(23)], (32, 64), chunk)
+        expected = WindowFeatures(model, video, (32, 64), chunk).move_to(range(23))
         windows = windows_of(23, window, stride)
-        for frames, pixels in zip(windows, features_of_windows(model, video, windows, (32, 64), chunk), strict=True):
+        features = WindowFeatures(model, video, (32, 64), chunk)
+        for frames in windows:
+            pixels = features.move_to(frames)
             here = slice(frames.start, frames.stop)
             assert torch.equal(pixels.mask_NCHW, expected.mask_NCHW[here])
             for level, of_all in zip(pixels.levels_NSC, expected.levels_NSC, strict=True):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
 from mfvis.errors import DataError, Problem
 from mfvis.types import TrackResult, Video, VideoDataset
+from mfvis.writing import complete
 
 MOST_PER_FRAME = 100
 """The evaluation program fails on a frame with more predicted ids."""
@@ -61,14 +60,10 @@ def write_bdd100k_results(
     if form == "rle":
         write_json(path, [frame for video in dataset.videos for frame in _scalabel(video, ranked[video.id], classes)])
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    with complete(path) as temporary:
+        temporary.mkdir()
         for video in dataset.videos:
             _bitmasks(temporary / video.name, video, ranked[video.id], classes)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _scalabel(video: Video, tracks: Sequence[TrackResult], classes: Mapping[int, int]) -> Iterator[dict[str, Any]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 import av
 import numpy as np
@@ -48,25 +46,23 @@ def read_frames(video: Video, indices: Sequence[int]) -> Tensor:
         if not 0 <= index < video.length:
             raise VideoError(f"video {video.name}: frame {index} does not exist, it has frames 0 to {video.length - 1}")
     wanted = sorted(set(indices))
-    pictures = dict(zip(wanted, _pictures(video, wanted), strict=True))
+    frames = dict(zip(wanted, _frames(video, wanted), strict=True))
     if not indices:
         return torch.empty((0, 3, video.height, video.width), dtype=torch.uint8)
-    return _stacked([pictures[index] for index in indices])
+    return torch.stack([frames[index] for index in indices])
 
 
-def stream_frames(video: Video, size: int) -> Iterator[Tensor]:
-    """All frames of a video in order, `size` at a time, RGB uint8 ``[<= size, 3, H, W]``. A video file is decoded once.
+def stream_frames(video: Video) -> Iterator[Tensor]:
+    """All frames of a video in order, each RGB uint8 ``[3, H, W]``. A video file is decoded once.
 
     Raises:
         VideoError: as `read_frames`.
     """
-    pictures = _pictures(video, range(video.length))
-    while part := list(itertools.islice(pictures, size)):
-        yield _stacked(part)
+    return _frames(video, range(video.length))
 
 
-def _pictures(video: Video, wanted: Sequence[int]) -> Iterator[np.ndarray]:
-    """The frames `wanted` (ascending), each of the video's size."""
+def _frames(video: Video, wanted: Sequence[int]) -> Iterator[Tensor]:
+    """The frames `wanted` (ascending), RGB uint8 ``[3, H, W]``, each of the video's size."""
     if isinstance(video.frames, Path):
         pictures = _decode(video.frames, wanted)
     else:
@@ -78,11 +74,7 @@ def _pictures(video: Video, wanted: Sequence[int]) -> Iterator[np.ndarray]:
                 f"{file}: frame {index} is {picture_HW3.shape[1]} x {picture_HW3.shape[0]} pixels, "
                 f"but video {video.name} is {video.width} x {video.height} (width x height). Make all frames one size"
             )
-        yield picture_HW3
-
-
-def _stacked(pictures: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+        yield torch.from_numpy(picture_HW3.transpose(2, 0, 1).copy())
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -158,56 +150,39 @@ def probe(path: Path) -> tuple[int, int, int, float | None]:
     return width, height, length, float(rate) if rate else None
 
 
-class VideoWriter:
-    """Writes an H.264 MP4 that any browser plays; the file appears under its name once it is whole.
+@contextmanager
+def video_writer(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator[Callable[[np.ndarray], None]]:
+    """What appends a frame, RGB uint8 ``[H, W, 3]``, to an H.264 MP4 that any browser plays.
 
-    Use it as a context manager and `write` frame after frame; after an exception nothing is left behind. Odd sizes are
+    The file appears under its name when the block is done; after an exception nothing is left behind. Odd sizes are
     padded by one row or column, because yuv420p needs even ones.
 
     Args:
         path: the file, ``*.mp4``.
         fps: frames per second.
         size: ``(height, width)`` of the frames.
+
+    Raises:
+        VideoError: for a size or a rate that no film has, and for a frame of another size or type.
     """
+    if not fps > 0 or min(size) < 1:
+        raise VideoError(f"{path}: cannot write {size[1]} x {size[0]} pixels at {fps} frames per second")
+    with complete(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+        stream.height, stream.width = (side + side % 2 for side in size)
+        stream.pix_fmt = "yuv420p"
 
-    def __init__(self, path: str | Path, fps: float, size: tuple[int, int]):
-        if not fps > 0 or min(size) < 1:
-            raise VideoError(f"{path}: cannot write {size[1]} x {size[0]} pixels at {fps} frames per second")
-        self.path = Path(path)
-        self.size = size
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.mp4")
-        self._fps = Fraction(fps).limit_denominator(1001)
+        def write(frame_HW3: np.ndarray) -> None:
+            if frame_HW3.shape != (*size, 3) or frame_HW3.dtype != np.uint8:
+                raise VideoError(
+                    f"{path}: a frame is {frame_HW3.dtype} {list(frame_HW3.shape)}, expected uint8 {[*size, 3]}"
+                )
+            padded = np.pad(frame_HW3, [(0, side % 2) for side in size] + [(0, 0)], mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
 
-    def __enter__(self) -> VideoWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._temporary), "w", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream(
-            "libx264", rate=self._fps, options={"crf": "20", "preset": "veryfast"}
-        )
-        self._stream.height, self._stream.width = (side + side % 2 for side in self.size)
-        self._stream.pix_fmt = "yuv420p"
-        return self
-
-    def write(self, frame_HW3: np.ndarray) -> None:
-        """Append one RGB frame, uint8 ``[H, W, 3]``."""
-        if frame_HW3.shape != (*self.size, 3) or frame_HW3.dtype != np.uint8:
-            raise VideoError(
-                f"{self.path}: a frame is {frame_HW3.dtype} {list(frame_HW3.shape)}, expected uint8 {[*self.size, 3]}"
-            )
-        padded = np.pad(frame_HW3, [(0, side % 2) for side in self.size] + [(0, 0)], mode="edge")
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            if kind is None:
-                self._temporary.replace(self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        yield write
+        container.mux(stream.encode(None))
 
 
 def _opened(path: Path) -> av.container.InputContainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -155,8 +156,9 @@ def predict_video(
     resized = fitted_size(video.height, video.width, short_side, config.max_side)
     windows = windows_of(video.length, config.window, config.stride)
     identities = Identities(config.memory, config.top)
-    stream = features_of_windows(model, video, windows, resized, config.chunk)
-    for number, (frames, pixels) in enumerate(zip(windows, stream, strict=True)):
+    features = WindowFeatures(model, video, resized, config.chunk)
+    for number, frames in enumerate(windows):
+        pixels = features.move_to(frames)
         decoded_LBQC = model.decoder.decode(pixels, model.decoder.learnt_queries(1), last_only=True)
         prediction = model.decoder.predict(decoded_LBQC, pixels)
         # K classes without the last one, "no object"; the flat index counts classes within a query.
@@ -196,49 +198,45 @@ def predict_video(
     return sorted(results, key=lambda result: -result.score)
 
 
-def features_of_windows(
-    model: VideoMask2Former, video: Video, windows: Sequence[range], resized: tuple[int, int], chunk: int
-) -> Iterator[PixelFeatures]:
-    """The pixel features of each window's frames, those of the overlap taken over from the window before."""
-    device = next(model.parameters()).device
-    stream = stream_frames(video, chunk)
-    pixels: PixelFeatures | None = None
-    ready: PixelFeatures | None = None  # frames that are decoded, but not yet in a window
-    first = 0  # frame of `pixels`
-    for frames in windows:
-        # One allocation that is filled: joining the chunks at the end would hold everything twice.
-        whole, filled = None, 0
-        if pixels is not None:
-            whole, filled = put(None, part_of(pixels, frames.start - first, None), 0, len(frames))
-        while filled < len(frames):
-            if ready is None or not len(ready.mask_NCHW):
-                pictures = resize_frames(next(stream), *resized)
-                padded = pad_frames(pictures, *padded_size(*resized))
-                ready = model.pixel_decoder(model.backbone(padded.to(device)))
-            room = len(frames) - filled
-            whole, filled = put(whole, part_of(ready, 0, room), filled, len(frames))
-            ready = part_of(ready, room, None)
-        pixels, first = whole, frames.start
-        yield pixels
+class WindowFeatures:
+    """The pixel features of the windows of a video, one after the other; every frame goes through the model once.
 
+    Args:
+        resized: (height, width) of the frames before the padding.
+        chunk: frames that go through the model at a time.
+    """
 
-def part_of(pixels: PixelFeatures, first: int, last: int | None) -> PixelFeatures:
-    """The frames first..last of pixel features; the memory is shared."""
-    levels_NSC = tuple(level[first:last] for level in pixels.levels_NSC)
-    return PixelFeatures(levels_NSC, pixels.shapes, pixels.mask_NCHW[first:last])
+    def __init__(self, model: VideoMask2Former, video: Video, resized: tuple[int, int], chunk: int):
+        self.model, self.resized, self.chunk = model, resized, chunk
+        self.stream = stream_frames(video)
+        self.window, self.pixels = range(0), None
 
+    def move_to(self, window: range) -> PixelFeatures:
+        """Those of the next window, which begins in the one before or right behind it."""
+        # One allocation that is filled: joining the parts at the end would hold everything twice.
+        whole, filled = (), 0
+        for part in self._parts(window):
+            tensors = (*part.levels_NSC, part.mask_NCHW)
+            whole = whole or tuple(some.new_empty((len(window), *some.shape[1:])) for some in tensors)
+            for all_frames, some in zip(whole, tensors, strict=True):
+                all_frames[filled : filled + len(some)] = some
+            filled += len(part.mask_NCHW)
+        self.window, self.pixels = window, PixelFeatures(whole[:-1], part.shapes, whole[-1])
+        return self.pixels
 
-def put(whole: PixelFeatures | None, part: PixelFeatures, at: int, frames: int) -> tuple[PixelFeatures, int]:
-    """Copies `part` into `whole` from frame `at` on, which is made for `frames` frames if there is none; and the frame
-    behind the part."""
-    if whole is None:
-        levels_NSC = tuple(level.new_empty((frames, *level.shape[1:])) for level in part.levels_NSC)
-        mask_NCHW = part.mask_NCHW.new_empty((frames, *part.mask_NCHW.shape[1:]))
-        whole = PixelFeatures(levels_NSC, part.shapes, mask_NCHW)
-    end = at + len(part.mask_NCHW)
-    for all_frames, some in zip((*whole.levels_NSC, whole.mask_NCHW), (*part.levels_NSC, part.mask_NCHW), strict=True):
-        all_frames[at:end] = some
-    return whole, end
+    def _parts(self, window: range) -> Iterator[PixelFeatures]:
+        """The frames that the window shares with the one before, then the others, `chunk` at a time."""
+        if window.start < self.window.stop:
+            first, pixels = window.start - self.window.start, self.pixels
+            yield PixelFeatures(
+                tuple(level[first:] for level in pixels.levels_NSC), pixels.shapes, pixels.mask_NCHW[first:]
+            )
+        device = next(self.model.parameters()).device
+        for first in range(self.window.stop, window.stop, self.chunk):
+            count = min(self.chunk, window.stop - first)
+            pictures = resize_frames(torch.stack(list(itertools.islice(self.stream, count))), *self.resized)
+            padded = pad_frames(pictures, *padded_size(*self.resized))
+            yield self.model.pixel_decoder(self.model.backbone(padded.to(device)))
 
 
 def encode_tubes(

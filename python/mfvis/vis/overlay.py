@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mfvis.data.rle import decode_mask
-from mfvis.data.video import VideoWriter, stream_frames, write_image
+from mfvis.data.video import stream_frames, video_writer, write_image
 from mfvis.errors import ConfigError
 from mfvis.types import TrackResult, Video
 from mfvis.vis.draw import overlay
@@ -32,15 +32,15 @@ def write_overlay(path: Path, video: Video, results: Sequence[TrackResult], labe
         (drawn_HW3,) = drawn_frames(video, results, labels)
         write_image(path, drawn_HW3)
         return
-    with VideoWriter(path, video.fps or 10.0, (video.height, video.width)) as writer:
+    with video_writer(path, video.fps or 10.0, (video.height, video.width)) as write:
         for drawn_HW3 in drawn_frames(video, results, labels):
-            writer.write(drawn_HW3)
+            write(drawn_HW3)
 
 
 def drawn_frames(video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> Iterator[np.ndarray]:
     """The frames, RGB uint8 ``[H, W, 3]``, with the tracks drawn over them."""
     ids = [place if result.track_id is None else result.track_id for place, result in enumerate(results)]
-    for t, (frame_CHW,) in enumerate(stream_frames(video, 1)):
+    for t, frame_CHW in enumerate(stream_frames(video)):
         masks = [decode_mask(result.segmentations[t], video.height, video.width) for result in results]
         boxes_N4 = np.array([result.boxes_T4[t] for result in results]).reshape(-1, 4)
         yield overlay(frame_CHW.permute(1, 2, 0).numpy(), np.array(masks), boxes_N4, labels, ids)
