@@ -22,6 +22,7 @@ from mfvis.infer.label_config import LabelConfig
 from mfvis.infer.predictor import at_original_size
 from mfvis.infer.reader import TrackReader, at_most
 from mfvis.infer.refine import RefineConfig, refine
+from mfvis.infer.start import FromCheckpoint
 from mfvis.infer.tracking import assign_tubes
 from mfvis.infer.tries import among_tracks, mean_of_fitting
 from mfvis.infer.view import cut, look
@@ -193,8 +194,9 @@ def test_faults_of_the_settings_are_told_together():
 def test_starts_from_a_mask2former_with_or_without_box_prompts(config, monkeypatch, prompts):
     dataset = load_dataset(config.data, config.frames)
     start = VideoMask2Former(replace(MASK2FORMER, box_prompts=prompts), len(dataset.categories))
-    monkeypatch.setattr(label, "_starting_model", lambda *_: (start, dataset.categories))
-    completed = json.loads(label.run(replace(config, overlays=False)).read_text())
+    config = replace(config, overlays=False)
+    monkeypatch.setattr(label, "_start", lambda config: FromCheckpoint(config, start, dataset.categories))
+    completed = json.loads(label.run(config).read_text())
     for annotation in completed["annotations"]:
         masks = zip(annotation["segmentations"], annotation["bboxes"], strict=True)
         assert all((mask is None) == (box is None) for mask, box in masks)
@@ -206,7 +208,7 @@ def test_a_mask2former_with_fewer_queries_than_tracks_labels_them_all(config):
     assert len(video.tracks) > 2
     torch.manual_seed(0)
     model = VideoMask2Former(replace(MASK2FORMER, queries=2, box_prompts=False), len(dataset.categories))
-    results = label.label_video(model, video, dataset.categories, config)
+    results = label.label_video(FromCheckpoint(config, model, dataset.categories), video, config)
     assert [result.track_id for result in results] == [track.id for track in video.tracks]
     for result, track in zip(results, video.tracks, strict=True):
         assert [rle is not None for rle in result.segmentations] == track.present_T.tolist()
@@ -230,7 +232,7 @@ def test_learns_a_disc_from_its_boxes():
         evidence=EvidenceConfig(gaps=(1, 2), witnesses=1),
     )
     torch.manual_seed(0)
-    model = TrackReader(Backbone(BACKBONE), 1, config.dim)
+    model = TrackReader(Backbone(BACKBONE), 1, config.dim, config.zoom)
     view = look(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1, config.evidence)
     fit(model, view, config)
     logits_THW = at_original_size(segment(model, view, config)[0], view.size, (64, 96))
@@ -312,13 +314,15 @@ def test_a_pixel_is_one_tracks_at_most():
 
 def test_levels_brought_to_the_grid_beforehand_read_the_same():
     torch.manual_seed(0)
-    model = TrackReader(Backbone(BACKBONE), 2, 8)
+    model = TrackReader(Backbone(BACKBONE), 2, 8, 1)
     grid = (16, 24)
     levels = [torch.randn(2, width, 32 // 2**n, 48 // 2**n) for n, width in enumerate(model.backbone.channels)]
     lab_TCHW = torch.randn(2, 3, *grid)
     before = [at_most(level, grid) for level in levels]
     assert [level.shape[-2:] for level in before] == [(16, 24), (16, 24), (8, 12), (4, 6)]
-    torch.testing.assert_close(model(tuple(before), lab_TCHW), model(tuple(levels), lab_TCHW), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model.logits(tuple(before), lab_TCHW), model.logits(tuple(levels), lab_TCHW), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_the_loss_of_what_is_not_the_object():

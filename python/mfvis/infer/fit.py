@@ -11,21 +11,17 @@ from torch import Tensor
 
 from mfvis.infer.evidence import camera_motion
 from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.reader import TrackReader, standardised
-from mfvis.infer.tracking import assign_tubes
+from mfvis.infer.reader import QueryReader, TrackReader
 from mfvis.infer.tries import ABSENT
-from mfvis.infer.view import View, as_batch, cut, enlarge
+from mfvis.infer.view import View, as_batch, cut
 from mfvis.infer.windows import windows_of
-from mfvis.losses.criterion import STRIDE, Criterion
-from mfvis.losses.matcher import match
+from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
 from mfvis.losses.temporal import tube_pairs
-from mfvis.models.mask2former import VideoMask2Former
-from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.train.optim import descend, make_optimizer, set_learning_rate
-from mfvis.types import BoxPrompts, Match, Prediction, present
+from mfvis.types import Match, Prediction, present
 
-Model = VideoMask2Former | TrackReader
+Model = TrackReader | QueryReader
 
 
 def fit(model: Model, view: View, config: LabelConfig, head: str = "") -> None:
@@ -39,7 +35,8 @@ def fit(model: Model, view: View, config: LabelConfig, head: str = "") -> None:
     for step in range(config.optim.steps):
         set_learning_rate(optimizer, config.optim, step)
         part, objects = cut(view, _draw_clip(view, config, random))
-        loss = _loss(_predict(model, part, objects, config), part, model, criterion, config, step)
+        prediction, matched = model(part, objects)
+        loss = _loss(prediction, matched, part, criterion, config, step)
         descend(model, optimizer, loss, config.optim.clip_norm)
         if (step + 1) % 20 == 0 or step + 1 == config.optim.steps:
             left = (time.perf_counter() - began) / (step + 1) * (config.optim.steps - step - 1)
@@ -60,45 +57,18 @@ def segment(model: Model, view: View, config: LabelConfig) -> Tensor:
         part, objects = cut(view, indices)
         if len(objects) == 0:
             continue
-        masks_QTHW = _predict(model, part, objects, config, last_only=True).masks_LBQTHW[-1, 0]
-        if not _has_own_queries(model):
-            masks_QTHW = masks_QTHW[assign_tubes(masks_QTHW, part.boxes_NT4 / STRIDE)]
-        sums_NTHW[objects[:, None], indices] += masks_QTHW
+        prediction, matched = model(part, objects)
+        sums_NTHW[objects[:, None], indices] += prediction.masks_LBQTHW[-1, 0, matched.query_LN[-1]]
         counts_NT[objects[:, None], indices] += 1
     return sums_NTHW / counts_NT.clamp(min=1)[..., None, None]
 
 
-def _has_own_queries(model: Model) -> bool:
-    """Whether the model's n-th mask is that of the n-th given track; otherwise its tubes have to be assigned."""
-    return isinstance(model, TrackReader) or model.prompts is not None
-
-
-def _predict(model: Model, part: View, objects: Tensor, config: LabelConfig, last_only: bool = False) -> Prediction:
-    """The model's word on the part's frames as one clip: a tube for each object, or for each of its learnt queries."""
-    if isinstance(model, TrackReader):
-        features = part.features or tuple(map(standardised, model.backbone(enlarge(part.frames_TCHW, config.zoom))))
-        masks_NTHW = model(features, part.lab_TCHW)[objects]
-        no_class = masks_NTHW.new_zeros(1, 1, len(objects), model.num_classes + 1)
-        return Prediction(no_class, masks_NTHW[None, None])
-    if model.prompts is None:
-        queries = model.decoder.learnt_queries(1)
-    pixels: PixelFeatures = model.pixel_decoder(part.features or model.backbone(part.frames_TCHW))
-    if model.prompts is not None:
-        valid_BQ = torch.ones(1, len(objects), dtype=torch.bool, device=objects.device)
-        queries = model.prompts(BoxPrompts(part.boxes_NT4[None], valid_BQ), pixels, *part.frames_TCHW.shape[-2:])
-    return model.decoder(pixels, queries, last_only)
-
-
 def _loss(
-    prediction: Prediction, part: View, model: Model, criterion: Criterion, config: LabelConfig, step: int
+    prediction: Prediction, matched: Match, part: View, criterion: Criterion, config: LabelConfig, step: int
 ) -> Tensor:
     """The criterion's losses and those of the evidence, summed over the decoder layers, averaged over the objects."""
     batch, device = as_batch(part), part.boxes_NT4.device
     layers, count = len(prediction.logits_LBQK), len(part.labels_N)
-    if _has_own_queries(model):
-        matched = Match(torch.arange(count, device=device).expand(layers, -1))
-    else:
-        matched = match(prediction, batch, part.boxes_NT4 / STRIDE, config.loss.match, False)
     # What lies in another object's box is left to that one: it is no negative, so the objects of a video may share
     # what they look like, and their boxes keep them apart.
     layer = torch.arange(layers, device=device)[:, None]

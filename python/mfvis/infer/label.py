@@ -7,10 +7,9 @@ again.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,18 +31,17 @@ from mfvis.infer.evidence import inside_boxes
 from mfvis.infer.fit import fit, segment
 from mfvis.infer.label_config import LabelConfig
 from mfvis.infer.predictor import at_original_size
-from mfvis.infer.reader import TrackReader, at_most, standardised
 from mfvis.infer.refine import refine
+from mfvis.infer.start import FromCheckpoint, FromScratch
 from mfvis.infer.tries import among_tracks, mean_of_fitting
-from mfvis.infer.view import View, look
+from mfvis.infer.view import View
 from mfvis.losses.criterion import STRIDE
-from mfvis.models.backbone import Backbone
-from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import to_plain
-from mfvis.types import Category, TrackResult, Video, VideoDataset
+from mfvis.train.checkpoint import load_model
+from mfvis.types import TrackResult, Video
 from mfvis.vis.overlay import overlay_path, write_overlay
 
-Start = VideoMask2Former | Backbone
+Start = FromScratch | FromCheckpoint
 
 
 def run(config: LabelConfig) -> Path:
@@ -60,9 +58,7 @@ def run(config: LabelConfig) -> Path:
     ahead = [video for video in dataset.videos if not (parts / f"{video.id}.json").exists()]
     if problems := [problem for video in ahead for problem in check_frames(video)]:
         raise DataError(problems)  # now, and not after hours
-    device = device_of(config.device)
-    start, categories = _starting_model(config, dataset)
-    start.to(device)
+    start = _start(config)
 
     # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
     results: list[TrackResult] = []
@@ -72,7 +68,7 @@ def run(config: LabelConfig) -> Path:
         labelled = _read_part(part, video)
         if labelled is None:
             began = time.perf_counter()
-            labelled = label_video(start, video, categories, config, head)
+            labelled = label_video(start, video, config, head)
             if config.overlays:
                 names = {category.id: category.name for category in dataset.categories}
                 labels = [names[result.category_id] for result in labelled]
@@ -88,22 +84,20 @@ def run(config: LabelConfig) -> Path:
     return completed
 
 
-def label_video(
-    start: Start, video: Video, categories: Sequence[Category], config: LabelConfig, head: str = ""
-) -> list[TrackResult]:
+def label_video(start: Start, video: Video, config: LabelConfig, head: str = "") -> list[TrackResult]:
     """A result for every track of the video: a mask wherever it has a box, None elsewhere."""
     segmentations = [[None] * video.length for _ in video.tracks]
-    labels = {category.id: label for label, category in enumerate(categories)}
+    labels = {category.id: label for label, category in enumerate(start.categories)}
     full_size = (video.height, video.width)
     size = fitted_size(*full_size, config.short_side, config.max_side)
-    for window, present in _groups(start, video, config):
+    for window, present in _groups(video, config.window, start.most_tracks):
         tracks = [video.tracks[n] for n in present]
         boxes_NT4 = torch.from_numpy(np.stack([track.boxes_T4[window.start : window.stop] for track in tracks]))
         labels_N = torch.tensor([labels.get(track.category_id, 0) for track in tracks])
         frames_TCHW = read_frames(video, window)
         name = f"{head} frames {window.start}-{window.stop - 1}"
-        view, logits_NTHW = _learnt(start, frames_TCHW, boxes_NT4, labels_N, size, config, name)
-        logits_NTHW = among_tracks(logits_NTHW, view.boxes_NT4 / STRIDE)
+        view = start.look(frames_TCHW, boxes_NT4, labels_N, size)
+        logits_NTHW = among_tracks(_learnt(start, view, config, name), view.boxes_NT4 / STRIDE)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
         for n, logits_THW, boxes_T4 in zip(present, logits_NTHW, boxes_NT4, strict=True):
             enlarged_THW = at_original_size(logits_THW, size, full_size)
@@ -116,47 +110,24 @@ def label_video(
     return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
 
 
-def _groups(start: Start, video: Video, config: LabelConfig) -> Iterator[tuple[range, list[int]]]:
-    """The windows of the video, each with the tracks that have a box in it; in several groups where they are more than
-    a model has queries, none of which can stand for two."""
-    shared = isinstance(start, VideoMask2Former) and start.prompts is None
-    most = start.config.queries if shared else max(1, len(video.tracks))
-    for first in range(0, video.length, config.window):
-        window = range(first, min(first + config.window, video.length))
+def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range, list[int]]]:
+    """The windows of the video, each with the tracks that have a box in it, in groups of at most so many."""
+    for first in range(0, video.length, length):
+        window = range(first, min(first + length, video.length))
         present = [n for n, track in enumerate(video.tracks) if track.present_T[window.start : window.stop].any()]
-        for group in range(0, len(present), most):
-            yield window, present[group : group + most]
+        size = most or max(1, len(present))
+        for group in range(0, len(present), size):
+            yield window, present[group : group + size]
 
 
-def _learnt(
-    start: Start,
-    frames_TCHW: Tensor,
-    boxes_NT4: Tensor,
-    labels_N: Tensor,
-    size: tuple[int, int],
-    config: LabelConfig,
-    head: str,
-) -> tuple[View, Tensor]:
-    """What was seen of a window, and the mask logits ``[N, T, H / 4, W / 4]`` that were learnt from it.
-
-    From scratch those of the tries that fill the boxes; runs of different seeds share none.
-    """
-    if isinstance(start, VideoMask2Former):
-        model = copy.deepcopy(start)
-        view = look(model.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1, config.evidence)
-        fit(model, view, config, head)
-        return view, segment(model, view, config)
-    view = look(start, frames_TCHW, boxes_NT4, torch.zeros_like(labels_N), size, config.zoom, config.evidence)
-    if view.features is not None:
-        grid = view.lab_TCHW.shape[-2:]
-        view = replace(view, features=tuple(at_most(standardised(level), grid) for level in view.features))
+def _learnt(start: Start, view: View, config: LabelConfig, head: str) -> Tensor:
+    """Mask logits ``[N, T, H / 4, W / 4]``: of one model for each seed, those that fill the boxes."""
     tries = []
-    for seed in range(config.seed * config.tries, (config.seed + 1) * config.tries):
-        torch.manual_seed(seed)
-        model = TrackReader(copy.deepcopy(start), len(labels_N), config.dim).to(start.mean.device)
-        fit(model, view, replace(config, seed=seed), f"{head} try {len(tries) + 1}/{config.tries}")
+    for number, seed in enumerate(start.seeds, start=1):
+        model = start.model(seed, len(view.boxes_NT4))
+        fit(model, view, replace(config, seed=seed), f"{head} try {number}/{len(start.seeds)}")
         tries.append(segment(model, view, config))
-    return view, mean_of_fitting(torch.stack(tries), view.boxes_NT4 / STRIDE)
+    return mean_of_fitting(torch.stack(tries), view.boxes_NT4 / STRIDE)
 
 
 def _result(video: Video, n: int, segmentations: tuple[dict | None, ...]) -> TrackResult:
@@ -164,15 +135,12 @@ def _result(video: Video, n: int, segmentations: tuple[dict | None, ...]) -> Tra
     return TrackResult(video.id, track.category_id, 1.0, segmentations, track.boxes_T4, track.id)
 
 
-def _starting_model(config: LabelConfig, dataset: VideoDataset) -> tuple[Start, tuple[Category, ...]]:
-    """What every window starts from, and the categories that its labels stand for."""
+def _start(config: LabelConfig) -> Start:
+    device = device_of(config.device)
     if config.checkpoint is None:
-        torch.manual_seed(config.seed)
-        return Backbone(config.backbone), dataset.categories
-    from mfvis.train.checkpoint import load_model
-
-    model, categories, _ = load_model(config.checkpoint)
-    return model, categories
+        return FromScratch(config, device)
+    trained, categories, _ = load_model(config.checkpoint, device)
+    return FromCheckpoint(config, trained, categories)
 
 
 def _same_settings(config: LabelConfig, path: Path) -> None:

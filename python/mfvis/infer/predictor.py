@@ -28,6 +28,7 @@ from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.losses.criterion import STRIDE
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
+from mfvis.train.checkpoint import load_model
 from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_path, write_overlay
 
@@ -91,8 +92,6 @@ def run(config: PredictConfig) -> None:
     Raises:
         ConfigError: before anything is computed, when an overlay there would replace what it is drawn over.
     """
-    from mfvis.train.checkpoint import load_model
-
     source = parse_source(config.source)
     if source.name or source.path.suffix == ".json":
         dataset = load_source(replace(source, boxes_from_masks=True), "valid", with_masks=False)

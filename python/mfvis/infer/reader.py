@@ -1,7 +1,7 @@
-"""The small model that label mode trains from scratch on one window: a pyramid of features, one readout per track.
+"""What label mode trains on one window: models that read the tube of every given track off the pictures.
 
-The tracks are given, so nothing has to be found: each simply has its own linear readout of the pixel embeddings, where
-a query decoder would first have to learn what a query is.
+Called with a part of the window, both kinds answer with their tubes and with the one that is each track's: in training
+mode of all decoder layers, in eval mode of the last one.
 """
 
 from __future__ import annotations
@@ -12,24 +12,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mfvis.losses.criterion import PADDING_COLOUR
+from mfvis.infer.tracking import assign_tubes
+from mfvis.infer.view import View, as_batch, zoomed
+from mfvis.losses.criterion import PADDING_COLOUR, STRIDE
+from mfvis.losses.matcher import MatchConfig, match
 from mfvis.models.backbone import Backbone
+from mfvis.models.mask2former import VideoMask2Former
+from mfvis.types import BoxPrompts, Match, Prediction
 
 
 class TrackReader(nn.Module):
-    """Backbone features and colours in, a mask tube for every track out.
+    """The small model that is trained from scratch: a pyramid of features and colours, one readout per track.
+
+    The tracks are given, so nothing has to be found: each simply has its own linear readout of the pixel embeddings,
+    where a query decoder would first have to learn what a query is.
 
     Args:
-        backbone: Whose features are read; shared, and trained along unless it is frozen.
+        backbone: Whose features are read; trained along unless it is frozen.
         tracks: How many readouts.
         dim: Channels of the pixel embeddings.
+        zoom: How much larger the backbone sees the frames.
     """
 
     num_classes = 1
 
-    def __init__(self, backbone: Backbone, tracks: int, dim: int):
+    def __init__(self, backbone: Backbone, tracks: int, dim: int, zoom: int):
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.zoom = backbone, zoom
         self.laterals = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in backbone.channels)
         self.colours = nn.Conv2d(3, dim, 3, padding=1)
         self.smooth = nn.Conv2d(dim, dim, 3, padding=1)
@@ -38,8 +47,18 @@ class TrackReader(nn.Module):
         self.readout = nn.Conv2d(dim, tracks, 1)
         nn.init.constant_(self.readout.bias, -1.0)  # most pixels are background
 
-    def forward(self, features: tuple[Tensor, ...], lab_TCHW: Tensor) -> Tensor:
-        """Mask logits ``[N, T, H, W]`` on the grid of the colours, from features of any resolutions."""
+    def forward(self, part: View, objects_N: Tensor) -> tuple[Prediction, Match]:
+        """The tubes of those tracks of the window, int64, that the part shows; of one layer and without classes."""
+        features = part.features
+        if features is None:
+            features = tuple(map(standardised, self.backbone(zoomed(part.frames_TCHW, self.zoom))))
+        masks_NTHW = self.logits(features, part.lab_TCHW)[objects_N]
+        no_class = masks_NTHW.new_zeros(1, 1, len(objects_N), self.num_classes + 1)
+        prediction = Prediction(no_class, masks_NTHW[None, None])
+        return prediction, _in_order(prediction)
+
+    def logits(self, features: tuple[Tensor, ...], lab_TCHW: Tensor) -> Tensor:
+        """Mask logits ``[N, T, H, W]`` of all tracks on the grid of the colours, from features of any resolutions."""
         grid = lab_TCHW.shape[-2:]
         content = lab_TCHW[:, :1] < PADDING_COLOUR
         mean_C11 = (lab_TCHW * content).sum((0, 2, 3), keepdim=True)[0] / content.sum().clamp(min=1)
@@ -53,6 +72,42 @@ class TrackReader(nn.Module):
         x = F.relu(self.norms[1](self.smooth(x)) + x)
         x = x + F.relu(self.mix(x))
         return self.readout(x).transpose(0, 1)
+
+
+class QueryReader(nn.Module):
+    """A trained video Mask2Former: its queries are made from the boxes, or, without box prompts, assigned to them.
+
+    Args:
+        model: What is trained along.
+        cost: Of matching learnt queries with tracks in training.
+    """
+
+    def __init__(self, model: VideoMask2Former, cost: MatchConfig):
+        super().__init__()
+        self.model, self.cost = model, cost
+        self.num_classes = model.num_classes
+
+    def forward(self, part: View, objects_N: Tensor) -> tuple[Prediction, Match]:
+        """The tubes of all queries. In eval mode learnt ones are assigned by their boxes, whatever their classes."""
+        model, last_only = self.model, not self.training
+        pixels = model.pixel_decoder(part.features or model.backbone(part.frames_TCHW))
+        if model.prompts is not None:
+            valid_BQ = torch.ones(1, len(objects_N), dtype=torch.bool, device=objects_N.device)
+            prompts = BoxPrompts(part.boxes_NT4[None], valid_BQ)
+            queries = model.prompts(prompts, pixels, *part.frames_TCHW.shape[-2:])
+            prediction = model.decoder(pixels, queries, last_only)
+            return prediction, _in_order(prediction)
+        prediction = model.decoder(pixels, model.decoder.learnt_queries(1), last_only)
+        boxes_NT4 = part.boxes_NT4 / STRIDE
+        if last_only:
+            return prediction, Match(assign_tubes(prediction.masks_LBQTHW[-1, 0], boxes_NT4)[None])
+        return prediction, match(prediction, as_batch(part), boxes_NT4, self.cost)
+
+
+def _in_order(prediction: Prediction) -> Match:
+    """Query n is object n, at every layer."""
+    layers, _, queries = prediction.logits_LBQK.shape[:3]
+    return Match(torch.arange(queries, device=prediction.logits_LBQK.device).expand(layers, -1))
 
 
 def standardised(level_TCHW: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def look(
     features = None
     if backbone.config.frozen:
         with torch.no_grad():
-            per_frame = [backbone(enlarge(frame[None], zoom)) for frame in padded]
+            per_frame = [backbone(zoomed(frame[None], zoom)) for frame in padded]
         features = tuple(torch.cat(level) for level in zip(*per_frame, strict=True))
     return View(
         padded,
@@ -96,7 +96,7 @@ def look(
     )
 
 
-def enlarge(frames_TCHW: Tensor, zoom: int) -> Tensor:
+def zoomed(frames_TCHW: Tensor, zoom: int) -> Tensor:
     """Frames at a whole multiple of their size."""
     return F.interpolate(frames_TCHW.float(), scale_factor=zoom, mode="bilinear") if zoom > 1 else frames_TCHW
 

@@ -1,0 +1,65 @@
+"""What label mode starts every window from: a backbone and new readouts, or a trained video Mask2Former.
+
+Both look at a window in their own way, and give a model for each of their seeds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mfvis.infer.label_config import LabelConfig
+from mfvis.infer.reader import QueryReader, TrackReader, at_most, standardised
+from mfvis.infer.view import View, look
+from mfvis.models.backbone import Backbone
+from mfvis.models.mask2former import VideoMask2Former
+from mfvis.types import Category
+
+
+class FromScratch:
+    """Several small models on one backbone; runs of different seeds share none."""
+
+    categories: tuple[Category, ...] = ()
+    """It names no classes: every label is 0."""
+    most_tracks = None
+    """As many as there are."""
+
+    def __init__(self, config: LabelConfig, device: torch.device):
+        torch.manual_seed(config.seed)
+        self.config, self.backbone = config, Backbone(config.backbone).to(device)
+        self.seeds = range(config.seed * config.tries, (config.seed + 1) * config.tries)
+
+    def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:
+        """As `mfvis.infer.view.look`; the features of a frozen backbone as `TrackReader` wants them."""
+        zoom, evidence = self.config.zoom, self.config.evidence
+        view = look(self.backbone, frames_TCHW, boxes_NT4, labels_N, size, zoom, evidence)
+        if view.features is None:
+            return view
+        grid = view.lab_TCHW.shape[-2:]
+        return replace(view, features=tuple(at_most(standardised(level), grid) for level in view.features))
+
+    def model(self, seed: int, tracks: int) -> TrackReader:
+        torch.manual_seed(seed)
+        model = TrackReader(copy.deepcopy(self.backbone), tracks, self.config.dim, self.config.zoom)
+        return model.to(self.backbone.mean.device)
+
+
+class FromCheckpoint:
+    """One copy of a trained model for each window. The frames are what it was trained on, so they are not enlarged."""
+
+    def __init__(self, config: LabelConfig, trained: VideoMask2Former, categories: Sequence[Category]):
+        self.config, self.trained, self.categories = config, trained, categories
+        # A learnt query cannot stand for two tracks; one made from a box is made for every track.
+        self.most_tracks = trained.config.queries if trained.prompts is None else None
+        self.seeds = range(config.seed, config.seed + 1)
+
+    def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:
+        """As `mfvis.infer.view.look`."""
+        return look(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1, self.config.evidence)
+
+    def model(self, seed: int, tracks: int) -> QueryReader:
+        return QueryReader(copy.deepcopy(self.trained), self.config.loss.match)
