@@ -113,7 +113,7 @@ def test_masks_come_out_where_their_logits_are():
 
 
 def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mfvis.train.checkpoint.load_model", lambda path, device: (model, CATEGORIES, TRAINED))
+    monkeypatch.setattr(predictor, "load_model", lambda path, device: (model, CATEGORIES, TRAINED))
     out = tmp_path / "out"
     config = predictor.PredictConfig(str(video_file), Path("any"), out, 0.0, "cpu")
     predictor.run(config)
