@@ -16,7 +16,7 @@ from mfvis.eval.mean_j import MeanJ
 from mfvis.eval.numbers import Metrics
 from mfvis.infer.tracking import assign_results
 from mfvis.types import TrackResult, Video, VideoDataset
-from mfvis.vis.draw import compare
+from mfvis.vis.draw import side_by_side
 from mfvis.vis.report import Chart, Curve, Gallery, Picture, Report, Table, Tile
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _picture(video: Video, masks: Sequence[tuple[Sequence[TrackResult], Sequence
         return np.array([decode_mask(rle, *size) for rle in rles]).reshape(-1, *size)
 
     sets = [(drawn([result.segmentations[t] for result in results]), colours) for results, colours in masks]
-    pixels = compare(
+    pixels = side_by_side(
         read_frames(video, [t])[0].permute(1, 2, 0).numpy(),
         np.array([track.boxes_T4[t] for track in tracks]).reshape(-1, 4),
         ids,

@@ -13,8 +13,8 @@ from mfvis.data.datasets import (
     LAYOUTS,
     Source,
     counterparts,
+    files_of,
     load_source,
-    locate,
     parse_source,
     translated,
 )
@@ -157,9 +157,9 @@ def test_translated_tracks(tmp_path: Path) -> None:
         translated(dataset, LAYOUTS["ovis"].classes, {})
 
 
-def test_locate_prefers_the_frames_of_the_named_split(tmp_path: Path) -> None:
+def test_files_of_prefers_the_frames_of_the_named_split(tmp_path: Path) -> None:
     publish("coco", tmp_path)
-    _, frames = locate(Source(tmp_path / "annotations" / "instances_val2017.json", "coco"), "train")
+    _, frames = files_of(Source(tmp_path / "annotations" / "instances_val2017.json", "coco"), "train")
     assert frames == tmp_path / "val2017"
 
 

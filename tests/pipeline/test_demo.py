@@ -98,7 +98,9 @@ def test_a_drawn_track_has_its_true_tracks_colour_whatever_was_not_drawn(monkeyp
     found = tuple(TrackResult(1, 1, score, (None,), boxes) for score, boxes in ((0.9, true + 3), (0.1, true)))
     seen = {}
     monkeypatch.setattr(demo_page, "read_frames", lambda video, indices: torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    monkeypatch.setattr(demo_page, "compare", lambda frame_HW3, boxes_N4, ids, masks: seen.update(ids=ids, masks=masks))
+    monkeypatch.setattr(
+        demo_page, "side_by_side", lambda frame_HW3, boxes_N4, ids, masks: seen.update(ids=ids, masks=masks)
+    )
     demo_page._found_picture(video, found)
     (_, predicted_ids), (_, true_ids) = seen["masks"]
     assert list(predicted_ids) == list(true_ids) == list(seen["ids"]) == [0]

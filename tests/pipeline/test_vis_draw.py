@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mfvis.vis.draw import colour_of, compare, enlarge, overlay
+from mfvis.vis.draw import colour_of, enlarge, overlay, side_by_side
 
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
 
@@ -71,9 +71,9 @@ def test_enlarging_masks_repeats_pixels():
     assert enlarge(GREY, 3, smooth=True).shape == (180, 240, 3)
 
 
-def test_compare_puts_frame_boxes_predicted_and_true_side_by_side():
+def test_side_by_side_puts_frame_boxes_predicted_and_true_side_by_side():
     boxes = np.array([[30.0, 20, 60, 40]])
-    row = compare(GREY, boxes, [0], [(np.zeros((0, 60, 80), bool), []), (square()[None], [0])], least_height=120)
+    row = side_by_side(GREY, boxes, [0], [(np.zeros((0, 60, 80), bool), []), (square()[None], [0])], least_height=120)
     assert row.shape == (120, 4 * 160 + 3 * 6, 3)
     panels = [row[:, start : start + 160] for start in range(0, 4 * 166, 166)]
     coloured = [(panel == colour_of(0)).all(-1).sum() for panel in panels]

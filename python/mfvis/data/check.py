@@ -14,7 +14,7 @@ from PIL import Image
 from mfvis.data.datasets import Source, load_source, parse_source
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import UNKNOWN_RANGE, orientation, probe
-from mfvis.data.ytvis import parse
+from mfvis.data.ytvis import parse_ytvis
 from mfvis.errors import DataError, Problem, VideoError
 from mfvis.types import Track, Video, VideoDataset
 
@@ -62,7 +62,7 @@ def check_source(source: Source, frames_dir: str | Path | None = None) -> tuple[
         except DataError as error:
             return VideoDataset(source.path, (), ()), list(error.problems)
     else:
-        dataset, problems = parse(source.path, frames_dir, boxes_from_masks=source.boxes_from_masks)
+        dataset, problems = parse_ytvis(source.path, frames_dir, boxes_from_masks=source.boxes_from_masks)
     for video in dataset.videos:
         problems += check_frames(video)
         for track in video.tracks:

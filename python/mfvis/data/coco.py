@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mfvis.data.jsonfile import LARGEST, read_object, shortened
-from mfvis.data.ytvis import Reader
+from mfvis.data.ytvis import JsonReader
 from mfvis.errors import DataError, Problem
 from mfvis.types import Category, Track, Video, VideoDataset
 
@@ -39,18 +39,18 @@ def load_coco(
     Raises:
         DataError: with every problem of the file.
     """
-    dataset, problems = parse(json_path, images_dir, with_masks=with_masks, boxes_from_masks=boxes_from_masks)
+    dataset, problems = parse_coco(json_path, images_dir, with_masks=with_masks, boxes_from_masks=boxes_from_masks)
     if problems:
         raise DataError(problems)
     return dataset
 
 
-def parse(
+def parse_coco(
     json_path: str | Path, images_dir: str | Path, *, with_masks: bool = True, boxes_from_masks: bool = False
 ) -> tuple[VideoDataset, list[Problem]]:
     """As `load_coco`, but returns what is sound in the file together with what is not."""
     path, folder = Path(json_path), Path(images_dir)
-    reader = Reader(str(path), boxes_from_masks, forgiving=True)
+    reader = JsonReader(str(path), boxes_from_masks, forgiving=True)
     root = read_object(path, reader.problems)
     if root is None:
         return VideoDataset(path, (), ()), reader.problems
@@ -81,7 +81,7 @@ def parse(
     return VideoDataset(path, ordered, videos, reader.notes()), reader.problems
 
 
-def _image(reader: Reader, record: str, entry: Any, folder: Path, images: Collection[int]) -> Video | None:
+def _image(reader: JsonReader, record: str, entry: Any, folder: Path, images: Collection[int]) -> Video | None:
     fields = reader.fields(record, entry, ("id", "width", "height"))
     if fields is None or not reader.unique(fields["id"], images, record, "image"):
         return None
@@ -99,7 +99,7 @@ def _image(reader: Reader, record: str, entry: Any, folder: Path, images: Collec
 
 
 def _track(
-    reader: Reader,
+    reader: JsonReader,
     record: str,
     entry: Any,
     images: dict[int, Video],

@@ -212,7 +212,7 @@ def load_source(
     split = source.split or split
     if source.name == "bdd100k-mots":
         return bdd100k.load_bdd100k(source.path, _splits(source.name, split)[0], with_masks=with_masks)
-    json_path, found = locate(source, split)
+    json_path, found = files_of(source, split)
     frames_dir = frames_dir or found
     if source.name == "coco":
         dataset = coco.load_coco(json_path, frames_dir, with_masks=with_masks, boxes_from_masks=source.boxes_from_masks)
@@ -223,7 +223,7 @@ def load_source(
     return _with_classes(dataset, source.name) if source.name else dataset
 
 
-def locate(source: Source, split: Split) -> tuple[Path, Path | None]:
+def files_of(source: Source, split: Split) -> tuple[Path, Path | None]:
     """The JSON of a split and the folder its frames lie in (None: where a YouTube-VIS JSON without a name has them).
 
     Raises:

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from mfvis.data.jsonfile import is_finite, is_integer, kind_of, read_json, shortened, write_json
 from mfvis.data.masks import compress_masks
-from mfvis.data.ytvis import Reader
+from mfvis.data.ytvis import JsonReader
 from mfvis.errors import DataError, Problem
 from mfvis.types import TrackResult, VideoDataset
 from mfvis.writing import complete
@@ -81,7 +81,7 @@ def parse_results(
 
     Boxes are zeros unless `with_boxes`, and where the file has none.
     """
-    reader = Reader(str(path), boxes_from_masks=True)
+    reader = JsonReader(str(path), boxes_from_masks=True)
     entries = read_json(Path(path), reader.problems)
     if not reader.problems and not isinstance(entries, list):
         reader.report("top level", f"is {kind_of(entries)}, expected a list", "Give a results file, not annotations")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from mfvis.data.datasets import load_source, locate, parse_source
+from mfvis.data.datasets import files_of, load_source, parse_source
 from mfvis.data.jsonfile import read_object, write_json
 from mfvis.data.video import VIDEO_SUFFIXES
 from mfvis.data.ytvis import frames_beside
@@ -54,7 +54,7 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     source = parse_source(config.file)
     if source.name in ("coco", "bdd100k-mots"):
         raise ConfigError(f"file is {config.file}: only data sets of YouTube-VIS' format can be split")
-    json_path, frames_dir = locate(source, "train")
+    json_path, frames_dir = files_of(source, "train")
     dataset = load_source(source, "train", config.frames)
     root = read_object(json_path, [])
     frames_dir = config.frames or frames_dir or frames_beside(json_path)

@@ -49,13 +49,13 @@ def load_dataset(
     Raises:
         DataError: with every problem of the file, not only the first.
     """
-    dataset, problems = parse(json_path, frames_dir, boxes_from_masks=boxes_from_masks, forgiving=forgiving)
+    dataset, problems = parse_ytvis(json_path, frames_dir, boxes_from_masks=boxes_from_masks, forgiving=forgiving)
     if problems:
         raise DataError(problems)
     return dataset
 
 
-def parse(
+def parse_ytvis(
     json_path: str | Path,
     frames_dir: str | Path | None = None,
     *,
@@ -64,7 +64,7 @@ def parse(
 ) -> tuple[VideoDataset, list[Problem]]:
     """As `load_dataset`, but returns what is sound in the file together with what is not."""
     path = Path(json_path)
-    reader = Reader(str(path), boxes_from_masks, forgiving)
+    reader = JsonReader(str(path), boxes_from_masks, forgiving)
     root = read_object(path, reader.problems)
     if root is not None and _is_coco_video(root):
         reader.report("file", "is COCO-VID, whose images name their videos", "Make it YouTube-VIS: mfvis data import")
@@ -115,7 +115,7 @@ def frames_beside(json_path: Path) -> Path:
 
 
 @dataclass
-class Reader:
+class JsonReader:
     """Reads the parts of one JSON file and gathers what is wrong with them; COCO's pictures too."""
 
     file: str

@@ -20,7 +20,7 @@ from mfvis.models.backbone import NAMES, Backbone, BackboneConfig
 from mfvis.models.foreign import Named, to_detectron2
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.models.pixel_decoder import LEVELS
-from mfvis.models.weights import STRIDE, compare, load_weights, read_weights, save_safetensors, under_names_of
+from mfvis.models.weights import STRIDE_KEY, compare, load_weights, read_weights, save_safetensors, under_names_of
 from mfvis.train import checkpoint
 from mfvis.types import Category
 from mfvis.writing import complete
@@ -75,7 +75,7 @@ def run(config: ConvertConfig) -> None:
         model, classes = description.config.model, len(description.categories)
         named = replace(named, stride_in_1x1=model.backbone.stride_in_1x1)
     else:
-        model, classes = describe(named, config.source, config.heads)
+        model, classes = sizes_of(named, config.source, config.heads)
     print(
         f"{model.backbone.name}, {classes} classes, {model.queries} queries, {model.decoder_layers} decoder layers, "
         f"width {model.hidden_dim}"
@@ -102,7 +102,7 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Named) -
     if without:
         print(f"{len(without)} tensors left out ({', '.join(without[:5])}{', ...' if len(without) > 5 else ''})")
     if config.out.suffix == ".safetensors":
-        strides = {} if named.stride_in_1x1 is None else {STRIDE: str(named.stride_in_1x1)}
+        strides = {} if named.stride_in_1x1 is None else {STRIDE_KEY: str(named.stride_in_1x1)}
         save_safetensors(config.out, tensors, strides)
     else:
         for name, value in tensors.items():  # each alone, or a view would be stored with all it is a part of
@@ -161,7 +161,7 @@ def find_backbone(named: Named, source: str) -> BackboneConfig:
     raise CheckpointError(f"{source}: a backbone that is none of {', '.join(NAMES)}; {nearest}")
 
 
-def describe(named: Named, source: str, heads: int) -> tuple[ModelConfig, int]:
+def sizes_of(named: Named, source: str, heads: int) -> tuple[ModelConfig, int]:
     """The sizes of a whole model and its number of classes, from the shapes of its tensors.
 
     Raises:

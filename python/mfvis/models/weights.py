@@ -22,7 +22,7 @@ from mfvis.models.foreign import Named, to_ours
 from mfvis.models.names import canonical
 from mfvis.writing import complete
 
-STRIDE = "stride_in_1x1"
+STRIDE_KEY = "stride_in_1x1"
 """Metadata of a file of ours: where its ResNet strides, if the format that it came from says so."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?<!\.pkl)(?<!\.pth)(?<!\.bin)(?<!\.pt)(?<!\.safetensors)")
 
@@ -62,7 +62,7 @@ def read_weights(source: str | Path) -> Named:
     path = Path(source)
     if path.is_file():
         named = to_ours(read_state_dict(path))
-        stride = _metadata(path).get(STRIDE) if path.suffix == ".safetensors" else None
+        stride = _metadata(path).get(STRIDE_KEY) if path.suffix == ".safetensors" else None
         return named if stride is None else replace(named, stride_in_1x1=stride == "True")
     if not path.exists() and _HUB_NAME.fullmatch(str(source)):
         files = _from_hub(str(source))

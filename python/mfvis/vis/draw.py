@@ -76,7 +76,7 @@ def enlarge(pixels: np.ndarray, factor: int, smooth: bool) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.BICUBIC))
 
 
-def compare(
+def side_by_side(
     frame_HW3: np.ndarray,
     boxes_N4: np.ndarray,
     box_ids: Sequence[int],

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from mfvis.data.importers.boxes import Box, BoxVideo, Source
+from mfvis.data.importers.boxes import Box, BoxVideo, ImportedFile
 from mfvis.data.importers.coco_video import read_coco_video
 from mfvis.data.importers.csv_table import header_of, read_csv
 from mfvis.data.importers.cvat import read_cvat
 from mfvis.data.importers.label_studio import read_label_studio
-from mfvis.data.importers.scalabel import read_scalabel_tracks
+from mfvis.data.importers.scalabel import read_scalabel_boxes
 from mfvis.data.importers.text import read_kitti, read_motchallenge
 from mfvis.data.importers.yolo import read_yolo
 from mfvis.data.jsonfile import read_json, write_json
@@ -83,7 +83,7 @@ def import_tracks(
     Raises:
         DataError: with every problem of the file.
     """
-    source = Source(Path(file), Path(frames), tuple(categories), first_frame)
+    source = ImportedFile(Path(file), Path(frames), tuple(categories), first_frame)
     videos = _read(source, format)
     found = sorted({track.category for video in videos for track in video.tracks.values()})
     if not source.problems and not found:
@@ -128,7 +128,7 @@ def _clipped(box: Box | None, width: int, height: int) -> list[float] | None:
     return [x1, y1, x2 - x1, y2 - y1] if x2 - x1 >= SLIVER and y2 - y1 >= SLIVER else None
 
 
-def _read(source: Source, format: Format | None) -> list[BoxVideo]:
+def _read(source: ImportedFile, format: Format | None) -> list[BoxVideo]:
     """The videos of the file by the reader of its format."""
     file = source.file
     if file.is_dir():
@@ -137,7 +137,7 @@ def _read(source: Source, format: Format | None) -> list[BoxVideo]:
         source.report("file", "is no folder", "Give the folder of the texts, such as labels")
         return []
     if format == "scalabel":
-        return [] if _counts_itself(format, source) else read_scalabel_tracks(source)
+        return [] if _counts_itself(format, source) else read_scalabel_boxes(source)
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -167,7 +167,7 @@ def _read(source: Source, format: Format | None) -> list[BoxVideo]:
     return []
 
 
-def _read_folder(source: Source, format: Format | None) -> list[BoxVideo]:
+def _read_folder(source: ImportedFile, format: Format | None) -> list[BoxVideo]:
     if format is None:
         texts, others = any(source.file.glob("*.txt")), any(source.file.glob("*.json"))
         format = "yolo" if texts and not others else "scalabel"
@@ -176,10 +176,10 @@ def _read_folder(source: Source, format: Format | None) -> list[BoxVideo]:
     if format != "scalabel":
         source.report("file", f"is a folder, {format} is a file", "Name the file")
         return []
-    return [] if _counts_itself(format, source) else read_scalabel_tracks(source)
+    return [] if _counts_itself(format, source) else read_scalabel_boxes(source)
 
 
-def _read_json(source: Source, format: Format | None) -> list[BoxVideo]:
+def _read_json(source: ImportedFile, format: Format | None) -> list[BoxVideo]:
     problems: list[Problem] = []
     root = read_json(source.file, problems)
     source.problems += problems
@@ -198,10 +198,10 @@ def _read_json(source: Source, format: Format | None) -> list[BoxVideo]:
             return read_coco_video(root, source)
         source.report("top level", "has no videos", "Give COCO's JSON with videos, images, annotations and categories")
         return []
-    return read_label_studio(root, source) if format == "label-studio" else read_scalabel_tracks(source)
+    return read_label_studio(root, source) if format == "label-studio" else read_scalabel_boxes(source)
 
 
-def _counts_itself(format: Format, source: Source) -> bool:
+def _counts_itself(format: Format, source: ImportedFile) -> bool:
     """Whether --first-frame was given, reported, for a format in which the first frame has but one number."""
     if source.first_frame is None:
         return False

@@ -37,8 +37,8 @@ class BoxVideo:
 
 
 @dataclass
-class Source:
-    """The file that is imported, as its reader sees it."""
+class ImportedFile:
+    """The file that is imported, as the reader of its format sees it."""
 
     file: Path
     frames: Path

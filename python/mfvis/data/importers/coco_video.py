@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from mfvis.data.importers.boxes import BoxVideo, Source
+from mfvis.data.importers.boxes import BoxVideo, ImportedFile
 from mfvis.data.jsonfile import is_finite, is_integer, kind_of, shortened
 
 FRAME = ("frame_id", "frame_index")
@@ -14,7 +14,7 @@ TRACK = ("track_id", "instance_id")
 Record = dict[str, Any]
 
 
-def read_coco_video(root: Record, source: Source) -> list[BoxVideo]:
+def read_coco_video(root: Record, source: ImportedFile) -> list[BoxVideo]:
     """``images`` name their video, ``annotations`` their image and their track, boxes are ``[x, y, w, h]``.
 
     A video has the frames that the file names, in the order of frame_id (TAO: frame_index), else in the file's. They
@@ -46,7 +46,7 @@ def read_coco_video(root: Record, source: Source) -> list[BoxVideo]:
     return list(results.values())
 
 
-def _by_id(root: Record, key: str, source: Source) -> dict[Any, Record]:
+def _by_id(root: Record, key: str, source: ImportedFile) -> dict[Any, Record]:
     """The objects of a list by their ids; whatever has none is reported."""
     entries = root.get(key)
     if not isinstance(entries, list):
@@ -64,7 +64,7 @@ def _by_id(root: Record, key: str, source: Source) -> dict[Any, Record]:
     return found
 
 
-def _video(record: str, entry: Record, images: list[Record], alone: bool, source: Source) -> BoxVideo | None:
+def _video(record: str, entry: Record, images: list[Record], alone: bool, source: ImportedFile) -> BoxVideo | None:
     """A video with its pictures, for which `images` are put in order; None, reported, where they are not there."""
     if not images:
         source.report(record, "has no image", "Leave it out, or add its images")
@@ -93,7 +93,7 @@ def _put(
     images: dict[Any, Record],
     places: dict[Any, tuple[BoxVideo, int]],
     categories: dict[Any, Record],
-    source: Source,
+    source: ImportedFile,
 ) -> None:
     """Give an annotation's object its box, or report what is not sound in it."""
     fields = annotation if isinstance(annotation, dict) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from mfvis.data.importers.boxes import BoxVideo, Source, number_in
+from mfvis.data.importers.boxes import BoxVideo, ImportedFile, number_in
 
 COLUMNS = {
     "frame": ("frame", "frameid", "frameindex", "frameidx", "framenumber"),
@@ -37,7 +37,7 @@ def header_of(text: str) -> tuple[str, dict[str, int]]:
     return separator, places
 
 
-def read_csv(text: str, source: Source) -> list[BoxVideo]:
+def read_csv(text: str, source: ImportedFile) -> list[BoxVideo]:
     """A row of column names, then a row per box: ``frame,id,x,y,w,h,class`` or ``x1,y1,x2,y2``, in any order.
 
     x, y are the left upper corner, in pixels from 0 on; other columns are passed over. Frames count from 0 if there is
@@ -92,7 +92,7 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter not in "_- '\"")
 
 
-def _first_frame(frames: list[int], length: int, source: Source) -> int | None:
+def _first_frame(frames: list[int], length: int, source: ImportedFile) -> int | None:
     """The number of the first frame, as said or as the rows show it; None, reported, where they do not."""
     if source.first_frame is not None or not frames:
         return source.first_frame or 0

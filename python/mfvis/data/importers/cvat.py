@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, Source, angle_between, between, hull, number_in
+from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, ImportedFile, angle_between, between, hull, number_in
 from mfvis.types import Video
 
 ROUNDING = 0.05
@@ -26,7 +26,7 @@ class _DoctypeError(Exception):
     pass
 
 
-def read_cvat(data: bytes, source: Source) -> list[BoxVideo]:
+def read_cvat(data: bytes, source: ImportedFile) -> list[BoxVideo]:
     """The box tracks of a task: key frames, between them straight lines, as CVAT shows and imports them itself.
 
     A key frame that is "outside" ends an object until the next key frame; the last one that is not holds to the end.
@@ -66,7 +66,7 @@ def read_cvat(data: bytes, source: Source) -> list[BoxVideo]:
     return [result]
 
 
-def _parsed(data: bytes, source: Source) -> Element | None:
+def _parsed(data: bytes, source: ImportedFile) -> Element | None:
     """The XML's tree. A DOCTYPE is refused: only there are entities declared, which name files and grow without end."""
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
@@ -87,7 +87,7 @@ def _parsed(data: bytes, source: Source) -> Element | None:
     return None
 
 
-def _frame_numbers(task: Element, video: Video, source: Source) -> tuple[int, int]:
+def _frame_numbers(task: Element, video: Video, source: ImportedFile) -> tuple[int, int]:
     """The number of the task's first frame and the step from one to the next; reports what does not fit the video."""
     numbers = {}
     for name in ("size", "start_frame", "original_size/width", "original_size/height"):
@@ -111,7 +111,7 @@ def _frame_numbers(task: Element, video: Video, source: Source) -> tuple[int, in
     return first, every
 
 
-def _boxes(element: Element, record: str, first: int, step: int, length: int, source: Source) -> dict[int, Box]:
+def _boxes(element: Element, record: str, first: int, step: int, length: int, source: ImportedFile) -> dict[int, Box]:
     """The boxes of one track by frame."""
     keys: dict[int, _Shape] = {}
     computed: dict[int, _Shape] = {}
@@ -146,7 +146,7 @@ def _boxes(element: Element, record: str, first: int, step: int, length: int, so
     }
 
 
-def _shape(box: Element, where: str, source: Source) -> _Shape | None:
+def _shape(box: Element, where: str, source: ImportedFile) -> _Shape | None:
     corners = [number_in(box.get(name, "")) for name in ("xtl", "ytl", "xbr", "ybr")]
     angle = number_in(box.get("rotation", "0"))
     outside = box.get("outside")

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, Source, angle_between, between, hull
+from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, ImportedFile, angle_between, between, hull
 from mfvis.data.jsonfile import is_finite, is_integer, kind_of, shortened
 from mfvis.data.video import VIDEO_SUFFIXES
 
@@ -17,7 +17,7 @@ COUNT_SLACK = 1
 """Label Studio computes framesCount from duration and frame rate, and rounds; more than this is a wrong frame rate."""
 
 
-def read_label_studio(root: Any, source: Source) -> list[BoxVideo]:
+def read_label_studio(root: Any, source: ImportedFile) -> list[BoxVideo]:
     """The regions of each task: key frames, between them straight lines, as Label Studio shows and exports them.
 
     Frames count from 1; x, y, width, height are percent of the picture. A key frame that is not "enabled" is the last
@@ -50,7 +50,7 @@ def read_label_studio(root: Any, source: Source) -> list[BoxVideo]:
     return videos
 
 
-def _regions(record: str, task: dict[str, Any], source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+def _regions(record: str, task: dict[str, Any], source: ImportedFile) -> Iterator[tuple[str, dict[str, Any]]]:
     """The values of a task's video regions, of the full JSON or of JSON-MIN, with words for where they are."""
     if "annotations" not in task:
         for key, values in task.items():
@@ -91,7 +91,7 @@ def _video_name(task: dict[str, Any]) -> str | None:
     return re.sub(r"^[0-9a-f]{8}-", "", names[0]) if len(names) == 1 else None
 
 
-def _label(where: str, region: dict[str, Any], source: Source) -> str | None:
+def _label(where: str, region: dict[str, Any], source: ImportedFile) -> str | None:
     labels = region.get("labels")
     if isinstance(labels, list) and len(labels) == 1 and isinstance(labels[0], str) and labels[0]:
         return labels[0]
@@ -99,7 +99,7 @@ def _label(where: str, region: dict[str, Any], source: Source) -> str | None:
     return None
 
 
-def _boxes(where: str, sequence: Any, video: BoxVideo, source: Source) -> dict[int, Box]:
+def _boxes(where: str, sequence: Any, video: BoxVideo, source: ImportedFile) -> dict[int, Box]:
     """The boxes of one region by frame, counted from 0."""
     length = video.video.length
     keys: dict[int, tuple[list[float], float, bool]] = {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mfvis.data.importers.boxes import BoxVideo, Source
+from mfvis.data.importers.boxes import BoxVideo, ImportedFile
 from mfvis.data.scalabel import box_of, read_scalabel, videos_of
 from mfvis.errors import DataError
 
 
-def read_scalabel_tracks(source: Source) -> list[BoxVideo]:
+def read_scalabel_boxes(source: ImportedFile) -> list[BoxVideo]:
     """The objects of each video by their ids; crowd and ignored ones are left out. Boxes are box2d, else the masks'.
 
     A video has the frames that the file names, in the order of their index.

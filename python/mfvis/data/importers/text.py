@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mfvis.data.importers.boxes import BoxVideo, Source, number_in
+from mfvis.data.importers.boxes import BoxVideo, ImportedFile, number_in
 
 MOT_CLASSES = (
     *("pedestrian", "person on vehicle", "car", "bicycle", "motorbike", "non motorized vehicle", "static person"),
@@ -13,7 +13,7 @@ MOT_CLASSES = (
 """Of MOT16, MOT17 and MOT20, by their numbers from 1 on."""
 
 
-def read_motchallenge(text: str, source: Source) -> list[BoxVideo]:
+def read_motchallenge(text: str, source: ImportedFile) -> list[BoxVideo]:
     """``frame, id, left, top, width, height[, conf[, class[, visibility]]]`` per line; frames, left and top from 1 on.
 
     Lines with conf 0 are to be ignored. With ten columns (MOT15, output of trackers) the last three are a place in the
@@ -54,7 +54,7 @@ def read_motchallenge(text: str, source: Source) -> list[BoxVideo]:
     return [result]
 
 
-def read_kitti(text: str, source: Source) -> list[BoxVideo]:
+def read_kitti(text: str, source: ImportedFile) -> list[BoxVideo]:
     """``frame id type truncated occluded alpha x1 y1 x2 y2 h w l X Y Z yaw[ score]`` per line; frames from 0 on.
 
     Regions of type DontCare are left out.
@@ -96,7 +96,7 @@ def lines_of(text: str) -> list[tuple[str, str]]:
     return [(f"line {number}", line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def class_names(path: Path, source: Source) -> tuple[str, ...]:
+def class_names(path: Path, source: ImportedFile) -> tuple[str, ...]:
     """The names in a text, one per line."""
     try:
         return tuple(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip())
@@ -105,7 +105,7 @@ def class_names(path: Path, source: Source) -> tuple[str, ...]:
         return ()
 
 
-def _class_of(record: str, fields: list[float], classes: tuple[str, ...], source: Source) -> str | None:
+def _class_of(record: str, fields: list[float], classes: tuple[str, ...], source: ImportedFile) -> str | None:
     """The name of a line's class; None, reported, where it has none."""
     if len(fields) in (8, 9) and fields[7] != -1:
         if fields[7] in range(1, len(classes) + 1):

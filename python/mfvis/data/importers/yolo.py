@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mfvis.data.importers.boxes import Box, BoxVideo, Source, number_in
+from mfvis.data.importers.boxes import Box, BoxVideo, ImportedFile, number_in
 from mfvis.data.importers.text import class_names, lines_of
 from mfvis.types import Video
 
 CLASSES = "classes.txt"
 
 
-def read_yolo(source: Source) -> list[BoxVideo]:
+def read_yolo(source: ImportedFile) -> list[BoxVideo]:
     """A folder with a text per frame, a line per box: ``class x y width height[ conf] id``, as shares of the picture.
 
     x, y are the centre. Ultralytics' ``track`` writes this with ``save_txt``. A text is called as its picture, or its
@@ -50,7 +50,7 @@ def read_yolo(source: Source) -> list[BoxVideo]:
     return [result]
 
 
-def _texts(video: Video, source: Source) -> list[tuple[int, Path]]:
+def _texts(video: Video, source: ImportedFile) -> list[tuple[int, Path]]:
     """The texts with the frame of each, counted from 0; those of no frame are reported."""
     pictures = {} if isinstance(video.frames, Path) else {path.stem: t for t, path in enumerate(video.frames)}
     first = 1 if source.first_frame is None else source.first_frame
@@ -69,7 +69,7 @@ def _texts(video: Video, source: Source) -> list[tuple[int, Path]]:
     return texts
 
 
-def _told(record: str, line: str, source: Source) -> tuple[int, int, Box] | None:
+def _told(record: str, line: str, source: ImportedFile) -> tuple[int, int, Box] | None:
     """Class, track and box (in shares of the picture) of a line; None, reported, where it is not sound."""
     fields = [number_in(field) for field in line.split()]
     if len(fields) not in (6, 7) or None in fields:
