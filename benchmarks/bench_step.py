@@ -34,7 +34,7 @@ from mfvis.models import pixel_decoder
 from mfvis.models.backbone import BackboneConfig
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.parsing import build, load_preset
-from mfvis.types import Batch
+from mfvis.types import Batch, ClipOrigin
 from report import write
 
 import mfvis_ext
@@ -97,7 +97,7 @@ def batch_of(sizes: Sizes) -> Batch:
         video_index_N=torch.arange(sizes.clips).repeat_interleave(sizes.objects),
         masks_NTHW=None,
         sizes_B2=torch.tensor([[sizes.height, sizes.width]] * sizes.clips),
-        clips=tuple((clip, tuple(range(sizes.frames)), tuple(range(sizes.objects))) for clip in range(sizes.clips)),
+        clips=tuple(ClipOrigin(n, tuple(range(sizes.frames)), tuple(range(sizes.objects))) for n in range(sizes.clips)),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -100,6 +100,15 @@ class Clip:
     track_ids: tuple[int, ...]
 
 
+class ClipOrigin(NamedTuple):
+    """Where a clip of a batch comes from."""
+
+    video_id: int
+    frame_indices: tuple[int, ...]
+    track_ids: tuple[int, ...]
+    """Of its objects, in their order."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """B clips of equal T, padded at the right and bottom to one size, with their objects in one list."""
@@ -113,8 +122,7 @@ class Batch:
     masks_NTHW: Tensor | None
     sizes_B2: Tensor
     """int64 ``(height, width)`` of each clip before padding."""
-    clips: tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]
-    """Per clip: video id, frame indices, track ids. For messages and replay."""
+    clips: tuple[ClipOrigin, ...]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

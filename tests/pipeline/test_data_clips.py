@@ -140,7 +140,7 @@ def test_collate(demo_data: tuple[Path, Path]) -> None:
         torch.int64,
         torch.int64,
     )
-    assert [ids for _, _, ids in batch.clips] == [clip.track_ids for clip in made]
+    assert [origin.track_ids for origin in batch.clips] == [clip.track_ids for clip in made]
     start = 0
     for b, clip in enumerate(made):
         h, w = batch.sizes_B2[b].tolist()

@@ -16,7 +16,7 @@ from mfvis.losses.matcher import MatchConfig, match, matching_cost
 from mfvis.losses.pairwise import PairwiseConfig, pairwise_loss
 from mfvis.losses.projection import projection_loss
 from mfvis.losses.temporal import TemporalConfig, match_frames, temporal_terms, tube_pairs
-from mfvis.types import Batch, Match, Prediction
+from mfvis.types import Batch, ClipOrigin, Match, Prediction
 
 H, W = 8, 12
 
@@ -41,7 +41,7 @@ def make_batch(objects: tuple[int, ...] = (2, 1), frames: int = 3, classes: int 
         video_index_N=torch.repeat_interleave(torch.tensor(objects)),
         masks_NTHW=(x > x1) & (x < x2) & (y > y1) & (y < y2),
         sizes_B2=torch.tensor([[4 * H, 4 * W]] * len(objects)),
-        clips=tuple((video, tuple(range(frames)), tuple(range(n))) for video, n in enumerate(objects)),
+        clips=tuple(ClipOrigin(video, tuple(range(frames)), tuple(range(n))) for video, n in enumerate(objects)),
     )
 
 

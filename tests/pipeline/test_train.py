@@ -21,7 +21,7 @@ from mfvis.train import checkpoint, replay
 from mfvis.train.engine import train
 from mfvis.train.optim import OptimConfig, learning_rate, make_optimizer
 from mfvis.train.step import box_prompts
-from mfvis.types import Batch
+from mfvis.types import Batch, ClipOrigin
 from torch.utils.data import DataLoader
 
 import mfvis_ext
@@ -210,7 +210,7 @@ def test_box_prompts_keep_the_order_of_the_objects() -> None:
         video_index_N=torch.tensor([1, 0, 1]),
         masks_NTHW=None,
         sizes_B2=torch.full((2, 2), 32),
-        clips=((1, (0, 1), (5,)), (2, (0, 1), (6, 7))),
+        clips=(ClipOrigin(1, (0, 1), (5,)), ClipOrigin(2, (0, 1), (6, 7))),
     )
     prompts, query_N = box_prompts(batch)
     assert query_N.tolist() == [0, 0, 1]

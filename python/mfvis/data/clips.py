@@ -18,7 +18,7 @@ from mfvis.data.augment import augment, pad_frames, pan
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
 from mfvis.errors import ConfigError, DataError, Problem, require
-from mfvis.types import Batch, Clip, Track, Video, VideoDataset
+from mfvis.types import Batch, Clip, ClipOrigin, Track, Video, VideoDataset
 
 MULTIPLE = 32
 """Frames are padded to a multiple of the coarsest stride of the backbones."""
@@ -194,8 +194,8 @@ class ClipSampler(Sampler[Draw]):
 def sample_frames(video: Video, config: ClipConfig, random: np.random.Generator) -> tuple[int, ...]:
     """T frame indices around a random frame in which some object has a box.
 
-    A video too short for T frames around that one gives some of them several times: drawn again by "random", walked
-    back and forth (1 2 1 0 1 ...) by "consecutive".
+    The clips of a batch have equally many frames, so a video too short for T frames around that one gives some of them
+    several times: drawn again by "random", walked back and forth (1 2 1 0 1 ...) by "consecutive".
     """
     anchor = int(random.choice(_seen(video)))
     if config.sampling == "random":
@@ -204,10 +204,15 @@ def sample_frames(video: Video, config: ClipConfig, random: np.random.Generator)
         indices = [anchor, *random.choice(around, config.frames - 1)]
         return tuple(int(index) for index in random.permutation(indices))
     span = (config.frames - 1) * config.stride
-    starts = [anchor - step for step in range(0, span + 1, config.stride) if 0 <= anchor - step < video.length - span]
-    start = int(random.choice(starts or [anchor]))
+    start = int(random.choice(starts_around(anchor, span, config.stride, video.length) or [anchor]))
     there_and_back = [*range(video.length), *range(video.length - 2, 0, -1)]
     return tuple(there_and_back[index % len(there_and_back)] for index in range(start, start + span + 1, config.stride))
+
+
+def starts_around(anchor: int, span: int, stride: int, length: int) -> list[int]:
+    """Where clips of frames `stride` apart, `span` from first to last, can start that hold frame `anchor` and lie
+    within `length` frames."""
+    return [anchor - before for before in range(0, span + 1, stride) if 0 <= anchor - before < length - span]
 
 
 def make_clip(dataset: VideoDataset, video: Video, indices: Sequence[int], with_masks: bool = False) -> Clip:
@@ -271,7 +276,7 @@ def collate(clips: Sequence[Clip]) -> Batch:
         video_index_N=torch.repeat_interleave(torch.tensor([len(clip.labels_N) for clip in clips])),
         masks_NTHW=torch.cat([padded(clip.masks_NTHW) for clip in clips]) if with_masks == {True} else None,
         sizes_B2=torch.tensor(sizes),
-        clips=tuple((clip.video_id, clip.frame_indices, clip.track_ids) for clip in clips),
+        clips=tuple(ClipOrigin(clip.video_id, clip.frame_indices, clip.track_ids) for clip in clips),
     )
 
 

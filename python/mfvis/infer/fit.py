@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mfvis.data.clips import starts_around
 from mfvis.infer.evidence import camera_motion
 from mfvis.infer.label_config import LabelConfig
 from mfvis.infer.reader import QueryReader, TrackReader
@@ -94,7 +95,11 @@ def _loss(
 
 
 def _draw_clip(view: View, config: LabelConfig, random: np.random.Generator) -> Tensor:
-    """Indices of a clip around a frame with a box; in short windows some frames come several times."""
+    """Indices of a clip around a random frame with a box, in steps that are drawn too.
+
+    A window that is too short for the drawn steps gives neighbours, and if need be fewer frames: each step trains on
+    one clip, so none has to be repeated, as `mfvis.data.clips.sample_frames` must for clips of one batch.
+    """
     seen = torch.nonzero(present(view.boxes_NT4).any(0))[:, 0].tolist()
     frames = len(view.frames_TCHW)
     stride = int(random.choice(config.strides))
@@ -102,6 +107,7 @@ def _draw_clip(view: View, config: LabelConfig, random: np.random.Generator) -> 
     if span >= frames:
         stride, span = 1, min(config.clip, frames) - 1
     anchor = int(random.choice(seen))
-    starts = [anchor - offset for offset in range(0, span + 1, stride) if 0 <= anchor - offset < frames - span]
-    first = int(random.choice(starts or [max(0, min(anchor, frames - 1 - span))]))
+    # Steps of 2 may miss the frame in every clip that fits; the nearest one serves.
+    nearest = max(0, min(anchor, frames - 1 - span))
+    first = int(random.choice(starts_around(anchor, span, stride, frames) or [nearest]))
     return torch.arange(first, first + span + 1, stride, device=view.boxes_NT4.device)

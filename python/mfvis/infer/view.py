@@ -13,7 +13,7 @@ from mfvis.data.clips import padded_size
 from mfvis.infer.evidence import EvidenceConfig, escaped_background, inside_boxes, ring_around
 from mfvis.losses.criterion import STRIDE, grid_colours
 from mfvis.models.backbone import Backbone
-from mfvis.types import Batch, present
+from mfvis.types import Batch, ClipOrigin, present
 
 
 @dataclass(frozen=True)
@@ -129,5 +129,5 @@ def as_batch(view: View) -> Batch:
         video_index_N=torch.zeros(count, dtype=torch.int64, device=view.boxes_NT4.device),
         masks_NTHW=None,
         sizes_B2=torch.tensor([view.size], device=view.boxes_NT4.device),
-        clips=((0, tuple(range(frames)), tuple(range(count))),),
+        clips=(ClipOrigin(0, tuple(range(frames)), tuple(range(count))),),
     )

@@ -51,12 +51,12 @@ def match(
     cost = np.nan_to_num(cost_LQN.double().numpy(), nan=1e6, posinf=1e6, neginf=-1e6)
     query_LN = np.zeros((layers, objects), np.int64)
     video_index = batch.video_index_N.cpu().numpy()
-    for clip, (video_id, frame_indices, _) in enumerate(batch.clips):
+    for clip, origin in enumerate(batch.clips):
         members = np.flatnonzero(video_index == clip)
         if len(members) > queries:
             raise ConfigError(
-                f"model.queries is {queries}, but video {video_id} has {len(members)} objects in frames "
-                f"{list(frame_indices)}; set model.queries to {len(members)} or more"
+                f"model.queries is {queries}, but video {origin.video_id} has {len(members)} objects in frames "
+                f"{list(origin.frame_indices)}; set model.queries to {len(members)} or more"
             )
         for layer in range(layers):
             rows, columns = linear_sum_assignment(cost[layer][:, members])

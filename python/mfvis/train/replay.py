@@ -15,7 +15,7 @@ from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train import checkpoint
 from mfvis.train.checkpoint import Description
 from mfvis.train.step import forward, is_prompted, seed_everything
-from mfvis.types import Batch
+from mfvis.types import Batch, ClipOrigin
 from mfvis.writing import complete
 
 BATCH = "batch.pt"
@@ -42,11 +42,12 @@ def stop_for_replay(
     kept = checkpoint.save(
         description.config.out / "failed", f"{description.step:06}-{part}-{rank}", description, model
     )
-    content = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in vars(batch).items()}
+    # Tensors and plain values alone, as `checkpoint.read_tensors` takes nothing else.
+    content = vars(batch.to("cpu")) | {"clips": [tuple(origin) for origin in batch.clips], "part": part, "rank": rank}
     with complete(kept / BATCH) as temporary:
-        torch.save(content | {"part": part, "rank": rank}, temporary)
+        torch.save(content, temporary)
     named = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.named().items())
-    clips = "; ".join(f"video {video}, frames {list(frames)}" for video, frames, _ in batch.clips)
+    clips = "; ".join(f"video {origin.video_id}, frames {list(origin.frame_indices)}" for origin in batch.clips)
     raise TrainingError(
         f"step {description.step}: the {what} is not finite ({named}), on {clips}.\n"
         f"Weights, configuration and batch are kept: mfvis replay {kept}\n"
@@ -68,7 +69,7 @@ def run(config: ReplayConfig) -> LossTerms:
     model, categories, _ = checkpoint.load_model(config.path)
     content = checkpoint.read_tensors(config.path / BATCH)
     part, rank = content.pop("part"), content.pop("rank")
-    batch = Batch(**content)
+    batch = Batch(**content | {"clips": tuple(ClipOrigin(*origin) for origin in content["clips"])})
     seed_everything(trained.train.seed, description.step, part, rank)
     criterion = Criterion(trained.loss, len(categories), batch.masks_NTHW is not None)
     prompted = is_prompted(trained, description.step)

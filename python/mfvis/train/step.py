@@ -45,7 +45,7 @@ def box_prompts(batch: Batch) -> tuple[BoxPrompts, torch.Tensor]:
     index = batch.video_index_N
     mine = index[:, None] == torch.arange(len(batch.clips), device=index.device)
     query_N = mine.cumsum(0).gather(1, index[:, None])[:, 0] - 1
-    queries = max((len(tracks) for _, _, tracks in batch.clips), default=0)
+    queries = max((len(origin.track_ids) for origin in batch.clips), default=0)
     frames = batch.boxes_NT4.shape[1]
     boxes_BQT4 = batch.boxes_NT4.new_zeros(len(batch.clips), max(queries, 1), frames, 4)
     boxes_BQT4[index, query_N] = batch.boxes_NT4
