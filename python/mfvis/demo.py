@@ -64,17 +64,8 @@ class DemoConfig:
 def run(config: DemoConfig) -> None:
     """Write data, train, evaluate, and say where the report lies."""
     started = time.perf_counter()
-    synthetic = config.synthetic
     shutil.rmtree(config.out / "data", ignore_errors=True)
-    train_json, val_json = write_demo(
-        config.out / "data",
-        seed=synthetic.seed,
-        videos=synthetic.videos,
-        val_videos=synthetic.val_videos,
-        frames=synthetic.frames,
-        size=(synthetic.height, synthetic.width),
-        objects=(synthetic.fewest, synthetic.most),
-    )
+    train_json, val_json = write_demo(config.out / "data", config.synthetic)
     val = load_dataset(val_json)
     boxes = Config((str(train_json),), model=config.model, clip=config.clip, loss=config.loss, train=config.train)
     runs = {"boxes": ("boxes alone", boxes)}

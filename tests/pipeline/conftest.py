@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
-from mfvis.data.synthetic import write_demo
+from mfvis.data.synthetic import SyntheticConfig, write_demo
 
 
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """``(train.json, val.json)``: four and two synthetic videos of six frames, 64 x 96 pixels. Do not write there."""
     folder = tmp_path_factory.mktemp("demo")
-    return write_demo(folder, seed=1, videos=4, val_videos=2, frames=6, size=(64, 96), objects=(2, 3))
+    size = {"frames": 6, "height": 64, "width": 96}
+    return write_demo(folder, SyntheticConfig(seed=1, videos=4, val_videos=2, fewest=2, most=3, **size))
 
 
 @pytest.fixture(scope="session")

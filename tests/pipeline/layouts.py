@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mfvis.data.datasets import LAYOUTS
 from mfvis.data.rle import decode_mask
-from mfvis.data.synthetic import write_demo
+from mfvis.data.synthetic import SyntheticConfig, write_demo
 
 # Where each data set has, per split, its annotations and its frames.
 PLACES = {
@@ -23,9 +23,9 @@ PLACES = {
 def publish(name: str, root: Path, videos: int = 2) -> Path | str:
     """Write the splits train and valid of a data set below `root` as they are published: without the annotations of
     valid, where an evaluation server keeps them. Returns what valid is to be measured against, as `--data` takes it."""
-    train, valid = write_demo(
-        root / "made", seed=3, videos=videos, val_videos=1, frames=3, size=(32, 48), objects=(1, 2)
-    )
+    size = {"frames": 3, "height": 32, "width": 48}
+    small = SyntheticConfig(seed=3, videos=videos, val_videos=1, fewest=1, most=2, **size)
+    train, valid = write_demo(root / "made", small)
     contents = {"train": _with_classes(name, train), "valid": _with_classes(name, valid)}
     if name == "coco":
         return _publish_coco(root, contents)

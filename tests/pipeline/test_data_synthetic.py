@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mfvis.data.check import check_file
-from mfvis.data.synthetic import SHAPES, draw_video, write_demo
+from mfvis.data.synthetic import SHAPES, SyntheticConfig, draw_video, write_demo
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -21,9 +22,9 @@ def test_sound(demo_data: tuple[Path, Path]) -> None:
 
 
 def test_repeatable(tmp_path: Path) -> None:
-    arguments = {"videos": 2, "val_videos": 1, "frames": 2, "size": (32, 48)}
+    small = SyntheticConfig(videos=2, val_videos=1, frames=2, height=32, width=48)
     for folder, seed in (("a", 4), ("b", 4), ("c", 5)):
-        write_demo(tmp_path / folder, seed=seed, **arguments)
+        write_demo(tmp_path / folder, replace(small, seed=seed))
     a, b, c = (contents(tmp_path / folder) for folder in "abc")
     assert a == b and a != c
     assert set(a) == {"train.json", "val.json"} | {

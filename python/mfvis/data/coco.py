@@ -18,7 +18,7 @@ import numpy as np
 
 from mfvis.data.jsonfile import LARGEST, read_object, shortened
 from mfvis.data.ytvis import JsonReader
-from mfvis.errors import DataError, Problem
+from mfvis.errors import DataError
 from mfvis.types import Category, Track, Video, VideoDataset
 
 
@@ -39,21 +39,11 @@ def load_coco(
     Raises:
         DataError: with every problem of the file.
     """
-    dataset, problems = parse_coco(json_path, images_dir, with_masks=with_masks, boxes_from_masks=boxes_from_masks)
-    if problems:
-        raise DataError(problems)
-    return dataset
-
-
-def parse_coco(
-    json_path: str | Path, images_dir: str | Path, *, with_masks: bool = True, boxes_from_masks: bool = False
-) -> tuple[VideoDataset, list[Problem]]:
-    """As `load_coco`, but returns what is sound in the file together with what is not."""
     path, folder = Path(json_path), Path(images_dir)
     reader = JsonReader(str(path), boxes_from_masks, forgiving=True)
     root = read_object(path, reader.problems)
     if root is None:
-        return VideoDataset(path, (), ()), reader.problems
+        raise DataError(reader.problems)
     if not folder.is_dir():
         reader.report("images folder", f"{folder} is not a folder", "Name the folder that file_name starts from")
     categories = reader.categories(root)
@@ -78,7 +68,9 @@ def parse_coco(
         for image in images.values()
     )
     ordered = tuple(sorted(categories.values(), key=lambda category: category.id))
-    return VideoDataset(path, ordered, videos, reader.notes()), reader.problems
+    if reader.problems:
+        raise DataError(reader.problems)
+    return VideoDataset(path, ordered, videos, reader.notes())
 
 
 def _image(reader: JsonReader, record: str, entry: Any, folder: Path, images: Collection[int]) -> Video | None:

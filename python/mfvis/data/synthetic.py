@@ -76,48 +76,24 @@ class DirectoryConfig(SyntheticConfig):
 
 def run(config: DirectoryConfig) -> None:
     """Write the videos and say where they are."""
-    train_json, val_json = write_demo(
-        config.directory,
-        seed=config.seed,
-        videos=config.videos,
-        val_videos=config.val_videos,
-        frames=config.frames,
-        size=(config.height, config.width),
-        objects=(config.fewest, config.most),
-    )
+    train_json, val_json = write_demo(config.directory, config)
     print(f"wrote {train_json} ({config.videos} videos) and {val_json} ({config.val_videos})")
 
 
-def write_demo(
-    directory: str | Path,
-    *,
-    seed: int = 0,
-    videos: int = 60,
-    val_videos: int = 16,
-    frames: int = 8,
-    size: tuple[int, int] = (96, 160),
-    objects: tuple[int, int] = (2, 4),
-) -> tuple[Path, Path]:
+def write_demo(directory: str | Path, config: SyntheticConfig = SyntheticConfig()) -> tuple[Path, Path]:
     """Write a data set in the YouTube-VIS layout, pictures in ``JPEGImages``; returns ``(train.json, val.json)``.
 
-    Both have boxes and masks of the *visible* part of each object. The same arguments give the same files.
-
-    Args:
-        directory: made if need be; files of the same names are replaced.
-        seed: of everything.
-        videos, val_videos: how many of either split.
-        frames: of each video.
-        size: ``(height, width)`` in pixels.
-        objects: fewest and most per video.
+    Both have boxes and masks of the *visible* part of each object. The same configuration gives the same files. The
+    directory is made if need be; files of the same names are replaced.
     """
-    directory = Path(directory)
+    directory, frames, size = Path(directory), config.frames, (config.height, config.width)
     paths = []
-    for split, (name, count) in enumerate((("train", videos), ("val", val_videos))):
+    for split, (name, count) in enumerate((("train", config.videos), ("val", config.val_videos))):
         records: list[dict] = []
         annotations: list[dict] = []
         for index in range(count):
-            random = np.random.default_rng([seed, split, index])
-            pictures_THW3, masks_NTHW, classes_N = draw_video(random, frames, size, objects)
+            random = np.random.default_rng([config.seed, split, index])
+            pictures_THW3, masks_NTHW, classes_N = draw_video(random, frames, size, (config.fewest, config.most))
             folder = f"{name}{index:04d}"
             (directory / "JPEGImages" / folder).mkdir(parents=True, exist_ok=True)
             files = [f"{folder}/{frame:05d}.jpg" for frame in range(frames)]

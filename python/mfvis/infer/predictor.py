@@ -103,11 +103,11 @@ def run(config: PredictConfig) -> None:
     if dataset.categories and dataset.categories != categories:
         print(f"the classes and their ids are those of {config.checkpoint}, not of {config.source}")
     infer = sized_as_trained(config.infer, trained.clip)
+    names = {category.id: category.name for category in categories}
     results: list[TrackResult] = []
     for number, (video, path) in enumerate(zip(videos, overlays, strict=True), start=1):
         found = predict_video(model, video, categories, infer)
         kept = [result for result in found if result.score >= config.min_score]
-        names = {category.id: category.name for category in categories}
         labels = [f"{names[result.category_id]} {result.score:.2f}" for result in kept]
         write_overlay(path, video, kept, labels)
         results += found

@@ -82,17 +82,17 @@ def look(
             per_frame = [backbone(zoomed(frame[None], zoom)) for frame in padded]
         features = tuple(torch.cat(level) for level in zip(*per_frame, strict=True))
     return View(
-        padded,
-        features,
-        boxes_NT4,
-        labels_N.to(device),
-        (height, width),
-        lab_TCHW,
-        content_HW & ~inside_NTHW.any(0),
-        escaped_NTHW,
-        ring_around(cells_NT4, *grid) & content_HW & ~others_NTHW,
-        inside_NTHW & ~escaped_NTHW,
-        others_NTHW,
+        frames_TCHW=padded,
+        features=features,
+        boxes_NT4=boxes_NT4,
+        labels_N=labels_N.to(device),
+        size=size,
+        lab_TCHW=lab_TCHW,
+        background_THW=content_HW & ~inside_NTHW.any(0),
+        escaped_NTHW=escaped_NTHW,
+        ring_NTHW=ring_around(cells_NT4, *grid) & content_HW & ~others_NTHW,
+        unknown_NTHW=inside_NTHW & ~escaped_NTHW,
+        others_NTHW=others_NTHW,
     )
 
 
@@ -103,18 +103,20 @@ def zoomed(frames_TCHW: Tensor, zoom: int) -> Tensor:
 
 def cut(view: View, indices: Tensor) -> tuple[View, Tensor]:
     """The frames at `indices`, with the objects that have a box in one of them (int64, the second value)."""
-    boxes_NT4 = view.boxes_NT4[:, indices]
-    objects = torch.nonzero(present(boxes_NT4).any(1))[:, 0]
-    known = (view.escaped_NTHW, view.ring_NTHW, view.unknown_NTHW, view.others_NTHW)
+    objects = torch.nonzero(present(view.boxes_NT4[:, indices]).any(1))[:, 0]
+    here = (objects[:, None], indices)
     part = View(
-        view.frames_TCHW[indices],
-        None if view.features is None else tuple(level[indices] for level in view.features),
-        boxes_NT4[objects],
-        view.labels_N[objects],
-        view.size,
-        view.lab_TCHW[indices],
-        view.background_THW[indices],
-        *(known_NTHW[objects][:, indices] for known_NTHW in known),
+        frames_TCHW=view.frames_TCHW[indices],
+        features=None if view.features is None else tuple(level[indices] for level in view.features),
+        boxes_NT4=view.boxes_NT4[here],
+        labels_N=view.labels_N[objects],
+        size=view.size,
+        lab_TCHW=view.lab_TCHW[indices],
+        background_THW=view.background_THW[indices],
+        escaped_NTHW=view.escaped_NTHW[here],
+        ring_NTHW=view.ring_NTHW[here],
+        unknown_NTHW=view.unknown_NTHW[here],
+        others_NTHW=view.others_NTHW[here],
     )
     return part, objects
 
