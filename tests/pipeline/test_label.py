@@ -18,8 +18,8 @@ from mfvis.errors import ConfigError, DataError, VideoError
 from mfvis.infer import label
 from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
 from mfvis.infer.fit import fit, segment
+from mfvis.infer.full_size import at_original_size
 from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.predictor import at_original_size
 from mfvis.infer.reader import TrackReader, at_most
 from mfvis.infer.refine import RefineConfig, refine
 from mfvis.infer.start import FromCheckpoint
@@ -267,8 +267,8 @@ def test_background_that_leaves_the_box_is_known():
 
 def test_ring_surrounds_the_box_and_nothing_surrounds_no_box():
     boxes_NT4 = torch.tensor([[[10.0, 10, 20, 20], [0.0, 0, 0, 0]]])
-    ring = ring_around(boxes_NT4, 30, 30, margin=0.2)
-    assert ring[0, 0].sum() == 14 * 14 - 10 * 10 and not ring[0, 1].any()
+    ring = ring_around(boxes_NT4, 30, 30)
+    assert ring[0, 0].sum() == 16 * 16 - 10 * 10 and not ring[0, 1].any()
 
 
 def test_refined_masks_follow_the_colours_and_stay_in_the_box():

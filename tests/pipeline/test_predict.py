@@ -18,7 +18,8 @@ from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import open_video, read_frames, video_writer
 from mfvis.errors import ConfigError
 from mfvis.infer import predictor
-from mfvis.infer.predictor import InferConfig, encode_tubes, predict_video
+from mfvis.infer.full_size import encode_tubes
+from mfvis.infer.predictor import InferConfig, predict_video
 from mfvis.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from mfvis.models.mask2former import VideoMask2Former
 from tiny import CATEGORIES, TINY, tiny_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mfvis.vis.draw import colour_of, enlarge, overlay, side_by_side
+from mfvis.vis.draw import OPACITY, colour_of, enlarge, overlay, side_by_side
 
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
 
@@ -24,8 +24,8 @@ def test_colours_are_stable_and_differ_between_tracks():
 
 def test_the_inside_is_blended_the_outline_is_opaque_and_the_rest_untouched():
     mask_HW = square()
-    drawn = overlay(GREY, mask_HW[None], None, None, [1], opacity=0.5)
-    blended = np.round((np.array(colour_of(1)) + 128) / 2)
+    drawn = overlay(GREY, mask_HW[None], None, None, [1])
+    blended = 128 + OPACITY * (np.array(colour_of(1)) - 128)
     np.testing.assert_allclose(drawn[30, 45], blended, atol=1)
     assert tuple(drawn[20, 45]) == colour_of(1)
     assert tuple(drawn[39, 30]) == colour_of(1)
@@ -35,7 +35,7 @@ def test_the_inside_is_blended_the_outline_is_opaque_and_the_rest_untouched():
 def test_the_frame_border_is_no_outline():
     mask_HW = np.zeros((60, 80), dtype=bool)
     mask_HW[:, :40] = True
-    drawn = overlay(GREY, mask_HW[None], None, None, [0], opacity=0.5)
+    drawn = overlay(GREY, mask_HW[None], None, None, [0])
     assert tuple(drawn[30, 0]) != colour_of(0)
     assert tuple(drawn[30, 39]) == colour_of(0)
 
@@ -73,9 +73,9 @@ def test_enlarging_masks_repeats_pixels():
 
 def test_side_by_side_puts_frame_boxes_predicted_and_true_side_by_side():
     boxes = np.array([[30.0, 20, 60, 40]])
-    row = side_by_side(GREY, boxes, [0], [(np.zeros((0, 60, 80), bool), []), (square()[None], [0])], least_height=120)
-    assert row.shape == (120, 4 * 160 + 3 * 6, 3)
-    panels = [row[:, start : start + 160] for start in range(0, 4 * 166, 166)]
+    row = side_by_side(GREY, boxes, [0], [(np.zeros((0, 60, 80), bool), []), (square()[None], [0])])
+    assert row.shape == (240, 4 * 320 + 3 * 6, 3), "four times as large, to be 220 high at least"
+    panels = [row[:, start : start + 320] for start in range(0, 4 * 326, 326)]
     coloured = [(panel == colour_of(0)).all(-1).sum() for panel in panels]
     assert coloured[0] == 0
     assert coloured[1] > 0

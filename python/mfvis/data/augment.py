@@ -16,11 +16,19 @@ PADDING = (124, 116, 104)
 """RGB: the mean of ImageNet, normalised about 0, with which Mask2Former pads. Black is no neutral colour: a model that
 was trained on frames that needed no padding takes it for an object and loses others over it."""
 
+MULTIPLE = 32
+"""Frames are padded to a multiple of the coarsest stride of the backbones."""
+
 
 def fitted_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
     """``(height, width)`` scaled, aspect kept, to `short_side`, or less where the long side would exceed `max_side`."""
     scale = min(short_side / min(height, width), max_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """``(height, width)`` of frames of this size once they are padded for a model."""
+    return height + -height % MULTIPLE, width + -width % MULTIPLE
 
 
 def resize_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:

@@ -14,14 +14,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from mfvis.data.augment import augment, pad_frames, pan
+from mfvis.data.augment import augment, pad_frames, padded_size, pan
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
 from mfvis.errors import ConfigError, DataError, Problem, require
 from mfvis.types import Batch, Clip, ClipOrigin, Track, Video, VideoDataset
-
-MULTIPLE = 32
-"""Frames are padded to a multiple of the coarsest stride of the backbones."""
 
 
 @dataclass(frozen=True)
@@ -248,11 +245,6 @@ def collate_alike(clips: Sequence[Clip]) -> list[Batch]:
     for clip in clips:
         alike.setdefault((len(clip.frame_indices), clip.masks_NTHW is not None), []).append(clip)
     return [collate(group) for group in alike.values()]
-
-
-def padded_size(height: int, width: int) -> tuple[int, int]:
-    """``(height, width)`` of frames of this size once they are padded for a model."""
-    return height + -height % MULTIPLE, width + -width % MULTIPLE
 
 
 def collate(clips: Sequence[Clip]) -> Batch:

@@ -42,7 +42,9 @@ def load_coco(
     path, folder = Path(json_path), Path(images_dir)
     reader = JsonReader(str(path), boxes_from_masks, forgiving=True)
     root = read_object(path, reader.problems)
-    if root is None:
+    if root is not None and "videos" in root:
+        reader.report("file", "has videos, so that it is not COCO's", f"Write {path} without coco:")
+    if root is None or reader.problems:
         raise DataError(reader.problems)
     if not folder.is_dir():
         reader.report("images folder", f"{folder} is not a folder", "Name the folder that file_name starts from")

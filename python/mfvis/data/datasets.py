@@ -273,7 +273,7 @@ def _with_classes(dataset: VideoDataset, name: str) -> VideoDataset:
             f"is {category.name!r}, in {name} it is {classes[category.id].name!r}"
             if category.id in classes
             else f"{category.name!r} is not in {name}",
-            f"Name another data set than {name}, or none: --data {dataset.path}",
+            "Give it COCO's classes" if name == "coco" else f"Name another data set, or none: --data {dataset.path}",
         )
         for category in dataset.categories
         if category.id not in classes or _plain(category.name) != _plain(classes[category.id].name)

@@ -79,7 +79,8 @@ def parse_results(
 ) -> tuple[list[TrackResult], list[Problem]]:
     """What is sound in a ``results.json``, and what is not; its masks are as the file has them, and unchecked.
 
-    Boxes are zeros unless `with_boxes`, and where the file has none.
+    Of a data set of pictures it may also be COCO's: ``image_id`` and one ``segmentation`` for ``video_id`` and
+    ``segmentations``. Boxes are zeros unless `with_boxes`, and where the file has none.
     """
     reader = JsonReader(str(path), boxes_from_masks=True)
     entries = read_json(Path(path), reader.problems)
@@ -88,17 +89,29 @@ def parse_results(
     videos = {video.id: video for video in dataset.videos}
     categories = {category.id: category for category in dataset.categories}
     results: list[TrackResult] = []
+    of_pictures = isinstance(entries, list) and any(isinstance(entry, dict) and "image_id" in entry for entry in entries)
+    if of_pictures and any(video.length != 1 for video in dataset.videos):
+        problem = f"holds COCO results, which are of pictures; {dataset.path} has videos"
+        reader.report("file", problem, "Give its results, with video_id and segmentations, or the data: coco:PATH")
+        entries = None
+    owner = "image" if of_pictures else "video"
     for place, entry in enumerate(entries if isinstance(entries, list) else ()):
         record = f"results[{place}]"
-        fields = reader.fields(record, entry, ("video_id", "category_id"))
-        if fields is None or not reader.known(record, fields, videos, categories):
+        fields = reader.fields(record, entry, (f"{owner}_id", "category_id"))
+        if fields is None or not reader.known(record, fields, videos, categories, owner):
             continue
         if not is_finite(entry.get("score")):
             reader.report(
                 record, f"score is {shortened(entry.get('score'))}, expected a number", "Write a confidence in 0..1"
             )
             continue
-        video = videos[entry["video_id"]]
+        video = videos[fields[f"{owner}_id"]]
+        if of_pictures:
+            if entry.get("segmentation") is None:
+                problem = "has no segmentation" + (", but a bbox" if "bbox" in entry else "")
+                reader.report(record, problem, "Write the mask: boxes alone are not evaluated")
+                continue
+            entry = entry | {"segmentations": [entry["segmentation"]], "bboxes": [entry.get("bbox")]}
         segmentations = reader.per_frame(record, "segmentations", entry, video.length)
         if segmentations is None:
             if entry.get("segmentations") is None:

@@ -120,10 +120,8 @@ def write_image(path: str | Path, picture_HW3: np.ndarray) -> None:
         Image.fromarray(picture_HW3).save(temporary, quality=90)
 
 
-def open_video(path: str | Path, fps: float | None = None) -> Video:
+def open_video(path: str | Path) -> Video:
     """A video file, or a folder of frames in natural order (2.jpg before 10.jpg), as a `Video` without tracks.
-
-    `fps` overrides what a file says; a folder says nothing.
 
     Raises:
         VideoError: when there is nothing there that can be decoded.
@@ -135,9 +133,9 @@ def open_video(path: str | Path, fps: float | None = None) -> Video:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
             raise VideoError(f"{path}: the folder has no picture in it. Give a folder of frames, one of {kinds} each")
         height, width = read_image(frames[0]).shape[:2]
-        return Video(1, path.resolve().name, width, height, len(frames), tuple(frames), fps=fps)
-    width, height, length, rate = probe(path)
-    return Video(1, path.stem, width, height, length, path, fps=fps or rate)
+        return Video(1, path.resolve().name, width, height, len(frames), tuple(frames))
+    width, height, length, fps = probe(path)
+    return Video(1, path.stem, width, height, length, path, fps=fps)
 
 
 def probe(path: Path) -> tuple[int, int, int, float | None]:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,6 +68,9 @@ def parse_ytvis(
     root = read_object(path, reader.problems)
     if root is not None and _is_coco_video(root):
         reader.report("file", "is COCO-VID, whose images name their videos", "Make it YouTube-VIS: mfvis data import")
+        root = None
+    elif root is not None and "images" in root and "videos" not in root:
+        reader.report("file", "is COCO, with images and no videos", f"Write coco:{path} if its classes are COCO's")
         root = None
     if root is None:
         return VideoDataset(path, (), ()), reader.problems
@@ -346,12 +349,18 @@ class JsonReader:
         return number not in seen
 
     def known(
-        self, record: str, fields: dict[str, int], videos: Collection[int] | None, categories: Collection[int] | None
+        self,
+        record: str,
+        fields: dict[str, int],
+        videos: Collection[int] | None,
+        categories: Collection[int] | None,
+        owner: Literal["video", "image"] = "video",
     ) -> bool:
-        known_video = videos is None or fields["video_id"] in videos
+        number = fields[f"{owner}_id"]
+        known_video = videos is None or number in videos
         known_category = categories is None or fields["category_id"] in categories
         if not known_video:
-            self.report(record, f"video {fields['video_id']} is unknown", "Add it to 'videos', or correct video_id")
+            self.report(record, f"{owner} {number} is unknown", f"Add it to '{owner}s', or correct {owner}_id")
         if not known_category:
             shown = ", ".join(str(number) for number in list(categories)[:10]) or "none"
             self.report(

@@ -31,11 +31,11 @@ class EvalConfig:
     """Evaluate results: AP of YouTube-VIS, OVIS or COCO, BDD100K's segmentation tracking, mean J of `mfvis label`."""
 
     results: Annotated[Path, tyro.conf.Positional]
-    """A results.json of YouTube-VIS or OVIS; BDD100K's Scalabel JSON or folder of bitmasks; or a YouTube-VIS data set
-    whose tracks were given masks."""
+    """A results.json of YouTube-VIS, OVIS or COCO; BDD100K's Scalabel JSON or folder of bitmasks; or a YouTube-VIS
+    data set whose tracks were given masks."""
     data: str
-    """The true masks: a YouTube-VIS or OVIS JSON, or NAME:FOLDER (its split valid; others: @split=train); for BDD100K
-    also its Scalabel JSON, or folder of bitmasks, itself."""
+    """The true masks: a YouTube-VIS or OVIS JSON, coco:JSON, or NAME:FOLDER (its split valid; others: @split=train);
+    for BDD100K also its Scalabel JSON, or folder of bitmasks, itself."""
     out: Path | None = None
     """Where to write the numbers as JSON."""
 
@@ -68,10 +68,17 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
         videos, notes = read_scalabel_tracks(config.results, _mots_labels(source, "rles"))
         metrics = evaluate_mots(videos, notes)
         print(mots_table(metrics))
+    elif config.results.is_dir():
+        problem, remedy = "has neither bitmasks (PNG) nor Scalabel JSON in it", "Name the file of the results"
+        raise DataError([Problem(str(config.results), "folder", problem, remedy)])
     else:
         dataset = _with_masks(source)
-        # A labelled data set is an object, a results file a list; `read_results` says what is wrong with anything else.
-        if config.results.is_file() and config.results.read_bytes()[:64].lstrip().startswith(b"{"):
+        # A labelled data set is an object, a results file a list; `parse_results` says what is wrong with the rest.
+        if config.results.read_bytes()[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            if source.name == "coco":
+                problem = "is an object, expected a list: coco has no labelled data sets"
+                remedy = "Give results: image_id, category_id, segmentation, score"
+                raise DataError([Problem(str(config.results), "top level", problem, remedy)])
             metrics = mean_j(dataset, labelled_tracks(dataset, load_dataset(config.results)))
             print(j_table(metrics))
         else:
@@ -116,6 +123,9 @@ def _mots_labels(source: Source, form: str) -> Path:
 
 def _with_masks(source: Source) -> VideoDataset:
     """The data set; DataError unless it has masks to compare with."""
+    if not source.name and source.path.is_dir() and not _has_bitmasks(source.path):
+        problem, remedy = "is a folder, expected the JSON of the true masks", f"Name the file, or NAME:{source.path}"
+        raise DataError([Problem(str(source.path), "annotations", problem, remedy)])
     if not source.name and (source.path.is_dir() or _is_scalabel(source.path)):
         remedy = "Give results of the same form, or the YouTube-VIS JSON of the true masks"
         raise DataError([Problem(str(source.path), "annotations", "are BDD100K's, the results are not", remedy)])

@@ -17,7 +17,7 @@ from mfvis.data.augment import fitted_size, resize
 from mfvis.data.clips import ClipConfig, ClipDataset, ClipSampler, collate, make_clip
 from mfvis.errors import require
 from mfvis.infer.evidence import inside_boxes
-from mfvis.infer.predictor import encode_tubes
+from mfvis.infer.full_size import encode_tubes
 from mfvis.losses.criterion import STRIDE, Criterion, LossConfig
 from mfvis.models.backbone import Backbone, BackboneConfig
 from mfvis.train.optim import OptimConfig, descend, make_optimizer, set_learning_rate

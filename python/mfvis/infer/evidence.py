@@ -19,6 +19,9 @@ from mfvis.losses.background import box_spans
 LEAST_OVERLAP = 0.35
 """Share of the smaller background that two frames must have in common for a camera motion to be believed."""
 PAIRS_AT_ONCE = 16
+"""Of frames; what bounds the memory."""
+RING = 0.3
+"""How wide the ring around a box is, as a share of the box's longer side."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ def inside_boxes(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
     return rows[..., None] & columns[..., None, :]
 
 
-def ring_around(boxes_NT4: Tensor, height: int, width: int, margin: float = 0.3) -> Tensor:
-    """bool ``[N, T, H, W]``: outside the box, but within `margin` of its longer side. Nothing where there is no box."""
+def ring_around(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
+    """bool ``[N, T, H, W]``: outside the box, but within `RING` of its longer side. Nothing where there is no box."""
     x1, y1, x2, y2 = boxes_NT4.unbind(-1)
-    side = margin * torch.maximum(x2 - x1, y2 - y1).clamp(min=0)
+    side = RING * torch.maximum(x2 - x1, y2 - y1).clamp(min=0)
     larger = torch.stack([x1 - side, y1 - side, x2 + side, y2 + side], -1)
     return inside_boxes(larger, height, width) & ~inside_boxes(boxes_NT4, height, width)
 

@@ -29,8 +29,8 @@ from mfvis.device import device_of
 from mfvis.errors import ConfigError, DataError
 from mfvis.infer.evidence import inside_boxes
 from mfvis.infer.fit import fit, segment
+from mfvis.infer.full_size import at_original_size
 from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.predictor import at_original_size
 from mfvis.infer.refine import refine
 from mfvis.infer.start import FromCheckpoint, FromScratch
 from mfvis.infer.tries import among_tracks, mean_of_fitting

@@ -10,22 +10,19 @@ from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import tyro
-from torch import Tensor
 
-from mfvis.data.augment import fitted_size, pad_frames, resize_frames
+from mfvis.data.augment import fitted_size, pad_frames, padded_size, resize_frames
 from mfvis.data.bdd100k_results import write_bdd100k_results
-from mfvis.data.clips import ClipConfig, padded_size
+from mfvis.data.clips import ClipConfig
 from mfvis.data.datasets import load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results, zip_results
-from mfvis.data.rle import encode_mask, mask_box
 from mfvis.data.video import open_video, stream_frames
 from mfvis.device import device_of
 from mfvis.errors import require
+from mfvis.infer.full_size import encode_tubes
 from mfvis.infer.windows import Identities, emitted, windows_of
-from mfvis.losses.criterion import STRIDE
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.train.checkpoint import load_model
@@ -236,29 +233,6 @@ class WindowFeatures:
             pictures = resize_frames(torch.stack(list(itertools.islice(self.stream, count))), *self.resized)
             padded = pad_frames(pictures, *padded_size(*self.resized))
             yield self.model.pixel_decoder(self.model.backbone(padded.to(device)))
-
-
-def encode_tubes(
-    masks_MTHW: Tensor, resized: tuple[int, int], original: tuple[int, int]
-) -> list[tuple[tuple[dict | None, ...], np.ndarray]]:
-    """Mask logits at stride 4 of padded frames as one RLE and box per frame at the original size, None where empty.
-
-    Thresholded at 0, frame by frame, so that no more than one frame of full-size logits exists.
-    """
-    tubes = [([], np.zeros((masks_MTHW.shape[1], 4), dtype=np.float32)) for _ in masks_MTHW]
-    for t in range(masks_MTHW.shape[1]):
-        masks_MHW = (at_original_size(masks_MTHW[:, t].float(), resized, original) > 0).cpu().numpy()
-        for (rles, boxes_T4), mask_HW in zip(tubes, masks_MHW, strict=True):
-            boxes_T4[t] = mask_box(mask_HW)
-            rles.append(encode_mask(mask_HW) if mask_HW.any() else None)
-    return [(tuple(rles), boxes_T4) for rles, boxes_T4 in tubes]
-
-
-def at_original_size(logits_NHW: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    """Logits at stride 4 of the padded frames at the video's own size: enlarged bilinearly to the padded frame, cut to
-    its `resized` part, scaled to `original`."""
-    padded = F.interpolate(logits_NHW[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)
-    return F.interpolate(padded[..., : resized[0], : resized[1]], original, mode="bilinear", align_corners=False)[0]
 
 
 def readable(

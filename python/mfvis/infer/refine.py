@@ -23,6 +23,7 @@ NEIGHBOURS = tuple(
 )
 """Where a pixel's neighbours lie: a 5 x 5 square, and a sparse one of three times its size."""
 REACH = 6
+"""How far the farthest of them lies along either axis."""
 NEAR = 4.0
 """Pixels at which a neighbour's say has fallen to exp(-1/2)."""
 

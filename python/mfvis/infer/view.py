@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfvis.data.augment import pad_frames, resize_frames
-from mfvis.data.clips import padded_size
+from mfvis.data.augment import pad_frames, padded_size, resize_frames
 from mfvis.infer.evidence import EvidenceConfig, escaped_background, inside_boxes, ring_around
 from mfvis.losses.criterion import STRIDE, grid_colours
 from mfvis.models.backbone import Backbone

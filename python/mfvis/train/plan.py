@@ -10,8 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from mfvis.config import Config, derived
-from mfvis.data.augment import fitted_size
-from mfvis.data.clips import padded_size
+from mfvis.data.augment import fitted_size, padded_size
 from mfvis.data.datasets import LAYOUTS, Source, load_source
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train.engine import clip_datasets

@@ -9,6 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mfvis.types import present
 
+OPACITY = 0.42
+"""Of the masks' insides; their outlines are opaque."""
+LEAST_HEIGHT = 220
 # Neighbours in the list differ in hue and in lightness, so that they stay apart for colour-blind eyes too.
 _PALETTE = ("ff5a5f", "1fb6ff", "ffc53d", "9b5de5", "2ec27e", "ff8fab", "00d1c7", "f77f00", "4361ee", "b5e048")
 _PALETTE_RGB = [tuple(bytes.fromhex(colour)) for colour in _PALETTE]
@@ -30,7 +33,6 @@ def overlay(
     boxes_N4: np.ndarray | None,
     labels: Sequence[str] | None,
     ids: Sequence[int],
-    opacity: float = 0.42,
 ) -> np.ndarray:
     """A frame with its objects drawn over it, uint8 ``[H, W, 3]``.
 
@@ -40,7 +42,6 @@ def overlay(
         boxes_N4: xyxy pixels, a box without size is not drawn; None draws no boxes.
         labels: a text for each box; None or an empty one draws none. Text needs a box.
         ids: the number of each object's track, which decides its colour.
-        opacity: of the masks' insides; their outlines are opaque.
     """
     height, width = frame_HW3.shape[:2]
     line = max(1, round(min(height, width) / 180))
@@ -48,7 +49,7 @@ def overlay(
     if masks_NHW is not None:
         outlines = []
         for mask_HW, track_id in zip(np.asarray(masks_NHW, dtype=bool), ids, strict=True):
-            picture_HW3[mask_HW] += opacity * (np.array(colour_of(track_id), dtype=np.float32) - picture_HW3[mask_HW])
+            picture_HW3[mask_HW] += OPACITY * (np.array(colour_of(track_id), dtype=np.float32) - picture_HW3[mask_HW])
             outlines.append(_outline(mask_HW, line))
         # All outlines lie above all insides: where objects overlap, both edges stay visible.
         for outline_HW, track_id in zip(outlines, ids, strict=True):
@@ -81,14 +82,13 @@ def side_by_side(
     boxes_N4: np.ndarray,
     box_ids: Sequence[int],
     masks: Sequence[tuple[np.ndarray, Sequence[int]]],
-    least_height: int = 220,
 ) -> np.ndarray:
     """Panels in a row, frame | boxes | and one for each set of masks, uint8 ``[H, W, 3]``.
 
-    Small frames are enlarged to `least_height` or more. masks: bool ``[M, H, W]`` and the ids of their tracks. Equal
+    Small frames are enlarged to `LEAST_HEIGHT` or more. masks: bool ``[M, H, W]`` and the ids of their tracks. Equal
     ids give equal colours.
     """
-    factor = max(1, -(-least_height // frame_HW3.shape[0]))
+    factor = max(1, -(-LEAST_HEIGHT // frame_HW3.shape[0]))
     picture = enlarge(frame_HW3, factor, smooth=True)
     sets = [(enlarge(np.asarray(masks_MHW, bool), factor, smooth=False), ids) for masks_MHW, ids in masks]
     panels = [

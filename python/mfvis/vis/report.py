@@ -99,9 +99,9 @@ def write_report(path: Path, report: Report) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
-def svg_chart(chart: Chart, width: int = 330, height: int = 190) -> str:
+def svg_chart(chart: Chart) -> str:
     """A line chart as SVG text: few gridlines, each line named at its end."""
-    left, right, top, bottom = 40, 78, 12, 24
+    width, height, left, right, top, bottom = 330, 190, 40, 78, 12, 24
     points = [(s, v) for curve in chart.curves for s, v in zip(curve.steps, curve.values, strict=True)]
     last = max((step for step, _ in points), default=1)
     ticks = _ticks(max((value for _, value in points), default=1.0))
