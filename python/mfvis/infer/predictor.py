@@ -164,14 +164,15 @@ def predict_video(
         chosen_M = (flat_D // scores_QK.shape[1]).unique()
         masks_MTHW = prediction.masks_LBQTHW[-1, 0, chosen_M]
         del prediction
-        head = frames[: max(0, windows[number - 1].stop - frames.start)] if number > 0 else frames[:0]
-        tail = frames[windows[number + 1].start - frames.start :] if number + 1 < len(windows) else frames[:0]
+        # Frames shared with the window before, and with the next.
+        head = windows[number - 1].stop - frames.start if number > 0 else 0
+        tail = frames.stop - windows[number + 1].start if number + 1 < len(windows) else 0
         found = identities.recognise(
             number,
             decoded_LBQC[-1, 0, chosen_M],
             scores_QK[chosen_M],
-            masks_MTHW[:, : len(head)] > 0,
-            masks_MTHW[:, len(frames) - len(tail) :] > 0,
+            masks_MTHW[:, :head] > 0,
+            masks_MTHW[:, len(frames) - tail :] > 0,
         )
         shown = emitted(windows, number)
         kept_MTHW = masks_MTHW[:, shown.start - frames.start : shown.stop - frames.start]

@@ -1,6 +1,6 @@
 """What label mode starts every window from: a backbone and new readouts, or a trained video Mask2Former.
 
-Both look at a window in their own way, and give a model for each of their seeds.
+Either looks at a window in its own way, and for each of its seeds has a model to train on it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class FromScratch:
     categories: tuple[Category, ...] = ()
     """It names no classes: every label is 0."""
     most_tracks = None
-    """As many as there are."""
+    """As many as there are; each has its own readout."""
 
     def __init__(self, config: LabelConfig, device: torch.device):
         torch.manual_seed(config.seed)
@@ -43,6 +43,7 @@ class FromScratch:
         return replace(view, features=tuple(at_most(standardised(level), grid) for level in view.features))
 
     def model(self, seed: int, tracks: int) -> TrackReader:
+        """A new reader of so many tracks."""
         torch.manual_seed(seed)
         model = TrackReader(copy.deepcopy(self.backbone), tracks, self.config.dim, self.config.zoom)
         return model.to(self.backbone.mean.device)
@@ -62,4 +63,5 @@ class FromCheckpoint:
         return look(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1, self.config.evidence)
 
     def model(self, seed: int, tracks: int) -> QueryReader:
+        """A copy of the trained model, the same for every seed and any number of tracks."""
         return QueryReader(copy.deepcopy(self.trained), self.config.loss.match)
