@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mfvis.errors import DataError
 from mfvis.eval.run import EvalConfig, run
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -67,15 +68,52 @@ def random_files(folder: Path, seed: int) -> tuple[Path, Path, Path]:
     return paths
 
 
+def reference(annotations: Path, pictures: Path) -> list[float]:
+    true = COCO(str(annotations))
+    evaluator = COCOeval(true, true.loadRes(str(pictures)), "segm")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return evaluator.stats.tolist()
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_equals_pycocotools(seed: int, tmp_path: Path) -> None:
     annotations, pictures, videos = random_files(tmp_path, seed)
     with contextlib.redirect_stdout(io.StringIO()):
-        true = COCO(str(annotations))
-        evaluator = COCOeval(true, true.loadRes(str(pictures)), "segm")
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-        numbers = run(EvalConfig(videos, f"coco:{annotations}")).named()
-    assert list(numbers.values()) == approx(evaluator.stats.tolist(), abs=1e-12)
+        expected = reference(annotations, pictures)
+        numbers, same = (run(EvalConfig(results, f"coco:{annotations}")).named() for results in (pictures, videos))
+    assert list(numbers.values()) == approx(expected, abs=1e-12)
+    assert same == numbers
     assert 0 < numbers["AP"] < 1
+
+
+def test_a_bbox_beside_the_mask_changes_nothing(tmp_path: Path) -> None:
+    """pycocotools would sort by the area of the bbox, and its users delete it before: so do detectron2 and mmdet."""
+    annotations, pictures, _ = random_files(tmp_path, 3)
+    expected = run(EvalConfig(pictures, f"coco:{annotations}"))
+    entries = [entry | {"bbox": [0, 0, 5, 5]} for entry in json.loads(pictures.read_text())]
+    pictures.write_text(json.dumps(entries))
+    assert run(EvalConfig(pictures, f"coco:{annotations}")) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 77}, "image 77 is unknown. Add it to 'images', or correct image_id"),
+        ({"image_id": "3"}, "image_id is '3', expected an integer"),
+        ({"category_id": 12345}, "category 12345 is unknown"),
+        ({"score": None}, "score is None, expected a number"),
+        ({"segmentation": None}, "has no segmentation. Write the mask"),
+        ({"segmentation": None, "bbox": [1, 2, 3, 4]}, "has no segmentation, but a bbox"),
+        ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "is not a compressed RLE, but polygons"),
+        ({"segmentation": {"size": [5, 5], "counts": "0"}}, r"the mask's size is \[5, 5\]"),
+    ],
+)
+def test_each_fault_of_coco_results_is_named(change: dict, message: str, tmp_path: Path) -> None:
+    annotations, pictures, _ = random_files(tmp_path, 3)
+    entries = json.loads(pictures.read_text())
+    pictures.write_text(json.dumps([*entries[:-1], entries[-1] | change]))
+    with pytest.raises(DataError, match=message) as caught:
+        run(EvalConfig(pictures, f"coco:{annotations}"))
+    assert [problem.record.split(",")[0] for problem in caught.value.problems] == [f"results[{len(entries) - 1}]"]

@@ -97,6 +97,48 @@ def test_all_faults_of_a_results_file_are_reported_together(files):
     assert len(caught.value.problems) >= 5
 
 
+def write_coco(folder: Path) -> None:
+    """Annotations and results of a picture whose id is that of the video of `files`."""
+    image = {"id": 4, "width": 20, "height": 20, "file_name": "a.jpg"}
+    annotation = {"id": 1, "image_id": 4, "category_id": 1, "bbox": [2, 3, 7, 9], "area": 63, "iscrowd": 0}
+    annotation |= {"segmentation": rle(rectangle(2, 3, 9, 12))}
+    content = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "person"}]}
+    (folder / "instances.json").write_text(json.dumps(content))
+    (folder / "pictures.json").write_text(json.dumps([annotation | {"score": 1}]))
+
+
+@pytest.mark.parametrize(
+    ("results", "data", "message"),
+    [
+        ("pictures.json", "val.json", r"holds COCO results, .*val.json has videos. Give its results, .*coco:PATH"),
+        ("instances.json", "val.json", "is COCO, with images and no videos. Write coco:"),
+        ("pictures.json", "instances.json", "is COCO, with images and no videos. Write coco:.*instances.json if"),
+        ("instances.json", "coco:instances.json", "is an object, expected a list: .* Give results: image_id"),
+        ("pictures.json", "coco:val.json", "has videos, so that it is not COCO's. Write .*val.json without coco:"),
+        ("results.json", "coco:instances.json", "segmentations has 2 entries"),
+        ("results.json", "results.json", "is a list, expected an object. Give an annotation file, not results"),
+        ("results.json", ".", "is a folder, expected the JSON of the true masks. Name the file, or NAME:"),
+        ("JPEGImages", "val.json", "has neither bitmasks .PNG. nor Scalabel JSON in it. Name the file of the results"),
+        ("val.zip", "val.json", "is not a text file in UTF-8. Give a JSON file"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_gets_one_problem(files, results, data, message, tmp_path, monkeypatch):
+    _, path, good = files
+    path.write_text(json.dumps([good | {"category_id": 2 if data == "val.json" else 1}]))
+    write_coco(tmp_path)
+    (tmp_path / "val.zip").write_bytes(b"PK\x03\x04\xff\xfe")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        run(EvalConfig(Path(results), data))
+    assert len(caught.value.problems) == 1
+
+
+def test_a_byte_order_mark_does_not_hide_a_labelled_data_set(files):
+    data, results, _ = files
+    results.write_bytes(b"\xef\xbb\xbf" + data.read_bytes())
+    assert run(EvalConfig(results, str(data))).j == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("[]", "holds no result"), ("{", "ends in the middle of the JSON"), (None, "does not exist")]
 )

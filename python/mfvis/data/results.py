@@ -89,7 +89,9 @@ def parse_results(
     videos = {video.id: video for video in dataset.videos}
     categories = {category.id: category for category in dataset.categories}
     results: list[TrackResult] = []
-    of_pictures = isinstance(entries, list) and any(isinstance(entry, dict) and "image_id" in entry for entry in entries)
+    of_pictures = isinstance(entries, list) and any(
+        isinstance(entry, dict) and "image_id" in entry and "video_id" not in entry for entry in entries
+    )
     if of_pictures and any(video.length != 1 for video in dataset.videos):
         problem = f"holds COCO results, which are of pictures; {dataset.path} has videos"
         reader.report("file", problem, "Give its results, with video_id and segmentations, or the data: coco:PATH")
