@@ -90,8 +90,8 @@ def label_video(start: Start, video: Video, config: LabelConfig, head: str = "")
     labels = {category.id: label for label, category in enumerate(start.categories)}
     full_size = (video.height, video.width)
     size = fitted_size(*full_size, config.short_side, config.max_side)
-    for window, present in _groups(video, config.window, start.most_tracks):
-        tracks = [video.tracks[n] for n in present]
+    for window, group in _groups(video, config.window, start.most_tracks):
+        tracks = [video.tracks[n] for n in group]
         boxes_NT4 = torch.from_numpy(np.stack([track.boxes_T4[window.start : window.stop] for track in tracks]))
         labels_N = torch.tensor([labels.get(track.category_id, 0) for track in tracks])
         frames_TCHW = read_frames(video, window)
@@ -99,7 +99,7 @@ def label_video(start: Start, video: Video, config: LabelConfig, head: str = "")
         view = start.look(frames_TCHW, boxes_NT4, labels_N, size)
         logits_NTHW = among_tracks(_learnt(start, view, config, name), view.boxes_NT4 / STRIDE)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
-        for n, logits_THW, boxes_T4 in zip(present, logits_NTHW, boxes_NT4, strict=True):
+        for n, logits_THW, boxes_T4 in zip(group, logits_NTHW, boxes_NT4, strict=True):
             enlarged_THW = at_original_size(logits_THW, size, full_size)
             masks_THW = refine(enlarged_THW, lab_TCHW, boxes_T4, config.refine).cpu()
             # Where nothing was found, the box itself is the better guess.

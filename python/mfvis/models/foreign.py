@@ -18,7 +18,7 @@ from mfvis.models.names import (
     ORIGINAL_SWIN,
     TORCHVISION_RESNET,
     TRANSFORMERS,
-    Table,
+    NameTable,
     canonical,
 )
 
@@ -72,7 +72,7 @@ def to_ours(state: Mapping[str, Tensor]) -> Named:
         state = {encoder.sub(BACKBONE, name): value for name, value in state.items()}
         return _named(TRANSFORMERS, state, "transformers' Mask2Former", left_out)
     if any(name.startswith((BACKBONE, "decoder.query_features.")) for name in state):
-        return _named(Table(()), state, "mfvis", left_out)
+        return _named(NameTable(()), state, "mfvis", left_out)
     if any(name.startswith(("sem_seg_head.", "backbone.")) for name in state):
         return _named(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", left_out)
     if "conv1_w" in state:
@@ -86,12 +86,12 @@ def to_ours(state: Mapping[str, Tensor]) -> Named:
     else:
         # transformers' classifiers keep their backbone under its family's name; Swin's backbone does so too.
         ours = {BACKBONE + re.sub(r"^(resnet|mobilenet_v2)\.", "", name): value for name, value in state.items()}
-        return _named(Table(()), ours, "transformers' backbones", left_out)
+        return _named(NameTable(()), ours, "transformers' backbones", left_out)
     named = _named(table.within(BACKBONE, ""), state, title, left_out)
     return replace(named, stride_in_1x1=stride_in_1x1)
 
 
-def _named(table: Table, state: Mapping[str, Tensor], title: str, left_out: tuple[str, ...]) -> Named:
+def _named(table: NameTable, state: Mapping[str, Tensor], title: str, left_out: tuple[str, ...]) -> Named:
     """`state` as the table has it; a name that it does not have is ours, or nobody's."""
     converted, unknown = table.to_ours(state)
     converted = {canonical(k): v for k, v in (converted | {name: state[name] for name in unknown}).items()}

@@ -46,17 +46,17 @@ class _Pattern:
 
 
 @dataclass(frozen=True)
-class Table:
+class NameTable:
     """Pairs of names (ours, theirs)."""
 
     pairs: tuple[tuple[str, str], ...]
 
-    def __add__(self, other: Table) -> Table:
-        return Table(self.pairs + other.pairs)
+    def __add__(self, other: NameTable) -> NameTable:
+        return NameTable(self.pairs + other.pairs)
 
-    def within(self, ours: str, theirs: str) -> Table:
+    def within(self, ours: str, theirs: str) -> NameTable:
         """The same names behind prefixes."""
-        return Table(tuple((ours + a, theirs + b) for a, b in self.pairs))
+        return NameTable(tuple((ours + a, theirs + b) for a, b in self.pairs))
 
     @cached_property
     def _patterns(self) -> list[tuple[_Pattern, _Pattern]]:
@@ -112,7 +112,7 @@ class Table:
 
 _STEM, _BLOCK = "embedder.embedder", "encoder.stages.{s}.layers.{b}"
 
-TORCHVISION_RESNET = Table((
+TORCHVISION_RESNET = NameTable((
     (f"{_STEM}.convolution.weight", "conv1.weight"),
     (f"{_STEM}.normalization.{{leaf}}", "bn1.{leaf}"),
     (f"{_BLOCK}.layer.{{c}}.convolution.weight", "layer{s+1}.{b}.conv{c+1}.weight"),
@@ -121,7 +121,7 @@ TORCHVISION_RESNET = Table((
     (f"{_BLOCK}.shortcut.normalization.{{leaf}}", "layer{s+1}.{b}.downsample.1.{leaf}"),
 ))  # fmt: skip
 
-DETECTRON2_RESNET = Table((
+DETECTRON2_RESNET = NameTable((
     (f"{_STEM}.convolution.weight", "stem.conv1.weight"),
     (f"{_STEM}.normalization.{{leaf}}", "stem.conv1.norm.{leaf}"),
     (f"{_BLOCK}.layer.{{c}}.convolution.weight", "res{s+2}.{b}.conv{c+1}.weight"),
@@ -131,7 +131,7 @@ DETECTRON2_RESNET = Table((
 ))  # fmt: skip
 
 # Caffe2 folded the statistics of its batch norms into a scale (s) and a bias (b).
-CAFFE_RESNET = Table(
+CAFFE_RESNET = NameTable(
     tuple(
         (f"{ours}.{ending}", f"{theirs}_{theirs_ending}")
         for ours, theirs in (
@@ -143,12 +143,12 @@ CAFFE_RESNET = Table(
             ("convolution.weight", "w"), ("normalization.weight", "bn_s"), ("normalization.bias", "bn_b"),
         )
     )
-) + Table(((f"{_STEM}.convolution.weight", "conv1_w"),))  # fmt: skip
+) + NameTable(((f"{_STEM}.convolution.weight", "conv1_w"),))  # fmt: skip
 
 _BIAS = "relative_position_bias.relative_position_bias_table"
 _LAYER = "swin.encoder.layers.{s}.blocks.{b}"
 
-ORIGINAL_SWIN = Table((
+ORIGINAL_SWIN = NameTable((
     ("swin.embeddings.patch_embeddings.projection.{leaf}", "patch_embed.proj.{leaf}"),
     ("swin.embeddings.norm.{leaf}", "patch_embed.norm.{leaf}"),
     (f"{_LAYER}.layernorm_before.{{leaf}}", "layers.{s}.blocks.{b}.norm1.{leaf}"),
@@ -191,7 +191,7 @@ _FFN = f"{_PREDICTOR}.transformer_ffn_layers.{{i}}"
 DETECTRON2 = (
     DETECTRON2_RESNET.within("backbone.net.", "backbone.")
     + ORIGINAL_SWIN.within("backbone.net.", "backbone.")
-    + Table((
+    + NameTable((
         ("pixel_decoder.input_projections.{i}.{j}.{leaf}", f"{_PIXELS}.input_proj.{{i}}.{{j}}.{{leaf}}"),
         ("pixel_decoder.level_embedding.weight", f"{_PIXELS}.transformer.level_embed"),
         ("pixel_decoder.layers.{i}.attention.{part}.{leaf}", f"{_ENCODER}.self_attn.{{part}}.{{leaf}}"),
@@ -227,7 +227,7 @@ DETECTRON2 = (
 _LEVEL, _QUERIES = "model.pixel_level_module.decoder", "model.transformer_module"
 _DECODER = f"{_QUERIES}.decoder.layers.{{i}}"
 
-TRANSFORMERS = Table((
+TRANSFORMERS = NameTable((
     ("pixel_decoder.input_projections.{i}.{j}.{leaf}", f"{_LEVEL}.input_projections.{{i}}.{{j}}.{{leaf}}"),
     ("pixel_decoder.level_embedding.weight", f"{_LEVEL}.level_embed"),
     ("pixel_decoder.layers.{i}.attention.{part}.{leaf}", f"{_LEVEL}.encoder.layers.{{i}}.self_attn.{{part}}.{{leaf}}"),

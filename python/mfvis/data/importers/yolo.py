@@ -9,7 +9,7 @@ from mfvis.data.importers.boxes import Box, BoxVideo, ImportedFile, number_in
 from mfvis.data.importers.text import class_names, lines_of
 from mfvis.types import Video
 
-CLASSES = "classes.txt"
+CLASS_FILE = "classes.txt"
 
 
 def read_yolo(source: ImportedFile) -> list[BoxVideo]:
@@ -22,7 +22,7 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
     video = source.video("folder", None, alone=True)
     if video is None:
         return []
-    names = class_names(source.file / CLASSES, source) if (source.file / CLASSES).is_file() else ()
+    names = class_names(source.file / CLASS_FILE, source) if (source.file / CLASS_FILE).is_file() else ()
     result, numbers = BoxVideo(video), set()
     for t, path in _texts(video, source):
         try:
@@ -38,7 +38,7 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
             number, track, (x1, y1, x2, y2) = told
             numbers.add(number)
             if names and number >= len(names):
-                source.report(record, f"class {number} is not 0 to {len(names) - 1}", f"Name it in {CLASSES}")
+                source.report(record, f"class {number} is not 0 to {len(names) - 1}", f"Name it in {CLASS_FILE}")
                 continue
             category = names[number] if names else source.only_category(record)
             if category is not None:
@@ -46,7 +46,7 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
                 source.put(record, result, str(track), category, t, box)
     if not names and len(numbers) > 1:
         problem = f"has classes {', '.join(map(str, sorted(numbers)))} without names"
-        source.report("folder", problem, f"Name all classes from 0 on in {CLASSES}, one per line")
+        source.report("folder", problem, f"Name all classes from 0 on in {CLASS_FILE}, one per line")
     return [result]
 
 
@@ -58,7 +58,7 @@ def _texts(video: Video, source: ImportedFile) -> list[tuple[int, Path]]:
     for path in sorted(source.file.glob("*.txt")):
         ending = re.search(r"_(\d{1,8})$", path.stem, re.ASCII)
         t = pictures.get(path.stem, int(ending[1]) - first if ending else None)
-        if path.name == CLASSES:
+        if path.name == CLASS_FILE:
             continue
         if t is None:
             source.report(path.name, "is called as no picture, and ends in no number", "Name it after its picture")
