@@ -121,7 +121,7 @@ def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range
 
 
 def _learnt(start: Start, view: View, config: LabelConfig, head: str) -> Tensor:
-    """Mask logits ``[N, T, H / 4, W / 4]``: of one model for each seed, those that fill the boxes."""
+    """Mask logits ``[N, T, H / 4, W / 4]``: the mean of the models, one for each seed, that fill the boxes."""
     tries = []
     for number, seed in enumerate(start.seeds, start=1):
         model = start.model(seed, len(view.boxes_NT4))
