@@ -1,6 +1,6 @@
 """`mfvis eval` against the field's own programs: do the numbers agree, and how long does each take, loading included.
 
-    python benchmarks/bench_eval.py
+    python benchmarks/bench_eval.py [--out FOLDER]
 
 The references are run where they are installed: YouTube-VIS' evaluator in the copy that mmdet 3.3.0 contains (two of
 its files, without the package), and BDD100K's toolkit (bdd100k 1.0.1, scalabel 0.3.1, motmetrics 1.4.0, pydantic 1).
@@ -16,18 +16,19 @@ import io
 import json
 import logging
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from machine import HERE, machine
+from machine import machine
 from mfvis.data.bdd100k import CATEGORIES
 from mfvis.data.bitmask import write_bitmask
 from mfvis.eval.run import EvalConfig, run
 from pycocotools import mask as coco_mask
-from report import write
+from report import add_out, write
 
 HEIGHT, WIDTH, FRAMES = 720, 1280, 30
 Numbers = dict[str, float]
@@ -201,7 +202,7 @@ def main() -> None:
     arguments.add_argument("--videos", type=int, default=300)
     arguments.add_argument("--mots-frames", type=int, default=60)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--out", type=Path, default=HERE / "results")
+    add_out(arguments)
     given = arguments.parse_args()
     where = machine(threads=1)
     rows = ["| | ours: s | of the processor | reference: s | of the processor | largest difference |", "|---" * 6 + "|"]
@@ -237,7 +238,7 @@ def main() -> None:
             if reference and not max(differences) < 1e-9:
                 raise AssertionError(f"{name}: {numbers}")
             rows.append(f"| {name} | {' | '.join(cells)} | {agree} |")
-            print(rows[-1], flush=True)
+            print(rows[-1], file=sys.stderr, flush=True)
             shown = [[f"{one[key]:.12g}" for key in numbers[0]] for one in numbers if math.isfinite(sum(one.values()))]
             tables += [f"\n{name}:\n", f"| | {' | '.join(numbers[0])} |", "|---" * (1 + len(numbers[0])) + "|"]
             tables += [
@@ -251,8 +252,10 @@ def main() -> None:
         "predictions each, against youtubevos/cocoapi (the copy in mmdet 3.3.0). MOTS: 15 objects in a frame, against\n"
         "bdd100k 1.0.1 with one process.\n"
     )
-    given.out.mkdir(parents=True, exist_ok=True)
-    write(given.out / "bench_eval.md", "\n".join([head, *rows, *tables, "", facts, ""]))
+    text = "\n".join([head, *rows, *tables, "", facts, ""])
+    print(text)
+    if given.out:
+        write(given.out / "bench_eval.md", text)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,20 @@ The network, its training and the settings of its losses are those of the demo's
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from machine import HERE, machine
+from machine import machine
 from mfvis.data.ytvis import load_dataset
 from mfvis.demo import DemoConfig
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.infer.box_reader import BoxReaderConfig, fill_boxes, train_box_reader
 from mfvis.parsing import build, load_preset
 from mfvis.types import VideoDataset
-from report import write
+from report import add_out, write
 
 # Weights of the pairwise and the temporal term beside the projection's; None: from the true masks.
 SUPERVISION = {
@@ -54,7 +55,7 @@ def main() -> None:
     arguments.add_argument("data", type=Path)
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments.add_argument("--out", type=Path, default=HERE / "results")
+    add_out(arguments)
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     train, val = (load_dataset(given.data / f"{split}.json") for split in ("train", "val"))
@@ -67,14 +68,17 @@ def main() -> None:
         seconds = (time.perf_counter() - began) / given.seeds
         each = " ".join(f"{run.j:.3f}" for run in runs)
         lines.append(f"| {name} | {sum(run.j for run in runs) / len(runs):.3f} | {each} | {seconds:.0f} |")
-        print(lines[-1], flush=True)
+        print(lines[-1], file=sys.stderr, flush=True)
     lines.insert(2, f"| a filled box | {runs[0].filled_box_j:.3f} | | |")
     head = (
         f"{demo.box_reader.optim.steps} steps, {len(val.videos)} unseen videos, {runs[0].object_frames} object-frames."
     )
     settings = "\n".join(f"* {key}: {value}" for key, value in machine(given.threads).items())
     title = "# TK-Loss where the network is told the boxes"
-    write(given.out / "given_boxes.md", f"{title}\n\n{head}\n\n" + "\n".join(lines) + f"\n\n{settings}\n")
+    text = f"{title}\n\n{head}\n\n" + "\n".join(lines) + f"\n\n{settings}\n"
+    print(text)
+    if given.out:
+        write(given.out / "given_boxes.md", text)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ import argparse
 import contextlib
 import io
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from machine import HERE, machine
+from machine import machine
 from mfvis.data.jsonfile import read_json
 from mfvis.data.ytvis import load_dataset
 from mfvis.eval.mean_j import mean_j
@@ -25,7 +26,7 @@ from mfvis.infer.label import run
 from mfvis.infer.label_config import LabelConfig
 from mfvis.parsing import parse
 from mfvis.types import TrackResult
-from report import write
+from report import add_out, write
 
 OFF = {
     "pairwise": ["--loss.pairwise.weight", "0"],
@@ -64,9 +65,8 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments.add_argument("--only", help="the rungs that have this in their name")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
-    arguments.add_argument("--out", type=Path, default=HERE / "results")
+    add_out(arguments)
     given = arguments.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(given.threads)
     frames = given.frames or given.data.parent / "JPEGImages"
     truth = load_dataset(given.data, frames)
@@ -100,12 +100,15 @@ def main() -> None:
             per_video = [[track.j for track in j.tracks if track.video == video] for video in names]
             cells = [" ".join(f"{value:.3f}" for value in values) for values in per_video]
             lines.append(f"| {name} | {j.j:.3f} | {seconds:.0f} | {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
+            print(lines[-1], file=sys.stderr, flush=True)
     facts = machine(given.threads)
     facts["command"] = " ".join(["python benchmarks/bench_label.py", given.data.name, "--weights", given.weights.name])
     settings = "\n".join(f"* {key}: {value}" for key, value in facts.items())
     head = f"# `mfvis label`: mean J over {j.object_frames} object-frames\n\nA filled box has {j.filled_box_j:.3f}.\n"
-    write(given.out / "label.md", f"{head}\n" + "\n".join(lines) + f"\n\n{settings}\n")
+    text = f"{head}\n" + "\n".join(lines) + f"\n\n{settings}\n"
+    print(text)
+    if given.out:
+        write(given.out / "label.md", text)
 
 
 if __name__ == "__main__":

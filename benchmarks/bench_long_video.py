@@ -23,14 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import RETURN_ALL, status_kb
-from machine import HERE, machine
+from machine import machine
 from mfvis.data.rle import decode_mask
 from mfvis.data.synthetic import draw_video
 from mfvis.data.video import open_video, video_writer
 from mfvis.infer.predictor import InferConfig, predict_video
 from mfvis.train.checkpoint import load_model
 from mfvis.types import TrackResult
-from report import write
+from report import add_out, write
 
 DRAWN = (90, 160)
 """Height and width of the small films, about what the demo's model knows; the large one is eight times as large."""
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=4, help="small films for coverage and identity switches")
     parser.add_argument("--window", type=int, default=16)
     parser.add_argument("--score", type=float, default=0.3, help="tracks below this are not looked at")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    add_out(parser)
     parser.add_argument("--predict", nargs=4, metavar=("FILM", "FRAMES", "WINDOW", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_grad_enabled(False)
@@ -144,11 +144,11 @@ def main() -> None:
         switches = f"{np.mean(row['switches']):.1f} ({', '.join(map(str, row['switches']))})"
         cells = (window or "all", frames, f"{row['peak_mb']:.0f}", f"{row['seconds']:.0f}", covered, switches)
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    options.out.mkdir(parents=True, exist_ok=True)
-    write(options.out / "bench_long_video.md", "\n".join(lines) + "\n")
-    said = [{"window": window, "frames": frames, **row} for (window, frames), row in rows.items()]
-    write(options.out / "bench_long_video.json", json.dumps(said) + "\n")
     print("\n".join(lines))
+    if options.out:
+        write(options.out / "bench_long_video.md", "\n".join(lines) + "\n")
+        said = [{"window": window, "frames": frames, **row} for (window, frames), row in rows.items()]
+        write(options.out / "bench_long_video.json", json.dumps(said) + "\n")
 
 
 if __name__ == "__main__":

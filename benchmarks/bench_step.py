@@ -18,14 +18,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from harness import RETURN_ALL, check_options, peak_in_this_process, take_turns
 from inputs import generator, moving_clip
-from machine import HERE, gpu_state, machine
+from machine import gpu_state, machine
 from mfvis.demo import DemoConfig
 from mfvis.losses.criterion import STRIDE, Criterion, LossConfig
 from mfvis.losses.pairwise import PairwiseConfig
@@ -35,7 +34,7 @@ from mfvis.models.backbone import BackboneConfig
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.parsing import build, load_preset
 from mfvis.types import Batch, ClipOrigin
-from report import write
+from report import add_out, write
 
 import mfvis_ext
 
@@ -106,7 +105,7 @@ def main() -> None:
     parser.add_argument("--device", choices=tuple(ON), default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    add_out(parser)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     check_options(parser, options)
@@ -159,11 +158,11 @@ def main() -> None:
         f"{rows['plain PyTorch']['best_ms'] / rows['ours']['best_ms']:.1f}x faster (best), "
         f"{rows['ours']['peak_mb'] / rows['plain PyTorch']['peak_mb']:.0%} of the memory; float32.",
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    write(options.out / "bench_step.md", "\n".join(lines) + "\n")
-    record = {"machine": where, "model": model_text, "sizes": asdict(sizes), "rows": rows}
-    write(options.out / "bench_step.json", json.dumps(record, indent=1) + "\n")
     print("\n".join(lines))
+    if options.out:
+        write(options.out / "bench_step.md", "\n".join(lines) + "\n")
+        record = {"machine": where, "model": model_text, "sizes": asdict(sizes), "rows": rows}
+        write(options.out / "bench_step.json", json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from inputs import GRID, Setting
-from machine import HERE, arithmetic_rate, copy_speed, gpu_state, machine, seconds
-from report import Row, Timing, write_results
+from machine import arithmetic_rate, copy_speed, gpu_state, machine, seconds
+from report import Row, Timing, add_out, as_markdown, write_results
 from torch import Tensor
 
 import mfvis_ext
@@ -240,7 +240,7 @@ def main(
     axes: Sequence[str] = (),
     replay: Callable[[dict[str, Any]], Sequence[Case]] | None = None,
 ) -> None:
-    """The command line of a benchmark: measures, prints the table, writes it with JSON, CSV and plots beside it.
+    """The command line of a benchmark: measures, prints the table; --out writes it with JSON, CSV and plots beside it.
 
     axes: those of GRID that matter to the operator. replay: the cases of a batch that a training kept (`batch.pt`).
     """
@@ -255,7 +255,7 @@ def main(
     add("--rounds", type=int, default=25, help="runs of each side (default: 25)")
     add("--seconds", type=float, default=60, help="no new round of a case after that long, from the third on")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: one per core")
-    add("--out", type=Path, default=HERE / "results", help="default: benchmarks/results")
+    add_out(parser)
     add("--profile", type=Path, metavar="TRACE", help="measure nothing: NVTX ranges on CUDA, on the CPU a chrome trace")
     if replay:
         add("--replay", type=Path, metavar="FILE", help="on a batch that a training kept (failed/.../batch.pt)")
@@ -296,5 +296,7 @@ def main(
     for case in cases:
         rows.append(measure(path, case, options, copied, multiplied))
         print(f"{case.name}: {rows[-1].ours.best_ms:.2f} ms", file=sys.stderr, flush=True)
-    plots = {axis: GRID[axis] for axis in grid}
-    print(write_results(options.out, path.stem + ("_replay" if options.replay else ""), where, rows, plots))
+    stem = path.stem + ("_replay" if options.replay else "")
+    print(as_markdown(stem, where, rows))
+    if options.out:
+        write_results(options.out, stem, where, rows, {axis: GRID[axis] for axis in grid})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -47,27 +48,43 @@ class Row:
     """Clocks, temperature and power right after the measurement."""
 
 
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """--out. No default: a trial must not replace what was measured with care and committed."""
+    told = "write the results here, such as benchmarks/results (default: they are printed)"
+    parser.add_argument("--out", type=folder, metavar="FOLDER", help=told)
+
+
+def folder(text: str) -> Path:
+    """Made at once, so that one that cannot be is known before anything is measured."""
+    try:
+        Path(text).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be made ({error.strerror})") from error
+    return Path(text)
+
+
 def write(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(text)
     unfinished.replace(path)
 
 
+def as_markdown(stem: str, where: dict[str, Any], rows: Sequence[Row]) -> str:
+    head = "\n".join(f"* {name}: {value}" for name, value in where.items())
+    return f"# {stem}\n\n{head}\n\n{table(rows)}"
+
+
 def write_results(
     out: Path, stem: str, where: dict[str, Any], rows: Sequence[Row], plots: dict[str, Sequence[Setting]]
-) -> str:
-    """Writes `stem`.md, .json, .csv and `stem`_`axis`.svg below `out`; returns the Markdown."""
-    out.mkdir(parents=True, exist_ok=True)
+) -> None:
+    """Writes `stem`.md, .json, .csv and `stem`_`axis`.svg below `out`."""
     write(out / f"{stem}.json", json.dumps({"machine": where, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     write(out / f"{stem}.csv", as_csv(rows))
-    head = "\n".join(f"* {name}: {value}" for name, value in where.items())
-    pictures = []
+    text = as_markdown(stem, where, rows)
     for axis, settings in plots.items():
         write(out / f"{stem}_{axis}.svg", plot_along(axis, settings, rows))
-        pictures.append(f"![time and memory along {axis}]({stem}_{axis}.svg)\n")
-    text = f"# {stem}\n\n{head}\n\n{table(rows)}" + "".join(f"\n{picture}" for picture in pictures)
+        text += f"\n![time and memory along {axis}]({stem}_{axis}.svg)\n"
     write(out / f"{stem}.md", text)
-    return text
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,7 +1,8 @@
-"""The command line of the benchmarks: what it cannot do, it says in one sentence."""
+"""The command line of the benchmarks: what they cannot do they say in one sentence, and they write only on request."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,16 +13,26 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def tk_loss(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs bench_tk_loss with flags that it refuses; returns what it said."""
+def main(monkeypatch: pytest.MonkeyPatch):
+    """Runs bench_tk_loss with flags."""
     monkeypatch.syspath_prepend(str(FOLDER))
     import bench_tk_loss
     import harness
 
-    def said(*flags: object) -> str:
+    def call(*flags: object) -> None:
         monkeypatch.setattr(sys, "argv", ["bench_tk_loss.py", *map(str, flags)])
+        harness.main(str(FOLDER / "bench_tk_loss.py"), bench_tk_loss.cases_of, replay=bench_tk_loss.replay)
+
+    return call
+
+
+@pytest.fixture
+def tk_loss(main, capsys: pytest.CaptureFixture[str]):
+    """Runs bench_tk_loss with flags that it refuses; returns what it said."""
+
+    def said(*flags: object) -> str:
         with pytest.raises(SystemExit) as exit_status:
-            harness.main(str(FOLDER / "bench_tk_loss.py"), bench_tk_loss.cases_of, replay=bench_tk_loss.replay)
+            main(*flags)
         assert exit_status.value.code == 2
         return capsys.readouterr().err
 
@@ -34,6 +45,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(tk_loss, tmp_path: Path) ->
     assert "0 threads, 25 rounds; expected 1 thread" in tk_loss("--threads", 0)
     assert "1 rounds; expected 1 thread and 2 rounds" in tk_loss("--rounds", 1)
     assert "no case is left of --only 'nonsense':\n  forward" in tk_loss("--only", "nonsense")
+    assert "words.pt/results cannot be made (Not a directory)" in tk_loss("--out", tmp_path / "words.pt" / "results")
     assert "there is no folder" in tk_loss("--profile", tmp_path / "gone" / "trace.json")
     assert "cannot be read ([Errno 2]" in tk_loss("--replay", tmp_path / "gone.pt")
     assert "words.pt cannot be read (" in tk_loss("--replay", tmp_path / "words.pt")
@@ -43,3 +55,41 @@ def test_what_cannot_be_done_is_said_in_one_sentence(tk_loss, tmp_path: Path) ->
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_no_gpu(tk_loss) -> None:
     assert "sees no GPU" in tk_loss("--device", "cuda")
+
+
+def test_results_are_written_only_where_one_says(main, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import harness
+    from inputs import Setting
+    from report import Row, Timing
+
+    row = Row("a case", Setting(), Timing(1, 2, 1, 3, 4), Timing(10, 20, 10, 30, 40), None, 5, 0.5, 6, 0.6, {})
+    monkeypatch.setattr(harness, "measure", lambda *_: row)
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (FOLDER / "results").rglob("*")}
+    main("--quick", "--threads", 1)
+    printed = capsys.readouterr().out
+    assert "| a case | 1.00; 2.00 (1.00-3.00) | 10.00; 20.00 (10.00-30.00) | 10.0x, 10.0x |" in printed
+    assert {path: path.stat().st_mtime_ns for path in (FOLDER / "results").rglob("*")} == before
+    assert not list(tmp_path.iterdir())
+
+    main("--quick", "--threads", 1, "--out", "new/results")
+    written = {path.name: path.read_text() for path in (tmp_path / "new" / "results").iterdir()}
+    assert written.keys() == {"bench_tk_loss.md", "bench_tk_loss.csv", "bench_tk_loss.json"}
+    assert "| a case | 1.00; 2.00" in written["bench_tk_loss.md"]
+    assert json.loads(written["bench_tk_loss.json"])["rows"][0]["ours"]["best_ms"] == 1
+    assert written["bench_tk_loss.csv"].splitlines()[1].startswith("a case,")
+
+
+def test_the_gpu_check_fits_its_eight_minutes_and_keeps_its_measurements(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import gpu_check
+
+    steps = gpu_check.steps(tmp_path)
+    assert sum(step.seconds for step in steps if step.by_default) <= 480
+    scripts = [command for step in steps for command in step.commands if any("bench_" in word for word in command)]
+    assert len(scripts) > 10
+    for command in scripts:
+        assert Path(command[1]).is_file()
+        assert command[command.index("--out") + 1] == str(gpu_check.MEASURED)
