@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import NoReturn
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def forbid_backward(operator: str, reason: str) -> None:
@@ -17,3 +19,9 @@ def forbid_backward(operator: str, reason: str) -> None:
         raise RuntimeError(f"{operator} {reason}")
 
     torch.library.register_autograd(operator, backward)
+
+
+def forbid_forward_mode(operator: str, *inputs: Tensor) -> None:
+    """NotImplementedError where an input has a forward-mode tangent: torch would drop it, and so return zeros."""
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs):
+        raise NotImplementedError(f"{operator} has no forward-mode derivative; take the gradient by backward()")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mfvis_ext.ops import forbid_backward
+from mfvis_ext.ops import forbid_backward, forbid_forward_mode
 
 __all__ = ["ms_deform_attn"]
 
@@ -37,6 +37,7 @@ def ms_deform_attn(
     Raises:
         ValueError: a wrong shape, dtype or device, or levels that leave ``value``, naming the argument.
     """
+    forbid_forward_mode("mfvis::ms_deform_attn", value, sampling_locations, attention_weights)
     return torch.ops.mfvis.ms_deform_attn(
         value, spatial_shapes, level_start_index, sampling_locations, attention_weights
     )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mfvis_ext.ops import forbid_backward
+from mfvis_ext.ops import forbid_backward, forbid_forward_mode
 
 __all__ = ["patch_distance"]
 
@@ -31,6 +31,7 @@ def patch_distance(target: Tensor, source: Tensor, patch_size: int = 3, radius: 
     Raises:
         ValueError: a wrong shape, dtype, device or range, naming the argument.
     """
+    forbid_forward_mode("mfvis::patch_distance", target, source)
     return torch.ops.mfvis.patch_distance(target, source, patch_size, radius, dilation)
 
 
@@ -52,11 +53,10 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad_distance: Tensor) -> tuple[Tensor | None, ...]:
-    grad_distance = grad_distance.contiguous()  # once for both: after a sum it is one number, expanded
+    # Once for both: after a sum the gradient is one number, expanded; and checkpointing hands out what it saved once.
+    grad_distance, saved = grad_distance.contiguous(), ctx.saved_tensors
     gradients = (
-        torch.ops.mfvis.patch_distance_backward(grad_distance, *ctx.saved_tensors, *ctx.window, of_source)
-        if needed
-        else None
+        torch.ops.mfvis.patch_distance_backward(grad_distance, *saved, *ctx.window, of_source) if needed else None
         for of_source, needed in zip((False, True), ctx.needs_input_grad[:2], strict=True)
     )
     return (*gradients, None, None, None)

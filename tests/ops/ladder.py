@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import mfvis_ext
 
@@ -157,6 +159,18 @@ class Ladder:
         (gradient,) = torch.autograd.grad(loss, arguments[self.differentiable[0]], create_graph=True)
         with pytest.raises(RuntimeError, match="cannot be differentiated"):
             gradient.sum().backward()
+
+    def test_recomputed(self) -> None:
+        """Checkpointing, and saved tensors that wait elsewhere, change no gradient."""
+        if not self.differentiable:
+            pytest.skip("not differentiable")
+        arguments = self.make()
+        _, expected = self.gradients(self.function, arguments)
+        _, recomputed = self.gradients(partial(checkpoint, self.function, use_reentrant=False), arguments)
+        with torch.autograd.graph.save_on_cpu():
+            _, moved = self.gradients(self.function, arguments)
+        for ours in (recomputed, moved):
+            assert all(map(torch.equal, ours, expected))
 
     def test_opcheck(self) -> None:
         torch.library.opcheck(getattr(torch.ops.mfvis, self.name).default, tuple(self.make().values()))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import textwrap
 from pathlib import Path
@@ -66,6 +68,20 @@ def test_one_frame_has_no_loss():
     loss = module(logits, torch.tensor([[[0.0, 0, 6, 6]]]), torch.tensor([0]), module.match(torch.rand(1, 1, 3, 6, 7)))
     loss.backward()
     assert loss.item() == 0 and not logits.grad.any()
+
+
+def test_the_module_and_its_matches_travel():
+    """To worker processes, into checkpoints of whole models, into an averaged copy."""
+    module = TKLoss(radius=1, k=2, threshold=0.1, tube="chain", rgb=False)
+    matches = module.match(torch.rand(1, 3, 3, 12, 13, generator=torch.Generator().manual_seed(0)))
+    boxes, index = torch.tensor([1.0, 2, 9, 10]).expand(1, 3, 4), torch.tensor([0])
+    logits = torch.randn(1, 3, 12, 13, generator=torch.Generator().manual_seed(1))
+    loss = module(logits, boxes, index, matches)
+    assert loss > 0 and not module.state_dict()
+    for copied in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+        again, found = copied(module), copied(matches)
+        assert repr(again) == repr(module) and found.weight is not matches.weight
+        assert torch.equal(again(logits, boxes, index, found), loss)
 
 
 def test_matching_takes_no_gradient():
