@@ -4,8 +4,8 @@
 `mfvis_ext.ops`, are all here by name: ``mfvis_ext.box_tube_dice`` and so on; `mfvis_ext.reference` has the same
 functions in plain PyTorch.
 
-Gradients are of first order and of reverse mode: `backward`, `torch.autograd.grad`, `torch.utils.checkpoint` and hooks on
-saved tensors work. Second derivatives, `torch.func.grad` and `jvp`, and forward mode raise; the one exception is the
+Gradients are of first order and of reverse mode: `backward`, `torch.autograd.grad`, `torch.utils.checkpoint` and hooks
+on saved tensors work. Second derivatives, `torch.func.grad` and `jvp`, and forward mode raise; the one exception is the
 forward mode of `tk_loss_terms`, where torch says zero. `torch.func.vmap` raises in the three losses, and loops in the
 other operators.
 
