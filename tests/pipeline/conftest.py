@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from importing import write_pictures
 from mfvis.data.synthetic import SyntheticConfig, write_demo
 
 
@@ -15,6 +16,12 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("demo")
     size = {"frames": 6, "height": 64, "width": 96}
     return write_demo(folder, SyntheticConfig(seed=1, videos=4, val_videos=2, fewest=2, most=3, **size))
+
+
+@pytest.fixture(scope="session")
+def six_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six frames, 80 x 60. Do not write there."""
+    return write_pictures(tmp_path_factory.mktemp("frames") / "clip")
 
 
 @pytest.fixture(scope="session")
