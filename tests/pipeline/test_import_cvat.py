@@ -32,10 +32,8 @@ def box(frame: int, xtl: float, *, key: int = 1, out: int = 0, **more: str) -> s
     ],
 )
 def test_cvat_key_frames(tmp_path: Path, six_pictures: Path, boxes: str, expected: list[Any]) -> None:
-    root = imported(
-        write(tmp_path / "annotations.xml", cvat(f'<track id="0" label="car">{boxes}</track>')), six_pictures
-    )
-    assert left_sides(root) == expected
+    file = write(tmp_path / "annotations.xml", cvat(f'<track id="0" label="car">{boxes}</track>'))
+    assert left_sides(imported(file, six_pictures)) == expected
 
 
 def test_cvat_turned_boxes_become_the_boxes_around_them(tmp_path: Path, six_pictures: Path) -> None:

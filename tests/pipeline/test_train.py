@@ -22,6 +22,7 @@ from mfvis.train.engine import train
 from mfvis.train.optim import OptimConfig, learning_rate, make_optimizer
 from mfvis.train.step import box_prompts
 from mfvis.types import Batch, ClipOrigin
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 import mfvis_ext
@@ -191,14 +192,23 @@ def test_masks_are_asked_for_where_there_are_none(demo_data: tuple[Path, Path], 
         train(configure(boxes_only, tmp_path / "run", frames=frames, supervision="masks"))
 
 
-def test_queries_from_boxes(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prompted", "trained", "untouched"), [(1.0, "prompts.", "decoder.query"), (0.0, "decoder.query", "prompts.")]
+)
+def test_queries_from_boxes(
+    prompted: float, trained: str, untouched: str, demo_data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Steps with prompts teach what makes queries of boxes and leave the learnt queries as they are, and conversely."""
     config = configure(demo_data[0], tmp_path)
-    config = replace(
-        config,
-        model=replace(config.model, box_prompts=True),
-        train=replace(config.train, prompted=1.0, steps=2),
-    )
-    assert train(config).name == "000002"
+    model = replace(config.model, box_prompts=True)
+    config = replace(config, model=model, train=replace(config.train, prompted=prompted, steps=2, checkpoint_every=1))
+    last = train(config)
+    before, after = (load_file(last.with_name(name) / "model.safetensors") for name in ("000001", "000002"))
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert [name for name in after if name.startswith(trained)], "there is something to train"
+    assert {name for name in after if name.startswith(trained)} <= moved
+    assert [name for name in after if name.startswith(untouched)]
+    assert not {name for name in moved if name.startswith(untouched)}
 
 
 def test_box_prompts_keep_the_order_of_the_objects() -> None:
