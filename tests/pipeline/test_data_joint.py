@@ -136,9 +136,9 @@ def test_losses_of_a_mixed_batch_are_of_the_size_of_its_parts(published: Path, t
     train(apart)
     terms = ("total", "projection", "pairwise", "classification")
     one, two = (records(config.out)[0] for config in (together, apart))
-    assert all(np.isfinite(record[term]) for record in (one, two) for term in terms)
-    # A batch of two divides by its objects, two of one by those of each; the losses are of one size.
-    assert one["total"] == pytest.approx(two["total"], rel=0.5)
+    # A batch of two divides by its objects, two of one by those of each, which differ a little in number.
+    for term in terms:
+        assert one[term] == pytest.approx(two[term], rel=0.1), term
 
 
 def test_pictures_alone_have_projection_and_pairwise_terms_only(published: Path, tmp_path: Path) -> None:

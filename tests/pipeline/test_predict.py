@@ -95,7 +95,7 @@ def test_the_chunk_does_not_change_the_result(model, video_file):
     assert [result.category_id for result in one] == [result.category_id for result in all_at_once]
     for a, b in zip(one, all_at_once, strict=True):
         assert a.score == pytest.approx(b.score, abs=1e-5)
-        np.testing.assert_allclose(a.boxes_T4, b.boxes_T4, atol=1)
+        np.testing.assert_allclose(a.boxes_T4, b.boxes_T4, atol=1)  # where a logit is next to nothing, a pixel flips
 
 
 def test_no_more_tracks_than_pairs_of_query_and_class(model, video_file):
@@ -106,7 +106,7 @@ def test_masks_come_out_where_their_logits_are():
     masks_MTHW = torch.full((2, 2, 8, 16), -5.0)
     masks_MTHW[0, 0, 2:6, 4:8] = 5.0  # 16 pixels a side of a 32x64 padded frame, of which 30x60 are picture
     (full, full_boxes), (empty, empty_boxes) = encode_tubes(masks_MTHW, (30, 60), (60, 120))
-    np.testing.assert_allclose(full_boxes[0], [32, 16, 64, 48], atol=1)
+    assert full_boxes[0].tolist() == [32, 16, 64, 48]
     assert full[1] is None
     assert empty == (None, None)
     assert not empty_boxes.any()

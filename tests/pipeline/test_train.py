@@ -266,7 +266,7 @@ def test_starts_from_another_checkpoint(uninterrupted: Path, demo_data: tuple[Pa
     started, _, _ = checkpoint.load_model(train(config))
     source, _, _ = checkpoint.load_model(uninterrupted)
     for (name, a), b in zip(started.named_parameters(), source.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-6), name
+        torch.testing.assert_close(a, b, atol=2e-12, rtol=1e-6, msg=name)
 
 
 def test_learning_rate_follows_the_schedule() -> None:
