@@ -183,7 +183,7 @@ def test_every_epoch_has_every_video_once() -> None:
         ClipSampler([0])
 
 
-def test_bad_configuration_names_everything() -> None:
+def test_malformed_configuration() -> None:
     with pytest.raises(ConfigError) as error:
         ClipConfig(frames=0, stride=-1, flip=2, short_sides=(), smallest_crop=0, sampling="all")
     text = str(error.value)

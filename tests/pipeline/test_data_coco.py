@@ -109,7 +109,7 @@ def test_a_box_without_size_is_absent_and_noted(tmp_path: Path) -> None:
         ("annotations", {"area": float("nan")}, ["annotation 5", "area is nan"]),
     ],
 )
-def test_problems_in_cocos_words(key: str, change: dict[str, Any], messages: list[str], tmp_path: Path) -> None:
+def test_malformed_annotations(key: str, change: dict[str, Any], messages: list[str], tmp_path: Path) -> None:
     content = sound()
     content[key][0] |= change
     with pytest.raises(DataError) as raised:
@@ -119,6 +119,6 @@ def test_problems_in_cocos_words(key: str, change: dict[str, Any], messages: lis
 
 
 @pytest.mark.parametrize("content", [[], None, {"images": {}}, {"images": [5]}, {}, {"images": [], "annotations": [7]}])
-def test_other_content_is_refused(content: Any, tmp_path: Path) -> None:
+def test_malformed_content(content: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         load(tmp_path, content)

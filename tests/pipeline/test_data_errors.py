@@ -132,7 +132,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("case", STRUCTURE)
-def test_structure(tmp_path: Path, case: str) -> None:
+def test_malformed_annotations(tmp_path: Path, case: str) -> None:
     make, fragments = STRUCTURE[case]
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(make(copy.deepcopy(SOUND))))
@@ -145,7 +145,7 @@ def test_structure(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", TEXTS)
-def test_file(tmp_path: Path, case: str) -> None:
+def test_malformed_files(tmp_path: Path, case: str) -> None:
     text, fragments = TEXTS[case]
     path = tmp_path / "instances.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -163,7 +163,7 @@ def test_file_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", MASKS)
-def test_mask(case: str) -> None:
+def test_malformed_masks(case: str) -> None:
     segmentation, fragment = MASKS[case]
     with pytest.raises(DataError) as error:
         decode_mask(segmentation, 30, 40, file="f.json", record="annotation 3, frame 0")
@@ -300,7 +300,7 @@ def test_check_masks(pictures: Path, segmentations: list, fragment: str) -> None
         ),
     ],
 )
-def test_results(pictures: Path, results: Any, fragment: str) -> None:
+def test_malformed_results(pictures: Path, results: Any, fragment: str) -> None:
     path = pictures.with_name("results.json")
     path.write_text(json.dumps(results))
     with pytest.raises(DataError) as error:

@@ -110,7 +110,7 @@ def test_a_bbox_beside_the_mask_changes_nothing(tmp_path: Path) -> None:
         ({"segmentation": {"size": [5, 5], "counts": "0"}}, r"the mask's size is \[5, 5\]"),
     ],
 )
-def test_each_fault_of_coco_results_is_named(change: dict, message: str, tmp_path: Path) -> None:
+def test_malformed_results(change: dict, message: str, tmp_path: Path) -> None:
     annotations, pictures, _ = random_files(tmp_path, 3)
     entries = json.loads(pictures.read_text())
     pictures.write_text(json.dumps([*entries[:-1], entries[-1] | change]))

@@ -82,7 +82,7 @@ def test_eval_of_a_labelled_data_set_prints_mean_j(files, capsys):
     ],
 )
 @pytest.mark.parametrize("boxes", [{}, {"bboxes": [[2, 3, 7, 9], None]}])
-def test_each_fault_of_a_results_file_is_named(files, change, message, boxes):
+def test_malformed_results(files, change, message, boxes):
     data, results, good = files
     results.write_text(json.dumps([good | boxes | change]))
     with pytest.raises(DataError, match=message):

@@ -75,5 +75,5 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_all_faults_are_told(tmp_path: Path, six_pictures: Path, name: str) -> None:
+def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
     check_told(tmp_path, six_pictures, *FAULTS[name])

@@ -26,7 +26,7 @@ def test_yolo(tmp_path: Path, six_pictures: Path) -> None:
     assert problems_of(labels, six_pictures).count("has no class") == 1
 
 
-def test_faults_of_yolo(tmp_path: Path, six_pictures: Path) -> None:
+def test_malformed_boxes(tmp_path: Path, six_pictures: Path) -> None:
     labels = tmp_path / "labels"
     write(labels / "a_1.txt", "0 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2 0.8\n0 50 50 20 20 1\n3 0.5 0.5 0.2 0.2 1\n")
     write(labels / "a_7.txt", "0 0.5 0.5 0.2 0.2 1\n")

@@ -106,7 +106,7 @@ def test_bytes_and_floats_are_the_same_frames():
         ({"name": "swin-t", "stride_in_1x1": True}, "^stride_in_1x1: of ResNets alone"),
     ],
 )
-def test_bad_configurations(given, message):
+def test_malformed_configuration(given, message):
     with pytest.raises(ConfigError, match=message):
         BackboneConfig(**given)
 

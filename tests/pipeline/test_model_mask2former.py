@@ -148,7 +148,7 @@ def test_overlap_is_exact():
         (clip(), BoxPrompts(tubes().boxes_BQT4, torch.ones(2, 2, dtype=torch.bool)), r"\[2, Q, 3, 4\]"),
     ],
 )
-def test_bad_input(frames, prompts, message):
+def test_malformed_input(frames, prompts, message):
     with pytest.raises(ValueError, match=message):
         build(box_prompts=True)(frames, prompts)
 
@@ -168,6 +168,6 @@ def test_prompts_need_a_model_with_prompts():
         ({"dropout": 1.0}, "dropout is 1.0; expected 0 to below 1"),
     ],
 )
-def test_bad_configurations(given, message):
+def test_malformed_configuration(given, message):
     with pytest.raises(ConfigError, match=message):
         build(**given)

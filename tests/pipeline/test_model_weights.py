@@ -171,7 +171,7 @@ def test_only_what_weights_are_made_of_may_be_named(asked, tmp_path):
         ("a.pth", [1, 2], "holds no tensors by name"),
     ],
 )
-def test_bad_files(tmp_path, name, content, message):
+def test_malformed_weights(tmp_path, name, content, message):
     path = tmp_path / name
     if isinstance(content, bytes):
         path.write_bytes(content)

@@ -156,6 +156,6 @@ def test_incomplete_and_strange_weights_are_refused(tmp_path, theirs):
         {"out": "a.safetensors", "heads": 0},
     ],
 )
-def test_bad_flags(given):
+def test_malformed_flags(given):
     with pytest.raises(ConfigError):
         ConvertConfig("in.pkl", **(given | {"out": Path(given["out"])}))
