@@ -74,11 +74,6 @@ def test_configuration_survives_being_written(tmp_path: Path) -> None:
     assert parse(Config, ["--preset", str(tmp_path / "all.yaml")], prog="mfvis train") == config
 
 
-@pytest.mark.parametrize("name", ["paper,r50", "reference-code,r50", "test"])
-def test_shipped_training_presets_are_valid(name: str) -> None:
-    assert build(Config, load_preset(name) | {"data": "x"}, name).data == ("x",)
-
-
 @pytest.mark.parametrize(
     ("values", "messages"),
     [

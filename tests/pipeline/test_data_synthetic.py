@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mfvis.data.check import check_file
 from mfvis.data.synthetic import SHAPES, SyntheticConfig, draw_video, write_demo
+from mfvis.errors import ConfigError
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -86,3 +87,12 @@ def test_patches_are_found_again_in_the_next_frame(videos: list) -> None:
 
 def _centre(mask_HW: np.ndarray) -> np.ndarray:
     return np.argwhere(mask_HW).mean(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"videos": 0}, "videos is 0"), ({"fewest": 3, "most": 2}, "most is 2; expected fewest, 3, or more")],
+)
+def test_malformed_sizes(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SyntheticConfig(**change)

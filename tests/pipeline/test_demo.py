@@ -12,7 +12,6 @@ import pytest
 import torch
 from mfvis import demo, demo_page
 from mfvis.data.rle import decode_mask
-from mfvis.errors import ConfigError
 from mfvis.infer.tracking import assign_results
 from mfvis.parsing import build, load_preset
 from mfvis.types import Track, TrackResult, Video
@@ -104,12 +103,3 @@ def test_a_drawn_track_has_its_true_tracks_colour_whatever_was_not_drawn(monkeyp
     demo_page._found_picture(video, found)
     (_, predicted_ids), (_, true_ids) = seen["masks"]
     assert list(predicted_ids) == list(true_ids) == list(seen["ids"]) == [0]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"videos": 0}, "videos is 0"), ({"fewest": 3, "most": 2}, "most is 2; expected fewest, 3, or more")],
-)
-def test_sizes_of_the_synthetic_videos_are_checked(change, message):
-    with pytest.raises(ConfigError, match=message):
-        demo.SyntheticConfig(**change)
