@@ -133,6 +133,14 @@ def test_a_file_of_the_wrong_kind_gets_one_problem(files, results, data, message
     assert len(caught.value.problems) == 1
 
 
+def test_labels_of_other_videos_are_not_measured(files):
+    """Ids are counted from 1 in every file: by them alone any two would fit."""
+    data, results, _ = files
+    results.write_text(data.read_text().replace('"a/', '"b/'))
+    with pytest.raises(DataError, match=r"results.json: video 4: is 'b', in .*val.json it is 'a'. Label the same"):
+        run(EvalConfig(results, str(data)))
+
+
 def test_a_byte_order_mark_does_not_hide_a_labelled_data_set(files):
     data, results, _ = files
     results.write_bytes(b"\xef\xbb\xbf" + data.read_bytes())

@@ -250,7 +250,7 @@ def files_of(source: Source, split: Split) -> tuple[Path, Path | None]:
         Problem(str(source.path), f"{source.name}, {source.split or split}", f"has no {what}; sought: {sought}", remedy)
         for there, what, sought, remedy in (
             (json_path, "annotations", ", ".join(map(str, files)), "Unpack the data set there, or name its JSON file"),
-            (frames, "frames", ", ".join(map(str, folders)), "Unpack the pictures there"),
+            (frames, "frames", ", ".join(map(str, folders)), "Unpack the pictures there; for eval name the JSON alone"),
         )
         if there is None
     ]

@@ -137,10 +137,17 @@ def _with_masks(source: Source) -> VideoDataset:
 
 
 def labelled_tracks(dataset: VideoDataset, labelled: VideoDataset) -> list[TrackResult]:
-    """The masks that a labelled data set gives to the tracks of `dataset`; DataError names every track without them."""
+    """The masks that a labelled data set gives to the tracks of `dataset`; DataError names every track without them,
+    and every video that is another one there."""
     given = {(video.id, track.id): track for video in labelled.videos for track in video.tracks}
+    names = {video.id: video.name for video in labelled.videos}
     results, problems = [], []
     for video in dataset.videos:
+        if names.get(video.id, video.name) != video.name:
+            what = f"is {names[video.id]!r}, in {dataset.path} it is {video.name!r}"
+            remedy = "Label the same videos that are evaluated"
+            problems.append(Problem(str(labelled.path), f"video {video.id}", what, remedy))
+            continue
         for track in video.tracks:
             found = given.get((video.id, track.id))
             if found is None or found.segmentations is None or len(found.segmentations) != video.length:
