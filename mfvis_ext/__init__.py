@@ -5,9 +5,8 @@
 functions in plain PyTorch.
 
 Gradients are of first order and of reverse mode: `backward`, `torch.autograd.grad`, `torch.utils.checkpoint` and hooks
-on saved tensors work. Second derivatives, `torch.func.grad` and `jvp`, and forward mode raise; the one exception is the
-forward mode of `tk_loss_terms`, where torch says zero. `torch.func.vmap` raises in the three losses, and loops in the
-other operators.
+on saved tensors work. Second derivatives, `torch.func.grad` and `jvp`, and forward mode raise. `torch.func.vmap` raises
+in the three losses, and loops in the other operators.
 
 What their docstrings call a ValueError arrives as a RuntimeError of the same text in torch 2.15 and later, whose stable
 ABI hands on the text alone.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mfvis_ext.ops import forbid_backward
+from mfvis_ext.ops import forbid_backward, forbid_forward_mode
 
 __all__ = ["tk_loss", "tk_loss_terms"]
 
@@ -64,6 +64,7 @@ def tk_loss_terms(
         ``(sum(weight · disagreement), sum(weight))``, each ``[N, P]``, float64 for float64 logits, else float32. Only
         the first depends on the logits.
     """
+    forbid_forward_mode("mfvis::tk_loss_terms", mask_logits)
     return torch.ops.mfvis.tk_loss_terms(
         mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift
     )

@@ -30,6 +30,12 @@ def losses() -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
     inner = (0, slice(None), slice(2, -2), slice(2, -2))  # whose candidates all exist
     return {
         "tk_loss": (lambda x: module(x, boxes, index, matches), logits),
+        "tk_loss_terms": (
+            lambda x: mfvis_ext.tk_loss_terms(x, matches.offset, matches.weight, matches.pairs, boxes, index, radius=1)[
+                0
+            ].sum(),
+            logits,
+        ),
         "pairwise_loss": (lambda x: mfvis_ext.pairwise_loss(x, frames, boxes, index), logits),
         "box_projection_loss": (lambda x: mfvis_ext.box_projection_loss(x, boxes), logits),
         "patch_distance": (lambda x: mfvis_ext.patch_distance(x, x.flip(0), 3, 1)[inner].sum(), frames[0, :2]),
