@@ -34,7 +34,8 @@ OFF = {
     "evidence": ["--evidence.weight", "0"],
     "refine": ["--refine.steps", "0"],
 }
-ONE_TRY = ["--tries", "1"]
+ALONE = ["--shared-steps", "0"]
+ONE_TRY = ["--tries", "1", *ALONE]
 TK = ["--loss.temporal.weight", "0.2", "--loss.temporal.warmup", "20", *ONE_TRY]
 RUNGS = {
     "projection": (["pairwise", "background", "evidence", "refine"], ONE_TRY),
@@ -44,7 +45,8 @@ RUNGS = {
     "+ background that escaped": (["refine"], TK),
     "+ colours and edges at full size": ([], TK),
     "as above, without TK": ([], ONE_TRY),
-    "the preset: three tries": ([], []),
+    "three tries": ([], ALONE),
+    "the preset: three tries, and what the videos share": ([], []),
 }
 
 

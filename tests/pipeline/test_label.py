@@ -110,11 +110,11 @@ def test_a_killed_run_goes_on_where_it_was(config, monkeypatch, capsys):
     whole = json.loads(label.run(replace(config, out=config.out / "whole")).read_text())
     original, calls = label.label_video, []
 
-    def killed(start, video, *rest):
+    def killed(start, config, video, *rest, **named):
         if calls:
             raise KeyboardInterrupt
         calls.append(video.id)
-        return original(start, video, *rest)
+        return original(start, config, video, *rest, **named)
 
     monkeypatch.setattr(label, "label_video", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -208,7 +208,7 @@ def test_a_mask2former_with_fewer_queries_than_tracks_labels_them_all(config):
     assert len(video.tracks) > 2
     torch.manual_seed(0)
     model = VideoMask2Former(replace(MASK2FORMER, queries=2, box_prompts=False), len(dataset.categories))
-    results = label.label_video(FromCheckpoint(config, model, dataset.categories), video, config)
+    results = label.label_video(FromCheckpoint(config, model, dataset.categories), config, video)
     assert [result.track_id for result in results] == [track.id for track in video.tracks]
     for result, track in zip(results, video.tracks, strict=True):
         assert [rle is not None for rle in result.segmentations] == track.present_T.tolist()

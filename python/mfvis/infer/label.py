@@ -1,16 +1,17 @@
 """``mfvis label``: box tracks in, the same tracks with masks out, learnt from those boxes alone.
 
 Every video is read in windows of frames; for each one a model, from a checkpoint or several times from scratch, is
-trained on the window's own boxes and then asked for the mask of every box. What is ready is on the disk and not done
-again.
+trained on the window's own boxes and then asked for the mask of every box. Of several videos one more network learns
+from all those masks, and then has a say in each. What is ready is on the disk and not done again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,16 @@ from mfvis.infer.fit import fit, segment
 from mfvis.infer.full_size import at_original_size
 from mfvis.infer.label_config import LabelConfig
 from mfvis.infer.refine import refine
+from mfvis.infer.shared import CropReader, crops_of, examples_of, joined, masks_in_crops, teach
 from mfvis.infer.start import FromCheckpoint, FromScratch
 from mfvis.infer.tries import among_tracks, mean_of_fitting
 from mfvis.infer.view import View
 from mfvis.losses.criterion import STRIDE
 from mfvis.parsing import to_plain
 from mfvis.train.checkpoint import load_model
-from mfvis.types import TrackResult, Video
+from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.overlay import overlay_path, write_overlay
+from mfvis.writing import complete
 
 Start = FromScratch | FromCheckpoint
 
@@ -55,52 +58,88 @@ def run(config: LabelConfig) -> Path:
         )
     parts = config.out / "parts"
     _same_settings(config, parts / "settings.json")
-    ahead = [video for video in dataset.videos if not (parts / f"{video.id}.json").exists()]
+    overlays = config.out / "overlays" if config.overlays else None
+    several = sum(any(track.present_T.any() for track in video.tracks) for video in dataset.videos) > 1
+    shares = several and config.shared_steps > 0 and config.checkpoint is None and config.backbone.frozen
+    last = parts / "shared" if shares else parts
+    ahead = [video for video in dataset.videos if not (last / f"{video.id}.json").exists()]
     if problems := [problem for video in ahead for problem in check_frames(video)]:
         raise DataError(problems)  # now, and not after hours
     start = _start(config)
 
     # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
-    results: list[TrackResult] = []
+    label = partial(label_video, start, config, tries=parts / "tries")
+    found = _each(dataset, parts, label, None if shares else overlays)
+
+    # ---- Learn from all masks what the videos have in common, find every mask again, write ----------------------
+    if shares:
+        reader = _taught(start, config, dataset.videos, found) if ahead else None
+        found = _each(dataset, last, partial(label, reader=reader), overlays)
+    write_labelled(config.data, completed, [result for results in found for result in results])
+    print(f"wrote {completed}" + (f" and overlays to {overlays}" if overlays else ""))
+    return completed
+
+
+def _each(
+    dataset: VideoDataset, parts: Path, label: Callable[[Video, str], list[TrackResult]], overlays: Path | None
+) -> list[list[TrackResult]]:
+    """Of every video what `parts` says; or what `label` says, whereupon it is drawn and written there."""
+    names = {category.id: category.name for category in dataset.categories}
+    found = []
     for number, video in enumerate(dataset.videos, start=1):
         head = f"[{number}/{len(dataset.videos)}] {video.name}"
         part = parts / f"{video.id}.json"
         labelled = _read_part(part, video)
         if labelled is None:
             began = time.perf_counter()
-            labelled = label_video(start, video, config, head)
-            if config.overlays:
-                names = {category.id: category.name for category in dataset.categories}
+            labelled = label(video, head)
+            if overlays:
                 labels = [names[result.category_id] for result in labelled]
-                write_overlay(overlay_path(config.out / "overlays", video), video, labelled, labels)
+                write_overlay(overlay_path(overlays, video), video, labelled, labels)
             write_json(part, [list(result.segmentations) for result in labelled])
             seconds = time.perf_counter() - began
             print(f"{head}: {video.length} frames, {len(labelled)} tracks, {seconds:.0f} s", flush=True)
         else:
             print(f"{head}: already labelled", flush=True)
-        results += labelled
-    write_labelled(config.data, completed, results)
-    print(f"wrote {completed}" + (f" and overlays to {config.out / 'overlays'}" if config.overlays else ""))
-    return completed
+        found.append(labelled)
+    return found
 
 
-def label_video(start: Start, video: Video, config: LabelConfig, head: str = "") -> list[TrackResult]:
-    """A result for every track of the video: a mask wherever it has a box, None elsewhere."""
+def label_video(
+    start: Start,
+    config: LabelConfig,
+    video: Video,
+    head: str = "",
+    tries: Path | None = None,
+    reader: CropReader | None = None,
+) -> list[TrackResult]:
+    """A result for every track of the video: a mask wherever it has a box, None elsewhere.
+
+    Args:
+        head: of the lines that tell of the progress.
+        tries: Directory that keeps the mask logits of each window's models; what is there is not learnt again.
+        reader: Of what the video shares with others; its logits are added.
+    """
     segmentations = [[None] * video.length for _ in video.tracks]
-    labels = {category.id: label for label, category in enumerate(start.categories)}
     full_size = (video.height, video.width)
-    size = fitted_size(*full_size, config.short_side, config.max_side)
     for window, group in _groups(video, config.window, start.most_tracks):
-        tracks = [video.tracks[n] for n in group]
-        boxes_NT4 = torch.from_numpy(np.stack([track.boxes_T4[window.start : window.stop] for track in tracks]))
-        labels_N = torch.tensor([labels.get(track.category_id, 0) for track in tracks])
         frames_TCHW = read_frames(video, window)
-        name = f"{head} frames {window.start}-{window.stop - 1}"
-        view = start.look(frames_TCHW, boxes_NT4, labels_N, size)
-        logits_NTHW = among_tracks(_learnt(start, view, config, name), view.boxes_NT4 / STRIDE)
+        view = _view(start, config, video, window, group, frames_TCHW)
+        kept = tries and tries / f"{video.id}-{window.start}-{group[0]}.pt"
+        if kept and kept.exists():
+            logits_NTHW = torch.load(kept, weights_only=True).to(view.boxes_NT4)
+        else:
+            logits_NTHW = _learnt(start, view, config, f"{head} frames {window.start}-{window.stop - 1}")
+            if kept:
+                with complete(kept) as path:
+                    torch.save(logits_NTHW, path)
+        if reader:
+            logits_NTHW = logits_NTHW + reader.read(view)
+        logits_NTHW = among_tracks(logits_NTHW, view.boxes_NT4 / STRIDE)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
-        for n, logits_THW, boxes_T4 in zip(group, logits_NTHW, boxes_NT4, strict=True):
-            enlarged_THW = at_original_size(logits_THW, size, full_size)
+        for n, logits_THW in zip(group, logits_NTHW, strict=True):
+            boxes_T4 = torch.from_numpy(video.tracks[n].boxes_T4[window.start : window.stop])
+            enlarged_THW = at_original_size(logits_THW, view.size, full_size)
             masks_THW = refine(enlarged_THW, lab_TCHW, boxes_T4, config.refine).cpu()
             # Where nothing was found, the box itself is the better guess.
             empty_T = ~masks_THW.flatten(1).any(1)
@@ -108,6 +147,35 @@ def label_video(start: Start, video: Video, config: LabelConfig, head: str = "")
             for t, mask_HW in zip(window, masks_THW.numpy(), strict=True):
                 segmentations[n][t] = encode_mask(mask_HW) if video.tracks[n].present_T[t] else None
     return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
+
+
+def _view(
+    start: Start, config: LabelConfig, video: Video, frames: Sequence[int], group: Sequence[int], frames_TCHW: Tensor
+) -> View:
+    """Those frames of the video, with the tracks of the group."""
+    labels = {category.id: label for label, category in enumerate(start.categories)}
+    tracks = [video.tracks[n] for n in group]
+    boxes_NT4 = torch.from_numpy(np.stack([track.boxes_T4[list(frames)] for track in tracks]))
+    labels_N = torch.tensor([labels.get(track.category_id, 0) for track in tracks])
+    size = fitted_size(video.height, video.width, config.short_side, config.max_side)
+    return start.look(frames_TCHW, boxes_NT4, labels_N, size)
+
+
+def _taught(
+    start: FromScratch, config: LabelConfig, videos: Sequence[Video], found: Sequence[list[TrackResult]]
+) -> CropReader:
+    """The network that has learnt from the masks found in all videos."""
+    crops, masks = [], []
+    for video, results, examples in zip(videos, found, examples_of(videos), strict=True):
+        for first in range(0, len(examples), config.window):
+            frames = list(examples)[first : first + config.window]
+            view = _view(start, config, video, frames, range(len(video.tracks)), read_frames(video, frames))
+            for n, result in enumerate(results):
+                own = [i for i, t in enumerate(frames) if n in examples[t]]
+                if own:
+                    crops.append(crops_of(view, n, torch.tensor(own, device=view.boxes_NT4.device)))
+                    masks.append(masks_in_crops(video, result, [frames[i] for i in own]))
+    return teach(joined(crops), torch.cat(masks), config.shared_steps, config.seed)
 
 
 def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range, list[int]]]:
@@ -149,7 +217,7 @@ def _same_settings(config: LabelConfig, path: Path) -> None:
     settings["sha256"] = hashlib.sha256(config.data.read_bytes()).hexdigest()
     if read_json(path, []) == settings:
         return
-    if not any(part != path for part in path.parent.glob("*.json")):
+    if not any(part != path and part.is_file() for part in path.parent.rglob("*")):
         # also what a run left behind that failed before it had labelled anything
         write_json(path, settings)
     else:

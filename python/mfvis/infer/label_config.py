@@ -53,6 +53,9 @@ class LabelConfig:
     tries: int = 1
     """Models trained from scratch on each window, each from a seed of its own. A track's mask is the mean
     of those that fill its boxes."""
+    shared_steps: int = 0
+    """Steps of one more network, which learns from the masks of all videos what they have in common; then every mask is
+    found again with its help. 0: without. Only of several videos, without a checkpoint, on a frozen backbone."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and steps, per window."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -62,7 +65,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         sizes = ("window", "clip", "short_side", "max_side", "zoom", "dim", "tries")
         wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in sizes}
-        wanted["seed"] = (self.seed >= 0, "0 or more")
+        wanted |= {name: (getattr(self, name) >= 0, "0 or more") for name in ("seed", "shared_steps")}
         wanted["strides"] = (min(self.strides, default=0) >= 1, "one or more steps, each 1 or more")
         random = self.checkpoint is None and self.backbone.frozen and self.backbone.weights is None
         remedy = f'a file or "hub": a frozen {self.backbone.name} would stay random. Or train it: --backbone.no-frozen'

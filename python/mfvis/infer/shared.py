@@ -1,0 +1,206 @@
+"""What videos have in common: a network that sees one box at a time and learns from the masks that label mode found.
+
+What is wrong with a mask is particular to its video: a white shirt before a white window, a door as plain as the road.
+One network that learns from the masks of all videos cannot say the same wrong thing of each; its logits count for as
+much as those of the models that know one video alone. No true mask is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mfvis_ext
+from mfvis.data.rle import decode_mask
+from mfvis.infer.tries import ABSENT
+from mfvis.infer.view import View
+from mfvis.train.optim import OptimConfig, descend, make_optimizer, set_learning_rate
+from mfvis.types import TrackResult, Video, present
+
+SIDE = 56
+"""Cells of a crop, along either side."""
+LEAST_SIDE = 14
+"""Of the crops from coarse levels of features."""
+MARGIN = 1.2
+"""The side of a crop, in sides of its box."""
+EXAMPLES = 400
+"""Boxes that are learnt from, at most; evenly spread over all videos."""
+BATCH = 12
+"""Crops per step."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What lies in and around M boxes, each scaled to one size."""
+
+    levels: tuple[Tensor, ...]
+    """Features, ``[M, C, h, w]`` each."""
+    lab_MCHW: Tensor
+    """Colours, ``[M, 3, SIDE, SIDE]``."""
+
+    def chosen(self, indices: Tensor) -> Crops:
+        """Those at `indices`, as float32."""
+        return Crops(tuple(level[indices].float() for level in self.levels), self.lab_MCHW[indices].float())
+
+    def mirrored(self) -> Crops:
+        """Left and right exchanged."""
+        return Crops(tuple(level.flip(-1) for level in self.levels), self.lab_MCHW.flip(-1))
+
+
+def crops_of(view: View, track: int, frames: Tensor) -> Crops:
+    """Of one track of the view, in those frames (int64), in each of which it has a box."""
+    boxes_M4 = _fractions(view, track, frames)
+    levels = tuple(
+        _cut_out(level[frames], boxes_M4, max(SIDE >> i, LEAST_SIDE)) for i, level in enumerate(view.features)
+    )
+    return Crops(levels, _averaged(mfvis_ext.rgb_to_lab(view.frames_TCHW[frames]), boxes_M4))
+
+
+def joined(parts: Sequence[Crops]) -> Crops:
+    """All of them in half precision: some 0.4 MB each with MobileNetV2's features."""
+    levels = zip(*(part.levels for part in parts), strict=True)
+    lab_MCHW = torch.cat([part.lab_MCHW for part in parts]).half()
+    return Crops(tuple(torch.cat(level).half() for level in levels), lab_MCHW)
+
+
+class CropReader(nn.Module):
+    """Crops in, mask logits out: features, colours and places, then convolutions that see ever farther.
+
+    Args:
+        channels: of the levels of features.
+        dim: of the layers.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int = 48):
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in channels)
+        self.colours = nn.Conv2d(3, dim, 3, padding=1)
+        self.places = nn.Conv2d(4, dim, 1)
+        self.layers = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=reach, dilation=reach) for reach in (1, 2, 4))
+        self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(4, dim), dim) for _ in range(4))
+        self.dropout = nn.Dropout2d(0.1)
+        self.readout = nn.Conv2d(dim, 1, 1)
+
+    def forward(self, crops: Crops) -> Tensor:
+        """``[M, SIDE, SIDE]``."""
+        colours = (crops.lab_MCHW - crops.lab_MCHW.mean((2, 3), keepdim=True)) / 30
+        along = torch.linspace(1 / SIDE - 1, 1 - 1 / SIDE, SIDE, device=colours.device)
+        x, y = along.expand(SIDE, SIDE), along[:, None].expand(SIDE, SIDE)
+        seen = self.colours(colours) + self.places(torch.stack([x, y, x * x, y * y])[None])
+        for lateral, level in zip(self.laterals, crops.levels, strict=True):
+            seen = seen + F.interpolate(lateral(self.dropout(level)), (SIDE, SIDE), mode="bilinear")
+        seen = F.relu(self.norms[0](seen))
+        for norm, layer in zip(self.norms[1:], self.layers, strict=True):
+            seen = seen + F.relu(norm(layer(seen)))
+        return self.readout(seen)[:, 0]
+
+    @torch.no_grad()
+    def read(self, view: View) -> Tensor:
+        """Mask logits ``[N, T, H / 4, W / 4]`` of the view's tracks, means over each crop and its mirror image."""
+        logits_NTHW = torch.full(view.escaped_NTHW.shape, ABSENT, device=view.boxes_NT4.device)
+        for track, present_T in enumerate(present(view.boxes_NT4)):
+            frames = torch.nonzero(present_T)[:, 0]
+            if len(frames) > 0:
+                crops = crops_of(view, track, frames)
+                logits_MHW = (self(crops) + self(crops.mirrored()).flip(-1)) / 2
+                logits_NTHW[track, frames] = _put_back(
+                    logits_MHW, _fractions(view, track, frames), *logits_NTHW.shape[-2:]
+                )
+        return logits_NTHW
+
+
+def examples_of(videos: Sequence[Video]) -> list[dict[int, list[int]]]:
+    """Which boxes are learnt from: of every video some frames, and of each the numbers of some of its tracks."""
+    boxes = [
+        (number, t, n)
+        for number, video in enumerate(videos)
+        for t in range(video.length)
+        for n, track in enumerate(video.tracks)
+        if track.present_T[t]
+    ]
+    chosen: list[dict[int, list[int]]] = [{} for _ in videos]
+    for number, t, n in boxes[:: max(1, math.ceil(len(boxes) / EXAMPLES))]:
+        chosen[number].setdefault(t, []).append(n)
+    return chosen
+
+
+def masks_in_crops(video: Video, result: TrackResult, frames: Sequence[int]) -> Tensor:
+    """``[M, SIDE, SIDE]``: the shares of the cells of the track's crops that its masks in those frames cover."""
+    boxes_T4 = torch.from_numpy(result.boxes_T4) / torch.tensor([video.width, video.height] * 2)
+    crops = []
+    for t in frames:
+        mask_HW = torch.from_numpy(decode_mask(result.segmentations[t], video.height, video.width))
+        crops.append(_averaged(mask_HW[None, None].float(), boxes_T4[None, t]))
+    return torch.cat(crops)[:, 0]
+
+
+def teach(crops: Crops, masks_MHW: Tensor, steps: int, seed: int) -> CropReader:
+    """The network after so many steps on these examples, in eval mode: cross-entropy and dice."""
+    torch.manual_seed(seed)
+    random = np.random.default_rng(seed)
+    optim = OptimConfig(
+        steps=steps, lr=3e-3, weight_decay=1e-2, clip_norm=1.0, warmup=min(20, steps), schedule="cosine"
+    )
+    device = crops.lab_MCHW.device
+    reader = CropReader([level.shape[1] for level in crops.levels]).to(device)
+    optimizer = make_optimizer(reader, optim)
+    began = time.perf_counter()
+    for step in range(steps):
+        set_learning_rate(optimizer, optim, step)
+        batch = torch.from_numpy(random.choice(len(masks_MHW), min(BATCH, len(masks_MHW)), replace=False))
+        seen, wanted_MHW = crops.chosen(batch), masks_MHW[batch].to(device)
+        if random.random() < 0.5:
+            seen, wanted_MHW = seen.mirrored(), wanted_MHW.flip(-1)
+        logits_MHW = reader(seen)
+        p_MHW = logits_MHW.sigmoid()
+        overlap_M, sizes_M = (p_MHW * wanted_MHW).sum((1, 2)), (p_MHW + wanted_MHW).sum((1, 2))
+        dice = 1 - ((2 * overlap_M + 1) / (sizes_M + 1)).mean()
+        loss = F.binary_cross_entropy_with_logits(logits_MHW, wanted_MHW) + dice
+        descend(reader, optimizer, loss, optim.clip_norm)
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            left = (time.perf_counter() - began) / (step + 1) * (steps - step - 1)
+            print(
+                f"what the videos share: step {step + 1}/{steps}  loss {loss.item():.3f}  {left:.0f} s left", flush=True
+            )
+    return reader.eval()
+
+
+def _fractions(view: View, track: int, frames: Tensor) -> Tensor:
+    """The track's boxes, of the padded frames' width and height."""
+    height, width = view.frames_TCHW.shape[-2:]
+    boxes_M4 = view.boxes_NT4[track, frames]
+    return boxes_M4 / boxes_M4.new_tensor([width, height] * 2)
+
+
+def _cut_out(maps_MCHW: Tensor, boxes_M4: Tensor, side: int) -> Tensor:
+    """``[M, C, side, side]``: of every map what lies in its box, enlarged by MARGIN."""
+    steps = ((torch.arange(side, device=maps_MCHW.device) + 0.5) / side - 0.5) * MARGIN + 0.5
+    x1, y1, x2, y2 = boxes_M4[:, :, None].unbind(1)
+    return _sampled(maps_MCHW, x1 + (x2 - x1) * steps, y1 + (y2 - y1) * steps)
+
+
+def _averaged(maps_MCHW: Tensor, boxes_M4: Tensor) -> Tensor:
+    """`_cut_out` at SIDE, of maps so fine that a point does not stand for its cell."""
+    return F.avg_pool2d(_cut_out(maps_MCHW, boxes_M4, 2 * SIDE), 2)
+
+
+def _put_back(logits_MHW: Tensor, boxes_M4: Tensor, height: int, width: int) -> Tensor:
+    """``[M, height, width]``: crops where their boxes lie; beyond them their rim goes on."""
+    x1, y1, x2, y2 = boxes_M4[:, :, None].unbind(1)
+    x = (torch.arange(width, device=boxes_M4.device) + 0.5) / width
+    y = (torch.arange(height, device=boxes_M4.device) + 0.5) / height
+    across, down = ((x - x1) / (x2 - x1) - 0.5) / MARGIN + 0.5, ((y - y1) / (y2 - y1) - 0.5) / MARGIN + 0.5
+    return _sampled(logits_MHW[:, None], across, down)[:, 0]
+
+
+def _sampled(maps_MCHW: Tensor, x_MW: Tensor, y_MH: Tensor) -> Tensor:
+    """Bilinear values ``[M, C, H, W]`` at a grid of places in 0..1; beyond a map its rim."""
+    grid = torch.stack(torch.broadcast_tensors(x_MW[:, None, :], y_MH[:, :, None]), -1) * 2 - 1
+    return F.grid_sample(maps_MCHW, grid.to(maps_MCHW.dtype), padding_mode="border", align_corners=False)

@@ -1,0 +1,156 @@
+"""Label mode's network of what the videos have in common: it sees boxes alike, and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mfvis.data.rle import encode_mask
+from mfvis.data.ytvis import load_dataset
+from mfvis.infer import label, shared
+from mfvis.infer.evidence import EvidenceConfig, inside_boxes
+from mfvis.infer.label_config import LabelConfig
+from mfvis.infer.shared import CropReader, Crops, crops_of, examples_of, joined, masks_in_crops, teach
+from mfvis.infer.tries import ABSENT
+from mfvis.infer.view import View, look
+from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.models.weights import save_safetensors
+from mfvis.train.optim import OptimConfig
+from mfvis.types import TrackResult, Video
+
+
+def disc(seed: int) -> tuple[View, torch.Tensor]:
+    """A red disc over noise somewhere in two frames of 128 x 192, and where it is; no box in the third."""
+    generator = torch.Generator().manual_seed(seed)
+    frames_TCHW = torch.randint(0, 90, (3, 3, 128, 192), dtype=torch.uint8, generator=generator)
+    radius = int(torch.randint(16, 40, (), generator=generator))
+    y, x = torch.meshgrid(torch.arange(128) + 0.5, torch.arange(192) + 0.5, indexing="ij")
+    boxes_T4, true_THW = torch.zeros(3, 4), torch.zeros(3, 128, 192, dtype=torch.bool)
+    for t in range(2):
+        cx, cy = 45 + float(torch.rand((), generator=generator)) * 100, 64.0
+        boxes_T4[t] = torch.tensor([cx - radius, cy - radius, cx + radius, cy + radius])
+        true_THW[t] = (x - cx) ** 2 + (y - cy) ** 2 < radius**2
+    frames_TCHW[:, 0][true_THW] = 230
+    torch.manual_seed(0)
+    backbone = Backbone(BackboneConfig("tiny", frozen=True)).train()
+    evidence = EvidenceConfig(weight=0)
+    return look(backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1, evidence), true_THW
+
+
+def test_learns_what_fills_a_box_and_says_it_of_another_video(monkeypatch):
+    monkeypatch.setattr(shared, "BATCH", 4)
+    crops, masks = [], []
+    for seed in range(6):
+        view, true_THW = disc(seed)
+        crops.append(crops_of(view, 0, torch.tensor([0, 1])))
+        video = Video(seed, "disc", width=192, height=128, length=3, frames=())
+        rles = tuple(encode_mask(mask_HW.numpy()) for mask_HW in true_THW)
+        result = TrackResult(seed, 0, 1.0, rles, view.boxes_NT4[0].numpy())
+        masks.append(masks_in_crops(video, result, [0, 1]))
+    reader = teach(joined(crops), torch.cat(masks), steps=40, seed=0)
+    view, true_THW = disc(99)
+    logits_THW = reader.read(view)[0]
+    inside_THW = inside_boxes(view.boxes_NT4 / 4, 32, 48)[0]
+    found_THW = (logits_THW > 0) & inside_THW
+    wanted_THW = torch.nn.functional.avg_pool2d(true_THW.float(), 4) > 0.5
+    assert (found_THW & wanted_THW).sum() / (found_THW | wanted_THW).sum() > 0.9  # a filled box has pi / 4
+    assert (logits_THW[2] == ABSENT).all()
+
+
+def test_a_mirrored_picture_has_the_mirrored_logits():
+    view, _ = disc(1)
+    torch.manual_seed(0)
+    reader = CropReader([level.shape[1] for level in view.features]).eval()
+    crops = crops_of(view, 0, torch.tensor([0, 1]))
+    both = Crops(
+        tuple(torch.cat([a, b]) for a, b in zip(crops.levels, crops.mirrored().levels, strict=True)),
+        torch.cat([crops.lab_MCHW, crops.mirrored().lab_MCHW]),
+    )
+    straight, mirrored = (reader(both) + reader(both.mirrored()).flip(-1)).chunk(2)
+    torch.testing.assert_close(straight, mirrored.flip(-1))
+
+
+def test_crops_lie_where_their_boxes_do():
+    """What is cut out and put back is what was there, inside the box and on its margin."""
+    y, x = torch.meshgrid(torch.arange(48) / 48, torch.arange(64) / 64, indexing="ij")
+    smooth_HW = (x * 3).sin() + (y * 5).cos()
+    boxes_M4 = torch.tensor([[0.2, 0.1, 0.7, 0.6], [0.4, 0.5, 0.9, 0.8]])
+    cut = shared._cut_out(smooth_HW.expand(2, 1, 48, 64), boxes_M4, shared.SIDE)
+    back_MHW = shared._put_back(cut[:, 0], boxes_M4, 48, 64)
+    inside_MHW = inside_boxes(boxes_M4[:, None] * torch.tensor([64, 48, 64, 48]), 48, 64)[:, 0]
+    torch.testing.assert_close(back_MHW[inside_MHW], smooth_HW.expand(2, 48, 64)[inside_MHW], atol=0.02, rtol=0)
+
+
+def test_examples_are_spread_over_all_videos(demo_data, monkeypatch):
+    videos = load_dataset(demo_data[0]).videos
+    boxes = sum(int(track.present_T.sum()) for video in videos for track in video.tracks)
+    for most in (boxes + 1, boxes, boxes // 3):
+        monkeypatch.setattr(shared, "EXAMPLES", most)
+        chosen = examples_of(videos)
+        counts = [sum(map(len, frames.values())) for frames in chosen]
+        assert most / 2 < sum(counts) <= most and all(counts)
+        for video, frames in zip(videos, chosen, strict=True):
+            assert all(video.tracks[n].present_T[t] for t, tracks in frames.items() for n in tracks)
+
+
+@pytest.fixture
+def config(demo_data, tmp_path: Path) -> LabelConfig:
+    _, val = demo_data
+    torch.manual_seed(0)
+    weights = tmp_path / "tiny.safetensors"
+    save_safetensors(weights, Backbone(BackboneConfig("tiny")).net.state_dict())
+    return LabelConfig(
+        val,
+        out=tmp_path / "labels",
+        device="cpu",
+        overlays=False,
+        short_side=64,
+        clip=2,
+        window=4,
+        shared_steps=2,
+        backbone=BackboneConfig("tiny", weights=str(weights), frozen=True),
+        optim=OptimConfig(steps=1),
+        evidence=EvidenceConfig(weight=0),
+    )
+
+
+def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):
+    whole = json.loads(label.run(replace(config, out=config.out / "whole")).read_text())
+    assert "what the videos share: step 2/2" in capsys.readouterr().out
+    original, seen = label.label_video, []
+
+    def killed(*rest, reader=None, **named):
+        if reader and seen:
+            raise KeyboardInterrupt
+        seen.extend([reader] * bool(reader))
+        return original(*rest, reader=reader, **named)
+
+    monkeypatch.setattr(label, "label_video", killed)
+    with pytest.raises(KeyboardInterrupt):
+        label.run(config)
+    monkeypatch.setattr(label, "label_video", original)
+    with monkeypatch.context() as patched:
+        patched.setattr(label, "fit", None)  # nothing is learnt again but what the videos share
+        assert json.loads(label.run(config).read_text()) == whole
+    with monkeypatch.context() as patched:
+        patched.setattr(label, "teach", None)  # nor that, when all is done
+        assert json.loads(label.run(config).read_text()) == whole
+    alone = json.loads(label.run(replace(config, out=config.out / "alone", shared_steps=0)).read_text())
+    assert alone["annotations"][0]["segmentations"] != whole["annotations"][0]["segmentations"]
+
+
+def test_one_video_shares_nothing(config, tmp_path, capsys):
+    content = json.loads(config.data.read_text())
+    (kept, *_) = content["videos"]
+    content["videos"] = [kept]
+    content["annotations"] = [a for a in content["annotations"] if a["video_id"] == kept["id"]]
+    one = tmp_path / "one.json"
+    one.write_text(json.dumps(content))
+    frames = load_dataset(config.data).videos[0].frames[0].parents[1]
+    label.run(replace(config, data=one, frames=frames))
+    assert "what the videos share" not in capsys.readouterr().out
+    labelled = json.loads((config.out / "one.json").read_text())["annotations"]
+    assert all(mask is not None for annotation in labelled for mask in annotation["segmentations"])
