@@ -67,9 +67,10 @@ def test_the_features_of_a_window_are_those_of_its_frames(model, video, window, 
         for frames in windows:
             pixels = features.move_to(frames)
             here = slice(frames.start, frames.stop)
-            assert torch.equal(pixels.mask_NCHW, expected.mask_NCHW[here])
+            # Other numbers of frames at a time are other sums; a wrong frame would differ by one or so.
+            torch.testing.assert_close(pixels.mask_NCHW, expected.mask_NCHW[here], rtol=1e-4, atol=1e-4)
             for level, of_all in zip(pixels.levels_NSC, expected.levels_NSC, strict=True):
-                assert torch.equal(level, of_all[here])
+                torch.testing.assert_close(level, of_all[here], rtol=1e-4, atol=1e-4)
 
 
 def test_tubes_are_as_long_as_the_video(model, video):
