@@ -27,10 +27,10 @@ class TestBoxProjectionLoss(Ladder):
         logits = torch.randn(N, T, H, W, generator=generator, dtype=DOUBLE) * 4
         return {"mask_logits": logits.to(dtype), "boxes": random_boxes(generator, N, T, height=H, width=W)}
 
-    @pytest.mark.parametrize("width", [264, 261, 16, 31])
-    def test_reference_of_frames_in_many_parts(self, dtype, width):
+    @pytest.mark.parametrize(("height", "width"), [(70, 264), (70, 261), (70, 16), (70, 31), (301, 205)])
+    def test_reference_of_frames_in_many_parts(self, dtype, height, width):
         """With many equal maxima, of which the first one in the frame counts, whatever part finds it."""
-        arguments = self.make(dtype, N=2, H=70, W=width)
+        arguments = self.make(dtype, N=2, H=height, W=width)
         self.agree({**arguments, "mask_logits": arguments["mask_logits"].detach().round().requires_grad_()})
 
 

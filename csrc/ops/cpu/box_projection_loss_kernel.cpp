@@ -4,10 +4,10 @@
 #include <type_traits>
 
 #include "../../common/math.h"
-#include "../../common/memory.h"
 #include "../../common/parallel.h"
 #include "../../common/prefetch.h"
 #include "../../common/scratch.h"
+#include "../../common/stream.h"
 #include "../../common/vector.h"
 
 namespace mfvis {
@@ -180,23 +180,38 @@ void forward(const BoxProjection& args, const BoxMaxima& kept, Compute<T>* loss,
   *loss = static_cast<C>(sum / static_cast<double>(items));
 }
 
+// As many rows of the gradient as stay in the second cache.
+constexpr int64_t band_bytes = 128 << 10;
+
+// Slopes at their places, zeros elsewhere. A band of zeros is given its few slopes, goes to memory in one stream, and
+// becomes zeros again where it was given some.
 template <typename T>
 void backward(const BoxProjection& args, const BoxMaxima& kept, Compute<T> grad_loss, T* grad_logits) {
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
+  const int64_t fitting = 1 + band_bytes / (width * static_cast<int64_t>(sizeof(T)));
+  const int64_t rows = fitting < height ? fitting : height;
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
+    const Scratch<T> zeros(rows * width + 64);
+    T* const band = to_line(+zeros);
     for (int64_t i = begin; i < end; ++i) {
-      T* const grad = grad_logits + i * height * width;
-      std::memset(grad, 0, static_cast<size_t>(height * width) * sizeof(T));
       const Profiles<C> slopes = profiles_of<C>(args, kept, i);
-      for (int64_t x = 0; x < width; ++x) {
-        store(grad_loss * slopes.column[x], grad + slopes.first_of_column[x] * width + x);
-      }
-      for (int64_t y = 0; y < height; ++y) {
-        T* const to = grad + y * width + slopes.first_of_row[y];
-        store(load(*to) + grad_loss * slopes.row[y], to);
+      for (int64_t first = 0; first < height; first += rows) {
+        const int64_t count = first + rows < height ? rows : height - first;
+        const auto visit = [&](const auto& at_column, const auto& at_row) {
+          for (int64_t x = 0; x < width; ++x) {
+            const int64_t y = slopes.first_of_column[x] - first;
+            if (y >= 0 && y < count) at_column(band + y * width + x, x);
+          }
+          for (int64_t y = 0; y < count; ++y) at_row(band + y * width + slopes.first_of_row[first + y], first + y);
+        };
+        visit([&](T* to, int64_t x) { store(grad_loss * slopes.column[x], to); },
+              [&](T* to, int64_t y) { store(load(*to) + grad_loss * slopes.row[y], to); });
+        stream(band, count * width, grad_logits + (i * height + first) * width);
+        visit([](T* to, int64_t) { *to = T{}; }, [](T* to, int64_t) { *to = T{}; });
       }
     }
+    end_streams();
   });
 }
 

@@ -8,6 +8,7 @@
 #include "../../common/math.h"
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
+#include "../../common/stream.h"
 
 namespace mfvis {
 namespace {
@@ -192,12 +193,14 @@ void backward(const PairwiseLoss& args, const Compute<T>* grad_loss_sum, T* grad
   const int64_t area = args.height * args.width;
   parallel_for(args.instances * args.frames, 1, [&](int64_t begin, int64_t end) {
     const Planes<Compute<T>> planes(args.height, args.width);
-    const Scratch<Compute<T>> grad(area + lanes);
+    const Scratch<Compute<T>> sums(area + lanes + 64);
+    Compute<T>* const grad = to_line(+sums);
     for (int64_t item = begin; item < end; ++item) {
       for (int64_t i = 0; i < area; ++i) grad[i] = 0;
       backward_frame<T>(args, item, grad_loss_sum[item], planes, grad);
-      for (int64_t i = 0; i < area; ++i) store(grad[i], grad_logits + item * area + i);
+      stream(grad, area, grad_logits + item * area);
     }
+    end_streams();
   });
 }
 

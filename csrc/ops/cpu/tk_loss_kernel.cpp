@@ -6,10 +6,10 @@
 #include "../tk_loss.h"
 
 #include <cstring>
+#include <type_traits>
 
 #include "../../common/box.h"
 #include "../../common/math.h"
-#include "../../common/memory.h"
 #include "../../common/parallel.h"
 #include "../../common/prefetch.h"
 #include "../../common/scratch.h"
@@ -196,17 +196,14 @@ void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t
   });
 }
 
-// visit(list, n, pair, batch) for every instance and pair: the instances on all threads, the pairs of an instance in
-// order, begin(n) before the first.
-template <typename C, typename Begin, typename Visit>
-void for_pairs(const TkLoss& args, const Begin& begin, const Visit& visit) {
-  const MatchList list(args);
+// visit(n, batch) for every instance, on all threads; the batch knows the pixels that count for it.
+template <typename C, typename Visit>
+void for_instances(const TkLoss& args, const Visit& visit) {
   parallel_for(args.instances, 1, [&](int64_t from, int64_t to) {
     const Batch<C> batch(args);
     for (int64_t n = from; n < to; ++n) {
-      begin(n);
       batch.counted.of(args.boxes + n * args.frames * 4);
-      for (int64_t pair = 0; pair < args.pair_count; ++pair) visit(list, n, pair, batch);
+      visit(n, batch);
     }
   });
 }
@@ -215,41 +212,42 @@ void tk_loss_terms(const TkLoss& args, void* loss_sums, void* weight_sums) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
-    const auto nothing = [](int64_t) {};
-    for_pairs<C>(args, nothing, [&](const MatchList& list, int64_t n, int64_t pair, const Batch<C>& batch) {
-      const int64_t at = n * args.pair_count + pair;
-      sum_pair<T>(args, list, n, pair, batch, static_cast<C*>(loss_sums) + at, static_cast<C*>(weight_sums) + at);
+    const MatchList list(args);
+    for_instances<C>(args, [&](int64_t n, const Batch<C>& batch) {
+      for (int64_t pair = 0; pair < args.pair_count; ++pair) {
+        const int64_t at = n * args.pair_count + pair;
+        sum_pair<T>(args, list, n, pair, batch, static_cast<C*>(loss_sums) + at, static_cast<C*>(weight_sums) + at);
+      }
     });
   });
 }
 
-// Sums of half-precision numbers would lose the small ones: gradients are accumulated in the compute type.
+// Sums of half-precision numbers would lose the small ones: gradients are accumulated in the type of the computation.
 template <typename T>
-void backward(const TkLoss& args, const Compute<T>* grad_loss_sums, Compute<T>* sums) {
+void backward(const TkLoss& args, const Compute<T>* grad_loss_sums, T* grad_logits) {
   using C = Compute<T>;
+  constexpr bool in_place = std::is_same_v<T, C>;
+  const MatchList list(args);
   const int64_t volume = args.frames * args.height * args.width;
-  const auto zero = [&](int64_t n) { std::memset(sums + n * volume, 0, static_cast<size_t>(volume) * sizeof(C)); };
-  for_pairs<C>(args, zero, [&](const MatchList& list, int64_t n, int64_t pair, const Batch<C>& batch) {
-    backward_pair<T>(args, list, n, pair, grad_loss_sums[n * args.pair_count + pair], batch, sums + n * volume);
+  for_instances<C>(args, [&](int64_t n, const Batch<C>& batch) {
+    const Scratch<C> aside = Scratch<C>::unset(in_place ? 0 : volume);
+    T* const out = grad_logits + n * volume;
+    C* grad = aside;
+    if constexpr (in_place) grad = out;
+    std::memset(grad, 0, static_cast<size_t>(volume) * sizeof(C));
+    for (int64_t pair = 0; pair < args.pair_count; ++pair) {
+      backward_pair<T>(args, list, n, pair, grad_loss_sums[n * args.pair_count + pair], batch, grad);
+    }
+    if constexpr (!in_place) {
+      for (int64_t i = 0; i < volume; ++i) store(grad[i], out + i);
+    }
   });
 }
 
 void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sums, void* grad_logits) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    using C = Compute<T>;
-    const int64_t size = args.instances * args.frames * args.height * args.width;
-    T* const grad = static_cast<T*>(grad_logits);
-    if constexpr (sizeof(T) == sizeof(C)) {
-      backward<T>(args, static_cast<const C*>(grad_loss_sums), grad);
-    } else {
-      const Scratch<C> sums = Scratch<C>::unset(size);
-      use_huge_pages(sums, size * static_cast<int64_t>(sizeof(C)));
-      backward<T>(args, static_cast<const C*>(grad_loss_sums), sums);
-      parallel_for(size, 32768, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) store(sums[i], grad + i);
-      });
-    }
+    backward<T>(args, static_cast<const Compute<T>*>(grad_loss_sums), static_cast<T*>(grad_logits));
   });
 }
 
