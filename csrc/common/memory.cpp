@@ -8,42 +8,86 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace mfvis {
-namespace {
 
-constexpr int64_t most_kept = 64 << 20;
-
-// The head of a block, as long as a cache line, so that what follows it is aligned.
-struct alignas(64) Block {
+struct Block {
+  char* data;
   int64_t bytes;
   int64_t stamped;  // bytes of contents, 0 if there are none
   int64_t stamp;
 };
 
-Block* block_of(char* data) { return reinterpret_cast<Block*>(data) - 1; }
+namespace {
 
-bool keeps(const Block& block) {
-  static const char* const wish = std::getenv("MFVIS_KEEP_MEMORY");
-  return block.bytes <= most_kept && (wish == nullptr || std::strcmp(wish, "0") != 0);
+constexpr int64_t most_kept = 64 << 20;
+
+// Whoever takes a block out of here owns it; a call at the same time finds nothing and allocates its own. No lock: a
+// process that is forked while another thread holds one would wait for ever.
+std::atomic<Block*> kept[4];
+std::atomic<int64_t> kept_bytes{0};
+
+Block* take_out(std::atomic<Block*>& place) {
+  Block* const block = place.exchange(nullptr);
+  if (block != nullptr) kept_bytes -= block->bytes;
+  return block;
 }
 
-// Whoever takes the block out of here owns it; a call at the same time finds nothing and allocates its own.
-std::atomic<Block*> kept{nullptr};
+void release(Block* block) {
+  if (block == nullptr) return;
+  std::free(block->data);
+  delete block;
+}
+
+void keep(Block* block) {
+  static const char* const wish = std::getenv("MFVIS_KEEP_MEMORY");
+  if (block->bytes > most_kept || (wish != nullptr && std::strcmp(wish, "0") == 0)) return release(block);
+  for (auto& place : kept) {
+    if (kept_bytes + block->bytes > most_kept) release(take_out(place));
+  }
+  for (auto& place : kept) {
+    Block* nothing = nullptr;
+    if (place.compare_exchange_strong(nothing, block)) {
+      kept_bytes += block->bytes;
+      return;
+    }
+  }
+  release(block);
+}
+
+// One with the contents of the stamp, else one that is large enough and not much too large, else none.
+Block* find(int64_t bytes, int64_t stamp) {
+  Block* found = nullptr;
+  for (auto& place : kept) {
+    Block* block = take_out(place);
+    if (block == nullptr) continue;
+    const bool has_contents = stamp != 0 && block->stamp == stamp && block->stamped == bytes;
+    const bool fits = block->bytes >= bytes && block->bytes / 2 <= bytes && (stamp != 0 || block->stamped == 0);
+    if (has_contents || (fits && found == nullptr)) std::swap(found, block);
+    if (block != nullptr) keep(block);
+  }
+  return found;
+}
+
+// On huge pages, the last of which is worth one if it is filled by a quarter or more. What is not written whole stays
+// without them: its untouched pages cost nothing.
+Block* make(int64_t bytes, bool written_whole) {
+  const bool large = written_whole && bytes >= huge_page;
+  const int64_t paged = large ? (bytes + huge_page * 3 / 4) / huge_page * huge_page : 0;
+  const int64_t size = ((bytes > paged ? bytes : paged) + 63) / 64 * 64;
+  void* const data = std::aligned_alloc(large ? huge_page : 64, static_cast<size_t>(size));
+  if (data == nullptr) throw std::bad_alloc();
+  use_huge_pages(data, paged);
+  return new Block{static_cast<char*>(data), size, 0, 0};
+}
 
 }  // namespace
 
-int64_t huge_pages(int64_t bytes) {
-  return bytes < huge_page ? 0 : (bytes + huge_page * 3 / 4) / huge_page * huge_page;
-}
-
-int64_t to_huge_page(const void* data) {
-  return -static_cast<int64_t>(reinterpret_cast<uintptr_t>(data)) & (huge_page - 1);
-}
-
 void use_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
-  const int64_t skipped = to_huge_page(data), whole = (bytes - skipped) / huge_page * huge_page;
+  const int64_t skipped = -static_cast<int64_t>(reinterpret_cast<uintptr_t>(data)) & (huge_page - 1);
+  const int64_t whole = (bytes - skipped) / huge_page * huge_page;
   if (whole > 0) madvise(static_cast<char*>(data) + skipped, static_cast<size_t>(whole), MADV_HUGEPAGE);
 #endif
 }
@@ -53,29 +97,19 @@ int64_t KeptMemory::new_stamp() {
   return ++last;
 }
 
-KeptMemory::KeptMemory(int64_t bytes, int64_t stamp) : bytes_(bytes), stamp_(stamp) {
-  Block* block = kept.exchange(nullptr);
-  if (block == nullptr || block->bytes < bytes) {
-    std::free(block);
-    const size_t size = sizeof(Block) + (static_cast<size_t>(bytes) + 63) / 64 * 64;
-    block = static_cast<Block*>(std::aligned_alloc(alignof(Block), size));
-    if (block == nullptr) throw std::bad_alloc();
-    *block = {bytes, 0, 0};
-  }
-  has_contents_ = block->stamped == bytes && block->stamp == stamp;
-  if (!has_contents_) block->stamped = 0;
-  data_ = reinterpret_cast<char*>(block + 1);
+KeptMemory::KeptMemory(int64_t bytes, int64_t stamp) : bytes_(bytes), stamp_(stamp), block_(find(bytes, stamp)) {
+  if (block_ == nullptr) block_ = make(bytes, stamp == 0);
+  has_contents_ = stamp != 0 && block_->stamped == bytes && block_->stamp == stamp;
+  if (!has_contents_) block_->stamped = 0;
+  data_ = block_->data;
 }
 
 void KeptMemory::stamp_contents() {
-  block_of(data_)->stamped = bytes_;
-  block_of(data_)->stamp = stamp_;
+  block_->stamped = bytes_;
+  block_->stamp = stamp_;
   has_contents_ = true;
 }
 
-KeptMemory::~KeptMemory() {
-  Block* block = block_of(data_);
-  std::free(keeps(*block) ? kept.exchange(block) : block);
-}
+KeptMemory::~KeptMemory() { keep(block_); }
 
 }  // namespace mfvis

@@ -8,23 +8,20 @@ namespace mfvis {
 
 constexpr int64_t huge_page = 2 << 20;
 
-// Of so many bytes, how many are worth huge pages: whole ones, the last of them filled by a quarter or more.
-int64_t huge_pages(int64_t bytes);
-// Bytes from `data` to where a huge page begins.
-int64_t to_huge_page(const void* data);
 // Asks for huge pages below `data`, which is about to be written whole: one first touch per 2 MB. A hint and no more.
 void use_huge_pages(void* data, int64_t bytes);
 
-// Working memory that stays with the process when it is given back, one block of at most 64 MB, so that the next call
+// Memory that stays with the process when it is given back, 64 MB at most and in four blocks, so that the next call
 // finds its pages there, and maybe what the call before left in them: contents that were stamped are there again for
-// whoever comes with the same stamp before anybody else has used the memory. None is kept with MFVIS_KEEP_MEMORY=0 in
-// the environment.
+// whoever comes with the same stamp before others with a stamp have used the memory. None is kept with
+// MFVIS_KEEP_MEMORY=0 in the environment.
 class KeptMemory {
  public:
   // A stamp that nobody has.
   static int64_t new_stamp();
 
-  KeptMemory(int64_t bytes, int64_t stamp);
+  // Without a stamp (0) it will be written whole, for which there are huge pages.
+  explicit KeptMemory(int64_t bytes, int64_t stamp = 0);
   ~KeptMemory();
   KeptMemory(const KeptMemory&) = delete;
   KeptMemory& operator=(const KeptMemory&) = delete;
@@ -42,6 +39,7 @@ class KeptMemory {
  private:
   int64_t bytes_, stamp_;
   bool has_contents_;
+  struct Block* block_;
   char* data_;
 };
 

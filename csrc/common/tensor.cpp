@@ -6,9 +6,16 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "memory.h"
+
+// Since torch 2.11, so not in the headers of the target, and not there in an older torch.
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
+    void* data, int64_t axes, const int64_t* sizes, const int64_t* strides, int64_t offset, int32_t dtype,
+    int32_t device_type, int32_t device_index, AtenTensorHandle* made, int32_t layout, const uint8_t* metadata,
+    int64_t metadata_size, void (*give_back)(void* data, void* context), void* context);
 
 namespace mfvis {
 
@@ -34,24 +41,18 @@ Tensor make_empty(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional
   if (dtype) type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
-  const auto allocated = [&](int64_t of_axes, const int64_t* with_sizes, const int64_t* with_strides) {
-    AtenTensorHandle made = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(of_axes, with_sizes, with_strides, type, device, index, &made));
-    return Tensor(made);
-  };
-  const auto element = static_cast<int64_t>(aoti_torch_dtype_element_size(type));
-  const int64_t on_huge_pages = huge_pages(count * element);
-  if (on_huge_pages == 0 || !like.is_cpu()) return allocated(axes, sizes.data(), strides.data());
-  // As much more as it takes to begin with a huge page and to end with one.
-  constexpr int64_t one = 1;
-  const int64_t enough = (huge_page + std::max(count * element, on_huge_pages)) / element;
-  const Tensor around = allocated(1, &enough, &one);
-  void* const begin = around.mutable_data_ptr();
-  const int64_t skipped = to_huge_page(begin);
-  use_huge_pages(begin, skipped + on_huge_pages);
+  const int64_t bytes = count * static_cast<int64_t>(aoti_torch_dtype_element_size(type));
   AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(around.get(), axes, sizes.data(), strides.data(), skipped / element, &made));
+  if (!like.is_cpu() || bytes < huge_page || torch_from_blob == nullptr) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(axes, sizes.data(), strides.data(), type, device, index, &made));
+    return Tensor(made);
+  }
+  auto memory = std::make_unique<KeptMemory>(bytes);
+  const auto give_back = [](void*, void* of_tensor) { delete static_cast<KeptMemory*>(of_tensor); };
+  TORCH_ERROR_CODE_CHECK(torch_from_blob(memory->from<void>(0), axes, sizes.data(), strides.data(), 0, type, device,
+                                         index, &made, aoti_torch_layout_strided(), nullptr, 0, give_back,
+                                         memory.get()));
+  memory.release();
   return Tensor(made);
 }
 

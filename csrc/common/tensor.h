@@ -16,8 +16,8 @@ using torch::stable::Tensor;
 Tensor as_contiguous(const Tensor& tensor);
 std::optional<Tensor> as_contiguous(const std::optional<Tensor>& tensor);
 
-// Contiguous, on the device of `like`, of its dtype unless there is another. On the CPU a large one is cut from a
-// larger block where a huge page begins: the C library's own places have it touched in pages of 4 KB for the most part.
+// Contiguous, on the device of `like`, of its dtype unless there is another. On the CPU a large one lies in memory that
+// is kept (memory.h), from torch 2.11 on; it cannot be resized in place.
 Tensor make_empty(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional<ScalarType> dtype = std::nullopt);
 Tensor make_zeros(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional<ScalarType> dtype = std::nullopt);
 

@@ -42,13 +42,11 @@ def test_gradient_is_an_error():
         box_tube_dice(boxes, boxes).sum().backward()
 
 
-def test_a_result_so_large_that_it_lies_on_huge_pages(tmp_path):
-    """It is a part of a larger block of memory, which nobody has to know."""
+def test_a_result_so_large_that_it_lies_in_kept_memory(tmp_path):
     climber = TestBoxTubeDice()
     climber.agree(climber.make(A=800, B=900, T=1))
     dice = box_tube_dice(**climber.make(A=800, B=900, T=1))
-    assert DEVICE != "cpu" or dice.data_ptr() % (2 << 20) == 0
     assert dice.is_contiguous() and not dice._is_view()
+    assert dice.untyped_storage().nbytes() == dice.nbytes
     torch.save(dice, tmp_path / "dice.pt")
     assert torch.equal(torch.load(tmp_path / "dice.pt", map_location=DEVICE), dice)
-    assert torch.equal(dice.view(-1).resize_(720_000 + 10)[:720_000], dice.flatten())
