@@ -25,7 +25,7 @@ from mfvis.infer.refine import RefineConfig, refine
 from mfvis.infer.start import FromCheckpoint
 from mfvis.infer.tracking import assign_tubes
 from mfvis.infer.tries import ABSENT, among_tracks, mean_of_fitting
-from mfvis.infer.view import cut, look
+from mfvis.infer.view import cut, look, with_evidence
 from mfvis.losses.criterion import LossConfig
 from mfvis.losses.negatives import negatives_loss
 from mfvis.models.backbone import Backbone, BackboneConfig
@@ -233,8 +233,8 @@ def test_learns_a_disc_from_its_boxes():
     )
     torch.manual_seed(0)
     model = TrackReader(Backbone(BACKBONE), 1, config.dim, config.zoom)
-    view = look(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1, config.evidence)
-    fit(model, view, config)
+    view = look(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1)
+    fit(model, with_evidence(view, config.evidence), config)
     logits_THW = at_original_size(segment(model, view, config)[0], view.size, (64, 96))
     masks_THW = refine(logits_THW, mfvis_ext.rgb_to_lab(frames_TCHW), boxes_T4, config.refine)
     iou = (masks_THW & true_THW).sum() / (masks_THW | true_THW).sum()
@@ -260,9 +260,10 @@ def test_background_that_leaves_the_box_is_known():
     lab_TCHW[1, :, 8:16, 28:34] = 200
     boxes_NT4 = torch.tensor([[[8.0, 8, 20, 16], [28.0, 8, 40, 16]]])
     config = EvidenceConfig(gaps=(1,), radius=1, distance=1.0, witnesses=1)
-    escaped = escaped_background(lab_TCHW, torch.ones(24, 40, dtype=torch.bool), boxes_NT4, config)
+    inside_NTHW = inside_boxes(boxes_NT4, 24, 40)
+    escaped = escaped_background(lab_TCHW, ~inside_NTHW[0], boxes_NT4, config)
     assert escaped[0, 0, 8:16, 15:20].all() and not escaped[0, 0, 8:16, 8:14].any()
-    assert not (escaped & ~inside_boxes(boxes_NT4, 24, 40)).any()
+    assert not (escaped & ~inside_NTHW).any()
 
 
 def test_ring_surrounds_the_box_and_nothing_surrounds_no_box():
@@ -345,7 +346,7 @@ def test_a_cut_has_the_objects_of_its_frames_alone():
     frames_TCHW = torch.randint(0, 255, (3, 3, 240, 300), dtype=torch.uint8)
     backbone = Backbone(BackboneConfig(name="tiny", frozen=True))
     labels = torch.tensor([0, 0])
-    view = look(backbone, frames_TCHW, boxes_NT4, labels, (240, 300), 2, EvidenceConfig(gaps=(1,)))
+    view = with_evidence(look(backbone, frames_TCHW, boxes_NT4, labels, (240, 300), 2), EvidenceConfig(gaps=(1,)))
     part, objects = cut(view, torch.tensor([0, 1]))
     assert objects.tolist() == [0] and len(part.frames_TCHW) == 2
     assert part.unknown_NTHW.equal(view.unknown_NTHW[:1, :2])

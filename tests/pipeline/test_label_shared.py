@@ -36,8 +36,7 @@ def disc(seed: int) -> tuple[View, torch.Tensor]:
     frames_TCHW[:, 0][true_THW] = 230
     torch.manual_seed(0)
     backbone = Backbone(BackboneConfig("tiny", frozen=True)).train()
-    evidence = EvidenceConfig(weight=0)
-    return look(backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1, evidence), true_THW
+    return look(backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1), true_THW
 
 
 def test_learns_what_fills_a_box_and_says_it_of_another_video(monkeypatch):

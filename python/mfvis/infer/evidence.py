@@ -98,17 +98,16 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
 
 
 @torch.no_grad()
-def escaped_background(lab_TCHW: Tensor, content_HW: Tensor, boxes_NT4: Tensor, config: EvidenceConfig) -> Tensor:
+def escaped_background(lab_TCHW: Tensor, background_THW: Tensor, boxes_NT4: Tensor, config: EvidenceConfig) -> Tensor:
     """bool ``[N, T, H, W]``: pixels in an object's box that other frames show outside of all boxes.
 
     Args:
         lab_TCHW: colours on the mask grid.
-        content_HW: bool, False in the padding.
+        background_THW: bool, in no box, and not padding.
         boxes_NT4: on the mask grid.
     """
     frames, _, height, width = lab_TCHW.shape
     inside_NTHW = inside_boxes(boxes_NT4, height, width)
-    background_THW = content_HW & ~inside_NTHW.any(0)
     pairs = [(t, t + gap) for gap in config.gaps for t in range(frames - gap)]
     pairs_P2 = torch.tensor(pairs, dtype=torch.int64, device=lab_TCHW.device).view(-1, 2)
     motion_P2 = camera_motion(lab_TCHW, background_THW, pairs_P2)

@@ -36,7 +36,7 @@ from mfvis.infer.refine import refine
 from mfvis.infer.shared import CropReader, crops_of, examples_of, joined, masks_in_crops, teach
 from mfvis.infer.start import FromCheckpoint, FromScratch
 from mfvis.infer.tries import among_tracks, mean_of_fitting
-from mfvis.infer.view import View
+from mfvis.infer.view import View, with_evidence
 from mfvis.losses.criterion import STRIDE
 from mfvis.parsing import to_plain
 from mfvis.train.checkpoint import load_model
@@ -190,7 +190,7 @@ def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range
 
 def _learnt(start: Start, view: View, config: LabelConfig, head: str) -> Tensor:
     """Mask logits ``[N, T, H / 4, W / 4]``: the mean of the models, one for each seed, that fill the boxes."""
-    tries = []
+    view, tries = with_evidence(view, config.evidence), []
     for number, seed in enumerate(start.seeds, start=1):
         model = start.model(seed, len(view.boxes_NT4))
         fit(model, view, replace(config, seed=seed), f"{head} try {number}/{len(start.seeds)}")

@@ -35,8 +35,7 @@ class FromScratch:
 
     def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:
         """As `mfvis.infer.view.look`; the features of a frozen backbone as `TrackReader` wants them."""
-        zoom, evidence = self.config.zoom, self.config.evidence
-        view = look(self.backbone, frames_TCHW, boxes_NT4, labels_N, size, zoom, evidence)
+        view = look(self.backbone, frames_TCHW, boxes_NT4, labels_N, size, self.config.zoom)
         if view.features is None:
             return view
         grid = view.lab_TCHW.shape[-2:]
@@ -60,7 +59,7 @@ class FromCheckpoint:
 
     def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:
         """As `mfvis.infer.view.look`."""
-        return look(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1, self.config.evidence)
+        return look(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1)
 
     def model(self, seed: int, tracks: int) -> QueryReader:
         """A copy of the trained model, the same for every seed and any number of tracks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -49,9 +49,8 @@ def look(
     labels_N: Tensor,
     size: tuple[int, int],
     zoom: int,
-    evidence: EvidenceConfig,
 ) -> View:
-    """Gather all that the pictures and the boxes of a window say before any training.
+    """Gather what the pictures and the boxes of a window say, each frame for itself.
 
     Args:
         frames_TCHW: uint8 RGB at the video's own size.
@@ -71,9 +70,6 @@ def look(
     cells_NT4, grid = boxes_NT4 / STRIDE, content_HW.shape
     inside_NTHW = inside_boxes(cells_NT4, *grid)
     others_NTHW = (inside_NTHW.sum(0) > inside_NTHW.long()) & ~inside_NTHW
-    escaped_NTHW = torch.zeros_like(inside_NTHW)
-    if evidence.weight > 0:
-        escaped_NTHW = escaped_background(lab_TCHW, content_HW, cells_NT4, evidence)
 
     features = None
     if backbone.config.frozen:
@@ -88,11 +84,19 @@ def look(
         size=size,
         lab_TCHW=lab_TCHW,
         background_THW=content_HW & ~inside_NTHW.any(0),
-        escaped_NTHW=escaped_NTHW,
+        escaped_NTHW=torch.zeros_like(inside_NTHW),
         ring_NTHW=ring_around(cells_NT4, *grid) & content_HW & ~others_NTHW,
-        unknown_NTHW=inside_NTHW & ~escaped_NTHW,
+        unknown_NTHW=inside_NTHW,
         others_NTHW=others_NTHW,
     )
+
+
+def with_evidence(view: View, config: EvidenceConfig) -> View:
+    """The view with what its frames say of one another's boxes: what training wants to know, and takes seconds."""
+    if config.weight == 0:
+        return view
+    escaped_NTHW = escaped_background(view.lab_TCHW, view.background_THW, view.boxes_NT4 / STRIDE, config)
+    return replace(view, escaped_NTHW=escaped_NTHW, unknown_NTHW=view.unknown_NTHW & ~escaped_NTHW)
 
 
 def zoomed(frames_TCHW: Tensor, zoom: int) -> Tensor:
