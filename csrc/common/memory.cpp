@@ -25,7 +25,8 @@ constexpr int64_t most_kept = 64 << 20;
 
 // Whoever takes a block out of here owns it; a call at the same time finds nothing and allocates its own. No lock: a
 // process that is forked while another thread holds one would wait for ever.
-std::atomic<Block*> kept[4];
+constexpr int places = 4;
+std::atomic<Block*> kept[places];
 std::atomic<int64_t> kept_bytes{0};
 
 Block* take_out(std::atomic<Block*>& place) {
@@ -46,14 +47,16 @@ void keep(Block* block) {
   for (auto& place : kept) {
     if (kept_bytes + block->bytes > most_kept) release(take_out(place));
   }
+  kept_bytes += block->bytes;
   for (auto& place : kept) {
     Block* nothing = nullptr;
-    if (place.compare_exchange_strong(nothing, block)) {
-      kept_bytes += block->bytes;
-      return;
-    }
+    if (place.compare_exchange_strong(nothing, block)) return;
   }
-  release(block);
+  // Sizes change with the data: what was kept longest goes.
+  static std::atomic<uint32_t> turn{0};
+  Block* const oldest = kept[turn++ % places].exchange(block);
+  if (oldest != nullptr) kept_bytes -= oldest->bytes;
+  release(oldest);
 }
 
 // One with the contents of the stamp, else one that is large enough and not much too large, else none.
