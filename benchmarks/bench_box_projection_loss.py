@@ -26,7 +26,6 @@ def cases_of(setting: Setting) -> list[Case]:
         }
 
     case = Case(
-        name=str(setting),
         make=make,
         ours=mfvis_ext.box_projection_loss,
         reference=reference,

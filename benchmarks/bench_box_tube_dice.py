@@ -17,7 +17,7 @@ def case_of(queries: int, instances: int, frames: int) -> Case:
         return {"boxes_a": boxes[:queries], "boxes_b": boxes[queries:]}
 
     return Case(
-        name=f"A {queries}, B {instances}, T {frames}",
+        size=f"A {queries}, B {instances}, T {frames}",
         make=make,
         ours=mfvis_ext.box_tube_dice,
         reference=reference,

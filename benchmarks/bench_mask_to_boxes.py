@@ -22,7 +22,6 @@ def discs(setting: Setting) -> dict[str, Any]:
 
 def cases_of(setting: Setting) -> list[Case]:
     case = Case(
-        name=str(setting),
         make=lambda: discs(setting),
         ours=mfvis_ext.mask_to_boxes,
         reference=reference,

@@ -14,7 +14,7 @@ def cases_of(setting: Setting) -> list[Case]:
     shape = (1, setting.frames, setting.k, setting.height, setting.width)
     return [
         Case(
-            name=f"weighted={weighted}, {setting}",
+            kind=f"weighted={weighted}",
             make=lambda weighted=weighted: {
                 "distance": 12 * torch.rand(shape, generator=generator()),
                 "weighted": weighted,

@@ -73,13 +73,16 @@ def cases_of(setting: Setting) -> list[Case]:
     for one in settings:
         shapes = maps(one.height, one.width)
         sampled = one.frames * int(shapes.prod(1).sum()) * HEADS * len(shapes) * POINTS * CHANNELS * 4  # bytes
-        name = f"{one.frames} frames, short side {4 * one.height}"
-        common = {"make": lambda one=one: arguments(one.frames, one.height, one.width), "setting": one}
+        common = {
+            "make": lambda one=one: arguments(one.frames, one.height, one.width),
+            "setting": one,
+            "size": f"{one.frames} frames, short side {4 * one.height}",
+        }
         for kind, passes in (("forward", 1), ("forward + backward", 3)):
             wrap = loss_of if passes > 1 else lambda function: function
             cases.append(
                 Case(
-                    name=f"{kind}, {name}",
+                    kind=kind,
                     ours=wrap(mfvis_ext.ms_deform_attn),
                     reference=wrap(reference),
                     bytes_moved=lambda made, passes=passes: passes * sum(made[name].nbytes for name in LEARNT),

@@ -30,7 +30,6 @@ def cases_of(setting: Setting) -> list[Case]:
         }
 
     case = Case(
-        name=str(setting),
         make=make,
         ours=mfvis_ext.pairwise_loss,
         reference=reference,

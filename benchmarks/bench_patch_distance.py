@@ -33,7 +33,7 @@ def cases_of(setting: Setting) -> list[Case]:
         return {"target": clip.requires_grad_(), "source": clip.detach().roll(-1, 0).requires_grad_(), "radius": radius}
 
     case = Case(
-        name=f"T {frames}, {height}x{width}, radius {radius}",
+        size=f"T {frames}, {height}x{width}, radius {radius}",
         make=make,
         ours=mfvis_ext.patch_distance,
         reference=reference,

@@ -24,7 +24,7 @@ def cases_of(setting: Setting) -> list[Case]:
     shape = (setting.frames, 3, 4 * setting.height, 4 * setting.width)
     return [
         Case(
-            name=f"uint8, downsample {downsample}, {setting}",
+            kind=f"uint8, downsample {downsample}",
             make=lambda downsample=downsample: {
                 "images": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator()),
                 "downsample": downsample,

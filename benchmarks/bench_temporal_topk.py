@@ -10,8 +10,7 @@ candidates, to have ties in order, instead of taking the k smallest is the rest.
 
 from __future__ import annotations
 
-from dataclasses import astuple
-from functools import partial
+from dataclasses import astuple, replace
 
 import torch
 from harness import Case, main
@@ -28,7 +27,7 @@ def agree(ours: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> None
     assert (ours[1] == reference[1]).float().mean() > 0.999
 
 
-def case_of(name: str, setting: Setting, dilation: int) -> Case:
+def case_of(setting: Setting, dilation: int = 1) -> Case:
     frames, height, width, _, radius, k = astuple(setting)
     pixels, candidates = frames * height * width, (2 * radius + 1) ** 2
 
@@ -42,7 +41,6 @@ def case_of(name: str, setting: Setting, dilation: int) -> Case:
         }
 
     return Case(
-        name=name,
         make=make,
         ours=mfvis_ext.temporal_topk,
         reference=reference,
@@ -55,11 +53,11 @@ def case_of(name: str, setting: Setting, dilation: int) -> Case:
 
 
 def cases_of(setting: Setting) -> list[Case]:
-    case = partial(case_of, setting=setting, dilation=1)
     if setting != Setting():
-        return [case(str(setting))]
+        return [case_of(setting)]
     # The nine candidates of the paper's released code.
-    return [case(str(setting)), case_of("T 5, 120x216, radius 1, dilation 3, k 5", Setting(radius=1), 3)]
+    nine = case_of(Setting(radius=1), dilation=3)
+    return [case_of(setting), replace(nine, kind="nine candidates", size="T 5, 120x216, radius 1, dilation 3, k 5")]
 
 
 if __name__ == "__main__":

@@ -61,23 +61,23 @@ def step(topk: Callable, weigh: Callable, loss: Callable) -> Callable[..., Tenso
     return run
 
 
-def losses(name: str, setting: Setting, make: Callable[[], dict[str, Any]]) -> list[Case]:
+def losses(setting: Setting, make: Callable[[], dict[str, Any]], size: str = "") -> list[Case]:
     """The loss, and matching with it, of what `make` returns."""
     loss = Case(
-        name=name,
         make=lambda: matched(**make()),
         ours=mfvis_ext.tk_loss,
         reference=reference,
         bytes_moved=lambda made: made["mask_logits"].nbytes + made["offset"].nbytes + made["weight"].nbytes,
         operations=lambda made: 0.15 * len(made["boxes"]) * float((made["weight"] != 0).sum()) * 55,
         setting=setting,
+        size=size,
     )
     return variants(loss, passes=2)
 
 
-def steps(name: str, setting: Setting, make: Callable[[], dict[str, Any]]) -> Case:
+def steps(what: str, setting: Setting, make: Callable[[], dict[str, Any]]) -> Case:
     return Case(
-        name=name,
+        kind=f"matching + loss forward + backward, {what}",
         make=make,
         ours=step(mfvis_ext.temporal_topk, mfvis_ext.match_weight, mfvis_ext.tk_loss),
         reference=step(reference_topk, reference_weight, reference),
@@ -89,14 +89,12 @@ def steps(name: str, setting: Setting, make: Callable[[], dict[str, Any]]) -> Ca
 
 
 def cases_of(setting: Setting) -> list[Case]:
-    cases = losses(str(setting), setting, lambda: inputs(setting, 1))
+    cases = losses(setting, lambda: inputs(setting, 1))
     if setting == Setting():
         for layers in (1, LAYERS):
-            name = f"matching + loss forward + backward, {layers} decoder layers, {setting}"
-            cases.append(steps(name, setting, lambda layers=layers: inputs(setting, layers)))
+            cases.append(steps(f"{layers} decoder layers", setting, lambda layers=layers: inputs(setting, layers)))
     if setting == GOAL:
-        name = f"matching + loss forward + backward, B 2, {LAYERS} decoder layers, {setting}"
-        cases.append(steps(name, setting, lambda: inputs(setting, LAYERS, clips=2)))
+        cases.append(steps(f"B 2, {LAYERS} decoder layers", setting, lambda: inputs(setting, LAYERS, clips=2)))
     return cases
 
 
@@ -118,8 +116,8 @@ def replay(content: dict[str, Any]) -> list[Case]:
             "k": setting.k,
         }
 
-    name = f"B {videos}, {LAYERS} decoder layers, {setting}"
-    cases = [*losses(name, setting, make), steps(f"matching + loss forward + backward, {name}", setting, make)]
+    many = f"B {videos}, {LAYERS} decoder layers"
+    cases = [*losses(setting, make, f"{many}, {setting}"), steps(many, setting, make)]
     return [replace(case, quick=True) for case in cases]
 
 

@@ -4,9 +4,9 @@ Builds the CUDA kernels for the GPU at hand; runs the operators' tests on it, wh
 memory accesses, races and uninitialised memory with compute-sanitizer; trains a small model from boxes; and measures.
 The order is that of importance: correct before fast. `--only` runs a part, also those that take longer (see --help).
 
-The results folder, `benchmarks/results/<GPU>`, is written step by step, so that a check that is killed leaves what it
-knows: `gpu-check.md`, what ran, how long it took and what failed; `log.txt`, what the steps printed; `kernel_times.md`;
-`benchmarks.md`, the tables, and `benchmarks.tar.gz`, the same with the numbers and plots.
+The results folder, `benchmarks/results/<GPU>`, and `<GPU>-<steps>` for a part, is written step by step, so that one
+that is killed leaves what it knows: `gpu-check.md`, what ran, how long it took and what failed; `log.txt`, what the
+steps printed; `kernel_times.md`; `benchmarks.md`, the tables, and `benchmarks.tar.gz`, these with numbers and plots.
 
 It needs no network. Packages that the machine's Python lacks can travel as wheels. Elsewhere, say for Python 3.12:
 
@@ -216,6 +216,11 @@ def missing() -> list[str]:
     return packages + [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
 
 
+def folder_name(gpu: str, only: Sequence[str]) -> str:
+    """Of the results: those of a few steps do not replace the whole check's."""
+    return re.sub(r"\W+", "-", "-".join([gpu.lower(), *only]))
+
+
 def write(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}")
     unfinished.write_text(text)
@@ -236,7 +241,8 @@ def collect_measurements(out: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="results folder (default: benchmarks/results/<GPU>)")
+    where = "benchmarks/results/<GPU>, of a part <GPU>-<steps>"
+    parser.add_argument("--out", type=Path, help=f"results folder (default: {where})")
     every = [step.name for step in steps(Path())]
     others = ", ".join(step.name for step in steps(Path()) if not step.by_default)
     parser.add_argument("--only", nargs="+", choices=every, metavar="STEP", help=f"of {', '.join(every)}; these alone")
@@ -260,7 +266,7 @@ def main() -> int:
         print(f"{told} that do without by --only", file=sys.stderr)
         return 1
     gpu = torch.cuda.get_device_name()
-    out = (options.out or ROOT / "benchmarks" / "results" / re.sub(r"\W+", "-", gpu.lower())).resolve()
+    out = (options.out or ROOT / "benchmarks" / "results" / folder_name(gpu, options.only or [])).resolve()
     out.mkdir(parents=True, exist_ok=True)
     (out / "log.txt").write_text("")
     commit = ""  # A copy of a checkout may have lost its history, and its machine may have no git.

@@ -38,7 +38,6 @@ def close(ours: Any, reference: Any, rtol: float = 1e-4, atol: float = 1e-5) -> 
 class Case:
     """One comparison: two functions of the same arguments."""
 
-    name: str
     make: Callable[[], dict[str, Any]]
     """The arguments on the CPU; deterministic, because the processes that measure memory make their own."""
     ours: Callable[..., Any]
@@ -54,8 +53,16 @@ class Case:
     reference_bytes: float = 0
     """What the reference needs at least; where half the memory is less, there is no baseline."""
     setting: Setting = field(default_factory=Setting)
+    kind: str = ""
+    """What is measured, where a benchmark has several; one line in a plot."""
+    size: str = ""
+    """How large it is, in the words of the operator; default: the setting."""
     quick: bool = True
     """Small enough for --quick."""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(filter(None, (self.kind, self.size or str(self.setting))))
 
 
 class KnownPairs(list):
@@ -93,10 +100,10 @@ def arguments_on(device: str, case: Case) -> dict[str, Any]:
 def variants(case: Case, passes: int) -> list[Case]:
     """A loss without and with its gradient, which takes `passes` times the bytes and operations of the loss alone."""
     return [
-        replace(case, name=f"forward, {case.name}"),
+        replace(case, kind="forward"),
         replace(
             case,
-            name=f"forward + backward, {case.name}",
+            kind="forward + backward",
             bytes_moved=lambda made: passes * case.bytes_moved(made),
             operations=lambda made: passes * case.operations(made),
             differentiate=True,
@@ -179,6 +186,7 @@ def measure(
     gb_per_s, gflop_per_s = case.bytes_moved(arguments) / best / 1e9, case.operations(arguments) / best / 1e9
     return Row(
         case=case.name,
+        kind=case.kind,
         setting=case.setting,
         ours=timings["ours"],
         eager=timings.get("eager"),

@@ -33,8 +33,9 @@ LARGE = Setting(height=360, width=640)
 ALL_LAYERS = Setting(instances=200)
 
 
-def cases() -> list[Case]:
-    found = {
+def cases() -> dict[str, list[Case]]:
+    """By operator."""
+    return {
         "tk_loss": bench_tk_loss.cases_of(bench_tk_loss.GOAL),
         "temporal_topk": [*bench_temporal_topk.cases_of(Setting())[:1], *bench_temporal_topk.cases_of(LARGE)],
         "box_projection_loss": [
@@ -46,7 +47,6 @@ def cases() -> list[Case]:
         "patch_distance": bench_patch_distance.cases_of(Setting()),
         "ms_deform_attn": bench_ms_deform_attn.cases_of(Setting())[:2],
     }
-    return [replace(case, name=f"{op}: {case.name}") for op, of_op in found.items() for case in of_op]
 
 
 def kernels_of(run: Callable[[], Any], scratch: torch.Tensor) -> dict[str, list[float]]:
@@ -99,9 +99,9 @@ def main() -> None:
     scratch = torch.zeros(64 << 20, device="cuda")
     lines = ["# How long the CUDA kernels take", ""]
     lines += [f"* {name}: {value}" for name, value in (machine(torch.get_num_threads()) | gpu_state()).items()]
-    for case in cases():
+    for op, case in [(op, case) for op, of_op in cases().items() for case in of_op]:
         run = side(case, "ours", arguments_on("cuda", case))
-        lines += ["", f"## {case.name}", ""]
+        lines += ["", f"## {op}: {case.name}", ""]
         try:
             lines += [f"As a CUDA graph {graph_time(run, scratch):.1f} µs.", ""]
         except RuntimeError as error:

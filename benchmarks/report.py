@@ -34,6 +34,7 @@ class Timing:
 @dataclass(frozen=True)
 class Row:
     case: str
+    kind: str
     setting: Setting
     ours: Timing
     eager: Timing | None
@@ -152,8 +153,8 @@ def plot_along(axis: str, settings: Sequence[Setting], rows: Sequence[Row]) -> s
     """SVG: of every kind of case on the axis, time on the left and peak memory on the right."""
     kinds: dict[str, list[Row]] = {}
     for row in rows:
-        if row.setting in settings and str(row.setting) in row.case:
-            kinds.setdefault(row.case.replace(str(row.setting), "").strip(", "), []).append(row)
+        if row.setting in settings:
+            kinds.setdefault(row.kind, []).append(row)
 
     def x(row: Row) -> float:
         return row.setting.height * row.setting.width if axis == "size" else getattr(row.setting, axis)

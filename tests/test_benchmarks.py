@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+AXES = {
+    path.stem: found[1]
+    for path in sorted(FOLDER.glob("bench_*.py"))
+    if (found := re.search(r"axes=\((.*?)\)", path.read_text()))
+}
 
 
 @pytest.fixture
@@ -62,7 +70,7 @@ def test_results_are_written_only_where_one_says(main, capsys, tmp_path: Path, m
     from inputs import Setting
     from report import Row, Timing
 
-    row = Row("a case", Setting(), Timing(1, 2, 1, 3, 4), Timing(10, 20, 10, 30, 40), None, 5, 0.5, 6, 0.6, {})
+    row = Row("a case", "", Setting(), Timing(1, 2, 1, 3, 4), Timing(10, 20, 10, 30, 40), None, 5, 0.5, 6, 0.6, {})
     monkeypatch.setattr(harness, "measure", lambda *_: row)
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (FOLDER / "results").rglob("*")}
@@ -80,6 +88,25 @@ def test_results_are_written_only_where_one_says(main, capsys, tmp_path: Path, m
     assert written["bench_tk_loss.csv"].splitlines()[1].startswith("a case,")
 
 
+@pytest.mark.parametrize("stem", AXES)
+def test_every_axis_of_a_benchmark_has_its_plot(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    benchmark = importlib.import_module(stem)
+    from inputs import GRID
+    from report import Row, Timing, plot_along
+
+    axes = re.findall(r"\w+", AXES[stem])
+    cases = [case for setting in {s for axis in axes for s in GRID[axis]} for case in benchmark.cases_of(setting)]
+    assert len({case.name for case in cases}) == len(cases)
+    time = Timing(1, 2, 1, 3, 4)
+    rows = [Row(case.name, case.kind, case.setting, time, time, None, 5, 0.5, 6, 0.6, {}) for case in cases]
+    for axis in axes:
+        drawn = ElementTree.fromstring(plot_along(axis, GRID[axis], rows)).iter("{http://www.w3.org/2000/svg}polyline")
+        points = [line.attrib["points"].split() for line in drawn]
+        assert len(points) >= 4  # ours and the reference, time and memory
+        assert all(len(line) == len(GRID[axis]) for line in points)
+
+
 def test_the_gpu_check_fits_its_eight_minutes_and_keeps_its_measurements(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -93,3 +120,6 @@ def test_the_gpu_check_fits_its_eight_minutes_and_keeps_its_measurements(
     for command in scripts:
         assert Path(command[1]).is_file()
         assert command[command.index("--out") + 1] == str(gpu_check.MEASURED)
+
+    assert gpu_check.folder_name("NVIDIA H200", []) == "nvidia-h200"
+    assert gpu_check.folder_name("NVIDIA H200", ["compiled", "rest"]) == "nvidia-h200-compiled-rest"

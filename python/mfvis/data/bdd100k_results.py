@@ -10,15 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from mfvis.data.bdd100k import CATEGORIES, class_of
-from mfvis.data.bitmask import LARGEST_ID, write_bitmask
+from mfvis.data.bitmask import LARGEST_ID, MOST_PER_FRAME, write_bitmask
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
 from mfvis.errors import DataError, Problem
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.writing import complete
-
-MOST_PER_FRAME = 100
-"""The evaluation program fails on a frame with more predicted ids."""
 
 
 def write_bdd100k_results(

@@ -19,6 +19,8 @@ from mfvis.writing import complete
 CLASSES = 8
 TRUNCATED, OCCLUDED, CROWD, IGNORED = 8, 4, 2, 1
 LARGEST_ID = 0xFFFF
+MOST_PER_FRAME = 100
+"""Predicted ids; the field's toolkit fails beyond."""
 MOST_PIXELS = 2**25
 """Beyond 8K a header is damaged, and would have Pillow ask for gigabytes."""
 

@@ -10,12 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mfvis.data.bitmask import CROWD, IGNORED, read_bitmask
+from mfvis.data.bitmask import CROWD, IGNORED, MOST_PER_FRAME, read_bitmask
 from mfvis.errors import DataError, Problem
 from mfvis.eval.mots_frame import MotsFrame
-
-MOST_PER_FRAME = 100
-"""Predicted ids of a bitmask; the toolkit fails beyond."""
 
 
 def read_bitmask_tracks(results: Path, data: Path) -> list[list[MotsFrame]]:
