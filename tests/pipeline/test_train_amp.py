@@ -89,20 +89,33 @@ def test_a_loss_that_is_not_finite_is_found_again_by_replay(
     assert torch.isfinite(replay.run(replay.ReplayConfig(kept)).total)
 
 
-@pytest.mark.parametrize(("amp", "bound"), [("bf16", 0.3), ("fp16", 0.05)])
-def test_gradients_are_those_of_float32(amp: str, bound: float, demo_data: tuple[Path, Path], tmp_path: Path) -> None:
-    """Of every parameter: autocast must not lose those of layers that are also used without a gradient."""
-    config = configure(demo_data[0], tmp_path)
+def gradients_of_a_step(data: Path, out: Path, amp: str) -> dict[str, torch.Tensor]:
+    config = configure(data, out)
     clips = clip_datasets(config)[0]
+    torch.manual_seed(0)
+    model = VideoMask2Former(config.model, len(clips.dataset.categories)).train()
     batch = collate([clips[Draw(0, seed=0, epoch=0, position=0)]])
-    criterion = Criterion(config.loss, len(clips.dataset.categories))
-    gradients = []
-    for precision in ("no", amp):
-        torch.manual_seed(0)
-        model = VideoMask2Former(config.model, len(clips.dataset.categories)).train()
-        forward(model, criterion, batch, 10, False, precision).total.backward()
-        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
-    largest = max(float(exact.norm()) for exact in gradients[0].values())
-    for name, exact in gradients[0].items():
-        # Some are zero but for rounding, as those of biases that a softmax or a norm takes out again.
-        assert (gradients[1][name] - exact).norm() < bound * max(float(exact.norm()), 0.01 * largest), name
+    forward(model, Criterion(config.loss, len(clips.dataset.categories)), batch, 10, False, amp).total.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_autocast_loses_no_gradient(amp: str, demo_data: tuple[Path, Path], tmp_path: Path) -> None:
+    """It keeps the weights that it casts; those first cast for something without a gradient must be trained as well."""
+    kept = gradients_of_a_step(demo_data[0], tmp_path, amp)
+    torch.set_autocast_cache_enabled(False)
+    try:
+        cast_anew = gradients_of_a_step(demo_data[0], tmp_path, amp)
+    finally:
+        torch.set_autocast_cache_enabled(True)
+    assert all(torch.equal(kept[name], gradient) for name, gradient in cast_anew.items())
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_gradient_is_that_of_float32(amp: str, demo_data: tuple[Path, Path], tmp_path: Path) -> None:
+    """As a whole. A single parameter's is no measure: what a query attends to is a matter of signs, so in float32, too,
+    weights moved by 1e-4 of their size turn some parameters' gradients by half, and the whole by little."""
+    of = {name: gradients_of_a_step(demo_data[0], tmp_path, name) for name in ("no", amp)}
+    exact, mixed = (torch.cat([gradient.flatten() for gradient in of[name].values()]) for name in ("no", amp))
+    assert torch.cosine_similarity(exact, mixed, dim=0) > 0.95
+    assert 0.9 < mixed.norm() / exact.norm() < 1.1
