@@ -1,8 +1,8 @@
 """`python benchmarks/kernel_resources.py [--out FILE]`: registers, stack and spills of every CUDA kernel, on no GPU.
 
 Compiles csrc/ops/cuda/*.cu with nvcc for every architecture that a wheel has, warnings as errors, reads what ptxas says
-of each kernel, and writes the table. A spill to local memory is an error: such a kernel waits for memory where it
-should compute, and nothing else would show it on a machine without a GPU.
+of each kernel, and writes the table. Spills and a stack, which both lie in local memory, are errors: such a kernel
+waits for memory where it should compute, and nothing else would show it on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one kernel on one architecture: registers a thread, bytes of stack a thread, bytes spilled to memory."""
+    """Of one kernel on one architecture: registers, and bytes of local memory (stack and spills), of a thread."""
 
     registers: int
-    stack: int
-    spilled: int
+    local: int
 
 
 def compile_for(source: Path, architecture: str, directory: Path) -> dict[str, Resources]:
@@ -44,7 +43,7 @@ def compile_for(source: Path, architecture: str, directory: Path) -> dict[str, R
         r".*?Used (\d+) registers"
     )
     return {
-        name: Resources(int(registers), int(stack), int(stores) + int(loads))
+        name: Resources(int(registers), int(stack) + int(stores) + int(loads))
         for name, stack, stores, loads, registers in re.findall(pattern, done.stderr, re.DOTALL)
     }
 
@@ -62,12 +61,12 @@ def readable(name: str) -> str:
 
 
 def table(found: dict[tuple[str, str], dict[str, Resources]]) -> list[str]:
-    """One row a kernel: registers on each architecture, and what was spilled."""
-    lines = [f"| op | kernel | {' | '.join('sm_' + a for a in ARCHITECTURES)} | spilled |", "|---|---|" + "--:|" * 8]
+    """One row a kernel: registers on each architecture, and the bytes of its stack and spills where it has most."""
+    lines = [f"| op | kernel | {' | '.join('sm_' + a for a in ARCHITECTURES)} | local memory |", "|---|---|" + "--:|" * 8]
     for (op, kernel), by_architecture in sorted(found.items()):
         registers = " | ".join(str(by_architecture[a].registers) for a in ARCHITECTURES)
-        spilled = max(resources.spilled for resources in by_architecture.values())
-        lines.append(f"| {op} | `{kernel}` | {registers} | {f'**{spilled} B**' if spilled else 0} |")
+        local = max(resources.local for resources in by_architecture.values())
+        lines.append(f"| {op} | `{kernel}` | {registers} | {f'**{local} B**' if local else 0} |")
     return lines
 
 
@@ -102,10 +101,10 @@ def main() -> int:
         unfinished = arguments.out.with_suffix(".unfinished")
         unfinished.write_text("\n".join(lines) + "\n")
         unfinished.replace(arguments.out)
-    spilling = sorted({name for (_, name), kernels in found.items() if any(r.spilled for r in kernels.values())})
-    if spilling:
-        print(f"these kernels spill registers to memory: {', '.join(spilling)}", file=sys.stderr)
-    return 1 if spilling else 0
+    in_memory = sorted({name for (_, name), kernels in found.items() if any(r.local for r in kernels.values())})
+    if in_memory:
+        print(f"these kernels keep numbers in local memory: {', '.join(in_memory)}", file=sys.stderr)
+    return 1 if in_memory else 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ void check_match_geometry(const Check& check, const Tensor& anchor, const char* 
   check.sizes("pairs", pairs, {-1, 2}, "[P, 2]");
   check.dtype("pairs", pairs, {ScalarType::Long});
   check.same_device("pairs", pairs, anchor_name, anchor);
+  check.that(frames > 0 || pairs.size(0) == 0, "pairs", "has " + std::to_string(pairs.size(0)) + " pairs",
+             "none where the clip has no frame");
   check_values(check, "pairs", pairs, frames, "frames of the clip");
   if (shift) {
     check.sizes("shift", *shift, {videos, pairs.size(0), 2}, "[B, P, 2]");

@@ -21,6 +21,10 @@ MALFORMED = {
         {"mask_logits": torch.zeros(2, 1, 9, 21)},
         r"boxes has shape \[3, 2, 4\]; .* = \[2, 1, 4\]",
     ),
+    "no frames": (
+        {"mask_logits": torch.zeros(3, 0, 9, 21), "boxes": torch.zeros(3, 0, 4)},
+        "pairs has 2 pairs; expected none where the clip has no frame",
+    ),
     "int64 offset": ({"offset": torch.zeros(2, 2, 3, 9, 21).long()}, "offset is int64; expected int16"),
     "fewer weights": ({"weight": torch.zeros(2, 2, 1, 9, 21)}, r"weight has shape \[2, 2, 1, 9, 21\]"),
     "float64 weights": ({"weight": torch.zeros(2, 2, 3, 9, 21).double()}, "weight is float64; expected float32"),

@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(threads) convert(RgbToLab args) {
     float* const to = args.lab + image * 3 * out_plane + y * out_width;
     for (int64_t x = blockIdx.y * threads + threadIdx.x; x < out_width; x += gridDim.y * threads) {
       float colour[3];
+#pragma unroll
       for (int c = 0; c < 3; ++c) {
         colour[c] = block_mean(from + c * in_plane + x * args.downsample, args.width, args.downsample);
       }

@@ -11,6 +11,8 @@
 //
 // The floor: 11 operations per pixel, pair and candidate (6 for the squares, 4 for sliding sums, one comparison), for 5
 // pairs of 120x216 at radius 5 0.17 GFLOP; and the insertions. Frames in, distances and offsets out, nothing beside.
+#include <cfloat>
+
 #include "../temporal_topk.h"
 #include "window.cuh"
 
@@ -98,14 +100,14 @@ __global__ void __launch_bounds__(threads_of_window, K < 7 ? 3 : 2)
     const int first_y = tile_y + row, x = tile_x - 1 + lane;
     const bool has_pixels = lane > 0 && lane < 31 && x < args.width;
 
-    // A pixel that nobody asks for wants nothing: no distance is below 0.
+    // A pixel that nobody asks for wants nothing, and none wants what is infinitely far: no insertion for either.
     Key best[rows_of_lane][K], waiting[rows_of_lane];
 #pragma unroll
     for (int r = 0; r < rows_of_lane; ++r) {
       const bool wanted = has_pixels && first_y + r < args.height;
       waiting[r] = none;
 #pragma unroll
-      for (int j = 0; j < K; ++j) best[r][j] = key_of(wanted ? INFINITY : 0.0f, wanted ? ~0u : 0u);
+      for (int j = 0; j < K; ++j) best[r][j] = key_of(wanted ? FLT_MAX : -INFINITY, none.index);
     }
     for_each_candidate<STACK>(window, [&](int r, int index, float squared) {
       const bool near = squared <= squared_of(best[r][K - 1]);
@@ -123,9 +125,9 @@ __global__ void __launch_bounds__(threads_of_window, K < 7 ? 3 : 2)
       const int64_t at = item * K * area + static_cast<int64_t>(first_y + r) * args.width + x;
 #pragma unroll
       for (int j = 0; j < K; ++j) {
-        const float squared = squared_of(best[r][j]);
-        args.distance[at + j * area] = sqrtf(squared);
-        args.offset[at + j * area] = squared < INFINITY ? static_cast<int16_t>(best[r][j].index) : int16_t{-1};
+        const bool found = best[r][j].index != none.index;
+        args.distance[at + j * area] = found ? sqrtf(squared_of(best[r][j])) : INFINITY;
+        args.offset[at + j * area] = found ? static_cast<int16_t>(best[r][j].index) : int16_t{-1};
       }
     }
   }
