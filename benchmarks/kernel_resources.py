@@ -62,7 +62,8 @@ def readable(name: str) -> str:
 
 def table(found: dict[tuple[str, str], dict[str, Resources]]) -> list[str]:
     """One row a kernel: registers on each architecture, and the bytes of its stack and spills where it has most."""
-    lines = [f"| op | kernel | {' | '.join('sm_' + a for a in ARCHITECTURES)} | local memory |", "|---|---|" + "--:|" * 8]
+    architectures = " | ".join("sm_" + a for a in ARCHITECTURES)
+    lines = [f"| op | kernel | {architectures} | local memory |", "|---|---|" + "--:|" * 8]
     for (op, kernel), by_architecture in sorted(found.items()):
         registers = " | ".join(str(by_architecture[a].registers) for a in ARCHITECTURES)
         local = max(resources.local for resources in by_architecture.values())
@@ -89,7 +90,7 @@ def main() -> int:
             return 1
     release = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
     lines = [
-        "# Registers and spills of the CUDA kernels",
+        "# Registers and local memory of the CUDA kernels",
         "",
         f"`python benchmarks/kernel_resources.py`, nvcc {re.search(r'V([0-9.]+)', release)[1]}, "
         f"{len(SOURCES)} files, {len(found)} kernels, {len(ARCHITECTURES)} architectures. Registers per thread.",

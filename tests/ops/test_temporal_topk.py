@@ -29,7 +29,7 @@ class TestTemporalTopk(Ladder):
         "pairs of three": ({"pairs": torch.zeros(2, 3).long()}, r"pairs has shape \[2, 3\]; expected \[P, 2\]"),
         "int32 pairs": ({"pairs": torch.zeros(2, 2).int()}, "pairs is int32; expected int64"),
         "no such frame": ({"pairs": torch.tensor([[0, 3], [1, 0]])}, "pairs contains 3; expected frames .* 0 to 2"),
-        "no frames": ({"frames": torch.zeros(2, 0, 3, 9, 37)}, "pairs has 2 pairs; expected none where the clip has no"),
+        "no frames": ({"frames": torch.zeros(2, 0, 3, 9, 37)}, "pairs has 2 pairs; expected none where"),
         "negative frame": ({"pairs": torch.tensor([[-1, 0], [1, 0]])}, "pairs contains -1"),
         "even patch": ({"patch_size": 4}, "patch_size is 4; expected an odd number"),
         "negative radius": ({"radius": -1}, "radius is -1; expected 0 to 90"),

@@ -21,7 +21,7 @@ MALFORMED = {
         {"mask_logits": torch.zeros(2, 1, 9, 21)},
         r"boxes has shape \[3, 2, 4\]; .* = \[2, 1, 4\]",
     ),
-    "no frames": (
+    "a clip of no frames": (
         {"mask_logits": torch.zeros(3, 0, 9, 21), "boxes": torch.zeros(3, 0, 4)},
         "pairs has 2 pairs; expected none where the clip has no frame",
     ),
