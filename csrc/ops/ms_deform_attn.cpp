@@ -126,7 +126,7 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(const Tensor& grad_ou
   std::optional<Tensor> in_fixed, largest, in_float;
   if (runs_cuda_kernels(value) && deterministic) {
     in_fixed = make_zeros(value, value.sizes(), ScalarType::Long);
-    largest = make_zeros(value, {2}, ScalarType::Long);
+    largest = make_zeros(value, {2, value.size(0)}, ScalarType::Long);
     sums.in_fixed = in_fixed->mutable_data_ptr<int64_t>();
     sums.largest = reinterpret_cast<uint64_t*>(largest->mutable_data_ptr<int64_t>());
   } else if (runs_cuda_kernels(value)) {

@@ -39,7 +39,7 @@ struct MsDeformAttn {
 struct DeformSums {
   void* sums;  // [B, S, heads, D], zeros; of the compute type, and grad_value itself where that has this type too;
   int64_t* in_fixed;  // or, to be repeatable, of integers, whose sum does not depend on the order. One of both is null.
-  uint64_t* largest;  // [2], zeros: bits of the largest |grad_output| and |weights|; only with in_fixed
+  uint64_t* largest;  // [2, batch], zeros: bits of the largest |grad_output|, then |weights|; only with in_fixed
 };
 
 // output: [B, Q, heads, D] of dtype.

@@ -87,6 +87,15 @@ class TestMsDeformAttn(Ladder):
             (expected,) = torch.autograd.grad(ms_deform_attn(**arguments).sum(), arguments["value"])
             torch.testing.assert_close(ours / scale, expected, **TOLERANCE[FLOAT])
 
+    @pytest.mark.parametrize("other", [1e15, math.nan])
+    def test_reference_of_a_batch_item_beside_a_larger_one(self, other):
+        arguments = self.make(B=2)
+        outputs = ms_deform_attn(**arguments)
+        (expected,) = torch.autograd.grad(outputs.sum(), arguments["value"], retain_graph=True)
+        scale = torch.tensor([other, 1], device=outputs.device)[:, None, None].expand_as(outputs)
+        (ours,) = torch.autograd.grad(outputs, arguments["value"], scale)
+        torch.testing.assert_close(ours[1], expected[1], **TOLERANCE[FLOAT])
+
 
 def one_level(height: int, width: int, *locations: tuple[float, float], channels: int = 1) -> dict[str, torch.Tensor]:
     """One head, one query for each (x, y) in pixels from the centre of the first; the value is 1, 2, 3, ..."""

@@ -8,8 +8,9 @@
 // weight by shuffles. The gradient of the value meets in global memory, where any query may write:
 //
 //   by default        floating-point atomics, 16 bytes at once where the GPU can (9.0 and later)
-//   deterministic     largest |grad_output|, |weight|  ──►  a power of two by which any sum of products fits 62 bits
-//                     atomics of 64-bit integers: their order does not matter  ──►  converted at the end
+//   deterministic     largest |grad_output|, |weight|  ──►  a power of two by which any sum of products fits 62 bits,
+//                     of each batch item                    so that a small gradient keeps its digits beside a large
+//                     one atomics of 64-bit integers: their order does not matter  ──►  converted at the end
 //
 // Integers rather than a sort or a gather: where the samples lie is data, so lists of them would need the host or
 // memory for the worst case, while a sum of integers costs twice the bytes, and with 40 bits and more below the largest
@@ -145,37 +146,41 @@ __device__ __forceinline__ uint64_t bits_of_magnitude(double x) { return bits_as
 __device__ __forceinline__ void from_bits(uint64_t bits, float* x) { *x = bits_as<float>(static_cast<uint32_t>(bits)); }
 __device__ __forceinline__ void from_bits(uint64_t bits, double* x) { *x = bits_as<double>(bits); }
 
-// The largest magnitude among `count` numbers, as bits, whose order is that of the magnitudes; NaN is above all.
+// The largest magnitude among the `count` numbers of each batch item, as bits, whose order is that of the magnitudes;
+// NaN is above all.
 template <typename T>
-__global__ void __launch_bounds__(threads) find_largest(const T* numbers, int64_t count, uint64_t* largest) {
-  uint64_t most = 0;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count;
-       i += static_cast<int64_t>(gridDim.x) * threads) {
-    const uint64_t bits = bits_of_magnitude(load(numbers[i]));
-    most = bits > most ? bits : most;
+__global__ void __launch_bounds__(threads)
+    find_largest(const T* numbers, int64_t count, int64_t batch, uint64_t* largest) {
+  for (int64_t b = blockIdx.y; b < batch; b += gridDim.y) {
+    uint64_t most = 0;
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count;
+         i += static_cast<int64_t>(gridDim.x) * threads) {
+      const uint64_t bits = bits_of_magnitude(load(numbers[b * count + i]));
+      most = bits > most ? bits : most;
+    }
+    for (int step = 16; step > 0; step /= 2) {
+      const uint64_t other = __shfl_xor_sync(whole_warp, static_cast<unsigned long long>(most), step);
+      most = other > most ? other : most;
+    }
+    if (threadIdx.x % 32 == 0) atomicMax(reinterpret_cast<unsigned long long*>(largest + b), most);
   }
-  for (int step = 16; step > 0; step /= 2) {
-    const uint64_t other = __shfl_xor_sync(whole_warp, static_cast<unsigned long long>(most), step);
-    most = other > most ? other : most;
-  }
-  if (threadIdx.x % 32 == 0) atomicMax(reinterpret_cast<unsigned long long*>(largest), most);
 }
 
-// No product of the gradient and a weight is larger; not finite where one of them, or the product, is not.
+// No product of the batch item's gradient and a weight is larger; not finite where one of them, or the product, is not.
 template <typename C>
-__device__ __forceinline__ C largest_product(const uint64_t* largest) {
+__device__ __forceinline__ C largest_product(const MsDeformAttn& args, const uint64_t* largest, int64_t item) {
   C grad, weight;
-  from_bits(largest[0], &grad);
-  from_bits(largest[1], &weight);
+  from_bits(largest[item], &grad);
+  from_bits(largest[args.batch + item], &weight);
   return grad * weight;
 }
 
 // The exponent of the power of two by which products become integers, such that a sum over all samples of a head stays
 // below 2^62.
 template <typename C>
-__device__ __forceinline__ int exponent_of_fixed(const MsDeformAttn& args, const uint64_t* largest) {
+__device__ __forceinline__ int exponent_of_fixed(const MsDeformAttn& args, const uint64_t* largest, int64_t item) {
   const double samples = static_cast<double>(args.queries) * static_cast<double>(args.levels * args.points);
-  const double bound = static_cast<double>(largest_product<C>(largest)) * samples;
+  const double bound = static_cast<double>(largest_product<C>(args, largest, item)) * samples;
   constexpr int most = sizeof(C) == sizeof(float) ? 126 : 1000;  // the power itself must be a number of type C
   if (!(bound > 0)) return most;
   const int exponent = 61 - ilogb(bound);
@@ -222,14 +227,14 @@ __global__ void __launch_bounds__(threads, 2)
   const int lane = threadIdx.x % lanes, per_block = threads / lanes;
   const int32_t vectors = static_cast<int32_t>(args.channels / V), heads = static_cast<int32_t>(args.heads);
   const int32_t levels = static_cast<int32_t>(args.levels), points = static_cast<int32_t>(args.points);
-  const C scale = fixed ? static_cast<C>(ldexp(1.0, exponent_of_fixed<C>(args, sums.largest))) : C(1);
   const int64_t count = args.batch * args.queries * heads, step = static_cast<int64_t>(gridDim.x) * per_block;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * per_block; first < count; first += step) {
     const int64_t wanted = first + threadIdx.x / lanes;
     const bool exists = wanted < count;
     const int64_t item = exists ? wanted : count - 1, query = item / heads;
     const int32_t head = static_cast<int32_t>(item - query * heads);
-    const int64_t value = (query / args.queries * args.pixels * heads + head) * vectors;
+    const int64_t batch_item = query / args.queries, value = (batch_item * args.pixels * heads + head) * vectors;
+    const C scale = fixed ? static_cast<C>(ldexp(1.0, exponent_of_fixed<C>(args, sums.largest, batch_item))) : C(1);
     int64_t sample = item * levels * points;
     for (int l = 0; l < levels; ++l) {
       const Level level = level_of(args, l);
@@ -281,15 +286,19 @@ __global__ void __launch_bounds__(threads, 2)
 template <typename T>
 __global__ void __launch_bounds__(threads) convert_sums(MsDeformAttn args, DeformSums sums, T* grad_value) {
   using C = Compute<T>;
-  const int64_t count = args.batch * args.pixels * args.heads * args.channels;
+  const int64_t count = args.pixels * args.heads * args.channels;
   const bool fixed = sums.in_fixed != nullptr;
-  const double unit = fixed ? ldexp(1.0, -exponent_of_fixed<C>(args, sums.largest)) : 1;
-  const C most = fixed ? largest_product<C>(sums.largest) : C(0);
-  const bool finite = most - most == 0;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count;
-       i += static_cast<int64_t>(gridDim.x) * threads) {
-    const C sum = fixed ? static_cast<C>(static_cast<double>(sums.in_fixed[i]) * unit) : static_cast<C*>(sums.sums)[i];
-    store(finite ? sum : static_cast<C>(NAN), grad_value + i);
+  for (int64_t b = blockIdx.y; b < args.batch; b += gridDim.y) {
+    const double unit = fixed ? ldexp(1.0, -exponent_of_fixed<C>(args, sums.largest, b)) : 1;
+    const C most = fixed ? largest_product<C>(args, sums.largest, b) : C(0);
+    const bool finite = most - most == 0;
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count;
+         i += static_cast<int64_t>(gridDim.x) * threads) {
+      const int64_t at = b * count + i;
+      const C sum =
+          fixed ? static_cast<C>(static_cast<double>(sums.in_fixed[at]) * unit) : static_cast<C*>(sums.sums)[at];
+      store(finite ? sum : static_cast<C>(NAN), grad_value + at);
+    }
   }
 }
 
@@ -322,20 +331,22 @@ void ms_deform_attn(const MsDeformAttn& args, void* output) {
 void ms_deform_attn_backward(const MsDeformAttn& args, const DeformSums& sums, const void* grad_output,
                              void* grad_value, void* grad_locations, void* grad_weights) {
   const char* const op = "ms_deform_attn";
-  constexpr int64_t largest_blocks = 4096;
+  constexpr int64_t largest_blocks = 4096, most_blocks_y = 65535;
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
-    const auto blocks_over = [](int64_t items) {
-      return grid_for(items < largest_blocks * threads ? items : largest_blocks * threads, threads);
+    const auto blocks_over = [&](int64_t of_item) {
+      dim3 grid = grid_for(of_item < largest_blocks * threads ? of_item : largest_blocks * threads, threads);
+      grid.y = static_cast<unsigned>(args.batch < most_blocks_y ? args.batch : most_blocks_y);
+      return grid;
     };
     if (sums.in_fixed != nullptr) {
-      const int64_t outputs = args.batch * args.queries * args.heads * args.channels;
-      const int64_t weights = args.batch * args.queries * args.heads * args.levels * args.points;
+      const int64_t outputs = args.queries * args.heads * args.channels;
+      const int64_t weights = args.queries * args.heads * args.levels * args.points;
       launch(op, find_largest<T>, blocks_over(outputs), threads, 0, static_cast<const T*>(grad_output), outputs,
-             sums.largest);
+             args.batch, sums.largest);
       launch(op, find_largest<C>, blocks_over(weights), threads, 0, static_cast<const C*>(args.weights), weights,
-             sums.largest + 1);
+             args.batch, sums.largest + args.batch);
     }
     with_width<T>(args, grad_output, [&](auto width) {
       constexpr int V = decltype(width)::value;
@@ -347,8 +358,8 @@ void ms_deform_attn_backward(const MsDeformAttn& args, const DeformSums& sums, c
              static_cast<C*>(grad_locations), static_cast<C*>(grad_weights), lanes);
     });
     if (sums.sums != grad_value) {
-      launch(op, convert_sums<T>, blocks_over(args.batch * args.pixels * args.heads * args.channels), threads, 0, args,
-             sums, static_cast<T*>(grad_value));
+      launch(op, convert_sums<T>, blocks_over(args.pixels * args.heads * args.channels), threads, 0, args, sums,
+             static_cast<T*>(grad_value));
     }
   });
 }
