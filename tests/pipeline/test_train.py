@@ -15,15 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 from mfvis.config import Config, accumulation, derived
+from mfvis.data.clips import Draw, collate
 from mfvis.errors import ConfigError, DataError, TrainingError
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, replay
-from mfvis.train.engine import train
+from mfvis.train.engine import clip_datasets, train
 from mfvis.train.optim import OptimConfig, learning_rate, make_optimizer
 from mfvis.train.step import box_prompts
 from mfvis.types import Batch, ClipOrigin
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 import mfvis_ext
 
@@ -92,6 +94,20 @@ def test_trains_on_the_cpu_beside_an_idle_gpu_and_says_why(
     train(replace(config, train=replace(config.train, device="auto", steps=1)))
     assert pinned == [False], "memory for the batches of a GPU"
     assert capsys.readouterr().err.count("computes on the CPU and not on the GPU") == 1
+
+
+def test_what_the_loader_pins_is_the_batch(demo_data: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch pins what has a method for it and leaves all else as it is, in silence."""
+    clips = clip_datasets(configure(demo_data[0], Path("run")))[0]
+    batch = collate([clips[Draw(0, seed=0, epoch=0, position=0)]])
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    (moved,) = pin_memory([batch])
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    assert len(tensors) >= 5 and list(map(id, pinned)) == list(map(id, tensors.values()))
+    for name, value in tensors.items():
+        assert getattr(moved, name) is not value and torch.equal(getattr(moved, name), value)
+    assert moved.masks_NTHW is None and moved.clips == batch.clips
 
 
 def test_load_model_gives_the_trained_model(uninterrupted: Path, demo_data: tuple[Path, Path]) -> None:
