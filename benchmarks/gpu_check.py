@@ -22,6 +22,7 @@ the training step among the `benchmarks`: `--only build operators fuzz sanitizer
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -54,7 +55,7 @@ SANITIZERS = {
 torch and its libraries make to find out what the driver can do count as errors where they are answered by no."""
 PACKAGES = (
     *("pybind11", "pytest", "hypothesis", "numpy", "scipy", "yaml", "PIL", "safetensors", "transformers"),
-    *("accelerate", "av", "pycocotools", "tyro"),
+    *("accelerate", "av", "pycocotools", "tyro", "docstring_parser", "typeguard", "setuptools"),
 )
 PROGRAMS = ("nvcc", "cmake", "ninja", "c++", "compute-sanitizer")
 PATH = os.pathsep.join(
@@ -86,12 +87,13 @@ class Step:
 def steps(out: Path) -> list[Step]:
     """In the order in which they run; those that run by default take at most 480 s together."""
     capability = ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""
-    tests = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5"]
+    tests = [PYTHON, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "--durations=5"]
     files = sorted((ROOT / "tests" / "ops").glob("test_*.py"))
     operators = [path.stem for path in sorted((ROOT / "mfvis_ext" / "ops").glob("[!_]*.py"))]
     on_cpu_alone = ("test_fuzz", "test_emulated", "test_cpu_levels")
     mfvis = [PYTHON, "-m", "mfvis"]
     train = [*mfvis, "train", "--preset", "test", "--data", str(DEMO / "train.json"), "--train.device", "auto"]
+    train += ["--train.steps", "40", "--train.checkpoint-every", "40"]
     scaled = ["--model.backbone.name", "resnet50", "--train.amp", "fp16"]  # what the presets train
 
     def benchmark(name: str, *options: str) -> list[str]:
@@ -136,8 +138,8 @@ def steps(out: Path) -> list[Step]:
             "train",
             40,
             [
-                [*train, "--out", str(RUN / "bf16"), "--train.steps", "40", "--train.amp", "bf16"],
-                [*train, "--out", str(RUN / "fp16"), "--train.steps", "40", *scaled],
+                [*train, "--out", str(RUN / "bf16"), "--train.amp", "bf16"],
+                [*train, "--out", str(RUN / "fp16"), *scaled],
             ],
             at_once=True,
         ),
@@ -213,6 +215,8 @@ def run(step: Step, allowed: float, log: Path) -> tuple[list[str], float]:
 def missing() -> list[str]:
     """Of the Python packages and programs that the steps need."""
     packages = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if "setuptools" not in packages and int(importlib.metadata.version("setuptools").split(".")[0]) < 77:
+        packages.append("setuptools>=77")
     return packages + [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
 
 

@@ -22,7 +22,8 @@ AXES = {
 
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch):
-    """Runs bench_tk_loss with flags."""
+    """Runs bench_tk_loss with flags; the number of threads that they set ends with the test."""
+    threads = torch.get_num_threads()
     monkeypatch.syspath_prepend(str(FOLDER))
     import bench_tk_loss
     import harness
@@ -31,7 +32,8 @@ def main(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(sys, "argv", ["bench_tk_loss.py", *map(str, flags)])
         harness.main(str(FOLDER / "bench_tk_loss.py"), bench_tk_loss.cases_of, replay=bench_tk_loss.replay)
 
-    return call
+    yield call
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -65,13 +67,38 @@ def test_no_gpu(tk_loss) -> None:
     assert "sees no GPU" in tk_loss("--device", "cuda")
 
 
-def test_results_are_written_only_where_one_says(main, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import harness
+def row_of(case: str):
     from inputs import Setting
     from report import Row, Timing
 
-    row = Row("a case", "", Setting(), Timing(1, 2, 1, 3, 4), Timing(10, 20, 10, 30, 40), None, 5, 0.5, 6, 0.6, {})
-    monkeypatch.setattr(harness, "measure", lambda *_: row)
+    return Row(case, "", Setting(), Timing(1, 2, 1, 3, 4), Timing(10, 20, 10, 30, 40), None, 5, 0.5, 6, 0.6, {})
+
+
+def test_a_case_that_differs_has_no_time_and_stops_no_other(main, tmp_path: Path, monkeypatch) -> None:
+    import harness
+
+    measured: list[str] = []
+
+    def measure(script, case, *_):
+        measured.append(case.name)
+        if len(measured) == 2:
+            # As a run that is killed here would leave it.
+            assert f"| {measured[0]} |" in (tmp_path / "bench_tk_loss.md").read_text()
+            raise AssertionError("off by 7")
+        return row_of(case.name)
+
+    monkeypatch.setattr(harness, "measure", measure)
+    with pytest.raises(SystemExit, match=r"differ.*\n.*: off by 7") as exit_status:
+        main("--threads", 1, "--out", tmp_path)
+    assert len(measured) > 2 and measured[1] in str(exit_status.value)
+    table = (tmp_path / "bench_tk_loss.md").read_text()
+    assert [f"| {name} |" in table for name in measured] == [name != measured[1] for name in measured]
+
+
+def test_results_are_written_only_where_one_says(main, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import harness
+
+    monkeypatch.setattr(harness, "measure", lambda *_: row_of("a case"))
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (FOLDER / "results").rglob("*")}
     main("--quick", "--threads", 1)
@@ -101,6 +128,9 @@ def test_every_axis_of_a_benchmark_has_its_plot(stem: str, monkeypatch: pytest.M
     time = Timing(1, 2, 1, 3, 4)
     rows = [Row(case.name, case.kind, case.setting, time, time, None, 5, 0.5, 6, 0.6, {}) for case in cases]
     for axis in axes:
+        assert ElementTree.fromstring(plot_along(axis, GRID[axis], rows[:1])).tag.endswith("svg"), (
+            "after the first case"
+        )
         drawn = ElementTree.fromstring(plot_along(axis, GRID[axis], rows)).iter("{http://www.w3.org/2000/svg}polyline")
         points = [line.attrib["points"].split() for line in drawn]
         assert len(points) >= 4  # ours and the reference, time and memory

@@ -70,6 +70,8 @@ class Ladder:
     """Of the axes, in the fixed cases."""
     ranges: dict[str, tuple[int, int]]
     """Of the axes, in the property test."""
+    other_kernels: tuple[dict[str, int], ...] = ()
+    """Sizes that lead to other kernels than `sizes` do, for the checks that look at every kernel once."""
     differentiable: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = (FLOAT,)
     """What `arguments` is asked for."""

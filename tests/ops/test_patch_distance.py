@@ -15,6 +15,7 @@ class TestPatchDistance(Ladder):
     ranges = {
         "B": (0, 2), "C": (1, 4), "H": (1, 19), "W": (1, 36), "half": (0, 2), "radius": (0, 2), "dilation": (1, 4),
     }  # fmt: skip
+    other_kernels = ({"dilation": 1}, {"C": 2})
     differentiable = ("target", "source")
     dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
     malformed = {

@@ -22,6 +22,7 @@ class TestTemporalTopk(Ladder):
         "B": (0, 2), "T": (1, 3), "C": (1, 4), "H": (1, 20), "W": (1, 40), "P": (0, 3), "half": (0, 3),
         "radius": (0, 3), "dilation": (1, 4), "k": (1, 12), "shift": (0, 30),
     }  # fmt: skip
+    other_kernels = ({"dilation": 1}, {"C": 2})
     dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
     malformed = {
         "no videos": ({"frames": torch.zeros(3, 3, 9, 37)}, r"frames has shape \[3, 3, 9, 37\]; .* \[B, T, C, H, W\]"),
