@@ -158,7 +158,40 @@ def test_mask_losses_of_right_and_wrong_masks() -> None:
     assert wrong_bce > 30 and wrong_dice > 0.9
     # An even logit of 0 costs log 2 at every point, in each of two layers.
     flat, _ = mask_losses(torch.zeros(2, 1, 2, 8, 12), truth, MaskConfig(points=10), 4.0)
-    assert flat.item() == pytest.approx(2 * math.log(2) / 4, rel=1e-5)
+    assert flat.item() == pytest.approx(2 * 2 * math.log(2) / 4, rel=1e-5)
+
+
+EVEN_LOGITS = [2.0, -1.0, 0.5, 0.0, 3.0]
+EVEN_TRUTH = [1, 0, 0, 1, 1]
+
+
+def even_frames(frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A clip of even masks, whose values at points are those anywhere: logits and truth ``[T, H, W]``."""
+    logits = torch.tensor(EVEN_LOGITS)[:frames, None, None].expand(-1, H, W)
+    return logits, torch.tensor(EVEN_TRUTH)[:frames, None, None].bool().expand(-1, 4 * H, 4 * W)
+
+
+@pytest.fixture
+def inner_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps points away from the border of the masks, where bilinear values mix with zeros."""
+    rand = torch.rand
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: 0.1 + 0.8 * rand(*size, **options))
+
+
+@pytest.mark.usefixtures("inner_points")
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+def test_mask_losses_are_summed_over_frames_and_divided_by_the_objects(frames: int) -> None:
+    logits, truth = even_frames(frames)
+    points, objects = 1000, 2  # more points than cells are fine
+    bce, dice = mask_losses(
+        logits.expand(3, objects, -1, -1, -1), truth.expand(objects, -1, -1, -1), MaskConfig(points=points), objects
+    )
+    p = [1 / (1 + math.exp(-x)) for x in EVEN_LOGITS[:frames]]
+    y = EVEN_TRUTH[:frames]
+    bce_T = [-math.log(p if y else 1 - p) for p, y in zip(p, y, strict=True)]
+    dice_T = [1 - (2 * points * p * y + 1) / (points * p + points * y + 1) for p, y in zip(p, y, strict=True)]
+    assert bce.item() == pytest.approx(3 * sum(bce_T), rel=1e-5)
+    assert dice.item() == pytest.approx(3 * sum(dice_T), rel=1e-5)
 
 
 # ---- matcher
@@ -193,6 +226,31 @@ def test_matching_cost_by_hand() -> None:
     logits = torch.zeros(1, 1, 2, 4)
     cost = matching_cost(Prediction(logits, masks), batch, batch.boxes_NT4 / 4, MatchConfig())
     assert cost[0, :, 0].tolist() == pytest.approx([2 * 0.75, 2 * 0.75 + 5 * 0.5], rel=1e-6)
+
+
+@pytest.mark.usefixtures("inner_points")
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+def test_matching_cost_of_masks_by_hand(frames: int) -> None:
+    """Class 2, cross-entropy 5, dice 5 over the points of all frames together; the boxes count nothing."""
+    batch = make_batch((1,), frames)
+    logits, truth = even_frames(frames)
+    batch = replace(batch, masks_NTHW=truth[None], labels_N=torch.tensor([1]))
+    masks = torch.stack([logits, -logits])[None, None]  # one layer, one clip, two queries
+    classes = torch.tensor([[0.0, 1, 0, 0], [0, 0, 0, 0]])[None, None]
+    config = MatchConfig(points=1000)
+    cost = matching_cost(Prediction(classes, masks), batch, batch.boxes_NT4 / 4, config, with_masks=True)
+
+    def by_hand(sign: int, class_probability: float) -> float:
+        p = [1 / (1 + math.exp(-sign * x)) for x in EVEN_LOGITS[:frames]]
+        y = EVEN_TRUTH[:frames]
+        bce = sum(-math.log(p if y else 1 - p) for p, y in zip(p, y, strict=True)) / frames
+        overlap = sum(p * y for p, y in zip(p, y, strict=True))
+        dice = 1 - (2 * 1000 * overlap + 1) / (1000 * sum(p) + 1000 * sum(y) + 1)
+        return 2 * (1 - class_probability) + 5 * bce + 5 * dice
+
+    assert cost[0, :, 0].tolist() == pytest.approx([by_hand(1, math.e / (math.e + 3)), by_hand(-1, 0.25)], rel=1e-5)
+    moved = matching_cost(Prediction(classes, masks), batch, batch.boxes_NT4 * 0, config, with_masks=True)
+    assert torch.equal(cost, moved)
 
 
 def test_matcher_keeps_the_order_of_mixed_clips() -> None:

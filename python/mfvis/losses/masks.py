@@ -20,7 +20,7 @@ class MaskConfig:
     dice: float = 5.0
     """On 1 - dice at the points."""
     points: int = 12544
-    """Points per object and frame, 112 x 112; never more than the mask has cells."""
+    """Points per object and frame; the default is 112 x 112."""
     oversample: float = 3.0
     """Candidates for each uncertain point."""
     importance: float = 0.75
@@ -60,16 +60,16 @@ def uncertain_points(logits_MHW: Tensor, points: int, config: MaskConfig) -> Ten
 def mask_losses(
     masks_LNTHW: Tensor, truth_NTHW: Tensor, config: MaskConfig, normaliser: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and dice (Mask2Former, eq. 3) on points, averaged over frames, summed over layers and objects.
+    """Cross-entropy and dice (Mask2Former, eq. 3) on points, summed over layers, objects and frames.
 
-    masks: logits on the stride-4 grid; truth: bool at the size of the padded frames. The sums are divided by
-    `normaliser`.
+    The sums are divided by `normaliser`, the number of objects, as in Mask2Former for videos: the losses of a clip grow
+    with its frames. masks: logits on the stride-4 grid; truth: bool at the size of the padded frames.
     """
     layers, objects, frames, height, width = masks_LNTHW.shape
     logits = masks_LNTHW.float().reshape(-1, height, width)
     if not logits.numel():
         return logits.sum(), logits.sum()
-    points = uncertain_points(logits, min(config.points, height * width), config)
+    points = uncertain_points(logits, config.points, config)
     predicted = point_sample(logits, points)
     # One copy of the truth serves all layers: their points lie side by side.
     per_truth = points.view(layers, objects * frames, -1, 2).transpose(0, 1).flatten(1, 2)
@@ -78,4 +78,4 @@ def mask_losses(
     bce = F.binary_cross_entropy_with_logits(predicted, true, reduction="none").mean(1)
     probability = predicted.sigmoid()
     dice = 1 - (2 * (probability * true).sum(1) + 1) / (probability.sum(1) + true.sum(1) + 1)
-    return bce.sum() / frames / normaliser, dice.sum() / frames / normaliser
+    return bce.sum() / normaliser, dice.sum() / normaliser

@@ -1,4 +1,4 @@
-"""Which query stands for which object: the cheapest assignment on class and box tube, exact, per decoder layer."""
+"""Assignment of queries to objects: the least total cost of class and box tube (or masks), per decoder layer."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class MatchConfig:
     classification: float = 2.0
     """On 1 - probability of the object's class."""
     box: float = 5.0
-    """On 1 - dice between the box tube of the predicted mask and the given one."""
+    """On 1 - dice between the box tube of the predicted mask and the given one. Unused with ``--supervision masks``."""
     mask_bce: float = 5.0
-    """With ``--supervision masks``: on the cross-entropy at random points."""
+    """On the cross-entropy at random points. Used with ``--supervision masks`` only."""
     mask_dice: float = 5.0
-    """With ``--supervision masks``: on 1 - dice at the same points."""
+    """On 1 - dice at the same points. Used with ``--supervision masks`` only."""
     points: int = 12544
-    """Random points of each frame for these two."""
+    """Random points per frame, the same ones in every frame of a clip. Used with ``--supervision masks`` only."""
 
     def __post_init__(self) -> None:
         weights = ("classification", "box", "mask_bce", "mask_dice")
@@ -68,23 +68,33 @@ def match(
 def matching_cost(
     prediction: Prediction, batch: Batch, boxes_NT4: Tensor, config: MatchConfig, with_masks: bool = False
 ) -> Tensor:
-    """float32 ``[L, Q, N]``: the cost of each query of its own clip for each object, Ke et al. 2023, section 3.3."""
-    layers, _, queries, frames = prediction.masks_LBQTHW.shape[:4]
+    """float32 ``[L, Q, N]``: the cost of each query of its own clip for each object.
+
+    Class and box tube, Ke et al. 2023, section 3.3; with masks, class, cross-entropy and dice as in Mask2Former for
+    videos, without the boxes.
+    """
     probability = prediction.logits_LBQK.float().softmax(-1)
-    tubes = mfvis_ext.mask_to_boxes(prediction.masks_LBQTHW.flatten(0, 2))
-    tubes = tubes.view(layers, -1, queries, frames, 4)
-    per_clip = []
-    for clip in range(len(batch.clips)):
-        mine = batch.video_index_N == clip
-        dice = mfvis_ext.box_tube_dice(tubes[:, clip].flatten(0, 1), boxes_NT4[mine]).view(layers, queries, -1)
+    members = [batch.video_index_N == clip for clip in range(len(batch.clips))]
+    if with_masks:
+        masks = prediction.masks_LBQTHW
+        costs = [
+            _mask_cost(masks[:, clip].float(), batch.masks_NTHW[mine], config) for clip, mine in enumerate(members)
+        ]
+    else:
+        # All clips in one call: a slice of the masks would be copied.
+        layers, _, queries, frames = prediction.masks_LBQTHW.shape[:4]
+        tubes = mfvis_ext.mask_to_boxes(prediction.masks_LBQTHW.flatten(0, 2)).view(layers, -1, queries, frames, 4)
+        dice = [
+            mfvis_ext.box_tube_dice(tubes[:, clip].flatten(0, 1), boxes_NT4[mine]).view(layers, queries, -1)
+            for clip, mine in enumerate(members)
+        ]
+        costs = [config.box * (1 - d) for d in dice]
+    for clip, mine in enumerate(members):
         # 1 - p instead of the usual -p: the same assignment, and a cost that is never negative.
-        cost = config.classification * (1 - probability[:, clip][..., batch.labels_N[mine]]) + config.box * (1 - dice)
-        if with_masks:
-            cost = cost + _mask_cost(prediction.masks_LBQTHW[:, clip].float(), batch.masks_NTHW[mine], config)
-        per_clip.append(cost)
+        costs[clip] = costs[clip] + config.classification * (1 - probability[:, clip][..., batch.labels_N[mine]])
     # The objects of a batch come clip after clip, but nothing relies on it.
-    order = torch.cat([(batch.video_index_N == clip).nonzero()[:, 0] for clip in range(len(batch.clips))])
-    return torch.cat(per_clip, -1)[..., order.argsort()]
+    order = torch.cat([mine.nonzero()[:, 0] for mine in members])
+    return torch.cat(costs, -1)[..., order.argsort()]
 
 
 def _mask_cost(masks_LQTHW: Tensor, truth_NTHW: Tensor, config: MatchConfig) -> Tensor:
@@ -92,7 +102,7 @@ def _mask_cost(masks_LQTHW: Tensor, truth_NTHW: Tensor, config: MatchConfig) -> 
     objects = truth_NTHW.shape[0]
     if not objects:
         return masks_LQTHW.new_zeros(layers, queries, 0)
-    points = torch.rand(1, min(config.points, height * width), 2, device=masks_LQTHW.device)
+    points = torch.rand(1, config.points, 2, device=masks_LQTHW.device)
     predicted = point_sample(masks_LQTHW.reshape(-1, height, width), points.expand(layers * queries * frames, -1, -1))
     predicted = predicted.view(layers, queries, -1)
     true = point_sample(truth_NTHW.flatten(0, 1).float(), points.expand(objects * frames, -1, -1)).view(objects, -1)
