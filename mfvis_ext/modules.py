@@ -45,6 +45,25 @@ class Matches:
     """int64 ``[B, P, 2]``, or None."""
 
 
+def _check_rgb(frames: Tensor) -> None:
+    """ValueError if values in floating point cannot be RGB in 0..255."""
+    capturing = frames.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not (frames.is_floating_point() and frames.numel()) or torch.compiler.is_compiling() or capturing:
+        return
+    low, high = (value.item() for value in torch.aminmax(frames))
+    found = f"frames has values from {low:.4g} to {high:.4g}; expected RGB in 0..255"
+    # 1e-4: interpolation may round below 0, but LAB of a gray picture, with a from -0.0025, is no RGB.
+    # 256: 255 and a fraction in bfloat16.
+    if not (low >= -1e-4 and high <= 256):
+        raise ValueError(
+            f"{found}. Match LAB and other features with rgb=False, at the size of the masks; undo the mean and "
+            "standard deviation of frames that were normalized for a network; clamp frames after bicubic resizing"
+        )
+    # Frames that are black but for the noise of a level hold whole numbers.
+    if 0 < high <= 1 and (frames != frames.round()).any():
+        raise ValueError(f"{found}. Multiply images in 0..1 by 255, or match them as they are with rgb=False")
+
+
 class TKLoss(nn.Module):
     """The temporal KNN-patch loss of MaskFreeVIS (Ke et al., CVPR 2023, section 3.2) in a training loop of your own.
 
@@ -52,15 +71,19 @@ class TKLoss(nn.Module):
     pictures alone, so a clip is matched once, however many decoder layers the loss is then taken of.
 
     Args:
-        patch_size, radius, dilation, k: of the search, see `temporal_topk`; in pixels of the mask logits.
+        patch_size, radius, dilation, k: search settings, see `temporal_topk`; in pixels of the mask logits.
         threshold: smallest similarity ``exp(-distance / 2)`` of two patches that match; the paper's D.
         tube: which frames are compared, see `tube_pairs`.
-        rgb: the frames are RGB in 0..255 and become LAB; else they are matched as they are.
+        rgb: True converts frames, RGB in 0..255, to LAB before they are matched. False matches them as they are.
         downsample: image pixels per mask pixel, 4 for masks at a quarter of the size; only with ``rgb``.
 
-    Some mistakes are valid input and get no error. Frames in 0..1, or normalised for a network, match everywhere; LAB
-    needs ``rgb=False``. Boxes ``x, y, width, height`` are mostly read as absent, boxes in image pixels reach beyond the
-    masks. Random noise matches nowhere, so its loss is 0: the mean of ``Matches.weight`` tells how much was matched.
+    Training from scratch needs a warm-up of the pairwise and temporal losses, as in the example. Both ask for agreement
+    only, and for an untrained network the easiest agreement is no mask at all: with full weights from the first step,
+    training can collapse to empty masks. A network that already segments needs no warm-up.
+
+    Some mistakes are valid input and raise no error. Boxes ``x, y, width, height`` are mostly read as absent, and boxes
+    in image pixels reach beyond the masks. Blue and red in the wrong order give other colors. Random noise matches
+    nowhere, so its loss is 0: the mean of ``Matches.weight`` is the share of pixels that were matched.
 
     Example::
 
@@ -73,9 +96,11 @@ class TKLoss(nn.Module):
         logits = torch.randn(1, 5, 24, 32, requires_grad=True)  # [N, T, H / 4, W / 4], your model's
         tk = mfvis_ext.TKLoss(downsample=4)
         matches = tk.match(frames)  # once per clip
-        loss = mfvis_ext.box_projection_loss(logits, boxes)
-        loss = loss + mfvis_ext.pairwise_loss(logits, mfvis_ext.rgb_to_lab(frames, 4), boxes, video_index)
-        loss = loss + 0.1 * tk(logits, boxes, video_index, matches)
+        step = 100  # of your training loop
+        warmup = min(step / 500, 1)  # from scratch; 1 for a network that already segments
+        pairwise = mfvis_ext.pairwise_loss(logits, mfvis_ext.rgb_to_lab(frames, 4), boxes, video_index)
+        temporal = 0.1 * tk(logits, boxes, video_index, matches)
+        loss = mfvis_ext.box_projection_loss(logits, boxes) + warmup * (pairwise + temporal)
         loss.backward()
     """
 
@@ -99,10 +124,14 @@ class TKLoss(nn.Module):
 
     @torch.no_grad()
     def match(self, frames: Tensor, shift: Tensor | None = None) -> Matches:
-        """Finds the matches of clips ``[B, T, 3, H, W]``: once per clip, without gradient.
+        """Find the matches of clips ``[B, T, 3, H, W]``: once per clip, without gradient.
 
-        Frames that a network pads, or whose size is no multiple of ``downsample``, are padded first as it pads them:
-        the matches must have the size of its logits.
+        The matches must have the size of the network's logits. If your network pads its input, pad the frames the same
+        way before the call; likewise if their size is not a multiple of ``downsample``.
+
+        Raises ValueError if ``rgb`` and the frames cannot be RGB in 0..255: LAB, or images in 0..1 or normalized for a
+        network. For frames in floating point on a GPU the check waits for the GPU; uint8 frames need none. It is left
+        out under `torch.compile` and while a CUDA graph is captured.
 
         shift: int64 ``[B, P, 2]``, (dy, dx) in mask pixels by which the camera moved within each pair; None is zero.
         """
@@ -110,6 +139,8 @@ class TKLoss(nn.Module):
             raise TypeError(f"frames is a {type(frames).__name__}; expected a tensor [B, T, 3, H, W]")
         if frames.dim() != 5:
             raise ValueError(f"frames has shape {list(frames.shape)}; expected [B, T, 3, H, W]")
+        if self.rgb:
+            _check_rgb(frames)
         pictures = rgb_to_lab(frames, self.downsample) if self.rgb else frames
         pairs = tube_pairs(frames.shape[1], self.tube, frames.device)
         distance, offset = temporal_topk(pictures, pairs, self.patch_size, self.radius, self.dilation, self.k, shift)

@@ -8,23 +8,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from ladder import random_boxes
+from ladder import random_boxes, reference_of
 
 from mfvis_ext import TKLoss, match_weight, rgb_to_lab, temporal_topk, tk_loss, tube_pairs
 
 
-@pytest.mark.parametrize("place", ["docstring", "README"])
-def test_the_example_runs(place):
+@pytest.mark.parametrize(("text", "downsample"), [("docstring", 4), ("README", 1)])
+def test_the_example_computes_the_published_sum(text, downsample):
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     example = {
         "docstring": textwrap.dedent(TKLoss.__doc__.split("Example::")[1]),
         "README": re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1],
-    }[place]
+    }[text]
     names: dict = {}
     exec(example, names)
-    assert names["loss"].item() > 0
-    assert names["logits"].grad.any()
     assert names["matches"].weight.any(), "noise matches nowhere: the example would show a loss of 0"
+    logits = names["logits"].detach().requires_grad_()
+    clip = names["boxes"], names["video_index"]
+    lab = reference_of("rgb_to_lab")(names["frames"], downsample)
+    pairs = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 0]])
+    distance, offset = reference_of("temporal_topk")(lab, pairs, 3, 5, 1, 5)
+    weight = reference_of("match_weight")(distance, 0.05)
+    temporal = 0.1 * reference_of("tk_loss")(logits, offset, weight, pairs, *clip, radius=5)
+    pairwise = reference_of("pairwise_loss")(logits, lab, *clip, kernel_size=3, dilation=2, threshold=0.3)
+    expected = reference_of("box_projection_loss")(logits, clip[0]) + 0.2 * (pairwise + temporal)
+    expected.backward()
+    assert names["matches"].weight.sum() == pytest.approx(weight.sum().item(), rel=1e-3)
+    torch.testing.assert_close(names["loss"], expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(names["logits"].grad, logits.grad, rtol=1e-3, atol=1e-7)
 
 
 def test_pairs_of_a_tube():
@@ -103,3 +114,55 @@ def test_malformed():
         TKLoss(downsample=4)(logits, boxes, index, frames)
     with pytest.raises(ValueError, match=r"are \[16, 24\]; expected one size: match frames of 68 x 100, padded"):
         TKLoss(downsample=4)(logits, boxes, index, TKLoss(downsample=4).match(frames))
+
+
+PICTURE = torch.randint(0, 256, (1, 2, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+MEAN_STD = (torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375]))
+
+
+@pytest.mark.parametrize(
+    ("frames", "remedy"),
+    [
+        (rgb_to_lab(PICTURE), "Match LAB and other features with rgb=False"),
+        (rgb_to_lab(PICTURE[:, :, :1].expand(-1, -1, 3, -1, -1)), "with rgb=False"),  # gray: a and b are nearly 0
+        (rgb_to_lab(PICTURE).half(), "with rgb=False"),
+        ((PICTURE - MEAN_STD[0].view(3, 1, 1)) / MEAN_STD[1].view(3, 1, 1), "undo the mean and standard deviation"),
+        (PICTURE / 127.5 - 1, "undo the mean"),
+        (PICTURE * 257.0, "from [0-9.]+ to 6.5[0-9]+e[+]04; expected RGB in 0..255"),
+        (PICTURE.float() * torch.nan, "from nan to nan; expected RGB in 0..255"),
+        (PICTURE / 255, "from [0-9.]+ to 1; expected RGB in 0..255. Multiply images in 0..1 by 255"),
+        ((PICTURE / 300).bfloat16(), "Multiply images in 0..1 by 255"),
+    ],
+)
+def test_frames_that_cannot_be_rgb_are_refused(frames, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        TKLoss(radius=1, k=1).match(frames)
+    matches = TKLoss(radius=1, k=1, rgb=False).match(frames.float())  # the remedy of each message, or another choice
+    assert matches.offset.shape == (1, 2, 1, 12, 12)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        PICTURE,
+        PICTURE * 0,  # black
+        PICTURE % 2,  # black but for noise: 0 and 1
+        PICTURE * 0 + 255,
+        torch.nn.functional.interpolate(PICTURE[0].float(), scale_factor=1.3, mode="bilinear")[None],
+        PICTURE[:0],
+    ],
+)
+def test_frames_in_rgb_are_accepted_in_every_dtype(frames, dtype):
+    frames = frames.to(dtype)
+    matches = TKLoss(radius=1, k=1).match(frames)
+    expected, _ = temporal_topk(rgb_to_lab(frames), tube_pairs(2), 3, 1, 1, 1)
+    assert torch.equal(matches.weight, match_weight(expected))
+
+
+def test_frames_are_not_checked_in_a_compiled_graph():
+    module = TKLoss(radius=1, k=1)
+    compiled = torch.compile(module.match, fullgraph=True, backend="aot_eager")
+    frames = PICTURE.float()
+    assert torch.equal(compiled(frames).weight, module.match(frames).weight)
+    assert compiled(frames / 255).weight.all()
