@@ -1,6 +1,6 @@
 """What TK-Loss brings to a small network that is told the boxes, on the demo's synthetic videos.
 
-    mfvis data demo DATA --videos 400 --val-videos 200 --width 128 --fewest 1 --most 3
+    mfvis data demo DATA --videos 400 --val-videos 200 --width 128 --min-objects 1 --max-objects 3
     python benchmarks/bench_given_boxes.py DATA
 
 The network, its training and the settings of its losses are those of the demo's preset; the rows differ in the weights.

@@ -35,7 +35,7 @@ OFF = {
     "refine": ["--refine.steps", "0"],
 }
 ALONE = ["--shared-steps", "0"]
-ONE_TRY = ["--tries", "1", *ALONE]
+ONE_TRY = ["--num-models", "1", *ALONE]
 TK = ["--loss.temporal.weight", "0.2", "--loss.temporal.warmup", "20", *ONE_TRY]
 RUNGS = {
     "projection": (["pairwise", "background", "evidence", "refine"], ONE_TRY),

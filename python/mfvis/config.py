@@ -20,33 +20,33 @@ from mfvis.train.optim import OptimConfig
 class TrainConfig(OptimConfig):
     """The training loop: batch, steps, learning rate, precision, what is written when."""
 
-    batch: int = 16
+    batch_size: int = 16
     """Clips per optimiser step, over all processes."""
-    per_device: int = 2
-    """Clips that one process holds at a time; what is missing to `batch` is accumulated."""
+    batch_size_per_device: int = 2
+    """Clips that one process holds at a time; what is missing to `batch_size` is accumulated."""
     seed: int = 0
     """Every random number of step n follows from this, n and the process."""
     amp: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the model; the losses accumulate in float32 anyway."""
     device: Literal["auto", "cpu"] = "auto"
     """auto takes the GPU where there is one and the operators were built for it."""
-    prompted: float = 0.0
+    prompt_probability: float = 0.0
     """Share of the steps in which the queries are made from the given boxes (with --model.box-prompts)."""
-    workers: int = 4
+    num_workers: int = 4
     """Processes that read clips, at most one per CPU core; 0 reads them in the training process."""
     log_every: int = 20
     """Steps between progress lines."""
     checkpoint_every: int = 500
     """Steps between checkpoints; the last step always makes one."""
-    keep: int = 2
+    keep_checkpoints: int = 2
     """Newest checkpoints that stay on the disk."""
 
     def wanted(self) -> dict[str, tuple[bool, str]]:
         """As for the optimiser."""
-        positive = ("batch", "per_device", "log_every", "checkpoint_every", "keep")
-        least = dict.fromkeys(positive, 1) | {"seed": 0, "workers": 0}
+        positive = ("batch_size", "batch_size_per_device", "log_every", "checkpoint_every", "keep_checkpoints")
+        least = dict.fromkeys(positive, 1) | {"seed": 0, "num_workers": 0}
         own = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
-        return super().wanted() | own | {"prompted": (0 <= self.prompted <= 1, "0 to 1")}
+        return super().wanted() | own | {"prompt_probability": (0 <= self.prompt_probability <= 1, "0 to 1")}
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if self.train.prompted > 0 and not self.model.box_prompts:
+        if self.train.prompt_probability > 0 and not self.model.box_prompts:
             raise ConfigError(
-                f"train.prompted is {self.train.prompted}, but the model takes no boxes; set model.box_prompts too"
+                f"train.prompt_probability is {self.train.prompt_probability}, but the model takes no boxes; "
+                "set model.box_prompts too"
             )
         sources = self.sources()
         if self.frames is not None and len(sources) > 1:
@@ -91,14 +92,15 @@ class Config:
 
 
 def accumulation(train: TrainConfig, processes: int) -> int:
-    """Forward passes per optimiser step. ConfigError if `batch` cannot be dealt out evenly."""
-    at_a_time = train.per_device * processes
-    if train.batch % at_a_time:
+    """Forward passes per optimiser step. ConfigError if `batch_size` cannot be dealt out evenly."""
+    at_a_time = train.batch_size_per_device * processes
+    if train.batch_size % at_a_time:
         raise ConfigError(
-            f"train.batch is {train.batch}, which is no multiple of {at_a_time} "
-            f"(train.per_device {train.per_device} x {processes} processes); set one of them so that it is"
+            f"train.batch_size is {train.batch_size}, which is no multiple of {at_a_time} "
+            f"(train.batch_size_per_device {train.batch_size_per_device} x {processes} processes); "
+            "set one of them so that it is"
         )
-    return train.batch // at_a_time
+    return train.batch_size // at_a_time
 
 
 def shares(sources: Sequence[Source]) -> list[float]:
@@ -121,14 +123,15 @@ def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
     """The numbers that follow from the configuration, each with its origin. videos: how many each data set has."""
     train = config.train
     passes = accumulation(train, processes)
-    clips = train.batch * train.steps
-    drops = ", ".join(str(round(fraction * train.steps)) for fraction in train.drops)
+    per_device, kept = train.batch_size_per_device, train.keep_checkpoints
+    clips = train.batch_size * train.steps
+    drops = ", ".join(str(round(fraction * train.steps)) for fraction in train.lr_milestones)
     course = f"x 0.1 at step {drops}" if train.schedule == "step" and drops else train.schedule
-    backbone = f"backbone {train.lr * train.backbone_lr:g} = {train.lr:g} x {train.backbone_lr:g}"
+    backbone = f"backbone {train.lr * train.backbone_lr_multiplier:g} = {train.lr:g} x {train.backbone_lr_multiplier:g}"
     checkpoints = math.ceil(train.steps / train.checkpoint_every)
     lines = [
-        f"batch {train.batch} = {train.per_device} clips x {processes} processes x {passes} forward passes",
-        f"clips {clips} = batch {train.batch} x {train.steps} steps",
+        f"batch {train.batch_size} = {per_device} clips x {processes} processes x {passes} forward passes",
+        f"clips {clips} = batch {train.batch_size} x {train.steps} steps",
     ]
     sources = config.sources()
     if len(sources) == 1:
@@ -140,5 +143,5 @@ def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
     return [
         *lines,
         f"learning rate {train.lr:g}, {backbone}; {course}",
-        f"checkpoints {checkpoints} = {train.steps} steps / {train.checkpoint_every}, the newest {train.keep} kept",
+        f"checkpoints {checkpoints} = {train.steps} steps / {train.checkpoint_every}, the newest {kept} kept",
     ]

@@ -89,7 +89,7 @@ def page(
             "matter in both, stands in benchmarks/results/demo-twin.md and given_boxes.md.",
             f"Tables and curves are of the model that finds its objects. Losses are averages over {settings.log_every} "
             "steps, weighted as trained, summed over decoder layers.",
-            f"{settings.steps} steps of {settings.batch} clips of {config.clip.frames} frames, "
+            f"{settings.steps} steps of {settings.batch_size} clips of {config.clip.frames} frames, "
             f"{synthetic.width} x {synthetic.height} pixels; torch {torch.__version__}, {platform.machine()}, threads: "
             f"{torch.get_num_threads()}. Everything together took {_minutes(seconds)}.",
         ),

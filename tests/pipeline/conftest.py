@@ -15,7 +15,7 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """``(train.json, val.json)``: four and two synthetic videos of six frames, 64 x 96 pixels. Do not write there."""
     folder = tmp_path_factory.mktemp("demo")
     size = {"frames": 6, "height": 64, "width": 96}
-    return write_demo(folder, SyntheticConfig(seed=1, videos=4, val_videos=2, fewest=2, most=3, **size))
+    return write_demo(folder, SyntheticConfig(seed=1, videos=4, val_videos=2, min_objects=2, max_objects=3, **size))
 
 
 @pytest.fixture(scope="session")

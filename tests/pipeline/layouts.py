@@ -24,7 +24,7 @@ def publish(name: str, root: Path, videos: int = 2) -> Path | str:
     """Write the splits train and valid of a data set below `root` as they are published: without the annotations of
     valid, where an evaluation server keeps them. Returns what valid is to be measured against, as `--data` takes it."""
     size = {"frames": 3, "height": 32, "width": 48}
-    small = SyntheticConfig(seed=3, videos=videos, val_videos=1, fewest=1, most=2, **size)
+    small = SyntheticConfig(seed=3, videos=videos, val_videos=1, min_objects=1, max_objects=2, **size)
     train, valid = write_demo(root / "made", small)
     contents = {"train": _with_classes(name, train), "valid": _with_classes(name, valid)}
     if name == "coco":

@@ -23,7 +23,7 @@ CONFIG = BoxReaderConfig(
     backbone=BackboneConfig(name="tiny"),
     dim=4,
     width=4,
-    batch=2,
+    batch_size=2,
     optim=OptimConfig(steps=3, lr=1e-2, clip_norm=1.0),
 )
 

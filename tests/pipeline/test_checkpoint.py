@@ -73,7 +73,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no step": (edit(lambda c: c.pop("step")), "'step'"),
     "newer format": (edit(lambda c: c.update(format=9)), "format 9; this version reads format 1"),
     "unknown setting": (edit(lambda c: c["config"].update(modle={})), "unknown key modle, did you mean model?"),
-    "wrong setting": (edit(lambda c: c["config"]["model"].update(queries=-1)), "model.queries"),
+    "wrong setting": (edit(lambda c: c["config"]["model"].update(num_queries=-1)), "model.num_queries"),
     "other size": (edit(lambda c: c["config"]["model"].update(hidden_dim=32)), "does not fit the model"),
     "fewer classes": (edit(lambda c: c["categories"].pop()), "does not fit the model"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no such weights file"),

@@ -22,8 +22,8 @@ def test_defaults_are_the_papers() -> None:
     defaults, paper = read(preset=None), read("--preset", "paper,r50")
     assert defaults.loss == paper.loss
     assert defaults.clip == paper.clip
-    assert defaults.train.drops == pytest.approx(paper.train.drops, abs=1e-4)
-    for name in ("steps", "batch", "lr", "backbone_lr", "weight_decay", "clip_norm", "schedule"):
+    assert defaults.train.lr_milestones == pytest.approx(paper.train.lr_milestones, abs=1e-4)
+    for name in ("steps", "batch_size", "lr", "backbone_lr_multiplier", "weight_decay", "clip_norm", "schedule"):
         assert getattr(defaults.train, name) == getattr(paper.train, name), name
 
 
@@ -67,7 +67,7 @@ def test_a_preset_file_is_a_way_to_write_flags(tmp_path: Path) -> None:
 
 
 def test_configuration_survives_being_written(tmp_path: Path) -> None:
-    config = read("--train.drops", "0.5", "0.75")
+    config = read("--train.lr-milestones", "0.5", "0.75")
     assert build(Config, to_plain(config), "json") == config
     assert build(Config, yaml.safe_load(to_yaml(config)), "yaml") == config
     (tmp_path / "all.yaml").write_text(to_yaml(config))
@@ -86,9 +86,9 @@ def test_configuration_survives_being_written(tmp_path: Path) -> None:
         ({"train": 3}, ["train is 3; expected keys"]),
         ({"train": {"lr": -1}}, ["train.lr is -1.0; expected a positive number"]),
         ({"train": {"warmup": 9000}}, ["train.warmup is 9000; expected 0 to 6000, the number of steps"]),
-        ({"train": {"drops": [2]}}, ["train.drops is (2.0,); expected fractions of the training"]),
-        ({"train": {"batch": 0}}, ["train.batch is 0; expected 1 or more"]),
-        ({"train": {"prompted": 0.5}}, ["train.prompted is 0.5, but the model takes no boxes"]),
+        ({"train": {"lr_milestones": [2]}}, ["train.lr_milestones is (2.0,); expected fractions of the training"]),
+        ({"train": {"batch_size": 0}}, ["train.batch_size is 0; expected 1 or more"]),
+        ({"train": {"prompt_probability": 0.5}}, ["train.prompt_probability is 0.5, but the model takes no boxes"]),
         (
             {"loss": {"temporal": {"k": 122}}},
             ["loss.temporal.k is 122; expected 1 to 121, the candidates within radius 5"],
@@ -120,9 +120,9 @@ def test_malformed_configuration(values: dict[str, object], messages: list[str])
 
 def test_all_problems_come_at_once() -> None:
     with pytest.raises(ConfigError) as raised:
-        read("--train.lr", "-1", "--train.batch", "0", "--model.queries", "0", "--loss.temporal.radius", "-1")
+        read("--train.lr", "-1", "--train.batch-size", "0", "--model.num-queries", "0", "--loss.temporal.radius", "-1")
     text = str(raised.value)
-    for problem in ("train.lr is -1", "train.batch is 0", "model.queries", "loss.temporal.radius is -1"):
+    for problem in ("train.lr is -1", "train.batch_size is 0", "model.num_queries", "loss.temporal.radius is -1"):
         assert problem in text
 
 

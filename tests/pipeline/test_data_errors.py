@@ -325,9 +325,12 @@ def test_demo_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["data", "demo", str(tmp_path / "demo"), *flags]) == 0
     assert "train.json (1 videos)" in capsys.readouterr().out
     assert check_file(tmp_path / "demo/val.json") == []
-    assert main(["data", "demo", str(tmp_path), "--height", "3", "--fewest", "5"]) == 2
+    assert main(["data", "demo", str(tmp_path), "--height", "3", "--min-objects", "5"]) == 2
     message = capsys.readouterr().err
-    assert "height is 3; expected 32 or more" in message and "most is 4; expected fewest, 5, or more" in message
+    assert (
+        "height is 3; expected 32 or more" in message
+        and "max_objects is 4; expected min_objects, 5, or more" in message
+    )
 
 
 JUNK = st.recursive(

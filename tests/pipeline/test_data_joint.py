@@ -104,7 +104,9 @@ def test_a_batch_mixes_data_sets_lengths_and_supervision(published: Path, tmp_pa
     """Videos from boxes, three frames a clip; pictures from masks, two frames a pseudo-clip; resumed to the same."""
     data = (f"ytvis2019:{published}/ytvis2019@0.5,length=3", f"coco:{published}/coco@0.5,supervision=masks,length=2")
     config = configure(tmp_path / "run", *data)
-    config = replace(config, train=replace(config.train, batch=4, per_device=4, steps=4, checkpoint_every=2))
+    config = replace(
+        config, train=replace(config.train, batch_size=4, batch_size_per_device=4, steps=4, checkpoint_every=2)
+    )
     parts = clip_datasets(config)
     assert [part.dataset.categories for part in parts] == [parts[0].dataset.categories] * 2
     draws = list(islice(ClipSampler([len(part) for part in parts], 0, [0.5, 0.5]), 4))
@@ -130,9 +132,9 @@ def test_losses_of_a_mixed_batch_are_of_the_size_of_its_parts(published: Path, t
     """One data set, half of it named twice: the losses of two alike batches, each weighed by its clips."""
     data = f"ytvis2019:{published}/ytvis2019@length=2"
     together = configure(tmp_path / "a", data, f"{data},supervision=boxes")
-    together = replace(together, train=replace(together.train, batch=2, per_device=2, steps=1))
+    together = replace(together, train=replace(together.train, batch_size=2, batch_size_per_device=2, steps=1))
     train(together)
-    apart = replace(together, out=tmp_path / "b", train=replace(together.train, per_device=1))
+    apart = replace(together, out=tmp_path / "b", train=replace(together.train, batch_size_per_device=1))
     train(apart)
     terms = ("total", "projection", "pairwise", "classification")
     one, two = (records(config.out)[0] for config in (together, apart))
@@ -155,7 +157,7 @@ def test_two_processes_train_on_alike_batches(published: Path, tmp_path: Path) -
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     data = [f"ytvis2019:{published}/ytvis2019@length=3", f"coco:{published}/coco@supervision=masks,length=2"]
     flags = ["--preset", "test", "--data", *data, "--out", str(tmp_path), "--clip.short-sides", "32"]
-    flags += ["--train.batch", "8", "--train.per-device", "2", "--train.steps", "2"]
+    flags += ["--train.batch-size", "8", "--train.batch-size-per-device", "2", "--train.steps", "2"]
     done = subprocess.run([*launch, "-m", "mfvis", "train", *flags], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "batch 8 = 2 clips x 2 processes x 2 forward passes" in done.stderr

@@ -91,7 +91,10 @@ def _centre(mask_HW: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"videos": 0}, "videos is 0"), ({"fewest": 3, "most": 2}, "most is 2; expected fewest, 3, or more")],
+    [
+        ({"videos": 0}, "videos is 0"),
+        ({"min_objects": 3, "max_objects": 2}, "max_objects is 2; expected min_objects, 3, or more"),
+    ],
 )
 def test_malformed_sizes(change: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -20,14 +20,14 @@ SMALL = {
     "synthetic": {"videos": 3, "val_videos": 2, "frames": 4, "height": 64, "width": 64},
     "model": {
         "hidden_dim": 8,
-        "heads": 2,
+        "num_heads": 2,
         "encoder_ffn_dim": 8,
         "decoder_layers": 1,
         "decoder_ffn_dim": 8,
     },
-    "train": {"steps": 4, "warmup": 1, "batch": 2, "per_device": 2, "log_every": 2},
+    "train": {"steps": 4, "warmup": 1, "batch_size": 2, "batch_size_per_device": 2, "log_every": 2},
     "clip": {"short_sides": [64]},
-    "box_reader": {"backbone": {"name": "tiny"}, "batch": 2, "optim": {"steps": 4, "lr": 3e-3, "clip_norm": 0.0}},
+    "box_reader": {"backbone": {"name": "tiny"}, "batch_size": 2, "optim": {"steps": 4, "lr": 3e-3, "clip_norm": 0.0}},
 }
 
 

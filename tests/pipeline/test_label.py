@@ -44,7 +44,7 @@ HASTY = {
     "refine": RefineConfig(steps=0),
 }
 """Settings for runs whose masks nobody looks at."""
-MASK2FORMER = replace(TINY, decoder_layers=1, queries=8, box_prompts=True)
+MASK2FORMER = replace(TINY, decoder_layers=1, num_queries=8, box_prompts=True)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_every_try_has_a_seed_of_its_own(config, monkeypatch):
         original(model, view, tried, head)
 
     monkeypatch.setattr(label, "fit", watched)
-    config = replace(config, window=6, tries=2, **HASTY)
+    config = replace(config, window=6, num_models=2, **HASTY)
     for seed in (0, 1):
         label.run(replace(config, seed=seed, out=config.out / str(seed)))
     videos = len(load_dataset(config.data, config.frames).videos)
@@ -182,11 +182,11 @@ def test_faults_of_the_settings_are_told_together():
         LabelConfig(
             Path("x.json"),
             window=0,
-            tries=0,
+            num_models=0,
             seed=-1,
             backbone=BackboneConfig(name="mobilenet_v2", frozen=True),
         )
-    assert all(word in str(error.value) for word in ("window", "tries", "seed", "--backbone.no-frozen"))
+    assert all(word in str(error.value) for word in ("window", "num_models", "seed", "--backbone.no-frozen"))
     assert not parse(LabelConfig, ["x.json", "--backbone.no-frozen"], "mfvis label", "label").backbone.frozen
 
 
@@ -207,7 +207,7 @@ def test_a_mask2former_with_fewer_queries_than_tracks_labels_them_all(config):
     (video, *_) = dataset.videos
     assert len(video.tracks) > 2
     torch.manual_seed(0)
-    model = VideoMask2Former(replace(MASK2FORMER, queries=2, box_prompts=False), len(dataset.categories))
+    model = VideoMask2Former(replace(MASK2FORMER, num_queries=2, box_prompts=False), len(dataset.categories))
     results = label.label_video(FromCheckpoint(config, model, dataset.categories), config, video)
     assert [result.track_id for result in results] == [track.id for track in video.tracks]
     for result, track in zip(results, video.tracks, strict=True):

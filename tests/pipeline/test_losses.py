@@ -269,7 +269,9 @@ def test_matcher_keeps_the_order_of_mixed_clips() -> None:
 
 def test_too_few_queries_are_told() -> None:
     batch = make_batch((5,))
-    with pytest.raises(ConfigError, match="model.queries is 4, but video 0 has 5 objects .* set model.queries to 5"):
+    with pytest.raises(
+        ConfigError, match="model.num_queries is 4, but video 0 has 5 objects .* set model.num_queries to 5"
+    ):
         match(make_prediction(batch, queries=4), batch, batch.boxes_NT4 / 4, MatchConfig())
 
 

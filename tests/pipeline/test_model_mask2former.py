@@ -10,8 +10,8 @@ from mfvis.models.pixel_decoder import grid_positions
 from mfvis.models.prompts import _overlap
 from mfvis.types import BoxPrompts
 
-SMALL = {"hidden_dim": 32, "heads": 4, "encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_layers": 3,
-         "decoder_ffn_dim": 32, "queries": 5}  # fmt: skip
+SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_layers": 3,
+         "decoder_ffn_dim": 32, "num_queries": 5}  # fmt: skip
 
 
 def build(**changes) -> VideoMask2Former:
@@ -162,8 +162,11 @@ def test_prompts_need_a_model_with_prompts():
     ("given", "message"),
     [
         ({"hidden_dim": 30}, "hidden_dim is 30; expected a multiple of the 4 heads, and of 4"),
-        ({"heads": 3}, "hidden_dim is 32; expected a multiple of the 3 heads"),
-        ({"heads": 0, "queries": 0}, "heads is 0; expected 1 or more\nqueries is 0; expected 1 or more"),
+        ({"num_heads": 3}, "hidden_dim is 32; expected a multiple of the 3 heads"),
+        (
+            {"num_heads": 0, "num_queries": 0},
+            "num_heads is 0; expected 1 or more\nnum_queries is 0; expected 1 or more",
+        ),
         ({"decoder_layers": -1}, "decoder_layers is -1; expected 0 or more"),
         ({"dropout": 1.0}, "dropout is 1.0; expected 0 to below 1"),
     ],

@@ -47,7 +47,7 @@ def video_file(tmp_path: Path) -> Path:
 
 def test_equals_the_plain_way_that_enlarges_every_mask_first(model, video_file):
     video = open_video(video_file)
-    results = predict_video(model, video, CATEGORIES, InferConfig(short_side=45, top=4, chunk=3))
+    results = predict_video(model, video, CATEGORIES, InferConfig(short_side=45, max_tracks=4, chunk=3))
 
     frames = resize_frames(read_frames(video, range(video.length)), 45, 63)
     with torch.no_grad():
@@ -99,7 +99,9 @@ def test_the_chunk_does_not_change_the_result(model, video_file):
 
 
 def test_no_more_tracks_than_pairs_of_query_and_class(model, video_file):
-    assert len(predict_video(model, open_video(video_file), CATEGORIES, InferConfig(short_side=32, top=99))) == 10
+    assert (
+        len(predict_video(model, open_video(video_file), CATEGORIES, InferConfig(short_side=32, max_tracks=99))) == 10
+    )
 
 
 def test_masks_come_out_where_their_logits_are():
@@ -151,7 +153,7 @@ def test_scores_are_probabilities(score):
         predictor.PredictConfig("film.mp4", Path("run"), min_score=score)
 
 
-@pytest.mark.parametrize("name", ["short_side", "max_side", "top", "chunk"])
+@pytest.mark.parametrize("name", ["short_side", "max_side", "max_tracks", "chunk"])
 def test_sizes_are_positive(name):
     with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):
         InferConfig(**{name: 0})

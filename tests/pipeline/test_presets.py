@@ -49,13 +49,13 @@ def test_dry_run(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert main(["train", "--preset", preset, *data, "--dry-run"]) == 0
     told = capsys.readouterr().out
     config = configure(preset)
-    assert f"batch {config.train.batch} = {config.train.per_device} clips x" in told
+    assert f"batch {config.train.batch_size} = {config.train.batch_size_per_device} clips x" in told
     assert f"x {config.train.steps} steps" in told and "learning rate" in told
     for source in config.sources():
         assert f"{source.path} is not there: {LAYOUTS[source.name].videos} videos" in told
     assert f"classes {len(LAYOUTS[config.sources()[0].name].classes)}" in told
     assert "parameters" in told and "memory about" in told and "GiB per process" in told
-    assert ("padded to one size" in told) == (config.train.per_device > 1)
+    assert ("padded to one size" in told) == (config.train.batch_size_per_device > 1)
     assert not list(tmp_path.iterdir())
 
 
@@ -63,7 +63,13 @@ def test_dry_run(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 def test_schedules_are_the_published_ones(name: str) -> None:
     train = configure(name).train
     steps, drops = SCHEDULES[name]
-    assert (train.steps, train.batch, train.lr, train.backbone_lr, train.clip_norm) == (steps, 16, 1e-4, 0.1, 0.01)
+    assert (train.steps, train.batch_size, train.lr, train.backbone_lr_multiplier, train.clip_norm) == (
+        steps,
+        16,
+        1e-4,
+        0.1,
+        0.01,
+    )
     for place, drop in enumerate(drops):
         assert learning_rate(train, drop - 1) == pytest.approx(0.1**place)
         assert learning_rate(train, drop) == pytest.approx(0.1 ** (place + 1))
@@ -72,7 +78,7 @@ def test_schedules_are_the_published_ones(name: str) -> None:
 def test_presets_are_laid_over_one_another() -> None:
     config = configure("ytvis2021,swin-l,masks,reference-code")
     assert config.data == ("ytvis2021:datasets/ytvis_2021",) and config.train.steps == 8000
-    assert (config.model.backbone.name, config.model.queries) == ("swin-l", 200)
+    assert (config.model.backbone.name, config.model.num_queries) == ("swin-l", 200)
     assert config.supervision == "masks" and config.loss.swap_red_blue
     assert configure("masks,reference-code").clip.frames == 3 and configure("reference-code,masks").clip.frames == 2
     assert configure("ytvis2019-coco,test").model == configure("test").model, "a tiny model proves that it would run"
@@ -106,7 +112,7 @@ def test_memory_counts_what_a_backward_pass_keeps(amp: str, backbone: str) -> No
         return tensor
 
     with autocast("cpu", amp), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        prediction = model(torch.zeros(config.train.per_device, 2, 3, 64, 128, dtype=torch.uint8))
+        prediction = model(torch.zeros(config.train.batch_size_per_device, 2, 3, 64, 128, dtype=torch.uint8))
     held = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
     assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert memory.state == 16 * memory.parameters

@@ -217,7 +217,9 @@ def test_queries_from_boxes(
     """Steps with prompts teach what makes queries of boxes and leave the learnt queries as they are, and conversely."""
     config = configure(demo_data[0], tmp_path)
     model = replace(config.model, box_prompts=True)
-    config = replace(config, model=model, train=replace(config.train, prompted=prompted, steps=2, checkpoint_every=1))
+    config = replace(
+        config, model=model, train=replace(config.train, prompt_probability=prompted, steps=2, checkpoint_every=1)
+    )
     last = train(config)
     before, after = (load_file(last.with_name(name) / "model.safetensors") for name in ("000001", "000002"))
     moved = {name for name in after if not torch.equal(before[name], after[name])}
@@ -248,7 +250,7 @@ def test_loss_that_is_not_finite_is_kept_for_replay(
     demo_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configure(demo_data[0], tmp_path)
-    config = replace(config, train=replace(config.train, lr=1e30, clip_norm=0.0, backbone_lr=1.0))
+    config = replace(config, train=replace(config.train, lr=1e30, clip_norm=0.0, backbone_lr_multiplier=1.0))
     with pytest.raises(TrainingError, match=r"not finite.*\n.*mfvis replay .*failed") as stopped:
         train(config)
     kept = Path(str(stopped.value).split("mfvis replay ")[1].split("\n")[0])
@@ -286,7 +288,7 @@ def test_starts_from_another_checkpoint(uninterrupted: Path, demo_data: tuple[Pa
 
 
 def test_learning_rate_follows_the_schedule() -> None:
-    config = OptimConfig(steps=90, warmup=10, schedule="step", drops=(2 / 3,))
+    config = OptimConfig(steps=90, warmup=10, schedule="step", lr_milestones=(2 / 3,))
     assert [learning_rate(config, step) for step in (0, 9, 10, 59)] == pytest.approx([0.1, 1, 1, 1])
     assert [learning_rate(config, step) for step in (60, 89)] == pytest.approx([0.1, 0.1])
     linear, cosine = (replace(config, schedule=schedule) for schedule in ("linear", "cosine"))
@@ -298,7 +300,7 @@ def test_learning_rate_follows_the_schedule() -> None:
 
 def test_optimiser_groups(uninterrupted: Path) -> None:
     model, _, _ = checkpoint.load_model(uninterrupted)
-    optimizer = make_optimizer(model, OptimConfig(lr=1.0, backbone_lr=0.1, weight_decay=0.05))
+    optimizer = make_optimizer(model, OptimConfig(lr=1.0, backbone_lr_multiplier=0.1, weight_decay=0.05))
     of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     assert len(of) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():
@@ -306,14 +308,14 @@ def test_optimiser_groups(uninterrupted: Path) -> None:
         assert group["lr"] == (0.1 if name.startswith("backbone.") else 1.0), name
         if "norm" in name or "embedding" in name or "query" in name:
             assert group["weight_decay"] == 0, name
-    frozen = make_optimizer(model, OptimConfig(backbone_lr=0.0))
+    frozen = make_optimizer(model, OptimConfig(backbone_lr_multiplier=0.0))
     trained = {id(p) for group in frozen.param_groups for p in group["params"]}
     assert trained and not any(id(p) in trained for p in model.backbone.parameters())
 
 
 def test_batch_is_dealt_out_and_derived_numbers_say_how(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
     config = configure(demo_data[0], tmp_path)
-    config = replace(config, train=replace(config.train, batch=16, per_device=2))
+    config = replace(config, train=replace(config.train, batch_size=16, batch_size_per_device=2))
     assert accumulation(config.train, 4) == 2
     assert "batch 16 = 2 clips x 4 processes x 2 forward passes" in derived(config, 4, [10])
     with pytest.raises(ConfigError, match="16, which is no multiple of 6"):

@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_is_found_again_by_replay(
     demo_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It overflows in float16 alone, so a replay in another precision would find nothing."""
-    config = mixed(demo_data[0], tmp_path, "fp16", lr=1e3, clip_norm=0.0, backbone_lr=1.0, steps=30)
+    config = mixed(demo_data[0], tmp_path, "fp16", lr=1e3, clip_norm=0.0, backbone_lr_multiplier=1.0, steps=30)
     with pytest.raises(TrainingError, match="loss is not finite") as stopped:
         train(config)
     kept = Path(str(stopped.value).split("mfvis replay ")[1].split("\n")[0])

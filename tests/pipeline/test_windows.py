@@ -108,7 +108,7 @@ def test_what_is_there_all_along_is_not_crowded_out_by_what_one_window_was_sure_
     queries_WC = torch.eye(12)
     scores_QK = torch.tensor([[0.6, 0.15], [0.01, 0.9]])
     model.decoder = Told([(queries_WC[[0, w + 1]], scores_QK, [0, 5 + 6 * (w % 2)]) for w in range(11)])
-    config = InferConfig(short_side=32, window=4, stride=2, top=2)
+    config = InferConfig(short_side=32, window=4, stride=2, max_tracks=2)
     short, steady = predict_video(model, video, CATEGORIES, config)
     assert (steady.category_id, short.category_id) == (3, 8)
     assert steady.score == pytest.approx(0.6)
@@ -130,7 +130,7 @@ def recognised(identities, window, query, x):
 
 
 def test_objects_are_recognised_by_query_and_overlap():
-    identities = Identities(memory=2, top=10)
+    identities = Identities(memory=2, max_tracks=10)
     first = recognised(identities, 0, [1.0, 0.0], 2)
     assert recognised(identities, 1, [0.8, 0.6], 2) is first  # the same place, a similar query
     assert recognised(identities, 2, [0.7, 0.7], 10) is not first  # elsewhere
@@ -139,7 +139,7 @@ def test_objects_are_recognised_by_query_and_overlap():
 
 
 def test_lost_objects_are_found_again_by_their_query_alone_and_not_for_ever():
-    identities = Identities(memory=2, top=10)
+    identities = Identities(memory=2, max_tracks=10)
     first = recognised(identities, 0, [1.0, 0.0], 2)
     assert recognised(identities, 2, [0.8, 0.6], 10) is first
     assert recognised(identities, 4, [-0.1, 1.0], 2) is not first
@@ -147,7 +147,7 @@ def test_lost_objects_are_found_again_by_their_query_alone_and_not_for_ever():
 
 
 def test_of_objects_that_are_gone_only_those_of_most_worth_are_kept():
-    identities = Identities(memory=1, top=1)
+    identities = Identities(memory=1, max_tracks=1)
     for window, score in enumerate([0.2, 0.9, 0.3]):
         query = torch.eye(9)[None, window]
         identities.recognise(2 * window, query, torch.full((1, 2), score), square(0), square(0))
@@ -156,7 +156,7 @@ def test_of_objects_that_are_gone_only_those_of_most_worth_are_kept():
 
 
 def test_two_objects_do_not_become_one():
-    identities = Identities(memory=2, top=10)
+    identities = Identities(memory=2, max_tracks=10)
     masks = torch.cat([square(0), square(8)])
     queries = torch.tensor([[1.0, 0.1], [1.0, 0.0]])
     left, right = identities.recognise(0, queries, torch.ones(2, 2), masks, masks)

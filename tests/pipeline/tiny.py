@@ -11,12 +11,12 @@ CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
 TINY = ModelConfig(
     backbone=BackboneConfig(name="tiny"),
     hidden_dim=16,
-    heads=2,
+    num_heads=2,
     encoder_layers=1,
     encoder_ffn_dim=16,
     decoder_layers=2,
     decoder_ffn_dim=16,
-    queries=5,
+    num_queries=5,
 )
 
 

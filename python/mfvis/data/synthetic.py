@@ -53,17 +53,21 @@ class SyntheticConfig:
     """Of the pictures, in pixels."""
     width: int = 160
     """The same."""
-    fewest: int = 2
+    min_objects: int = 2
     """Objects per video, at least."""
-    most: int = 4
+    max_objects: int = 4
     """Objects per video, at most."""
     seed: int = 0
     """Another number, other videos."""
 
     def __post_init__(self) -> None:
-        least = {"videos": 1, "val_videos": 1, "frames": 1, "height": 32, "width": 32, "fewest": 1, "seed": 0}
+        least = {"videos": 1, "val_videos": 1, "frames": 1, "height": 32, "width": 32, "min_objects": 1, "seed": 0}
         wanted = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
-        require(self, wanted | {"most": (self.most >= self.fewest, f"fewest, {self.fewest}, or more")})
+        require(
+            self,
+            wanted
+            | {"max_objects": (self.max_objects >= self.min_objects, f"min_objects, {self.min_objects}, or more")},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,9 @@ def write_demo(directory: str | Path, config: SyntheticConfig = SyntheticConfig(
         annotations: list[dict] = []
         for index in range(count):
             random = np.random.default_rng([config.seed, split, index])
-            pictures_THW3, masks_NTHW, classes_N = draw_video(random, frames, size, (config.fewest, config.most))
+            pictures_THW3, masks_NTHW, classes_N = draw_video(
+                random, frames, size, (config.min_objects, config.max_objects)
+            )
             folder = f"{name}{index:04d}"
             (directory / "JPEGImages" / folder).mkdir(parents=True, exist_ok=True)
             files = [f"{folder}/{frame:05d}.jpg" for frame in range(frames)]

@@ -34,7 +34,7 @@ class BoxReaderConfig:
     """Channels of the features that the head sees."""
     width: int = 32
     """Channels of the head."""
-    batch: int = 4
+    batch_size: int = 4
     """Clips per step."""
     seed: int = 0
     """Another number, other weights to begin with and other clips."""
@@ -43,7 +43,7 @@ class BoxReaderConfig:
     """The network names no classes, so their weight changes nothing."""
 
     def __post_init__(self) -> None:
-        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("dim", "batch")}
+        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("dim", "batch_size")}
         wanted["width"] = (self.width >= 4 and self.width % 4 == 0, "a multiple of 4")
         require(self, wanted)
 
@@ -116,7 +116,7 @@ def train_box_reader(
     draws = iter(ClipSampler([len(clips)], config.seed))
     for step in range(config.optim.steps):
         set_learning_rate(optimizer, config.optim, step)
-        batch = collate([clips[next(draws)] for _ in range(config.batch)])
+        batch = collate([clips[next(draws)] for _ in range(config.batch_size)])
         batch = replace(batch, labels_N=torch.zeros_like(batch.labels_N))
         loss = forward(reader, criterion, batch, step, prompted=True).total
         descend(reader, optimizer, loss, config.optim.clip_norm)

@@ -50,7 +50,7 @@ class LabelConfig:
     """Whose features are read without a checkpoint."""
     dim: int = 32
     """Channels of the model trained from scratch."""
-    tries: int = 1
+    num_models: int = 1
     """Models trained from scratch on each window, each from a seed of its own. A track's mask is the mean
     of those that fill its boxes."""
     shared_steps: int = 0
@@ -63,7 +63,7 @@ class LabelConfig:
     refine: RefineConfig = field(default_factory=RefineConfig)
 
     def __post_init__(self) -> None:
-        sizes = ("window", "clip", "short_side", "max_side", "zoom", "dim", "tries")
+        sizes = ("window", "clip", "short_side", "max_side", "zoom", "dim", "num_models")
         wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in sizes}
         wanted |= {name: (getattr(self, name) >= 0, "0 or more") for name in ("seed", "shared_steps")}
         wanted["strides"] = (min(self.strides, default=0) >= 1, "one or more steps, each 1 or more")

@@ -38,7 +38,7 @@ class InferConfig:
     """Frames are scaled to this short side, aspect kept; by default the least one of the model's training."""
     max_side: int = 1333
     """The long side is at most this; the short side gives way."""
-    top: int = 10
+    max_tracks: int = 10
     """Tracks per video: the best pairs of query and class. In windows those are best that score high and are long."""
     chunk: int = 8
     """Frames that go through the backbone at a time. It changes memory and speed, not the result."""
@@ -50,7 +50,7 @@ class InferConfig:
     """Windows for which an object that went out of sight is looked for."""
 
     def __post_init__(self) -> None:
-        names = ("short_side", "max_side", "top", "chunk", "window", "stride", "memory")
+        names = ("short_side", "max_side", "max_tracks", "chunk", "window", "stride", "memory")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         checks = {name: (value >= 1, "1 or more") for name, value in given.items()}
         if self.stride is not None and checks["stride"][0]:
@@ -139,19 +139,19 @@ def predict_video(
 ) -> list[TrackResult]:
     """The tracks of one video, best first, with masks at the video's own size.
 
-    Softmax over the classes, the `top` best pairs of query and class, mask where the logit is above 0. By default the
-    whole video is one clip, as in the paper; what grows with it then is what the decoder sees: per frame the stride-4
-    embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. With a `window` that is all that is
-    held, whatever the length: windows overlap, objects are recognised from one to the next by their queries and by
-    their masks in the overlap (`mfvis.infer.windows`), their class scores are averaged over the windows that show them,
-    masks are encoded window by window, and the `top` pairs are those of most `Identity.worth_K`. Frames are read and
-    decoded once. Without a `short_side` frames keep their size.
+    Softmax over the classes, the `max_tracks` best pairs of query and class, mask where the logit is above 0. By
+    default the whole video is one clip, as in the paper; what grows with it then is what the decoder sees: per frame
+    the stride-4 embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. With a `window` that is
+    all that is held, whatever the length: windows overlap, objects are recognised from one to the next by their queries
+    and by their masks in the overlap (`mfvis.infer.windows`), their class scores are averaged over the windows that
+    show them, masks are encoded window by window, and the `max_tracks` pairs are those of most `Identity.worth_K`.
+    Frames are read and decoded once. Without a `short_side` frames keep their size.
     """
     model.eval()
     short_side = config.short_side or min(video.height, video.width)
     resized = fitted_size(video.height, video.width, short_side, config.max_side)
     windows = windows_of(video.length, config.window, config.stride)
-    identities = Identities(config.memory, config.top)
+    identities = Identities(config.memory, config.max_tracks)
     features = WindowFeatures(model, video, resized, config.chunk)
     for number, frames in enumerate(windows):
         pixels = features.move_to(frames)
@@ -159,7 +159,7 @@ def predict_video(
         prediction = model.decoder.predict(decoded_LBQC, pixels)
         # K classes without the last one, "no object"; the flat index counts classes within a query.
         scores_QK = prediction.logits_LBQK[-1, 0].softmax(-1)[:, :-1]
-        flat_D = scores_QK.flatten().topk(min(config.top, scores_QK.numel())).indices
+        flat_D = scores_QK.flatten().topk(min(config.max_tracks, scores_QK.numel())).indices
         # One query may be chosen for several classes; its masks are made once.
         chosen_M = (flat_D // scores_QK.shape[1]).unique()
         masks_MTHW = prediction.masks_LBQTHW[-1, 0, chosen_M]
@@ -186,7 +186,7 @@ def predict_video(
         return []
     worth_IK = torch.stack([identity.worth_K for identity in identities.all])
     results = []
-    for flat in worth_IK.flatten().topk(min(config.top, worth_IK.numel())).indices.tolist():
+    for flat in worth_IK.flatten().topk(min(config.max_tracks, worth_IK.numel())).indices.tolist():
         identity, label = identities.all[flat // worth_IK.shape[1]], flat % worth_IK.shape[1]
         identity.fill(video.length)
         score = identity.mean_K[label].item()

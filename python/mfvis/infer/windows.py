@@ -82,11 +82,11 @@ class Identity:
 
 class Identities:
     """Objects and their tubes so far. Of every object one query, one sum of scores and the masks of one overlap are
-    kept, and encoded masks. Objects unseen for `memory` windows are not looked for any more, and only the `top` of
-    most worth are kept of them: no other can be among the `top` in the end."""
+    kept, and encoded masks. Objects unseen for `memory` windows are not looked for any more, and only the `max_tracks`
+    of most worth are kept of them: no other can be among the `max_tracks` in the end."""
 
-    def __init__(self, memory: int, top: int):
-        self.memory, self.top = memory, top
+    def __init__(self, memory: int, max_tracks: int):
+        self.memory, self.max_tracks = memory, max_tracks
         self.all: list[Identity] = []
 
     def recognise(
@@ -104,7 +104,7 @@ class Identities:
         """
         known = [identity for identity in self.all if window - identity.last_window <= self.memory]
         gone = [identity for identity in self.all if window - identity.last_window > self.memory]
-        self.all = sorted(gone, key=lambda identity: -identity.worth_K.max().item())[: self.top] + known
+        self.all = sorted(gone, key=lambda identity: -identity.worth_K.max().item())[: self.max_tracks] + known
         places: dict[int, Identity] = {}
         if known and len(queries_MC):
             similarity_MI = self._similarity(window, known, queries_MC, heads_MTHW)

@@ -55,8 +55,8 @@ def match(
         members = np.flatnonzero(video_index == clip)
         if len(members) > queries:
             raise ConfigError(
-                f"model.queries is {queries}, but video {origin.video_id} has {len(members)} objects in frames "
-                f"{list(origin.frame_indices)}; set model.queries to {len(members)} or more"
+                f"model.num_queries is {queries}, but video {origin.video_id} has {len(members)} objects in frames "
+                f"{list(origin.frame_indices)}; set model.num_queries to {len(members)} or more"
             )
         for layer in range(layers):
             rows, columns = linear_sum_assignment(cost[layer][:, members])

@@ -41,7 +41,7 @@ class ConvertConfig:
     classes: str | None = None
     """The classes that the weights were trained for: a YouTube-VIS JSON or ytvis2019, ytvis2021, ovis, ... Writes a run
     that `mfvis predict --checkpoint` takes."""
-    heads: int = 8
+    num_heads: int = 8
     """Attention heads, the one size that weights do not show."""
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class ConvertConfig:
         endings = (".safetensors",) if self.to == "mfvis" else (".pkl", ".pth", ".safetensors")
         right = self.classes is not None or self.out.suffix in endings
         expected = f"a file that ends in {' or '.join(endings)}"
-        require(self, {"heads": (self.heads >= 1, "1 or more"), "out": (right, expected)})
+        require(self, {"num_heads": (self.num_heads >= 1, "1 or more"), "out": (right, expected)})
 
 
 def run(config: ConvertConfig) -> None:
@@ -75,10 +75,10 @@ def run(config: ConvertConfig) -> None:
         model, classes = description.config.model, len(description.categories)
         named = replace(named, stride_in_1x1=model.backbone.stride_in_1x1)
     else:
-        model, classes = sizes_of(named, config.source, config.heads)
+        model, classes = sizes_of(named, config.source, config.num_heads)
     print(
-        f"{model.backbone.name}, {classes} classes, {model.queries} queries, {model.decoder_layers} decoder layers, "
-        f"width {model.hidden_dim}"
+        f"{model.backbone.name}, {classes} classes, {model.num_queries} queries, "
+        f"{model.decoder_layers} decoder layers, width {model.hidden_dim}"
     )
     with torch.device("meta"):
         module = VideoMask2Former(model, classes, pretrained=False)
@@ -181,16 +181,16 @@ def sizes_of(named: Named, source: str, heads: int) -> tuple[ModelConfig, int]:
     queries, dim = shape("decoder.query_features.weight")
     offsets = shape("pixel_decoder.layers.0.attention.sampling_offsets.weight")[0]
     if offsets % (heads * LEVELS * 2):
-        raise CheckpointError(f"{source}: {offsets} sampling offsets are not those of {heads} heads; give --heads")
+        raise CheckpointError(f"{source}: {offsets} sampling offsets are not those of {heads} heads; give --num-heads")
     config = ModelConfig(
         backbone=find_backbone(named, source),
         hidden_dim=dim,
-        heads=heads,
+        num_heads=heads,
         encoder_layers=layers("pixel_decoder"),
         encoder_ffn_dim=shape("pixel_decoder.layers.0.fc1.weight")[0],
         decoder_layers=layers("decoder"),
         decoder_ffn_dim=shape("decoder.layers.0.fc1.weight")[0],
-        queries=queries,
+        num_queries=queries,
         points=offsets // (heads * LEVELS * 2),
         box_prompts=any(name.startswith("prompts.") for name in tensors),
     )

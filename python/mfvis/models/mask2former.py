@@ -22,7 +22,7 @@ class ModelConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     hidden_dim: int = 256
     """Channels of the pixel decoder, the queries and the mask features."""
-    heads: int = 8
+    num_heads: int = 8
     """Attention heads, which share these channels."""
     encoder_layers: int = 6
     """Layers of the pixel decoder, which attend over strides 8, 16 and 32 of each frame."""
@@ -32,7 +32,7 @@ class ModelConfig:
     """Layers in which the queries attend to all frames, at strides 32, 16 and 8 in turns; each has its own loss."""
     decoder_ffn_dim: int = 2048
     """Channels inside the feed-forward network of a decoder layer."""
-    queries: int = 100
+    num_queries: int = 100
     """Most objects that one clip can have."""
     points: int = 4
     """Sampling points per head and level in the pixel decoder's deformable attention."""
@@ -42,11 +42,14 @@ class ModelConfig:
     """Also learn to make queries from given box tubes."""
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("heads", "encoder_ffn_dim", "decoder_ffn_dim", "queries", "points"), 1)
+        least = dict.fromkeys(("num_heads", "encoder_ffn_dim", "decoder_ffn_dim", "num_queries", "points"), 1)
         least |= {"encoder_layers": 0, "decoder_layers": 0}
         wanted = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
-        fits = self.hidden_dim >= 1 and self.hidden_dim % 4 == 0 and self.hidden_dim % max(self.heads, 1) == 0
-        wanted["hidden_dim"] = (fits, f"a multiple of the {self.heads} heads, and of 4 (sines and cosines of x and y)")
+        fits = self.hidden_dim >= 1 and self.hidden_dim % 4 == 0 and self.hidden_dim % max(self.num_heads, 1) == 0
+        wanted["hidden_dim"] = (
+            fits,
+            f"a multiple of the {self.num_heads} heads, and of 4 (sines and cosines of x and y)",
+        )
         wanted["dropout"] = (0 <= self.dropout < 1, "0 to below 1")
         require(self, wanted)
 
@@ -64,7 +67,7 @@ class VideoMask2Former(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int, pretrained: bool = True):
         super().__init__()
         self.config, self.num_classes = config, num_classes
-        dim, heads = config.hidden_dim, config.heads
+        dim, heads = config.hidden_dim, config.num_heads
         self.backbone = Backbone(config.backbone, pretrained)
         self.pixel_decoder = PixelDecoder(
             self.backbone.channels,
@@ -76,7 +79,7 @@ class VideoMask2Former(nn.Module):
             config.dropout,
         )
         self.decoder = MaskedAttentionDecoder(
-            dim, heads, config.decoder_layers, config.decoder_ffn_dim, config.queries, num_classes, config.dropout
+            dim, heads, config.decoder_layers, config.decoder_ffn_dim, config.num_queries, num_classes, config.dropout
         )
         self.prompts = BoxPromptEncoder(dim) if config.box_prompts else None
         self.to(memory_format=torch.channels_last)

@@ -29,7 +29,16 @@ from mfvis.train.replay import stop_for_replay
 from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch, Clip
 
-FREE_TO_CHANGE = {"out", "resume", "data", "frames", "init", "train.workers", "train.log_every", "train.keep"}
+FREE_TO_CHANGE = {
+    "out",
+    "resume",
+    "data",
+    "frames",
+    "init",
+    "train.num_workers",
+    "train.log_every",
+    "train.keep_checkpoints",
+}
 """What may differ when a training is resumed; everything else would make it another training."""
 
 
@@ -51,7 +60,7 @@ def train(config: Config) -> Path:
         cpu=device.type == "cpu",
         mixed_precision="no",  # is `forward`'s, as replay needs it too, and accelerate has no fp16 on the CPU
         # Queries made from boxes and learnt queries take turns, so either's parameters are idle in some steps.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=0 < settings.prompted < 1)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=0 < settings.prompt_probability < 1)],
     )
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.amp == "fp16")
     processes, rank = accelerator.num_processes, accelerator.process_index
@@ -109,7 +118,7 @@ def train(config: Config) -> Path:
             for place, batch in enumerate(alike):
                 batch = batch.to(accelerator.device)
                 seed_everything(settings.seed, step, parts, rank)
-                share = len(batch.clips) / settings.per_device / passes
+                share = len(batch.clips) / settings.batch_size_per_device / passes
                 # Gradients travel between processes once a step, with its last part.
                 last_part = forward_pass == passes - 1 and place == len(alike) - 1
                 alone = contextlib.nullcontext() if last_part else accelerator.no_sync(model)
@@ -133,7 +142,7 @@ def train(config: Config) -> Path:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        sampler.advance(settings.batch)
+        sampler.advance(settings.batch_size)
         done = step + 1
         log.step(done, sums, norm.detach(), rate, waited)
 
@@ -147,7 +156,7 @@ def train(config: Config) -> Path:
                     bare,
                     checkpoint.training_state(optimizer, sampler, scaler),
                 )
-                checkpoint.point_last(last, settings.keep)
+                checkpoint.point_last(last, settings.keep_checkpoints)
             accelerator.wait_for_everyone()
     log.close()
     if last is None or not accelerator.is_main_process:
@@ -216,8 +225,8 @@ def _batches(
 ) -> Iterator[list[Batch]]:
     loader = DataLoader(
         _Reported(clips),
-        batch_sampler=_Shares(sampler, config.train.per_device, processes, rank),
-        num_workers=min(config.train.workers, len(os.sched_getaffinity(0))),
+        batch_sampler=_Shares(sampler, config.train.batch_size_per_device, processes, rank),
+        num_workers=min(config.train.num_workers, len(os.sched_getaffinity(0))),
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
     )

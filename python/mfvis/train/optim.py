@@ -20,7 +20,7 @@ class OptimConfig:
     """Optimiser steps."""
     lr: float = 1e-4
     """Learning rate of everything but the backbone."""
-    backbone_lr: float = 0.1
+    backbone_lr_multiplier: float = 0.1
     """Factor on the learning rate for the backbone; 0 freezes it."""
     weight_decay: float = 0.05
     """Not applied to norms and embeddings."""
@@ -29,8 +29,8 @@ class OptimConfig:
     warmup: int = 0
     """Steps in which the learning rate rises linearly from 0."""
     schedule: Literal["step", "linear", "cosine", "constant"] = "step"
-    """After the warm-up: drops by ten at `drops`, or falls to 0 along a line or half a cosine."""
-    drops: tuple[float, ...] = (2 / 3,)
+    """After the warm-up: drops by ten at `lr_milestones`, or falls to 0 along a line or half a cosine."""
+    lr_milestones: tuple[float, ...] = (2 / 3,)
     """Fractions of `steps` at which "step" multiplies the learning rate by 0.1."""
 
     def __post_init__(self) -> None:
@@ -41,11 +41,17 @@ class OptimConfig:
         return {
             "steps": (self.steps >= 1, "1 or more"),
             "lr": (math.isfinite(self.lr) and self.lr > 0, "a positive number"),
-            "backbone_lr": (math.isfinite(self.backbone_lr) and self.backbone_lr >= 0, "0 or more"),
+            "backbone_lr_multiplier": (
+                math.isfinite(self.backbone_lr_multiplier) and self.backbone_lr_multiplier >= 0,
+                "0 or more",
+            ),
             "weight_decay": (math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or more"),
             "clip_norm": (math.isfinite(self.clip_norm) and self.clip_norm >= 0, "0 or more"),
             "warmup": (0 <= self.warmup <= max(self.steps, 0), f"0 to {self.steps}, the number of steps"),
-            "drops": (all(0 < drop <= 1 for drop in self.drops), "fractions of the training, above 0 and up to 1"),
+            "lr_milestones": (
+                all(0 < share <= 1 for share in self.lr_milestones),
+                "fractions of the training, above 0 and up to 1",
+            ),
         }
 
 
@@ -55,7 +61,7 @@ def learning_rate(config: OptimConfig, step: int) -> float:
         return (step + 1) / config.warmup
     progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
     if config.schedule == "step":
-        return 0.1 ** sum(step >= round(fraction * config.steps) for fraction in config.drops)
+        return 0.1 ** sum(step >= round(fraction * config.steps) for fraction in config.lr_milestones)
     if config.schedule == "linear":
         return 1 - progress
     if config.schedule == "cosine":
@@ -80,7 +86,10 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
             seen.add(id(parameter))
             in_backbone = "backbone" in f"{module_name}.{name}".split(".")
             embedding = plain or "embed" in name or name.endswith("bias_table")
-            key = (config.lr * (config.backbone_lr if in_backbone else 1.0), 0.0 if embedding else config.weight_decay)
+            key = (
+                config.lr * (config.backbone_lr_multiplier if in_backbone else 1.0),
+                0.0 if embedding else config.weight_decay,
+            )
             groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
         [

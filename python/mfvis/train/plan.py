@@ -54,7 +54,7 @@ def plan(config: Config) -> list[str]:
         f"memory about {state + activations + logits:.1f} GiB per process = {state:.1f} weights, gradients and "
         f"optimiser + {activations:.1f} activations + {logits:.1f} mask logits",
     ]
-    if config.train.per_device > 1:
+    if config.train.batch_size_per_device > 1:
         height, width = _largest(config)
         worst = state + (activations + logits) * width / height
         lines.append(f"memory up to {worst:.1f} GiB where a tall clip and a wide one are padded to one size")
@@ -87,7 +87,7 @@ def estimate(config: Config, classes: int) -> Memory:
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-        frames = torch.empty(config.train.per_device, length, 3, *_largest(config), dtype=torch.uint8)
+        frames = torch.empty(config.train.batch_size_per_device, length, 3, *_largest(config), dtype=torch.uint8)
         with autocast("cpu", config.train.amp), saved_tensors_hooks(keep, lambda tensor: tensor):
             prediction = model(frames)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -17,7 +17,7 @@ def seed_everything(seed: int, step: int, part: int, rank: int) -> None:
 
 def is_prompted(config: Config, step: int) -> bool:
     """Whether the queries of this step are made from the boxes; the same in all processes."""
-    return bool(np.random.default_rng([config.train.seed, step]).random() < config.train.prompted)
+    return bool(np.random.default_rng([config.train.seed, step]).random() < config.train.prompt_probability)
 
 
 def autocast(device: str, amp: str) -> torch.autocast:

@@ -113,7 +113,7 @@ def test_a_model_of_detectron2_becomes_a_run(theirs, tmp_path, capsys):
     classes = tmp_path / "classes.json"
     categories = [{"id": c.id, "name": c.name} for c in CATEGORIES]
     classes.write_text(json.dumps({"videos": [], "annotations": [], "categories": categories}))
-    arguments = ["convert", str(tmp_path / "arrays.pkl"), "--heads", "4", "--classes", str(classes)]
+    arguments = ["convert", str(tmp_path / "arrays.pkl"), "--num-heads", "4", "--classes", str(classes)]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert "tensors loaded" in said and f"{name}, 5 classes, 6 queries" in said
@@ -133,16 +133,16 @@ def test_incomplete_and_strange_weights_are_refused(tmp_path, theirs):
     write(tmp_path / "less.safetensors", "", state)
     out = tmp_path / "out.safetensors"
     with pytest.raises(CheckpointError, match=r"not a whole model: .*1 missing \(decoder.norm.bias\)"):
-        run(ConvertConfig(str(tmp_path / "less.safetensors"), out, heads=4))
-    with pytest.raises(CheckpointError, match="give --heads"):
-        run(ConvertConfig(str(tmp_path / "less.safetensors"), out, heads=5))
+        run(ConvertConfig(str(tmp_path / "less.safetensors"), out, num_heads=4))
+    with pytest.raises(CheckpointError, match="give --num-heads"):
+        run(ConvertConfig(str(tmp_path / "less.safetensors"), out, num_heads=5))
     write(tmp_path / "strange.safetensors", "", {"a.weight": torch.ones(2), "b.weight": torch.ones(2)})
     with pytest.raises(CheckpointError, match="a backbone that is none of tiny, .*nearest is"):
         run(ConvertConfig(str(tmp_path / "strange.safetensors"), out))
     qkv = "sem_seg_head.predictor.transformer_self_attention_layers.0.self_attn.in_proj_bias"
     write(tmp_path / "cut.safetensors", "", state | {qkv: torch.ones(7)})
     with pytest.raises(CheckpointError, match="in_proj_bias: shape .7.; queries, keys and values"):
-        run(ConvertConfig(str(tmp_path / "cut.safetensors"), out, heads=4))
+        run(ConvertConfig(str(tmp_path / "cut.safetensors"), out, num_heads=4))
     assert not out.exists()
 
 
@@ -153,7 +153,7 @@ def test_incomplete_and_strange_weights_are_refused(tmp_path, theirs):
         {"out": "a.bin", "to": "detectron2"},
         {"out": "a.safetensors", "classes": "ytvis2019"},
         {"out": "a", "classes": "ytvis2019", "to": "detectron2"},
-        {"out": "a.safetensors", "heads": 0},
+        {"out": "a.safetensors", "num_heads": 0},
     ],
 )
 def test_malformed_flags(given):

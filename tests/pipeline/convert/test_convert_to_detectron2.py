@@ -84,8 +84,8 @@ def test_there_and_back_bit_for_bit(name, ending, tmp_path, capsys):
     torch.manual_seed(2)
     model = shaken(ours(name))
     save_safetensors(tmp_path / "ours.safetensors", model.state_dict())
-    run(ConvertConfig(str(tmp_path / "ours.safetensors"), tmp_path / f"theirs{ending}", to="detectron2", heads=4))
-    run(ConvertConfig(str(tmp_path / f"theirs{ending}"), tmp_path / "back.safetensors", heads=4))
+    run(ConvertConfig(str(tmp_path / "ours.safetensors"), tmp_path / f"theirs{ending}", to="detectron2", num_heads=4))
+    run(ConvertConfig(str(tmp_path / f"theirs{ending}"), tmp_path / "back.safetensors", num_heads=4))
     assert f"{name}, 5 classes, 6 queries, 3 decoder layers, width 32" in capsys.readouterr().out
     back = read_weights(tmp_path / "back.safetensors").tensors
     expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -110,7 +110,7 @@ class _Versioned(nn.Module):
 def test_detectron2_sees_the_version_it_needs(ending, tmp_path):
     save_safetensors(tmp_path / "ours.safetensors", ours("resnet50").state_dict())
     file = tmp_path / f"theirs{ending}"
-    run(ConvertConfig(str(tmp_path / "ours.safetensors"), file, to="detectron2", heads=4))
+    run(ConvertConfig(str(tmp_path / "ours.safetensors"), file, to="detectron2", num_heads=4))
     content = pickle.loads(file.read_bytes()) if ending == ".pkl" else torch.load(file, weights_only=True)
     assert content["__author__"] == "mfvis"  # so detectron2 does not guess names
     head = _Versioned(predictor=_Versioned())
