@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mfvis_ext.ops.match_weight import match_weight
 from mfvis_ext.ops.rgb_to_lab import rgb_to_lab
 from mfvis_ext.ops.temporal_topk import temporal_topk
-from mfvis_ext.ops.tk_loss import tk_loss
+from mfvis_ext.ops.tk_loss import tk_loss, tk_loss_terms
 
 TUBES = ("cyclic", "chain", "dense")
 
@@ -152,6 +152,17 @@ class TKLoss(nn.Module):
         For L decoder layers in one call, repeat boxes ``[N, T, 4]`` and video_index ``[N]`` and give logits of L·N
         instances: the mean over all layers' matches then has a common denominator.
         """
+        return tk_loss(*self._arguments(mask_logits, boxes, video_index, matches))
+
+    def terms(self, mask_logits: Tensor, boxes: Tensor, video_index: Tensor, matches: Matches) -> tuple[Tensor, Tensor]:
+        """The sums of the loss before the division, ``[N, P]`` each, see `tk_loss_terms`.
+
+        They serve training on several processes, where the sums of all processes are joined before the division.
+        Arguments as `forward`.
+        """
+        return tk_loss_terms(*self._arguments(mask_logits, boxes, video_index, matches))
+
+    def _arguments(self, mask_logits: Tensor, boxes: Tensor, video_index: Tensor, matches: Matches) -> tuple:
         if not isinstance(matches, Matches):
             raise TypeError(f"matches is a {type(matches).__name__}; expected what TKLoss.match returns")
         if mask_logits.shape[-2:] != matches.offset.shape[-2:]:
@@ -161,17 +172,8 @@ class TKLoss(nn.Module):
                 f"expected one size: match frames of {side * height} x {side * width}, padded or resized as those that "
                 f"the network sees, or set downsample, which is {side}"
             )
-        return tk_loss(
-            mask_logits,
-            matches.offset,
-            matches.weight,
-            matches.pairs,
-            boxes,
-            video_index,
-            self.radius,
-            self.dilation,
-            matches.shift,
-        )
+        found = (matches.offset, matches.weight, matches.pairs)
+        return mask_logits, *found, boxes, video_index, self.radius, self.dilation, matches.shift
 
     def extra_repr(self) -> str:
         shown = ("patch_size", "radius", "dilation", "k", "threshold", "tube", "rgb", "downsample")

@@ -60,6 +60,8 @@ def test_equals_the_operators(tube):
     expected = tk_loss(logits, offset, match_weight(distance, 0.1), pairs, boxes, video_index, 2, 1)
     assert matches.weight.any()
     assert torch.equal(module(logits, boxes, video_index, matches), expected)
+    loss, weight = (terms.sum(0) for terms in module.terms(logits, boxes, video_index, matches))
+    torch.testing.assert_close((loss / weight.clamp(min=1)).sum(), expected)
 
 
 def test_equal_layers_have_the_loss_of_one():
@@ -114,6 +116,8 @@ def test_malformed():
         TKLoss(downsample=4)(logits, boxes, index, frames)
     with pytest.raises(ValueError, match=r"are \[16, 24\]; expected one size: match frames of 68 x 100, padded"):
         TKLoss(downsample=4)(logits, boxes, index, TKLoss(downsample=4).match(frames))
+    with pytest.raises(TypeError, match="matches is a list"):
+        TKLoss().terms(logits, boxes, index, [])
 
 
 PICTURE = torch.randint(0, 256, (1, 2, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

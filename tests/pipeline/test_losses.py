@@ -15,8 +15,10 @@ from mfvis.losses.masks import MaskConfig, mask_losses, point_sample, uncertain_
 from mfvis.losses.matcher import MatchConfig, match, matching_cost
 from mfvis.losses.pairwise import PairwiseConfig, pairwise_loss
 from mfvis.losses.projection import projection_loss
-from mfvis.losses.temporal import TemporalConfig, match_frames, temporal_terms, tube_pairs
+from mfvis.losses.temporal import TemporalConfig
 from mfvis.types import Batch, ClipOrigin, Match, Prediction
+
+import mfvis_ext
 
 H, W = 8, 12
 
@@ -102,31 +104,29 @@ def test_pairwise_of_a_constant_picture_is_the_mean_disagreement() -> None:
     assert loss.item() == pytest.approx(math.log(2), rel=1e-5)  # -log(1/4 + 1/4)
 
 
-@pytest.mark.parametrize(
-    ("tube", "frames", "pairs"),
-    [
-        ("cyclic", 3, [(0, 1), (1, 2), (2, 0)]),
-        ("cyclic", 2, [(0, 1), (1, 0)]),
-        ("chain", 3, [(0, 1), (1, 2)]),
-        ("dense", 2, [(0, 1), (1, 0)]),
-        ("cyclic", 1, []),
-        ("chain", 1, []),
-        ("dense", 1, []),
-    ],
-)
-def test_tube_pairs(tube: str, frames: int, pairs: list[tuple[int, int]]) -> None:
-    assert tube_pairs(tube, frames).tolist() == [list(pair) for pair in pairs]
+@pytest.mark.parametrize("tube", ["cyclic", "chain", "dense"])
+def test_temporal_term_is_the_tk_loss_of_all_layers(tube: str) -> None:
+    """The class that users of the operators import is the one that the pipeline trains with."""
+    batch, layers = make_batch((2, 1)), 3
+    prediction = make_prediction(batch, layers)
+    matched = Match(torch.tensor([[0, 1, 0]] * layers))
+    config = TemporalConfig(weight=0.7, warmup=0, radius=2, k=3, threshold=0.02, tube=tube)
+    terms = Criterion(LossConfig(temporal=config), 3)(prediction, batch, 0, matched)
+    tk_loss = mfvis_ext.TKLoss(radius=2, k=3, threshold=0.02, tube=tube, downsample=4)
+    masks = prediction.masks_LBQTHW[:, [0, 0, 1], [0, 1, 0]].flatten(0, 1)
+    boxes, video_index = batch.boxes_NT4.repeat(layers, 1, 1) / 4, batch.video_index_N.repeat(layers)
+    expected = tk_loss(masks, boxes, video_index, tk_loss.match(batch.frames_BTCHW))
+    assert terms.temporal.item() == pytest.approx(0.7 * layers * expected.item(), rel=1e-5)
 
 
 def test_temporal_terms_of_a_still_picture() -> None:
-    config = TemporalConfig(radius=0, k=1)
+    tk_loss = TemporalConfig(radius=0, k=1).tk_loss()
     lab = torch.randn(1, 1, 3, H, W).repeat(1, 2, 1, 1, 1) * 20
     boxes = torch.tensor([[[2.0, 1, 6, 5], [2.0, 1, 6, 5]]])
-    matches = match_frames(lab, config)
-    loss, weight = temporal_terms(torch.zeros(1, 2, H, W), matches, boxes, torch.zeros(1, dtype=torch.int64), config)
+    loss, weight = tk_loss.terms(torch.zeros(1, 2, H, W), boxes, torch.zeros(1, dtype=torch.int64), tk_loss.match(lab))
     # Every pixel matches itself: 16 pixels in the box, each undecided about its label in both frames.
-    assert weight.tolist() == [16, 16]
-    assert loss.tolist() == pytest.approx([16 * math.log(2)] * 2, rel=1e-5)
+    assert weight.tolist() == [[16, 16]]
+    assert loss[0].tolist() == pytest.approx([16 * math.log(2)] * 2, rel=1e-5)
 
 
 def test_point_sample_reads_pixel_centres() -> None:

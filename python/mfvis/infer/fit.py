@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import mfvis_ext
 from mfvis.data.clips import starts_around
 from mfvis.infer.evidence import camera_motion
 from mfvis.infer.label_config import LabelConfig
@@ -18,7 +19,6 @@ from mfvis.infer.view import View, as_batch, cut
 from mfvis.infer.windows import windows_of
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
-from mfvis.losses.temporal import tube_pairs
 from mfvis.train.optim import descend, make_optimizer, set_learning_rate
 from mfvis.types import Match, Prediction, present
 
@@ -79,7 +79,7 @@ def _loss(
 
     shift_BP2 = None
     if config.loss.temporal.weight > 0:
-        pairs_P2 = tube_pairs(config.loss.temporal.tube, len(part.frames_TCHW), device)
+        pairs_P2 = mfvis_ext.tube_pairs(len(part.frames_TCHW), config.loss.temporal.tube, device)
         shift_BP2 = camera_motion(part.lab_TCHW, part.background_THW, pairs_P2)[None]
     loss = criterion(prediction, batch, step, matched, shift_BP2).total
     evidence = config.evidence

@@ -15,7 +15,7 @@ from mfvis.losses.masks import MaskConfig, mask_losses
 from mfvis.losses.matcher import MatchConfig, match
 from mfvis.losses.pairwise import PairwiseConfig, pairwise_loss
 from mfvis.losses.projection import projection_loss
-from mfvis.losses.temporal import TemporalConfig, match_frames, temporal_terms
+from mfvis.losses.temporal import TemporalConfig
 from mfvis.types import Batch, Match, Prediction
 
 STRIDE = 4
@@ -79,6 +79,7 @@ class Criterion(nn.Module):
     def __init__(self, config: LossConfig, num_classes: int, with_masks: bool = False):
         super().__init__()
         self.config, self.num_classes, self.with_masks = config, num_classes, with_masks
+        self.tk_loss = config.temporal.tk_loss()
 
     def forward(
         self,
@@ -112,8 +113,9 @@ class Criterion(nn.Module):
             frames_BTCHW = batch.frames_BTCHW.flip(2) if config.swap_red_blue else batch.frames_BTCHW
             lab_BTCHW, _ = grid_colours(frames_BTCHW, batch.sizes_B2)
             if config.temporal.weight > 0:
-                matches = match_frames(lab_BTCHW, config.temporal, shift_BP2)
-                temporal_P, weight_P = temporal_terms(masks, matches, boxes, video_index, config.temporal)
+                matches = self.tk_loss.match(lab_BTCHW, shift_BP2)
+                loss_NP, weight_NP = self.tk_loss.terms(masks, boxes, video_index, matches)
+                temporal_P, weight_P = loss_NP.sum(0), weight_NP.sum(0)
         normalisers = mean_over_processes(torch.cat([objects, weight_P / layers])).clamp(min=1)
         normaliser, weight_P = normalisers[0], normalisers[1:]
 
