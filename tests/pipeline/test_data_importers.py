@@ -29,7 +29,7 @@ def test_command_writes_what_the_reader_and_the_check_take(tmp_path: Path, capsy
 
 
 def test_missing_files_and_pictures(tmp_path: Path, six_pictures: Path) -> None:
-    assert "cannot be read (No such file" in problems_of(tmp_path / "gone.txt", six_pictures)
+    assert "does not exist" in problems_of(tmp_path / "gone.txt", six_pictures)
     file = write(tmp_path / "gt.txt", MOT)
     assert "its pictures cannot be read" in problems_of(file, tmp_path / "gone")
     (tmp_path / "empty").mkdir()

@@ -66,9 +66,9 @@ def test_cvat_categories_leave_other_shapes_out(tmp_path: Path, six_pictures: Pa
     assert [annotation["category_id"] for annotation in root["annotations"]] == [2]
 
 
-def test_cvat_counts_frames_from_zero_alone(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_takes_no_first_frame(tmp_path: Path, six_pictures: Path) -> None:
     file = write(tmp_path / "a.xml", cvat(""))
-    assert "is cvat, whose first frame has one number" in problems_of(file, six_pictures, first_frame=1)
+    assert "is cvat, in which --first-frame has no meaning" in problems_of(file, six_pictures, first_frame=1)
 
 
 LAUGHS = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>'

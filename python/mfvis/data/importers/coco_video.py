@@ -6,7 +6,8 @@ from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from mfvis.data.importers.boxes import BoxVideo, ImportedFile
+from mfvis.data.importers.boxes import BoxVideo
+from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.jsonfile import is_finite, is_integer, kind_of, shortened
 
 FRAME = ("frame_id", "frame_index")
@@ -14,12 +15,21 @@ TRACK = ("track_id", "instance_id")
 Record = dict[str, Any]
 
 
-def read_coco_video(root: Record, source: ImportedFile) -> list[BoxVideo]:
+def sniff_coco_video(source: ImportedFile) -> bool:
+    """Whether a JSON has images and videos."""
+    return isinstance(source.root, dict) and "videos" in source.root and "images" in source.root
+
+
+def read_coco_video(source: ImportedFile) -> list[BoxVideo]:
     """``images`` name their video, ``annotations`` their image and their track, boxes are ``[x, y, w, h]``.
 
     A video has the frames that the file names, in the order of frame_id (TAO: frame_index), else in the file's. They
     are looked for as --frames and file_name say, else by their last name in the video's folder. Crowds are left out.
     """
+    root = source.root
+    if not isinstance(root, dict) or "videos" not in root:
+        source.report("top level", "has no videos", "Give COCO's JSON with videos, images, annotations and categories")
+        return []
     videos, images = _by_id(root, "videos", source), _by_id(root, "images", source)
     categories = _by_id(root, "categories", source)
     members: dict[Any, list[Record]] = defaultdict(list)
@@ -33,7 +43,7 @@ def read_coco_video(root: Record, source: ImportedFile) -> list[BoxVideo]:
             members[image["video_id"]].append(image)
     results = {}
     for number, entry in videos.items():
-        result = _video(f"video {number!r}", entry, members[number], len(videos) == 1, source)
+        result = _video(f"video {number!r}", entry, members[number], len(videos) > 1, source)
         if result is not None:
             results[number] = result
     places = {image["id"]: (results[number], t) for number in results for t, image in enumerate(members[number])}
@@ -64,7 +74,7 @@ def _by_id(root: Record, key: str, source: ImportedFile) -> dict[Any, Record]:
     return found
 
 
-def _video(record: str, entry: Record, images: list[Record], alone: bool, source: ImportedFile) -> BoxVideo | None:
+def _video(record: str, entry: Record, images: list[Record], several: bool, source: ImportedFile) -> BoxVideo | None:
     """A video with its pictures, for which `images` are put in order; None, reported, where they are not there."""
     if not images:
         source.report(record, "has no image", "Leave it out, or add its images")
@@ -79,7 +89,7 @@ def _video(record: str, entry: Record, images: list[Record], alone: bool, source
         images.sort(key=lambda image: image[key])
     files = [PurePosixPath(image["file_name"]) for image in images]
     name = PurePosixPath(entry["name"] if isinstance(entry.get("name"), str) else files[0].parent.name).name
-    video = source.video(record, name, alone=alone, folder=files[0].parent)
+    video = source.video(record, name, several=several, folder=files[0].parent)
     told = [(image.get("height"), image.get("width")) for image in images]
     sizes = {size for size in told if all(map(is_integer, size))}
     indices = [image[key] if key else None for image in images]
@@ -118,3 +128,6 @@ def _put(
 
 def _known(number: Any, records: dict[Any, Record]) -> bool:
     return isinstance(number, int | str) and number in records
+
+
+COCO_VIDEO = Importer("coco-vid", sniff_coco_video, read_coco_video)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from mfvis.data.importers.boxes import BoxVideo, ImportedFile, number_in
+from mfvis.data.importers.boxes import BoxVideo, number_in
+from mfvis.data.importers.source import ImportedFile, Importer
 
 COLUMNS = {
     "frame": ("frame", "frameid", "frameindex", "frameidx", "framenumber"),
@@ -37,13 +38,21 @@ def header_of(text: str) -> tuple[str, dict[str, int]]:
     return separator, places
 
 
-def read_csv(text: str, source: ImportedFile) -> list[BoxVideo]:
+def sniff_csv(source: ImportedFile) -> bool:
+    """Whether the first line names columns, one of them the frame."""
+    return source.is_text and "frame" in header_of(source.text or "")[1]
+
+
+def read_csv(source: ImportedFile) -> list[BoxVideo]:
     """A row of column names, then a row per box: ``frame,id,x,y,w,h,class`` or ``x1,y1,x2,y2``, in any order.
 
     x, y are the left upper corner, in pixels from 0 on; other columns are passed over. Frames count from 0 if there is
     a frame 0, from 1 if there is one of the video's length, else --first-frame must say. Without a class --categories
     names the one class.
     """
+    text = source.text
+    if text is None:
+        return []
     separator, places = header_of(text)
     ends = ("right", "bottom") if {"right", "bottom"} <= places.keys() else ("width", "height")
     missing = [name for name in ("frame", "id", "left", "top", *ends) if name not in places]
@@ -51,7 +60,7 @@ def read_csv(text: str, source: ImportedFile) -> list[BoxVideo]:
         header = text.partition("\n")[0].strip()
         source.report("line 1", f"{header[:60]!r} names no {missing[0]}", "Name the columns frame,id,x,y,w,h,class")
         return []
-    video = source.video("file", source.file.stem, alone=True)
+    video = source.video("file", source.file.stem)
     if video is None:
         return []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
@@ -101,3 +110,6 @@ def _first_frame(frames: list[int], length: int, source: ImportedFile) -> int | 
     problem = f"has frames {min(frames)} to {max(frames)} of {length}, which may count from 0 or from 1"
     source.report("file", problem, "Say --first-frame 0 or --first-frame 1")
     return None
+
+
+CSV = Importer("csv", sniff_csv, read_csv, frozenset({"first_frame"}))

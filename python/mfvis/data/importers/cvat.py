@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, ImportedFile, angle_between, between, hull, number_in
+from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, angle_between, between, hull, number_in
+from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.types import Video
 
 ROUNDING = 0.05
@@ -26,14 +27,19 @@ class _DoctypeError(Exception):
     pass
 
 
-def read_cvat(data: bytes, source: ImportedFile) -> list[BoxVideo]:
+def sniff_cvat(source: ImportedFile) -> bool:
+    """Whether it is XML."""
+    return source.head.lstrip().startswith(b"<")
+
+
+def read_cvat(source: ImportedFile) -> list[BoxVideo]:
     """The box tracks of a task: key frames, between them straight lines, as CVAT shows and imports them itself.
 
     A key frame that is "outside" ends an object until the next key frame; the last one that is not holds to the end.
     Boxes between key frames (keyframe="0") are CVAT's own interpolation: they are compared with ours, not taken.
     Turned boxes become the upright boxes around them. Occluded boxes are boxes.
     """
-    root = _parsed(data, source)
+    root = _parsed(source)
     if root is None:
         return []
     if root.tag != "annotations":
@@ -47,7 +53,7 @@ def read_cvat(data: bytes, source: ImportedFile) -> list[BoxVideo]:
         source.report("meta", "is of a project", "Export each task by itself")
         return []
     task = Element("task") if task is None else task
-    video = source.video("file", Path(task.findtext("source") or source.file.stem).name, alone=True)
+    video = source.video("file", Path(task.findtext("source") or source.file.stem).name)
     if video is None:
         return []
     before = len(source.problems)
@@ -66,7 +72,7 @@ def read_cvat(data: bytes, source: ImportedFile) -> list[BoxVideo]:
     return [result]
 
 
-def _parsed(data: bytes, source: ImportedFile) -> Element | None:
+def _parsed(source: ImportedFile) -> Element | None:
     """The XML's tree. A DOCTYPE is refused: only there are entities declared, which name files and grow without end."""
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
@@ -78,7 +84,7 @@ def _parsed(data: bytes, source: ImportedFile) -> Element | None:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(data, True)
+        parser.Parse(source.file.read_bytes(), True)
         return builder.close()
     except _DoctypeError:
         source.report("file", "has a DOCTYPE, which CVAT never writes", "Remove it")
@@ -189,3 +195,6 @@ def _agree(ours: _Shape | None, theirs: _Shape) -> bool:
 
 def _whole(text: str) -> int | None:
     return int(text) if re.fullmatch(r"\d{1,8}", text, re.ASCII) else None
+
+
+CVAT = Importer("cvat", sniff_cvat, read_cvat)

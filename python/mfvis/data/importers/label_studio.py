@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, ImportedFile, angle_between, between, hull
+from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, angle_between, between, hull
+from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.jsonfile import is_finite, is_integer, kind_of, shortened
 from mfvis.data.video import VIDEO_SUFFIXES
 
@@ -17,14 +18,29 @@ COUNT_SLACK = 1
 """Label Studio computes framesCount from duration and frame rate, and rounds; more than this is a wrong frame rate."""
 
 
-def read_label_studio(root: Any, source: ImportedFile) -> list[BoxVideo]:
+def sniff_label_studio(source: ImportedFile) -> bool:
+    """Whether a JSON holds tasks with annotations, or with regions of key frames."""
+    tasks = source.root if isinstance(source.root, list) else [source.root]
+    task = tasks[0] if tasks and isinstance(tasks[0], dict) else {}
+    return (
+        "annotations" in task
+        and not {"images", "videos"} & task.keys()
+        or any(
+            isinstance(value, dict) and "sequence" in value
+            for values in task.values()
+            for value in (values if isinstance(values, list) else ())
+        )
+    )
+
+
+def read_label_studio(source: ImportedFile) -> list[BoxVideo]:
     """The regions of each task: key frames, between them straight lines, as Label Studio shows and exports them.
 
     Frames count from 1; x, y, width, height are percent of the picture. A key frame that is not "enabled" is the last
     of a span: it is seen itself, and nothing from there to the next key frame. An enabled one with none after it holds
     to the end. Turned boxes (about their upper left corner) become the upright boxes around them.
     """
-    tasks = root if isinstance(root, list) else [root]
+    tasks = source.root if isinstance(source.root, list) else [source.root]
     videos = []
     for place, task in enumerate(tasks):
         record = f"task {task.get('id', f'at place {place}')}" if isinstance(task, dict) else f"tasks[{place}]"
@@ -32,7 +48,7 @@ def read_label_studio(root: Any, source: ImportedFile) -> list[BoxVideo]:
             source.report(record, f"is {kind_of(task)}, expected an object", "Export as JSON again")
             continue
         regions = list(_regions(record, task, source))
-        video = source.video(record, _video_name(task), alone=len(tasks) == 1)
+        video = source.video(record, _video_name(task), several=len(tasks) > 1)
         if video is None:
             continue
         result = BoxVideo(video)
@@ -140,3 +156,6 @@ def _boxes(where: str, sequence: Any, video: BoxVideo, source: ImportedFile) -> 
         x1, y1 = x * unit_x, y * unit_y
         boxes[place] = hull((x1, y1, x1 + width * unit_x, y1 + height * unit_y), angle, (x1, y1))
     return {place: box for place, box in boxes.items() if place < length}
+
+
+LABEL_STUDIO = Importer("label-studio", sniff_label_studio, read_label_studio)

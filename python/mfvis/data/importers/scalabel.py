@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mfvis.data.importers.boxes import BoxVideo, ImportedFile
+from mfvis.data.importers.boxes import BoxVideo
+from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.scalabel import box_of, read_scalabel, videos_of
 from mfvis.errors import DataError
+
+
+def sniff_scalabel(source: ImportedFile) -> bool:
+    """Whether a JSON is a list of frames, or has one; or whether it is a folder of JSON files."""
+    if source.file.is_dir():
+        return any(source.file.glob("*.json"))
+    frames = source.root.get("frames") if isinstance(source.root, dict) else source.root
+    frame = frames[0] if isinstance(frames, list) and frames else None
+    return isinstance(frame, dict) and bool({"videoName", "frameIndex", "labels"} & frame.keys())
 
 
 def read_scalabel_boxes(source: ImportedFile) -> list[BoxVideo]:
@@ -25,7 +35,7 @@ def read_scalabel_boxes(source: ImportedFile) -> list[BoxVideo]:
     videos = videos_of(frames)
     results = []
     for name, members in videos.items():
-        video = source.video(f"video {name!r}", name, alone=len(videos) == 1)
+        video = source.video(f"video {name!r}", name, several=len(videos) > 1)
         if video is not None:
             files = [Path(frame.name).name for frame in members]
             sizes = {frame.size for frame in members if frame.size is not None}
@@ -47,3 +57,6 @@ def read_scalabel_boxes(source: ImportedFile) -> list[BoxVideo]:
                     source.put(record, result, label.id, label.category, t, box)
         results.append(result)
     return results
+
+
+SCALABEL = Importer("scalabel", sniff_scalabel, read_scalabel_boxes)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from mfvis.data.importers.boxes import Box, BoxVideo, ImportedFile, number_in
-from mfvis.data.importers.text import class_names, lines_of
+from mfvis.data.importers.boxes import Box, BoxVideo, number_in
+from mfvis.data.importers.class_names import class_names
+from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.types import Video
 
 CLASS_FILE = "classes.txt"
+
+
+def sniff_yolo(source: ImportedFile) -> bool:
+    """Whether it is a folder of texts."""
+    return source.file.is_dir() and any(source.file.glob("*.txt")) and not any(source.file.glob("*.json"))
 
 
 def read_yolo(source: ImportedFile) -> list[BoxVideo]:
@@ -19,19 +26,18 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
     name ends in ``_`` and the number of the frame, from 1 on. ``classes.txt`` there names the classes, one per line;
     without it --categories names the one class.
     """
-    video = source.video("folder", None, alone=True)
+    if not source.file.is_dir():
+        source.report("file", "is no folder", "Give the folder of the texts, such as labels")
+        return []
+    video = source.video("folder", None)
     if video is None:
         return []
     names = class_names(source.file / CLASS_FILE, source) if (source.file / CLASS_FILE).is_file() else ()
     result, numbers = BoxVideo(video), set()
     for t, path in _texts(video, source):
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            source.report(path.name, f"cannot be read ({error})", "Write it again")
-            continue
-        for line_number, line in lines_of(text):
-            record = f"{path.name}, {line_number}"
+        text = replace(source, file=path)
+        for where, line in text.lines:
+            record = f"{path.name}, {where}"
             told = _told(record, line, source)
             if told is None:
                 continue
@@ -85,3 +91,6 @@ def _told(record: str, line: str, source: ImportedFile) -> tuple[int, int, Box] 
         source.report(record, f"{line[:60]!r} has no shares of the picture", "Divide pixels by its size")
         return None
     return int(kind), int(track), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+
+
+YOLO = Importer("yolo", sniff_yolo, read_yolo, frozenset({"first_frame"}))

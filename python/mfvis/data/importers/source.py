@@ -1,0 +1,223 @@
+"""The file that is imported, as the readers of the formats see it: content, pictures, problems, what was left out."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo
+from mfvis.data.jsonfile import read_json
+from mfvis.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_video
+from mfvis.errors import Problem, VideoError
+from mfvis.types import Video
+
+PICTURE_FOLDERS = ("img1", "img", "images", "JPEGImages", "frames")
+"""Where data sets keep the pictures of a video within its folder."""
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@dataclass
+class ImportedFile:
+    """A file of box tracks, or a folder, with what the user said about it."""
+
+    file: Path
+    frames: Path
+    """A folder of pictures or a video file; for several videos the folder in which they lie by their names."""
+    categories: tuple[str, ...] = ()
+    """The categories to import; empty for all. A reader may pass over the others."""
+    first_frame: int | None = None
+    """The index that the file gives its first frame, where it is not the format's own."""
+    several: bool = False
+    """Whether other files are imported with this one, so that `frames` holds the videos of all."""
+    problems: list[Problem] = field(default_factory=list)
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How many things were not imported, by noun and reason."""
+    shown_path: str = ""
+    """The path in messages, where the file was unpacked from an archive."""
+
+    def report(self, record: str, problem: str, remedy: str) -> None:
+        self.problems.append(Problem(self.shown_path or str(self.file), record, problem, remedy))
+
+    def leave_out(self, why: str, noun: str = "box", count: int = 1) -> None:
+        """Count things that are not imported, to be told at the end."""
+        self.left_out[noun, why] += count
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first bytes of the file, without a byte order mark; none of a folder, or where it cannot be read."""
+        try:
+            with self.file.open("rb") as file:
+                return file.read(1 << 16).removeprefix(codecs.BOM_UTF8)
+        except OSError:
+            return b""
+
+    @cached_property
+    def text(self) -> str | None:
+        """The file as a text, its lines separated by newlines; None where it is none, which is reported once."""
+        try:
+            content = self.file.read_bytes()
+            text = content.decode("utf-16" if content.startswith(UTF16) else "utf-8-sig")
+        except OSError as error:
+            self.report("file", f"cannot be read ({error.strerror})", "Check the path")
+        except UnicodeDecodeError:
+            self.report("file", "is not a text file in UTF-8", "Give a file of box tracks, saved in UTF-8")
+        else:
+            return text.replace("\r\n", "\n").replace("\r", "\n")
+        return None
+
+    @cached_property
+    def lines(self) -> list[tuple[str, str]]:
+        """The lines with something in them but comments, each with the words for where it is."""
+        lines = enumerate((self.text or "").split("\n"), 1)
+        return [(f"line {i}", line.strip()) for i, line in lines if line.strip() and not line.strip().startswith("#")]
+
+    @cached_property
+    def root(self) -> Any | None:
+        """The value of a JSON file; None for other files, and, reported once, for damaged ones."""
+        if not self.head.lstrip().startswith((b"{", b"[")):
+            return None
+        problems: list[Problem] = []
+        root = read_json(self.file, problems)
+        for problem in problems:
+            self.report(problem.record, problem.problem, problem.remedy)
+        return root
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the file may hold lines of text: it is no folder, no XML, no JSON, no archive."""
+        return bool(self.head) and not self.head.lstrip().startswith((b"<", b"{", b"[", b"PK"))
+
+    def unwanted(self, category: str) -> bool:
+        return bool(self.categories) and category not in self.categories
+
+    def report_frame(self, record: str, frame: float, first: int, length: int) -> None:
+        problem = f"frame {frame:g} is not {first} to {first + length - 1}"
+        self.report(record, problem, "Give the frames of this video, or say how the first is called: --first-frame")
+
+    def only_category(self, record: str) -> str | None:
+        """The class of a box that names none, if just one is asked for; else None, reported once for the file."""
+        if len(self.categories) == 1:
+            return self.categories[0]
+        problem = Problem(self.shown_path or str(self.file), record, "has no class", "")
+        if not any(known.problem == problem.problem and known.file == problem.file for known in self.problems):
+            self.report(record, problem.problem, "Name the one class of all objects with --categories")
+        return None
+
+    def video(
+        self, record: str, name: str | None, *, several: bool = False, folder: PurePosixPath | None = None
+    ) -> Video | None:
+        """The pictures of a video; None, reported, where there are none.
+
+        Args:
+            record: words for where the video is named.
+            name: its name, under which it lies in `frames` unless that is the video itself; None if it has none.
+            several: whether the file has other videos, so that `frames` cannot be this one.
+            folder: where the file says that the pictures are, within `frames`; taken first, if it is there.
+        """
+        path: Path | None = None
+        if folder is not None and folder.parts and not folder.is_absolute() and ".." not in folder.parts:
+            path = self.frames / folder if _exists(self.frames / folder) else None
+        if path is None and not several and not self.several and self._is_one_video():
+            path = self.frames
+        elif path is None and name is not None and re.fullmatch(r"[^/\\\0]+", name) and name not in (".", ".."):
+            # Under its name with a suffix, or as a folder without.
+            paths = [self.frames / name, self.frames / Path(name).stem]
+            paths += [self.frames / f"{Path(name).stem}{suffix}" for suffix in sorted(VIDEO_SUFFIXES)]
+            path = next((path for path in paths if _exists(path)), None)
+        if path is None:
+            shown = "a name" if name is None else f"the name {name!r}"
+            self.report(record, f"no video in {self.frames} has {shown}", "Name the frames with --frames")
+            return None
+        try:
+            video = open_video(_with_pictures(path))
+        except VideoError as error:
+            self.report(record, f"its pictures cannot be read: {error}", "Name the right ones with --frames")
+            return None
+        if name is None:
+            return video
+        return replace(video, name=Path(name).stem if Path(name).suffix.lower() in VIDEO_SUFFIXES else name)
+
+    def _is_one_video(self) -> bool:
+        """Whether `frames` is a video file or a folder of pictures; or not there at all, which opening it tells."""
+        if self.frames.is_file() or not self.frames.is_dir():
+            return True
+        return any(map(_is_picture, _with_pictures(self.frames).iterdir()))
+
+    def with_frames(
+        self, video: Video, files: Sequence[str], indices: Sequence[int | None], sizes: set[tuple[int, int]]
+    ) -> Video | None:
+        """The video of the pictures that an imported file names; None, reported, where they do not fit.
+
+        indices: the indices of the frames, by which those of a film are known. sizes: what the file says that the
+        pictures have, (height, width).
+        """
+        record = f"video {video.name!r}"
+        sizes = sizes - {(video.height, video.width)}
+        if sizes:
+            problem = f"is {sorted(sizes)[0]} (height, width), its pictures {(video.height, video.width)}"
+            self.report(record, problem, "Give the frames that were annotated")
+            return None
+        if isinstance(video.frames, Path):
+            if list(indices) == list(range(video.length)):
+                return video
+            problem = f"has labels of {len(files)} frames, the film {video.length}"
+            self.report(record, problem, "Number all frames 0, 1, ..., or give a folder of pictures")
+            return None
+        pictures = {path.name: path for path in video.frames}
+        missing = [file for file in files if file not in pictures]
+        if missing or len(set(files)) < len(files):
+            problem = f"has no picture {missing[0]!r}" if missing else "names a picture twice"
+            self.report(record, problem, "Name the right frames with --frames")
+            return None
+        return replace(video, length=len(files), frames=tuple(pictures[file] for file in files))
+
+    def put(self, record: str, video: BoxVideo, track_id: str, category: str, frame: int, box: Box) -> None:
+        """Give an object its box in a frame; reports a second box there, and a second category."""
+        track = video.tracks.setdefault(track_id, BoxTrack(category))
+        if track.category != category:
+            problem = f"object {track_id} is {category!r} here and {track.category!r} elsewhere"
+            self.report(record, problem, "Give it one category, or two ids")
+        elif frame in track.boxes:
+            self.report(
+                record, f"object {track_id} has a second box in this frame", "Give each object an id of its own"
+            )
+        else:
+            track.boxes[frame] = box
+
+
+@dataclass(frozen=True)
+class Importer:
+    """A format of box tracks: how a file of it is recognized, and how it is read."""
+
+    name: str
+    sniff: Callable[[ImportedFile], bool]
+    """Whether a file looks like one of this format. It may be a folder, and reports nothing."""
+    read: Callable[[ImportedFile], list[BoxVideo]]
+    """The videos with their tracks; faults are reported to the file."""
+    options: frozenset[str] = frozenset()
+    """Which of --first-frame, ... mean something in this format, as the fields of `ImportedFile` are named."""
+
+
+def _with_pictures(path: Path) -> Path:
+    """The folder itself, or the one in it that has the pictures."""
+    if not path.is_dir() or any(map(_is_picture, path.iterdir())):
+        return path
+    inner = [path / name for name in PICTURE_FOLDERS if (path / name).is_dir()]
+    return inner[0] if len(inner) == 1 else path
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with characters that no file can have
+        return False
