@@ -26,7 +26,8 @@ from harness import RETURN_ALL, check_options, peak_in_this_process, take_turns
 from inputs import generator, moving_clip
 from machine import gpu_state, machine
 from mfvis.demo import DemoConfig
-from mfvis.losses.criterion import STRIDE, Criterion, LossConfig
+from mfvis.grid import STRIDE
+from mfvis.losses.criterion import Criterion, LossConfig
 from mfvis.losses.pairwise import PairwiseConfig
 from mfvis.losses.temporal import TemporalConfig
 from mfvis.models import pixel_decoder

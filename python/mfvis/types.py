@@ -7,9 +7,10 @@ Boxes are float32 ``(x1, y1, x2, y2)`` in pixels, half-open; ``x2 <= x1`` or ``y
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ class ClipOrigin(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """B clips of equal T, padded at the right and bottom to one size, with their objects in one list."""
+    """B clips of equal T, padded at the right and bottom to one size, with their objects in one list, clip by clip."""
 
     frames_BTCHW: Tensor
     """uint8 RGB, padded with the mean colour to a multiple of 32."""
@@ -123,6 +124,12 @@ class Batch:
     sizes_B2: Tensor
     """int64 ``(height, width)`` of each clip before padding."""
     clips: tuple[ClipOrigin, ...]
+
+    @property
+    def objects_of_clips(self) -> list[slice]:
+        """Per clip, the range of its objects; known on the host, so that a GPU need not be waited for."""
+        ends = list(itertools.accumulate(len(origin.track_ids) for origin in self.clips))
+        return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -136,14 +143,50 @@ class Batch:
         return [(name, value) for name, value in vars(self).items() if isinstance(value, Tensor)]
 
 
+class MaskSource(Protocol):
+    """Mask logits of a prediction, computed for the queries that are asked for: most queries stand for no object."""
+
+    def select(self, clip: int, query_LM: Tensor) -> Tensor:
+        """Mask logits ``[L, M, T, H / 4, W / 4]`` of M queries of one clip, other ones at each decoder layer."""
+        ...
+
+    def all_queries(self, layer: int, clip: int) -> Tensor:
+        """Mask logits ``[Q, T, H / 4, W / 4]`` of all queries of one clip at one decoder layer."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenseMasks:
+    """A `MaskSource` of masks that exist already."""
+
+    logits_LBQTHW: Tensor
+
+    def select(self, clip: int, query_LM: Tensor) -> Tensor:
+        layer = torch.arange(len(query_LM), device=query_LM.device)[:, None]
+        return self.logits_LBQTHW[layer, clip, query_LM]
+
+    def all_queries(self, layer: int, clip: int) -> Tensor:
+        return self.logits_LBQTHW[layer, clip]
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says: every query's class and mask tube, after each decoder layer, the last one last."""
+    """Classes and mask tubes of all queries after each decoder layer, the last layer last."""
 
     logits_LBQK: Tensor
-    """Class logits, K + 1 of them: the last is "no object"."""
-    masks_LBQTHW: Tensor
-    """Mask logits on the stride-4 grid of the padded frames."""
+    """Class logits: K + 1 of a softmax whose last class is "no object", or K of independent sigmoids."""
+    masks: MaskSource
+    """Mask logits on the stride-4 grid of the padded frames, on demand."""
+    embeddings_LBQC: Tensor | None = None
+    """Decoded queries, by which an object is found again in another window of its video."""
+    no_object: bool = True
+    """The last logit is that of "no object"."""
+
+    @property
+    def scores_LBQK(self) -> Tensor:
+        """float32 probabilities of the K classes."""
+        logits_LBQK = self.logits_LBQK.float()
+        return logits_LBQK.softmax(-1)[..., :-1] if self.no_object else logits_LBQK.sigmoid()
 
 
 @dataclass(frozen=True)

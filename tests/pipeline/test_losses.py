@@ -16,7 +16,7 @@ from mfvis.losses.matcher import MatchConfig, match, matching_cost
 from mfvis.losses.pairwise import PairwiseConfig, pairwise_loss
 from mfvis.losses.projection import projection_loss
 from mfvis.losses.temporal import TemporalConfig
-from mfvis.types import Batch, ClipOrigin, Match, Prediction
+from mfvis.types import Batch, ClipOrigin, DenseMasks, Match, Prediction
 
 import mfvis_ext
 
@@ -52,12 +52,14 @@ def make_prediction(batch: Batch, layers: int = 2, queries: int = 4, classes: in
     clips, frames = batch.frames_BTCHW.shape[:2]
     return Prediction(
         logits_LBQK=torch.randn(layers, clips, queries, classes + 1, generator=random).requires_grad_(),
-        masks_LBQTHW=torch.randn(layers, clips, queries, frames, H, W, generator=random).requires_grad_(),
+        masks=DenseMasks(torch.randn(layers, clips, queries, frames, H, W, generator=random).requires_grad_()),
     )
 
 
 def only_layer(prediction: Prediction, layer: int) -> Prediction:
-    return Prediction(prediction.logits_LBQK[layer : layer + 1], prediction.masks_LBQTHW[layer : layer + 1])
+    return Prediction(
+        prediction.logits_LBQK[layer : layer + 1], DenseMasks(prediction.masks.logits_LBQTHW[layer : layer + 1])
+    )
 
 
 # ---- single terms
@@ -113,7 +115,7 @@ def test_temporal_term_is_the_tk_loss_of_all_layers(tube: str) -> None:
     config = TemporalConfig(weight=0.7, warmup=0, radius=2, k=3, threshold=0.02, tube=tube)
     terms = Criterion(LossConfig(temporal=config), 3)(prediction, batch, 0, matched)
     tk_loss = mfvis_ext.TKLoss(radius=2, k=3, threshold=0.02, tube=tube, downsample=4)
-    masks = prediction.masks_LBQTHW[:, [0, 0, 1], [0, 1, 0]].flatten(0, 1)
+    masks = prediction.masks.logits_LBQTHW[:, [0, 0, 1], [0, 1, 0]].flatten(0, 1)
     boxes, video_index = batch.boxes_NT4.repeat(layers, 1, 1) / 4, batch.video_index_N.repeat(layers)
     expected = tk_loss(masks, boxes, video_index, tk_loss.match(batch.frames_BTCHW))
     assert terms.temporal.item() == pytest.approx(0.7 * layers * expected.item(), rel=1e-5)
@@ -224,7 +226,7 @@ def test_matching_cost_by_hand() -> None:
     masks[0, 0, 0, 0, 1:5, 2:6] = 1  # the box itself
     masks[0, 0, 1, 0, 1:5, 4:8] = 1  # half of it
     logits = torch.zeros(1, 1, 2, 4)
-    cost = matching_cost(Prediction(logits, masks), batch, batch.boxes_NT4 / 4, MatchConfig())
+    cost = matching_cost(Prediction(logits, DenseMasks(masks)), batch, batch.boxes_NT4 / 4, MatchConfig())
     assert cost[0, :, 0].tolist() == pytest.approx([2 * 0.75, 2 * 0.75 + 5 * 0.5], rel=1e-6)
 
 
@@ -238,7 +240,7 @@ def test_matching_cost_of_masks_by_hand(frames: int) -> None:
     masks = torch.stack([logits, -logits])[None, None]  # one layer, one clip, two queries
     classes = torch.tensor([[0.0, 1, 0, 0], [0, 0, 0, 0]])[None, None]
     config = MatchConfig(points=1000)
-    cost = matching_cost(Prediction(classes, masks), batch, batch.boxes_NT4 / 4, config, with_masks=True)
+    cost = matching_cost(Prediction(classes, DenseMasks(masks)), batch, batch.boxes_NT4 / 4, config, with_masks=True)
 
     def by_hand(sign: int, class_probability: float) -> float:
         p = [1 / (1 + math.exp(-sign * x)) for x in EVEN_LOGITS[:frames]]
@@ -249,22 +251,8 @@ def test_matching_cost_of_masks_by_hand(frames: int) -> None:
         return 2 * (1 - class_probability) + 5 * bce + 5 * dice
 
     assert cost[0, :, 0].tolist() == pytest.approx([by_hand(1, math.e / (math.e + 3)), by_hand(-1, 0.25)], rel=1e-5)
-    moved = matching_cost(Prediction(classes, masks), batch, batch.boxes_NT4 * 0, config, with_masks=True)
+    moved = matching_cost(Prediction(classes, DenseMasks(masks)), batch, batch.boxes_NT4 * 0, config, with_masks=True)
     assert torch.equal(cost, moved)
-
-
-def test_matcher_keeps_the_order_of_mixed_clips() -> None:
-    batch = make_batch((2, 2))
-    mixed = [2, 0, 3, 1]
-    shuffled = replace(
-        batch,
-        boxes_NT4=batch.boxes_NT4[mixed],
-        labels_N=batch.labels_N[mixed],
-        video_index_N=batch.video_index_N[mixed],
-    )
-    prediction = make_prediction(batch)
-    straight = match(prediction, batch, batch.boxes_NT4 / 4, MatchConfig()).query_LN
-    assert torch.equal(match(prediction, shuffled, shuffled.boxes_NT4 / 4, MatchConfig()).query_LN, straight[:, mixed])
 
 
 def test_too_few_queries_are_told() -> None:
@@ -289,7 +277,7 @@ def test_total_is_the_sum_of_the_terms_and_reaches_the_prediction(with_masks: bo
     boxes_only = {"classification", "projection", "pairwise", "temporal", "background"}
     assert used == ({"classification", "mask_bce", "mask_dice"} if with_masks else boxes_only)
     terms.total.backward()
-    assert prediction.masks_LBQTHW.grad.abs().sum() > 0 and prediction.logits_LBQK.grad.abs().sum() > 0
+    assert prediction.masks.logits_LBQTHW.grad.abs().sum() > 0 and prediction.logits_LBQK.grad.abs().sum() > 0
 
 
 def test_layers_in_one_call_equal_the_sum_over_layers() -> None:
@@ -339,9 +327,9 @@ def test_no_objects_and_single_frames(objects: tuple[int, ...], frames: int, wit
     terms = Criterion(LossConfig(background=1.0), 3, with_masks)(prediction, batch, step=0)
     terms.total.backward()
     assert torch.isfinite(terms.total)
-    assert torch.isfinite(prediction.masks_LBQTHW.grad).all()
+    assert torch.isfinite(prediction.masks.logits_LBQTHW.grad).all()
     if not sum(objects):
-        assert prediction.masks_LBQTHW.grad.abs().sum() == 0
+        assert prediction.masks.logits_LBQTHW.grad.abs().sum() == 0
     assert terms.temporal.item() == 0
 
 
@@ -356,7 +344,7 @@ def test_padding_is_never_matched_nor_paired() -> None:
     matched = Match(torch.tensor([[0]]))
     reference = criterion(prediction, replace(content, boxes_NT4=boxes), 0, matched).named()
     with torch.no_grad():
-        prediction.masks_LBQTHW[..., -4:] = -100 * prediction.masks_LBQTHW[..., -4:].abs()
+        prediction.masks.logits_LBQTHW[..., -4:] = -100 * prediction.masks.logits_LBQTHW[..., -4:].abs()
     changed = criterion(prediction, replace(content, boxes_NT4=boxes), 0, matched).named()
     assert changed["pairwise"] == reference["pairwise"]
     assert changed["temporal"] == reference["temporal"]
@@ -373,9 +361,9 @@ def test_broken_prediction_reaches_the_loss() -> None:
 def test_half_precision_masks() -> None:
     batch = make_batch()
     prediction = make_prediction(batch)
-    half = Prediction(prediction.logits_LBQK.bfloat16(), prediction.masks_LBQTHW.bfloat16())
+    half = Prediction(prediction.logits_LBQK.bfloat16(), DenseMasks(prediction.masks.logits_LBQTHW.bfloat16()))
     matched = Match(torch.tensor([[0, 1, 0]] * 2))
-    widened = Prediction(half.logits_LBQK.float(), half.masks_LBQTHW.float())
+    widened = Prediction(half.logits_LBQK.float(), DenseMasks(half.masks.logits_LBQTHW.float()))
     full = Criterion(LossConfig(), 3)(widened, batch, 500, matched).named()
     for name, value in Criterion(LossConfig(), 3)(half, batch, 500, matched).named().items():
         assert value.dtype == torch.float32

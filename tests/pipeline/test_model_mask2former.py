@@ -9,6 +9,7 @@ from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.models.pixel_decoder import grid_positions
 from mfvis.models.prompts import _overlap
 from mfvis.types import BoxPrompts
+from tiny import every_mask
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_layers": 3,
          "decoder_ffn_dim": 32, "num_queries": 5}  # fmt: skip
@@ -33,15 +34,15 @@ def tubes(batch=2, frames=3) -> BoxPrompts:
 
 def assert_same(one, other, atol=1e-5):
     torch.testing.assert_close(one.logits_LBQK, other.logits_LBQK, atol=atol, rtol=1e-4)
-    torch.testing.assert_close(one.masks_LBQTHW, other.masks_LBQTHW, atol=atol, rtol=1e-4)
+    torch.testing.assert_close(every_mask(one), every_mask(other), atol=atol, rtol=1e-4)
 
 
 def test_every_layer_predicts_and_every_parameter_learns():
     model = build().train()
     prediction = model(clip())
     assert prediction.logits_LBQK.shape == (4, 2, 5, 4)
-    assert prediction.masks_LBQTHW.shape == (4, 2, 5, 3, 16, 24)
-    (prediction.logits_LBQK.square().mean() + prediction.masks_LBQTHW.square().mean()).backward()
+    assert every_mask(prediction).shape == (4, 2, 5, 3, 16, 24)
+    (prediction.logits_LBQK.square().mean() + every_mask(prediction).square().mean()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -49,7 +50,7 @@ def test_every_layer_predicts_and_every_parameter_learns():
 def test_last_only_is_the_last():
     model, frames = build(), clip()
     every, last = model(frames), model(frames, last_only=True)
-    torch.testing.assert_close(last.masks_LBQTHW, every.masks_LBQTHW[-1:])
+    torch.testing.assert_close(every_mask(last), every_mask(every)[-1:])
     torch.testing.assert_close(last.logits_LBQK, every.logits_LBQK[-1:])
 
 
@@ -57,18 +58,18 @@ def test_last_only_is_the_last():
 def test_clips_of_a_batch_do_not_see_each_other():
     model, frames = build(), clip()
     both, second = model(frames), model(frames[1:])
-    torch.testing.assert_close(both.masks_LBQTHW[:, 1:], second.masks_LBQTHW, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(every_mask(both)[:, 1:], every_mask(second), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_order_of_frames_is_told_by_their_positions_alone(monkeypatch):
     model, frames, order = build(), clip(), [2, 0, 1]
     straight, shuffled = model(frames), model(frames[:, order])
-    assert (straight.masks_LBQTHW[-1][:, :, order] - shuffled.masks_LBQTHW[-1]).abs().max() > 1e-3
+    assert (every_mask(straight)[-1][:, :, order] - every_mask(shuffled)[-1]).abs().max() > 1e-3
     without_time = lambda t, h, w, c, device: grid_positions(h, w, c, device).expand(t, h, w, c)  # noqa: E731
     monkeypatch.setattr(decoder, "clip_positions", without_time)
     straight, shuffled = model(frames), model(frames[:, order])
-    torch.testing.assert_close(straight.masks_LBQTHW[:, :, :, order], shuffled.masks_LBQTHW, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(every_mask(straight)[:, :, :, order], every_mask(shuffled), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(straight.logits_LBQK, shuffled.logits_LBQK, atol=1e-4, rtol=1e-4)
 
 
@@ -84,7 +85,7 @@ def test_the_time_of_a_single_frame_changes_nothing(monkeypatch):
 def test_a_query_that_may_look_nowhere_looks_everywhere():
     model = build(decoder_layers=1)
     pixels = model.pixel_decoder(model.backbone(clip().flatten(0, 1)))
-    learnt = model.decoder.learnt_queries(2)
+    learnt = model.decoder.learned_queries(2)
     places = 3 * pixels.shapes[0][0] * pixels.shapes[0][1]
 
     def look(value: bool):
@@ -98,8 +99,8 @@ def test_prompts_become_queries_and_learn():
     model = build(box_prompts=True).train()
     prediction = model(clip(), tubes())
     assert prediction.logits_LBQK.shape == (4, 2, 3, 4)
-    assert prediction.masks_LBQTHW.shape == (4, 2, 3, 3, 16, 24)
-    prediction.masks_LBQTHW.square().mean().backward()
+    assert every_mask(prediction).shape == (4, 2, 3, 3, 16, 24)
+    every_mask(prediction).square().mean().backward()
     assert all(p.grad.abs().sum() > 0 for p in model.prompts.parameters())
 
 
@@ -108,8 +109,8 @@ def test_prompt_n_is_query_n():
     model, frames, prompts, order = build(box_prompts=True), clip(), tubes(), [2, 0, 1]
     straight = model(frames, prompts)
     shuffled = model(frames, BoxPrompts(prompts.boxes_BQT4[:, order], prompts.valid_BQ[:, order]))
-    torch.testing.assert_close(straight.masks_LBQTHW[:, :, order], shuffled.masks_LBQTHW, atol=1e-4, rtol=1e-4)
-    assert (straight.masks_LBQTHW[:, :, 0] - straight.masks_LBQTHW[:, :, 1]).abs().max() > 1e-2
+    torch.testing.assert_close(every_mask(straight)[:, :, order], every_mask(shuffled), atol=1e-4, rtol=1e-4)
+    assert (every_mask(straight)[:, :, 0] - every_mask(straight)[:, :, 1]).abs().max() > 1e-2
 
 
 @torch.no_grad()
@@ -129,7 +130,7 @@ def test_a_prompt_looks_inside_its_box_and_ignores_absent_frames():
     pooled = model.prompts(everywhere, pixels, 64, 96).features_BQC
     torch.testing.assert_close(pooled, expected[:, None].expand(2, 3, -1), atol=1e-5, rtol=1e-4)
     empty = model(frames, BoxPrompts(everywhere.boxes_BQT4, torch.zeros(2, 3, dtype=torch.bool)))
-    assert empty.masks_LBQTHW.isfinite().all()
+    assert every_mask(empty).isfinite().all()
 
 
 def test_overlap_is_exact():

@@ -7,6 +7,7 @@ from mfvis.models.backbone import BackboneConfig
 from mfvis.models.foreign import to_ours
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.models.weights import load_weights
+from tiny import every_mask
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 CLASSES = 5
@@ -51,8 +52,8 @@ def test_one_frame_equals_the_image_model(twins):
     masks = [a["masks_queries_logits"] for a in expected.auxiliary_logits] + [expected.masks_queries_logits]
     logits, masks = torch.stack(logits), torch.stack(masks)
     assert prediction.logits_LBQK.shape == (5, 2, 7, CLASSES + 1)
-    assert prediction.masks_LBQTHW.shape == (5, 2, 7, 1, 24, 32)
+    assert every_mask(prediction).shape == (5, 2, 7, 1, 24, 32)
     assert masks.std() > 0.1 and logits.std() > 0.1, "a degenerate model would agree with anything"
     assert (masks > 0).float().mean(dim=(-1, -2)).std() > 0.01, "masked attention must have something to mask"
     torch.testing.assert_close(prediction.logits_LBQK, logits, atol=1e-4, rtol=0)
-    torch.testing.assert_close(prediction.masks_LBQTHW[:, :, :, 0], masks, atol=1e-4, rtol=0)
+    torch.testing.assert_close(every_mask(prediction)[:, :, :, 0], masks, atol=1e-4, rtol=0)

@@ -22,7 +22,7 @@ from mfvis.infer.full_size import encode_tubes
 from mfvis.infer.predictor import InferConfig, predict_video
 from mfvis.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from mfvis.models.mask2former import VideoMask2Former
-from tiny import CATEGORIES, TINY, tiny_model
+from tiny import CATEGORIES, TINY, every_mask, tiny_model
 
 TRAINED = Config(("train.json",), model=TINY, clip=ClipConfig(short_sides=(48, 32)))
 
@@ -52,7 +52,7 @@ def test_equals_the_plain_way_that_enlarges_every_mask_first(model, video_file):
     frames = resize_frames(read_frames(video, range(video.length)), 45, 63)
     with torch.no_grad():
         prediction = model(pad_frames(frames, 64, 64)[None])
-    logits = F.interpolate(prediction.masks_LBQTHW[-1, 0], scale_factor=4, mode="bilinear", align_corners=False)
+    logits = F.interpolate(every_mask(prediction)[-1, 0], scale_factor=4, mode="bilinear", align_corners=False)
     masks_QTHW = F.interpolate(logits[..., :45, :63], (50, 70), mode="bilinear", align_corners=False) > 0
     scores_QK = prediction.logits_LBQK[-1, 0].softmax(-1)[:, :2]
     best = sorted(((s.item(), q, k) for q, row in enumerate(scores_QK) for k, s in enumerate(row)), reverse=True)

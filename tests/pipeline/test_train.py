@@ -24,6 +24,7 @@ from mfvis.train.optim import OptimConfig, learning_rate, make_optimizer
 from mfvis.train.step import box_prompts
 from mfvis.types import Batch, ClipOrigin
 from safetensors.torch import load_file
+from tiny import every_mask
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
@@ -117,7 +118,7 @@ def test_load_model_gives_the_trained_model(uninterrupted: Path, demo_data: tupl
     assert config == configure(demo_data[0], uninterrupted)
     assert model.num_classes == len(categories)
     prediction = model(torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8))
-    assert prediction.masks_LBQTHW.shape == (2, 1, 6, 2, 8, 8)
+    assert every_mask(prediction).shape == (2, 1, 6, 2, 8, 8)
 
 
 def test_resume_equals_uninterrupted_bit_for_bit(

@@ -14,7 +14,7 @@ from mfvis.errors import ConfigError
 from mfvis.infer.predictor import InferConfig, WindowFeatures, predict_video
 from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.types import Prediction
+from mfvis.types import DenseMasks, Prediction
 from tiny import CATEGORIES, tiny_model
 
 
@@ -87,19 +87,16 @@ class Told(torch.nn.Module):
         super().__init__()
         self.windows = iter(windows)
 
-    def learnt_queries(self, batch):
+    def learned_queries(self, batch):
         return None
 
-    def decode(self, pixels, queries, last_only):
-        query_QC, self.scores_QK, self.columns = next(self.windows)
-        return query_QC[None, None]
-
-    def predict(self, decoded_LBQC, pixels):
-        masks = torch.full((1, 1, len(self.columns), len(pixels.mask_NCHW), *pixels.mask_NCHW.shape[2:]), -5.0)
-        for q, x in enumerate(self.columns):
+    def forward(self, pixels, queries, last_only):
+        query_QC, scores_QK, columns = next(self.windows)
+        masks = torch.full((1, 1, len(columns), len(pixels.mask_NCHW), *pixels.mask_NCHW.shape[2:]), -5.0)
+        for q, x in enumerate(columns):
             masks[0, 0, q, :, 2:6, x : x + 4] = 5
-        probabilities_QK = torch.cat([self.scores_QK, 1 - self.scores_QK.sum(1, keepdim=True)], 1)
-        return Prediction(probabilities_QK.log()[None, None], masks)
+        probabilities_QK = torch.cat([scores_QK, 1 - scores_QK.sum(1, keepdim=True)], 1)
+        return Prediction(probabilities_QK.log()[None, None], DenseMasks(masks), query_QC[None, None])
 
 
 def test_what_is_there_all_along_is_not_crowded_out_by_what_one_window_was_sure_of(model, video):

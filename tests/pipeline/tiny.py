@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from mfvis.models.backbone import BackboneConfig
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
-from mfvis.types import Category
+from mfvis.types import Category, Prediction
+from torch import Tensor
 
 CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
 TINY = ModelConfig(
@@ -23,3 +24,11 @@ TINY = ModelConfig(
 def tiny_model() -> VideoMask2Former:
     torch.manual_seed(0)
     return VideoMask2Former(TINY, len(CATEGORIES)).eval()
+
+
+def every_mask(prediction: Prediction) -> Tensor:
+    """Mask logits ``[L, B, Q, T, H, W]`` of all queries, at all layers."""
+    layers, clips = prediction.logits_LBQK.shape[:2]
+    return torch.stack(
+        [torch.stack([prediction.masks.all_queries(layer, clip) for clip in range(clips)]) for layer in range(layers)]
+    )

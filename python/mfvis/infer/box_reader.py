@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from mfvis.data.augment import fitted_size, resize
 from mfvis.data.clips import ClipConfig, ClipDataset, ClipSampler, collate, make_clip
 from mfvis.errors import require
+from mfvis.grid import STRIDE
 from mfvis.infer.evidence import inside_boxes
 from mfvis.infer.full_size import encode_tubes
-from mfvis.losses.criterion import STRIDE, Criterion, LossConfig
+from mfvis.losses.criterion import Criterion, LossConfig
 from mfvis.models.backbone import Backbone, BackboneConfig
 from mfvis.train.optim import OptimConfig, descend, make_optimizer, set_learning_rate
 from mfvis.train.step import box_prompts, forward
-from mfvis.types import BoxPrompts, Prediction, TrackResult, Video, VideoDataset
+from mfvis.types import BoxPrompts, DenseMasks, Prediction, TrackResult, Video, VideoDataset
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class BoxReader(nn.Module):
         masks_BQTHW = logits_NTHW.new_zeros(*prompts.valid_BQ.shape, *logits_NTHW.shape[1:])
         masks_BQTHW[clip_N, query_N] = logits_NTHW
         no_class = masks_BQTHW.new_zeros(1, *prompts.valid_BQ.shape, self.num_classes + 1)
-        return Prediction(no_class, masks_BQTHW[None])
+        return Prediction(no_class, DenseMasks(masks_BQTHW[None]))
 
 
 def _told(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
@@ -135,7 +136,7 @@ def fill_boxes(reader: BoxReader, dataset: VideoDataset, video: Video, clip: Cli
     size = fitted_size(video.height, video.width, min(clip.short_sides), clip.max_side)
     batch = collate([resize(given, *size)])
     prompts, _ = box_prompts(batch)
-    masks_NTHW = reader(batch.frames_BTCHW, prompts).masks_LBQTHW[0, 0, : len(given.track_ids)]
+    masks_NTHW = reader(batch.frames_BTCHW, prompts).masks.all_queries(0, 0)[: len(given.track_ids)]
     tubes = encode_tubes(masks_NTHW, size, (video.height, video.width))
     tracks = {track.id: track for track in video.tracks}
     results = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -59,7 +58,7 @@ def segment(model: Model, view: View, config: LabelConfig) -> Tensor:
         if len(objects) == 0:
             continue
         prediction, matched = model(part, objects)
-        sums_NTHW[objects[:, None], indices] += prediction.masks_LBQTHW[-1, 0, matched.query_LN[-1]]
+        sums_NTHW[objects[:, None], indices] += prediction.masks.select(0, matched.query_LN)[-1]
         counts_NT[objects[:, None], indices] += 1
     return sums_NTHW / counts_NT.clamp(min=1)[..., None, None]
 
@@ -70,21 +69,18 @@ def _loss(
     """The criterion's losses and those of the evidence, summed over the decoder layers, averaged over the objects."""
     batch, device = as_batch(part), part.boxes_NT4.device
     layers, count = len(prediction.logits_LBQK), len(part.labels_N)
-    # What lies in another object's box is left to that one: it is no negative, so the objects of a video may share
-    # what they look like, and their boxes keep them apart.
-    layer = torch.arange(layers, device=device)[:, None]
-    elsewhere = torch.zeros_like(prediction.masks_LBQTHW, dtype=torch.bool)
-    elsewhere[layer, 0, matched.query_LN] = part.others_NTHW
-    prediction = replace(prediction, masks_LBQTHW=prediction.masks_LBQTHW.masked_fill(elsewhere, ABSENT))
+    # The interior of another object's box is left to that object: it is no negative, so the objects of a video may
+    # share features, and their boxes keep them apart.
+    masks_LNTHW = prediction.masks.select(0, matched.query_LN).masked_fill(part.others_NTHW, ABSENT)
 
     shift_BP2 = None
     if config.loss.temporal.weight > 0:
         pairs_P2 = mfvis_ext.tube_pairs(len(part.frames_TCHW), config.loss.temporal.tube, device)
         shift_BP2 = camera_motion(part.lab_TCHW, part.background_THW, pairs_P2)[None]
-    loss = criterion(prediction, batch, step, matched, shift_BP2).total
+    loss = criterion.terms(prediction, matched, masks_LNTHW, batch, step, shift_BP2).total
     evidence = config.evidence
     if evidence.weight > 0:
-        masks = prediction.masks_LBQTHW[layer, 0, matched.query_LN].flatten(0, 1)
+        masks = masks_LNTHW.flatten(0, 1)
         escaped, ring, unknown = (
             known_NTHW.repeat(layers, 1, 1, 1) for known_NTHW in (part.escaped_NTHW, part.ring_NTHW, part.unknown_NTHW)
         )

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mfvis.data.rle import encode_mask, mask_box
-from mfvis.losses.criterion import STRIDE
+from mfvis.grid import STRIDE
 
 
 def encode_tubes(

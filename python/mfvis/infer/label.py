@@ -28,6 +28,7 @@ from mfvis.data.video import read_frames
 from mfvis.data.ytvis import load_dataset
 from mfvis.device import device_of
 from mfvis.errors import ConfigError, DataError
+from mfvis.grid import STRIDE
 from mfvis.infer.evidence import inside_boxes
 from mfvis.infer.fit import fit, segment
 from mfvis.infer.full_size import at_original_size
@@ -37,7 +38,6 @@ from mfvis.infer.shared import CropReader, crops_of, examples_of, joined, masks_
 from mfvis.infer.start import FromCheckpoint, FromScratch
 from mfvis.infer.tries import among_tracks, mean_of_fitting
 from mfvis.infer.view import View, with_evidence
-from mfvis.losses.criterion import STRIDE
 from mfvis.parsing import to_plain
 from mfvis.train.checkpoint import load_model
 from mfvis.types import TrackResult, Video, VideoDataset

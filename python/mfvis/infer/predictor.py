@@ -155,21 +155,18 @@ def predict_video(
     features = WindowFeatures(model, video, resized, config.chunk)
     for number, frames in enumerate(windows):
         pixels = features.move_to(frames)
-        decoded_LBQC = model.decoder.decode(pixels, model.decoder.learnt_queries(1), last_only=True)
-        prediction = model.decoder.predict(decoded_LBQC, pixels)
-        # K classes without the last one, "no object"; the flat index counts classes within a query.
-        scores_QK = prediction.logits_LBQK[-1, 0].softmax(-1)[:, :-1]
+        prediction = model.decode(pixels, 1, last_only=True)
+        scores_QK = prediction.scores_LBQK[-1, 0]  # the flat index below counts classes within a query
         flat_D = scores_QK.flatten().topk(min(config.max_tracks, scores_QK.numel())).indices
         # One query may be chosen for several classes; its masks are made once.
         chosen_M = (flat_D // scores_QK.shape[1]).unique()
-        masks_MTHW = prediction.masks_LBQTHW[-1, 0, chosen_M]
-        del prediction
+        masks_MTHW = prediction.masks.select(0, chosen_M[None])[0]
         # Frames shared with the window before, and with the next.
         head = windows[number - 1].stop - frames.start if number > 0 else 0
         tail = frames.stop - windows[number + 1].start if number + 1 < len(windows) else 0
         found = identities.recognise(
             number,
-            decoded_LBQC[-1, 0, chosen_M],
+            prediction.embeddings_LBQC[-1, 0, chosen_M],
             scores_QK[chosen_M],
             masks_MTHW[:, :head] > 0,
             masks_MTHW[:, len(frames) - tail :] > 0,
@@ -233,7 +230,7 @@ class WindowFeatures:
             count = min(self.chunk, window.stop - first)
             pictures = resize_frames(torch.stack(list(itertools.islice(self.stream, count))), *self.resized)
             padded = pad_frames(pictures, *padded_size(*self.resized))
-            yield self.model.pixel_decoder(self.model.backbone(padded.to(device)))
+            yield self.model.encode(padded.to(device))
 
 
 def readable(

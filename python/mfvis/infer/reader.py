@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mfvis.grid import PADDING_COLOR, STRIDE
 from mfvis.infer.tracking import assign_tubes
 from mfvis.infer.view import View, as_batch, zoomed
-from mfvis.losses.criterion import PADDING_COLOUR, STRIDE
 from mfvis.losses.matcher import MatchConfig, match
 from mfvis.models.backbone import Backbone
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.types import BoxPrompts, Match, Prediction
+from mfvis.types import BoxPrompts, DenseMasks, Match, Prediction
 
 
 class TrackReader(nn.Module):
@@ -54,13 +54,13 @@ class TrackReader(nn.Module):
             features = tuple(map(standardised, self.backbone(zoomed(part.frames_TCHW, self.zoom))))
         masks_NTHW = self.logits(features, part.lab_TCHW)[objects_N]
         no_class = masks_NTHW.new_zeros(1, 1, len(objects_N), self.num_classes + 1)
-        prediction = Prediction(no_class, masks_NTHW[None, None])
+        prediction = Prediction(no_class, DenseMasks(masks_NTHW[None, None]))
         return prediction, _in_order(prediction)
 
     def logits(self, features: tuple[Tensor, ...], lab_TCHW: Tensor) -> Tensor:
         """Mask logits ``[N, T, H, W]`` of all tracks on the grid of the colours, from features of any resolutions."""
         grid = lab_TCHW.shape[-2:]
-        content = lab_TCHW[:, :1] < PADDING_COLOUR
+        content = lab_TCHW[:, :1] < PADDING_COLOR
         mean_C11 = (lab_TCHW * content).sum((0, 2, 3), keepdim=True)[0] / content.sum().clamp(min=1)
         x = self.colours((lab_TCHW - mean_C11) * content / 30)
         for lateral, level in zip(self.laterals, features, strict=True):
@@ -90,17 +90,15 @@ class QueryReader(nn.Module):
     def forward(self, part: View, objects_N: Tensor) -> tuple[Prediction, Match]:
         """The tubes of all queries. In eval mode learnt ones are assigned by their boxes, whatever their classes."""
         model, last_only = self.model, not self.training
-        pixels = model.pixel_decoder(part.features or model.backbone(part.frames_TCHW))
+        encoded = model.encode(part.frames_TCHW, part.features)
         if model.prompts is not None:
             valid_BQ = torch.ones(1, len(objects_N), dtype=torch.bool, device=objects_N.device)
-            prompts = BoxPrompts(part.boxes_NT4[None], valid_BQ)
-            queries = model.prompts(prompts, pixels, *part.frames_TCHW.shape[-2:])
-            prediction = model.decoder(pixels, queries, last_only)
+            prediction = model.decode(encoded, 1, BoxPrompts(part.boxes_NT4[None], valid_BQ), last_only)
             return prediction, _in_order(prediction)
-        prediction = model.decoder(pixels, model.decoder.learnt_queries(1), last_only)
+        prediction = model.decode(encoded, 1, last_only=last_only)
         boxes_NT4 = part.boxes_NT4 / STRIDE
         if last_only:
-            return prediction, Match(assign_tubes(prediction.masks_LBQTHW[-1, 0], boxes_NT4)[None])
+            return prediction, Match(assign_tubes(prediction.masks.all_queries(-1, 0), boxes_NT4)[None])
         return prediction, match(prediction, as_batch(part), boxes_NT4, self.cost)
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mfvis.data.augment import pad_frames, padded_size, resize_frames
+from mfvis.grid import STRIDE, grid_colors
 from mfvis.infer.evidence import EvidenceConfig, escaped_background, inside_boxes, ring_around
-from mfvis.losses.criterion import STRIDE, grid_colours
 from mfvis.models.backbone import Backbone
 from mfvis.types import Batch, ClipOrigin, present
 
@@ -65,7 +65,7 @@ def look(
     padded = pad_frames(resized, *padded_size(height, width)).to(device)
     boxes_NT4 = (boxes_NT4 * torch.tensor([width / old_width, height / old_height] * 2)).to(device)
 
-    lab_BTCHW, content_BHW = grid_colours(padded[None], torch.tensor([size], device=device))
+    lab_BTCHW, content_BHW = grid_colors(padded[None], torch.tensor([size], device=device))
     lab_TCHW, content_HW = lab_BTCHW[0], content_BHW[0]
     cells_NT4, grid = boxes_NT4 / STRIDE, content_HW.shape
     inside_NTHW = inside_boxes(cells_NT4, *grid)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import mfvis_ext
 from mfvis.errors import require
+from mfvis.grid import STRIDE, grid_colors
 from mfvis.losses.background import background_loss
 from mfvis.losses.masks import MaskConfig, mask_losses
 from mfvis.losses.matcher import MatchConfig, match
@@ -17,11 +17,6 @@ from mfvis.losses.pairwise import PairwiseConfig, pairwise_loss
 from mfvis.losses.projection import projection_loss
 from mfvis.losses.temporal import TemporalConfig
 from mfvis.types import Batch, Match, Prediction
-
-STRIDE = 4
-"""Pixels of a frame in a cell of the mask grid."""
-PADDING_COLOUR = 1e3
-"""Far from every LAB colour, so that padding resembles nothing but padding."""
 
 
 @dataclass(frozen=True)
@@ -81,27 +76,37 @@ class Criterion(nn.Module):
         self.config, self.num_classes, self.with_masks = config, num_classes, with_masks
         self.tk_loss = config.temporal.tk_loss()
 
-    def forward(
-        self,
-        prediction: Prediction,
-        batch: Batch,
-        step: int,
-        matched: Match | None = None,
-        shift_BP2: Tensor | None = None,
-    ) -> LossTerms:
-        """The losses, summed over the decoder layers.
+    def forward(self, prediction: Prediction, batch: Batch, step: int, matched: Match | None = None) -> LossTerms:
+        """Compute the losses, summed over the decoder layers.
 
         Args:
-            prediction: Of all decoder layers.
-            batch: What it was computed from, on the same device.
-            step: Optimiser steps done so far, for the warm-up of the pairwise and temporal terms.
-            matched: The assignment, where it is known (queries made from the boxes); otherwise it is sought.
-            shift_BP2: int64 camera motion (dy, dx) in cells of the mask grid, per clip and pair of frames.
+            prediction: At all decoder layers.
+            batch: The input of the prediction, on the same device.
+            step: Optimizer steps done so far, for the warm-up of the pairwise and temporal terms.
+            matched: The assignment, where it is known (queries made from the boxes). By default queries are assigned
+                by `mfvis.losses.matcher.match`.
         """
-        config, layers = self.config, prediction.masks_LBQTHW.shape[0]
+        if matched is None:
+            matched = match(prediction, batch, batch.boxes_NT4 / STRIDE, self.config.match, self.with_masks)
+        return self.terms(prediction, matched, matched_masks(prediction, matched, batch), batch, step)
+
+    def terms(
+        self,
+        prediction: Prediction,
+        matched: Match,
+        masks_LNTHW: Tensor,
+        batch: Batch,
+        step: int,
+        shift_BP2: Tensor | None = None,
+    ) -> LossTerms:
+        """Compute the losses of a known assignment; as `forward`.
+
+        Args:
+            masks_LNTHW: Mask logits of each object's query, at every layer.
+            shift_BP2: int64 camera motion (dy, dx) in grid cells, per clip and pair of frames.
+        """
+        config, layers = self.config, len(masks_LNTHW)
         boxes_NT4 = batch.boxes_NT4 / STRIDE
-        matched = matched or match(prediction, batch, boxes_NT4, config.match, self.with_masks)
-        masks_LNTHW = _matched_masks(prediction, matched, batch.video_index_N)
 
         # ---- What is summed here is divided by the mean over the processes below.
         objects = masks_LNTHW.new_full((1,), len(batch.labels_N), dtype=torch.float32)
@@ -111,7 +116,7 @@ class Criterion(nn.Module):
             masks, boxes = masks_LNTHW.flatten(0, 1), boxes_NT4.repeat(layers, 1, 1)
             video_index = batch.video_index_N.repeat(layers)
             frames_BTCHW = batch.frames_BTCHW.flip(2) if config.swap_red_blue else batch.frames_BTCHW
-            lab_BTCHW, _ = grid_colours(frames_BTCHW, batch.sizes_B2)
+            lab_BTCHW, _ = grid_colors(frames_BTCHW, batch.sizes_B2)
             if config.temporal.weight > 0:
                 matches = self.tk_loss.match(lab_BTCHW, shift_BP2)
                 loss_NP, weight_NP = self.tk_loss.terms(masks, boxes, video_index, matches)
@@ -120,7 +125,8 @@ class Criterion(nn.Module):
         normaliser, weight_P = normalisers[0], normalisers[1:]
 
         # ---- The weighted terms; the sum over layers is what deep supervision means.
-        zero = masks_LNTHW.sum(dtype=torch.float32) * 0  # in the graph, so that a batch without objects has a gradient
+        # In the graph, so that a batch without objects has a gradient.
+        zero = prediction.masks.select(0, matched.query_LN[:, :0]).sum(dtype=torch.float32)
         terms = dict.fromkeys((f.name for f in fields(LossTerms) if f.name != "total"), zero)
         terms["classification"] = config.classification * self._classification(prediction, matched, batch)
         if self.with_masks:
@@ -160,23 +166,13 @@ def _ramp(step: int, warmup: int) -> float:
     return min((step + 1) / warmup, 1.0) if warmup else 1.0
 
 
-def _matched_masks(prediction: Prediction, matched: Match, video_index_N: Tensor) -> Tensor:
-    """``[L, N, T, H, W]``: at every layer the mask of the query that stands for each object."""
-    layer = torch.arange(len(matched.query_LN), device=video_index_N.device)[:, None]
-    return prediction.masks_LBQTHW[layer, video_index_N, matched.query_LN]
-
-
-def grid_colours(frames_BTCHW: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
-    """LAB on the mask grid, float32 ``[B, T, 3, H / 4, W / 4]``, the padding unlike any colour; and what is no padding.
-
-    The second is bool ``[B, H / 4, W / 4]``. sizes: (height, width) of the frames before the padding.
-    """
-    lab_BTCHW = mfvis_ext.rgb_to_lab(frames_BTCHW, STRIDE)
-    height, width = lab_BTCHW.shape[-2:]
-    rows = torch.arange(height, device=lab_BTCHW.device) < (sizes_B2[:, :1] // STRIDE)
-    columns = torch.arange(width, device=lab_BTCHW.device) < (sizes_B2[:, 1:] // STRIDE)
-    content_BHW = rows[:, :, None] & columns[:, None, :]
-    return torch.where(content_BHW[:, None, None], lab_BTCHW, PADDING_COLOUR), content_BHW
+def matched_masks(prediction: Prediction, matched: Match, batch: Batch) -> Tensor:
+    """Mask logits ``[L, N, T, H, W]`` of the query that stands for each object, at every layer."""
+    per_clip = [
+        prediction.masks.select(clip, matched.query_LN[:, objects])
+        for clip, objects in enumerate(batch.objects_of_clips)
+    ]
+    return torch.cat(per_clip, 1)
 
 
 def mean_over_processes(values: Tensor) -> Tensor:

@@ -50,17 +50,16 @@ def match(
     # A prediction that is not finite must reach the loss, where it is told and kept; any assignment serves until then.
     cost = np.nan_to_num(cost_LQN.double().numpy(), nan=1e6, posinf=1e6, neginf=-1e6)
     query_LN = np.zeros((layers, objects), np.int64)
-    video_index = batch.video_index_N.cpu().numpy()
-    for clip, origin in enumerate(batch.clips):
-        members = np.flatnonzero(video_index == clip)
-        if len(members) > queries:
+    for origin, members in zip(batch.clips, batch.objects_of_clips, strict=True):
+        count = members.stop - members.start
+        if count > queries:
             raise ConfigError(
-                f"model.num_queries is {queries}, but video {origin.video_id} has {len(members)} objects in frames "
-                f"{list(origin.frame_indices)}; set model.num_queries to {len(members)} or more"
+                f"model.num_queries is {queries}, but video {origin.video_id} has {count} objects in frames "
+                f"{list(origin.frame_indices)}; set model.num_queries to {count} or more"
             )
         for layer in range(layers):
             rows, columns = linear_sum_assignment(cost[layer][:, members])
-            query_LN[layer, members[columns]] = rows
+            query_LN[layer, members.start + columns] = rows
     return Match(torch.from_numpy(query_LN).to(prediction.logits_LBQK.device))
 
 
@@ -68,43 +67,35 @@ def match(
 def matching_cost(
     prediction: Prediction, batch: Batch, boxes_NT4: Tensor, config: MatchConfig, with_masks: bool = False
 ) -> Tensor:
-    """float32 ``[L, Q, N]``: the cost of each query of its own clip for each object.
+    """Cost ``[L, Q, N]``, float32, of each query of its own clip for each object.
 
     Class and box tube, Ke et al. 2023, section 3.3; with masks, class, cross-entropy and dice as in Mask2Former for
     videos, without the boxes.
     """
-    probability = prediction.logits_LBQK.float().softmax(-1)
-    members = [batch.video_index_N == clip for clip in range(len(batch.clips))]
-    if with_masks:
-        masks = prediction.masks_LBQTHW
-        costs = [
-            _mask_cost(masks[:, clip].float(), batch.masks_NTHW[mine], config) for clip, mine in enumerate(members)
-        ]
-    else:
-        # All clips in one call: a slice of the masks would be copied.
-        layers, _, queries, frames = prediction.masks_LBQTHW.shape[:4]
-        tubes = mfvis_ext.mask_to_boxes(prediction.masks_LBQTHW.flatten(0, 2)).view(layers, -1, queries, frames, 4)
-        dice = [
-            mfvis_ext.box_tube_dice(tubes[:, clip].flatten(0, 1), boxes_NT4[mine]).view(layers, queries, -1)
-            for clip, mine in enumerate(members)
-        ]
-        costs = [config.box * (1 - d) for d in dice]
-    for clip, mine in enumerate(members):
+    per_clip = []
+    for clip, objects in enumerate(batch.objects_of_clips):
         # 1 - p instead of the usual -p: the same assignment, and a cost that is never negative.
-        costs[clip] = costs[clip] + config.classification * (1 - probability[:, clip][..., batch.labels_N[mine]])
-    # The objects of a batch come clip after clip, but nothing relies on it.
-    order = torch.cat([mine.nonzero()[:, 0] for mine in members])
-    return torch.cat(costs, -1)[..., order.argsort()]
+        cost_LQN = config.classification * (1 - prediction.scores_LBQK[:, clip][..., batch.labels_N[objects]])
+        for layer, cost_QN in enumerate(cost_LQN):
+            # The masks of all queries exist for one layer of one clip at a time.
+            masks_QTHW = prediction.masks.all_queries(layer, clip)
+            if with_masks:
+                cost_QN += _mask_cost(masks_QTHW.float(), batch.masks_NTHW[objects], config)
+            else:
+                dice_QN = mfvis_ext.box_tube_dice(mfvis_ext.mask_to_boxes(masks_QTHW), boxes_NT4[objects])
+                cost_QN += config.box * (1 - dice_QN)
+        per_clip.append(cost_LQN)
+    return torch.cat(per_clip, -1)
 
 
-def _mask_cost(masks_LQTHW: Tensor, truth_NTHW: Tensor, config: MatchConfig) -> Tensor:
-    layers, queries, frames, height, width = masks_LQTHW.shape
+def _mask_cost(masks_QTHW: Tensor, truth_NTHW: Tensor, config: MatchConfig) -> Tensor:
+    queries, frames, height, width = masks_QTHW.shape
     objects = truth_NTHW.shape[0]
     if not objects:
-        return masks_LQTHW.new_zeros(layers, queries, 0)
-    points = torch.rand(1, config.points, 2, device=masks_LQTHW.device)
-    predicted = point_sample(masks_LQTHW.reshape(-1, height, width), points.expand(layers * queries * frames, -1, -1))
-    predicted = predicted.view(layers, queries, -1)
+        return masks_QTHW.new_zeros(queries, 0)
+    points = torch.rand(1, config.points, 2, device=masks_QTHW.device)
+    predicted = point_sample(masks_QTHW.reshape(-1, height, width), points.expand(queries * frames, -1, -1))
+    predicted = predicted.view(queries, -1)
     true = point_sample(truth_NTHW.flatten(0, 1).float(), points.expand(objects * frames, -1, -1)).view(objects, -1)
     bce = (F.softplus(-predicted) @ true.T + F.softplus(predicted) @ (1 - true).T) / true.shape[1]
     probability = predicted.sigmoid()

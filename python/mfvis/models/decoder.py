@@ -86,6 +86,25 @@ class DecoderLayer(nn.Module):
         return self.final_norm(x + self.dropout(self.fc2(self.dropout(F.relu(self.fc1(x))))))
 
 
+@dataclass(frozen=True)
+class DotProductMasks:
+    """A `MaskSource`: the dot product of a query's mask embedding with every pixel embedding of its clip."""
+
+    embeddings_LBQC: Tensor
+    pixels_BTHWC: Tensor
+
+    def select(self, clip: int, query_LM: Tensor) -> Tensor:
+        layer = torch.arange(len(query_LM), device=query_LM.device)[:, None]
+        return self._masks(self.embeddings_LBQC[layer, clip, query_LM], clip)
+
+    def all_queries(self, layer: int, clip: int) -> Tensor:
+        return self._masks(self.embeddings_LBQC[layer, clip], clip)
+
+    def _masks(self, embeddings: Tensor, clip: int) -> Tensor:
+        # In the precision of the embeddings, which is that of the autocast that the decoder ran under.
+        return torch.einsum("...c,thwc->...thw", embeddings, self.pixels_BTHWC[clip].to(embeddings.dtype))
+
+
 class MaskedAttentionDecoder(nn.Module):
     """Queries in, their classes and mask tubes out, after every layer.
 
@@ -107,7 +126,7 @@ class MaskedAttentionDecoder(nn.Module):
         )
         self.class_head = nn.Linear(dim, num_classes + 1)
 
-    def learnt_queries(self, batch: int) -> Queries:
+    def learned_queries(self, batch: int) -> Queries:
         """The learnt queries for each of ``batch`` clips."""
         return Queries(
             self.query_features.weight.expand(batch, -1, -1), self.query_positions.weight.expand(batch, -1, -1)
@@ -117,12 +136,8 @@ class MaskedAttentionDecoder(nn.Module):
         """Decode the B clips whose B * T frames lie one after the other in ``pixels``.
 
         Args:
-            last_only: Give the last layer's prediction alone (L = 1).
+            last_only: Return only the last layer's prediction (L = 1).
         """
-        return self.predict(self.decode(pixels, queries, last_only), pixels)
-
-    def decode(self, pixels: PixelFeatures, queries: Queries, last_only: bool = False) -> Tensor:
-        """The queries after each layer, ``[L, B, Q, C]``: what says an object's class and mask, and who it is."""
         batch = queries.features_BQC.shape[0]
         frames = pixels.mask_NCHW.shape[0] // batch
         values, keys, coarse = [], [], []
@@ -145,17 +160,14 @@ class MaskedAttentionDecoder(nn.Module):
                 attend = queries.attend_BQS
             else:
                 # Detached afterwards, not under no_grad: until torch 2.10 at least, autocast keeps the weights that it
-                # casts there, and `predict` would train none of them.
+                # casts there, and the mask embeddings below would train none of them.
                 attend = self.mask_embedder(outputs[-1]).detach() @ coarse[level].transpose(1, 2) >= 0
             # A query that may look nowhere looks everywhere.
             attend = attend | ~attend.any(-1, keepdim=True)
             x = layer(x, queries.positions_BQC, keys[level], values[level], attend)
             outputs.append(self.norm(x))
 
-        return torch.stack(outputs[-1:] if last_only else outputs)
-
-    def predict(self, decoded_LBQC: Tensor, pixels: PixelFeatures) -> Prediction:
-        """Classes and mask tubes of decoded queries."""
-        pixels_BTHWC = pixels.mask_NCHW.permute(0, 2, 3, 1).unflatten(0, (decoded_LBQC.shape[1], -1))
-        masks_LBQTHW = torch.einsum("lbqc,bthwc->lbqthw", self.mask_embedder(decoded_LBQC), pixels_BTHWC)
-        return Prediction(self.class_head(decoded_LBQC), masks_LBQTHW)
+        decoded_LBQC = torch.stack(outputs[-1:] if last_only else outputs)
+        pixels_BTHWC = pixels.mask_NCHW.permute(0, 2, 3, 1).unflatten(0, (batch, frames))
+        masks = DotProductMasks(self.mask_embedder(decoded_LBQC), pixels_BTHWC)
+        return Prediction(self.class_head(decoded_LBQC), masks, decoded_LBQC)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mfvis.errors import require
+from mfvis.grid import STRIDE
 from mfvis.models.backbone import Backbone, BackboneConfig
 from mfvis.models.decoder import MaskedAttentionDecoder
-from mfvis.models.pixel_decoder import PixelDecoder
+from mfvis.models.pixel_decoder import PixelDecoder, PixelFeatures
 from mfvis.models.prompts import BoxPromptEncoder
 from mfvis.types import BoxPrompts, Prediction
 
@@ -85,20 +86,44 @@ class VideoMask2Former(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, frames_BTCHW: Tensor, prompts: BoxPrompts | None = None, last_only: bool = False) -> Prediction:
-        """Predict the tubes of every query.
+        """Predict classes and mask tubes of every query.
 
         Args:
             frames_BTCHW: RGB ``[B, T, 3, H, W]``, uint8 or floating point in 0..255, H and W multiples of 32.
-            prompts: Box tubes, each of which becomes a query, instead of the learnt queries.
-            last_only: Give the last decoder layer alone, L = 1: all that inference needs.
+            prompts: Box tubes, each of which becomes a query, instead of the learned queries.
+            last_only: Return only the last decoder layer (L = 1), which is all that inference needs.
 
         Returns:
-            Logits ``[L, B, Q, K + 1]`` and mask logits ``[L, B, Q, T, H / 4, W / 4]`` with L = decoder layers + 1: the
-            first is said by the queries themselves, before any layer.
+            Logits ``[L, B, Q, K + 1]`` and, on demand, mask logits ``[T, H / 4, W / 4]`` of each query, with
+            L = decoder layers + 1: the first prediction is made from the queries before any layer.
 
         Raises:
             ValueError: a wrong shape, or prompts for a model without them.
         """
+        batch, frames = self._checked(frames_BTCHW, prompts)
+        return self.decode(self.encode(frames_BTCHW.flatten(0, 1)), batch, prompts, last_only)
+
+    def encode(self, frames_NCHW: Tensor, features: tuple[Tensor, ...] | None = None) -> PixelFeatures:
+        """Compute the features of N frames, each from itself, so that a long video can be encoded in chunks.
+
+        Args:
+            frames_NCHW: RGB, uint8 or floating point in 0..255.
+            features: The backbone's output for these frames, where it is known.
+        """
+        return self.pixel_decoder(features or self.backbone(frames_NCHW))
+
+    def decode(
+        self, pixels: PixelFeatures, batch: int, prompts: BoxPrompts | None = None, last_only: bool = False
+    ) -> Prediction:
+        """Predict from the features of ``batch`` clips of T frames, one clip after the other; as `forward`."""
+        if prompts is None:
+            queries = self.decoder.learned_queries(batch)
+        else:
+            height, width = (STRIDE * side for side in pixels.mask_NCHW.shape[-2:])
+            queries = self.prompts(prompts, pixels, height, width)
+        return self.decoder(pixels, queries, last_only)
+
+    def _checked(self, frames_BTCHW: Tensor, prompts: BoxPrompts | None) -> tuple[int, int]:
         shape = tuple(frames_BTCHW.shape)
         if len(shape) != 5 or shape[2] != 3:
             raise ValueError(f"frames_BTCHW: shape {shape} given, [B, T, 3, H, W] expected")
@@ -116,8 +141,4 @@ class VideoMask2Former(nn.Module):
                     f"prompts: boxes {given} and valid {tuple(prompts.valid_BQ.shape)} given, "
                     f"[{batch}, Q, {frames}, 4] and [{batch}, Q] expected"
                 )
-        pixels = self.pixel_decoder(self.backbone(frames_BTCHW.flatten(0, 1)))
-        queries = (
-            self.decoder.learnt_queries(batch) if prompts is None else self.prompts(prompts, pixels, height, width)
-        )
-        return self.decoder(pixels, queries, last_only)
+        return batch, frames

@@ -17,6 +17,8 @@ from mfvis.train.engine import clip_datasets
 from mfvis.train.step import autocast
 
 GIB = 2**30
+OBJECTS = 10
+"""Objects per clip, for the estimate of the memory."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Memory:
     activations: int
     """What the model keeps for its backward pass, in the precision of the training."""
     logits: int
-    """Mask logits of all decoder layers and their gradient, likewise."""
+    """Mask logits, likewise: of all queries at one decoder layer, and of `OBJECTS` per clip at all, with gradients."""
 
 
 def plan(config: Config) -> list[str]:
@@ -90,11 +92,14 @@ def estimate(config: Config, classes: int) -> Memory:
         frames = torch.empty(config.train.batch_size_per_device, length, 3, *_largest(config), dtype=torch.uint8)
         with autocast("cpu", config.train.amp), saved_tensors_hooks(keep, lambda tensor: tensor):
             prediction = model(frames)
+        one_layer = prediction.masks.all_queries(0, 0).nbytes
+    layers, clips, queries = prediction.logits_LBQK.shape[:3]
+    matched = layers * clips * min(OBJECTS, queries)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Memory(
         parameters,
         4 * parameters + 12 * trained,
         sum(storage.nbytes() for address, storage in kept.items() if address not in own),
-        2 * prediction.masks_LBQTHW.nbytes,
+        one_layer + 2 * matched * one_layer // queries,
     )

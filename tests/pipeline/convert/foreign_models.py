@@ -4,6 +4,7 @@ import torch
 from mfvis.models.backbone import BackboneConfig
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.types import Category
+from tiny import every_mask
 from torch import nn
 from transformers import Mask2FormerForUniversalSegmentation
 
@@ -41,7 +42,7 @@ def assert_same_outputs(model: VideoMask2Former, theirs: Mask2FormerForUniversal
     masks = expected.masks_queries_logits
     assert masks.std() > 0.1 and expected.class_queries_logits.std() > 0.1
     torch.testing.assert_close(prediction.logits_LBQK[0], expected.class_queries_logits, atol=1e-4, rtol=0)
-    torch.testing.assert_close(prediction.masks_LBQTHW[0, :, :, 0], masks, atol=1e-4, rtol=0)
+    torch.testing.assert_close(every_mask(prediction)[0, :, :, 0], masks, atol=1e-4, rtol=0)
 
 
 def assert_same(feature: torch.Tensor, wanted: torch.Tensor) -> None:
