@@ -1,26 +1,219 @@
-"""How a file is written: whole, or not there at all."""
+"""Atomic file writes, and the lock that keeps two runs out of one folder."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import itertools
 import os
+import platform
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from mfvis.errors import ConfigError, MfvisError
+
+LOCK = ".lock"
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:40] or "host"
+_TEMPORARY = re.compile(r"\..*\.(?P<host>[A-Za-z0-9-]+)-(?P<pid>[0-9]{1,9})_[0-9]+\.tmp(\.[^.]*)?")
+"""Names of temporary files; `atomic_write` makes them."""
+_COUNTER = itertools.count()
+_SWEPT: set[str] = set()
+"""Folders from which this process has removed leftovers."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+_HELD: set[int] = set()
+"""File descriptors of the locks that this process holds."""
 
 
 @contextmanager
-def complete(path: str | Path) -> Iterator[Path]:
-    """A name beside `path`, of the same suffix, to write a file or a folder under; it becomes `path` when the block is
-    done, and nothing is left if that fails. Folders on the way are made."""
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Temporary path next to `path`, of the same suffix, to write a file or a folder to.
+
+    When the block ends the content is flushed to the disk and renamed to `path`, so that `path` is never seen half
+    written, even after a power cut. If the block raises, nothing is left. Missing parent folders are created. Files get
+    the mode that the umask gives, whatever mode the writer in the block used.
+
+    Raises:
+        ConfigError: `path` is a device or a pipe.
+        OSError: of the file system, also where a library raised an exception of its own instead.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ConfigError(f"{path} is a device or a pipe, which would be replaced; name a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    if str(path.parent) not in _SWEPT:
+        _SWEPT.add(str(path.parent))
+        _remove_leftovers(path.parent, locked=False)
+    # File systems take names of 255 bytes; the start of a long one is enough to recognize it.
+    stem = os.fsencode(path.stem)[:120].decode("utf-8", "ignore")
+    temporary = path.with_name(f".{stem}.{_HOST}-{os.getpid()}_{next(_COUNTER)}.tmp{path.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777
+        temporary.unlink()
         yield temporary
+        if temporary.is_file():
+            temporary.chmod(mode)
+        _flush(temporary)
         temporary.replace(path)
+        _flush_one(path.parent)
+    except Exception as error:
+        if (disk_error := _disk_error(error, temporary, path)) is None:
+            raise
+        raise disk_error from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+@contextmanager
+def run_lock(out: str | Path, folders: Sequence[str] = (), active: bool = True) -> Iterator[None]:
+    """Exclusive use of the folder `out`, which is created, for one run.
+
+    The kernel frees the lock when the process ends, however it ends. Temporary files that killed runs left in `out` and
+    in its `folders` are removed.
+
+    Args:
+        out: the run's folder.
+        folders: those below it that the run writes to, as paths relative to `out`.
+        active: False for the processes of a run besides its main one, which holds the lock for all.
+
+    Raises:
+        ConfigError: another run uses the folder.
+    """
+    if not active:
+        yield
+        return
+    out = Path(out)
+    existed = out.exists()
+    descriptor = _acquire(out)
+    _HELD.add(descriptor)
+    try:
+        for folder in (out, *(out / name for name in folders)):
+            _remove_leftovers(folder, locked=True)
+        yield
+    finally:
+        if descriptor in _HELD:  # not in a forked child
+            _HELD.discard(descriptor)
+            # Unlinked before it is released: whoever opened the file meanwhile sees that it is gone and opens it again.
+            (out / LOCK).unlink(missing_ok=True)
+            os.close(descriptor)
+            if not existed:
+                with suppress(OSError):
+                    out.rmdir()  # only succeeds if the run wrote nothing
+
+
+def _acquire(out: Path) -> int:
+    """Descriptor of the locked file in `out`."""
+    path = out / LOCK
+    while True:
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another run has just removed the folder
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+                return descriptor
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode("utf-8", "replace")
+            os.close(descriptor)
+            raise ConfigError(
+                f"{out} is in use by another run{f' ({holder})' if holder else ''}. "
+                "Wait until that one ends, or choose another --out"
+            ) from None
+        except FileNotFoundError:  # its holder has just released it
+            pass
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return descriptor  # locked, only without saying by whom
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                os.close(descriptor)
+                raise
+            print(f"{out}: the file system has no locks; start no second run in this folder", file=sys.stderr)
+            return descriptor
+        os.close(descriptor)
+
+
+def _close_inherited() -> None:
+    """Close the locks' descriptors in a forked child, or a data loader's worker would hold them after a kill."""
+    for descriptor in _HELD:
+        with suppress(OSError):
+            os.close(descriptor)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
+def _remove_leftovers(folder: Path, locked: bool) -> None:
+    """Remove the temporary files that killed processes left in a folder.
+
+    locked: whether no other run may write here. If so, what other machines and earlier processes of this process's id
+    left is removed too.
+    """
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and _is_dead(match["host"] or _HOST, int(match["pid"]), locked):
+                with suppress(OSError):  # another user's, say: it only takes room
+                    _remove(Path(entry.path))
+
+
+def _is_dead(host: str, pid: int, locked: bool) -> bool:
+    if host != _HOST or pid == os.getpid():
+        return locked
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder with all that it holds, is on the disk."""
+    if path.is_dir() and not path.is_symlink():
+        for inner in path.iterdir():
+            _flush(inner)
+    _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _disk_error(error: Exception, temporary: Path, path: Path) -> OSError | None:
+    """The file system's error about `path` that an exception stands for; None if it stands for itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(error, MfvisError):
+        said = re.search(r"\(os error (\d+)\)", str(cause))  # safetensors prints it
+        code = int(said[1]) if said else None
+        if isinstance(cause, OSError) and cause.filename in (None, str(temporary)):
+            code = cause.errno
+        if code is not None and (cause is error or code in _DISK_ERRORS):
+            return OSError(code, os.strerror(code), str(path))
+        if isinstance(cause, OSError):
+            return None
+        cause = cause.__cause__ or cause.__context__
+    return None

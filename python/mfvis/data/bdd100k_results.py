@@ -15,7 +15,7 @@ from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
 from mfvis.errors import DataError, Problem
 from mfvis.types import TrackResult, Video, VideoDataset
-from mfvis.writing import complete
+from mfvis.writing import atomic_write
 
 
 def write_bdd100k_results(
@@ -57,7 +57,7 @@ def write_bdd100k_results(
     if form == "rle":
         write_json(path, [frame for video in dataset.videos for frame in _scalabel(video, ranked[video.id], classes)])
         return
-    with complete(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.mkdir()
         for video in dataset.videos:
             _bitmasks(temporary / video.name, video, ranked[video.id], classes)

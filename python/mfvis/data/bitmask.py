@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mfvis.errors import DataError, Problem
-from mfvis.writing import complete
+from mfvis.writing import atomic_write
 
 CLASSES = 8
 TRUNCATED, OCCLUDED, CROWD, IGNORED = 8, 4, 2, 1
@@ -72,7 +72,7 @@ def write_bitmask(path: str | Path, category_HW: np.ndarray, attributes_HW: np.n
         if values_HW.size and (values_HW.min() < 0 or values_HW.max() > most):
             raise ValueError(f"{name} spans {values_HW.min()} to {values_HW.max()}, expected 0 to {most}")
     rgba_HW4 = np.stack([category_HW, attributes_HW, id_HW >> 8, id_HW & 255], -1).astype(np.uint8)
-    with complete(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(rgba_HW4).save(temporary, format="PNG")
 
 

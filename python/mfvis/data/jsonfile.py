@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mfvis.errors import Problem
-from mfvis.writing import complete
+from mfvis.writing import atomic_write
 
 LARGEST = 10**7
 """A coordinate, a size or a number of frames beyond this is a slip, and could not be worked with."""
@@ -56,7 +56,7 @@ def read_object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value`; a reader never sees half a file."""
-    with complete(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, allow_nan=False, separators=(",", ":")), encoding="utf-8")
 
 

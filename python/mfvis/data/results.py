@@ -16,7 +16,7 @@ from mfvis.data.masks import compress_masks
 from mfvis.data.ytvis import JsonReader
 from mfvis.errors import DataError, Problem
 from mfvis.types import TrackResult, VideoDataset
-from mfvis.writing import complete
+from mfvis.writing import atomic_write
 
 
 def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
@@ -42,7 +42,7 @@ def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
 
 def zip_results(path: str | Path, results: str | Path) -> None:
     """Write the zip that evaluation servers take: the file `results` as ``results.json``, in no folder."""
-    with complete(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(results, "results.json")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mfvis.errors import VideoError
 from mfvis.types import Video
-from mfvis.writing import complete
+from mfvis.writing import atomic_write
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -116,7 +116,7 @@ def orientation(image: Image.Image) -> int:
 def write_image(path: str | Path, picture_HW3: np.ndarray) -> None:
     """Write RGB uint8 ``[H, W, 3]`` as the kind of picture that `path` ends in; it appears under its name once it is
     whole."""
-    with complete(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(picture_HW3).save(temporary, quality=90)
 
 
@@ -165,7 +165,7 @@ def video_writer(path: str | Path, fps: float, size: tuple[int, int]) -> Iterato
     """
     if not fps > 0 or min(size) < 1:
         raise VideoError(f"{path}: cannot write {size[1]} x {size[0]} pixels at {fps} frames per second")
-    with complete(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+    with atomic_write(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
         stream.height, stream.width = (side + side % 2 for side in size)

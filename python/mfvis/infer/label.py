@@ -39,10 +39,9 @@ from mfvis.infer.start import FromCheckpoint, FromScratch
 from mfvis.infer.tries import among_tracks, mean_of_fitting
 from mfvis.infer.view import View, with_evidence
 from mfvis.parsing import to_plain
-from mfvis.train.checkpoint import load_model
+from mfvis.train.checkpoint import load_model, save_tensors
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.overlay import overlay_path, write_overlay
-from mfvis.writing import complete
 
 Start = FromScratch | FromCheckpoint
 
@@ -131,8 +130,7 @@ def label_video(
         else:
             logits_NTHW = _learnt(start, view, config, f"{head} frames {window.start}-{window.stop - 1}")
             if kept:
-                with complete(kept) as path:
-                    torch.save(logits_NTHW, path)
+                save_tensors(kept, logits_NTHW)
         if reader:
             logits_NTHW = logits_NTHW + reader.read(view)
         logits_NTHW = among_tracks(logits_NTHW, view.boxes_NT4 / STRIDE)

@@ -23,7 +23,7 @@ from mfvis.models.pixel_decoder import LEVELS
 from mfvis.models.weights import STRIDE_KEY, compare, load_weights, read_weights, save_safetensors, under_names_of
 from mfvis.train import checkpoint
 from mfvis.types import Category
-from mfvis.writing import complete
+from mfvis.writing import atomic_write
 
 _NOT_PRETRAINED = ("prompts.", "hidden_states_norms.")
 
@@ -108,12 +108,12 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Named) -
         for name, value in tensors.items():  # each alone, or a view would be stored with all it is a part of
             tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         content = {"model": tensors, "__author__": "mfvis"}
-        with complete(config.out) as temporary:
-            if config.out.suffix == ".pkl":
+        if config.out.suffix == ".pth":
+            checkpoint.save_tensors(config.out, content)
+        else:
+            with atomic_write(config.out) as temporary:
                 # Tensors, as arrays of numpy 2 cannot be read by the numpy of the field's environments.
                 temporary.write_bytes(pickle.dumps(content, protocol=4))
-            else:
-                torch.save(content, temporary)
     if named.stride_in_1x1:
         print(
             "it strides in the first 1x1 of a stage: set model.backbone.stride_in_1x1, or RESNETS.STRIDE_IN_1X1 in "

@@ -20,7 +20,7 @@ from mfvis.errors import CheckpointError
 from mfvis.models import unpickle
 from mfvis.models.foreign import Named, to_ours
 from mfvis.models.names import canonical
-from mfvis.writing import complete
+from mfvis.writing import atomic_write
 
 STRIDE_KEY = "stride_in_1x1"
 """Metadata of a file of ours: where its ResNet strides, if the format that it came from says so."""
@@ -149,7 +149,7 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
     """Write tensors by name; the file appears under its name only once it is complete."""
     # Tensors that share storage (or are views of a bigger one) cannot be stored as they are.
     alone = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
-    with complete(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(alone, temporary, dict(metadata or {}))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a directory per step, complete or not there at all.
+"""Checkpoints: a directory per step, written atomically.
 
     checkpoints/005000/model.safetensors   weights and buffers
                        checkpoint.json     step, configuration, categories, versions
@@ -30,6 +30,7 @@ from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.weights import load_weights, read_state_dict, read_weights, save_safetensors
 from mfvis.parsing import build, to_plain
 from mfvis.types import Category
+from mfvis.writing import atomic_write
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, TRAINING = "model.safetensors", "checkpoint.json", "training.pt"
@@ -53,11 +54,6 @@ def save(
     training: dict[str, Any] | None = None,
 ) -> Path:
     """Write ``checkpoints/name`` in one piece and return it. `training`: state dicts for `restore`."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    partial = checkpoints / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_safetensors(partial / WEIGHTS, model.state_dict())
     content = {
         "format": FORMAT,
         "step": description.step,
@@ -65,16 +61,22 @@ def save(
         "categories": [{"id": category.id, "name": category.name} for category in description.categories],
         "config": to_plain(description.config),
     }
-    (partial / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if training is not None:
-        torch.save(training, partial / TRAINING)
-    for file in partial.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
     final = checkpoints / name
-    shutil.rmtree(final, ignore_errors=True)  # left by a run that was killed before it moved `last`
-    os.replace(partial, final)
+    with atomic_write(final) as partial:
+        partial.mkdir()
+        save_safetensors(partial / WEIGHTS, model.state_dict())
+        (partial / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if training is not None:
+            save_tensors(partial / TRAINING, training)
+        shutil.rmtree(final, ignore_errors=True)  # left by a run that was killed before it moved `last`
     return final
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """Write tensors and plain values, for `read_tensors`; the file appears once it is complete."""
+    # Through a file of Python's, or torch hides what the file system says.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def point_last(checkpoint: Path, keep: int) -> None:

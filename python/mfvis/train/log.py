@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mfvis.writing import complete
+from mfvis.writing import atomic_write
 
 
 class Log:
@@ -127,7 +127,7 @@ def _keep_until(file: Path, step: int) -> None:
     if not file.exists():
         return
     lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    with complete(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 

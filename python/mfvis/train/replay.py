@@ -16,7 +16,6 @@ from mfvis.train import checkpoint
 from mfvis.train.checkpoint import Description
 from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch, ClipOrigin
-from mfvis.writing import complete
 
 BATCH = "batch.pt"
 
@@ -44,8 +43,7 @@ def stop_for_replay(
     )
     # Tensors and plain values alone, as `checkpoint.read_tensors` takes nothing else.
     content = vars(batch.to("cpu")) | {"clips": [tuple(origin) for origin in batch.clips], "part": part, "rank": rank}
-    with complete(kept / BATCH) as temporary:
-        torch.save(content, temporary)
+    checkpoint.save_tensors(kept / BATCH, content)
     named = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.named().items())
     clips = "; ".join(f"video {origin.video_id}, frames {list(origin.frame_indices)}" for origin in batch.clips)
     raise TrainingError(

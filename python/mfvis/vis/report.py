@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mfvis.writing import complete
+from mfvis.writing import atomic_write
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def write_report(path: Path, report: Report) -> None:
     page = f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(report.title)}</title>"
     page += f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style></head><body><main>"
     page += "\n".join(body) + "</main></body></html>\n"
-    with complete(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
