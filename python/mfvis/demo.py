@@ -30,6 +30,7 @@ from mfvis.train.checkpoint import load_model
 from mfvis.train.engine import train
 from mfvis.types import VideoDataset
 from mfvis.vis.report import Curve, write_report
+from mfvis.writing import run_lock
 
 TERMS = {
     "classification": "class",
@@ -63,6 +64,11 @@ class DemoConfig:
 
 def run(config: DemoConfig) -> None:
     """Write data, train, evaluate, and say where the report lies."""
+    with run_lock(config.out):
+        _run(config)
+
+
+def _run(config: DemoConfig) -> None:
     started = time.perf_counter()
     shutil.rmtree(config.out / "data", ignore_errors=True)
     train_json, val_json = write_demo(config.out / "data", config.synthetic)

@@ -108,6 +108,8 @@ def run_lock(out: str | Path, folders: Sequence[str] = (), active: bool = True) 
 def _acquire(out: Path) -> int:
     """Descriptor of the locked file in `out`."""
     path = out / LOCK
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(out))
     while True:
         out.mkdir(parents=True, exist_ok=True)
         try:

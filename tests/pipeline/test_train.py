@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -161,8 +161,9 @@ def test_killed_run_resumes(uninterrupted: Path, demo_data: tuple[Path, Path], t
 def test_partial_checkpoint_is_never_taken_for_one(uninterrupted: Path, tmp_path: Path) -> None:
     model, categories, config = checkpoint.load_model(uninterrupted)
     description = checkpoint.Description(7, config, categories)
-    os.makedirs(tmp_path / ".000007.partial")  # a process was killed while it wrote here
-    (tmp_path / ".000007.partial" / "model.safetensors").write_bytes(b"half")
+    half = tmp_path / f".000007.{platform.node()}-999999999_0.tmp"  # a process was killed while it wrote here
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
     written = checkpoint.save(tmp_path, "000007", description, model)
     checkpoint.point_last(written, keep=1)
     assert checkpoint.describe(checkpoint.find(tmp_path)) == description

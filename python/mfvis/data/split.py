@@ -17,6 +17,7 @@ from mfvis.data.video import VIDEO_SUFFIXES
 from mfvis.data.ytvis import frames_beside
 from mfvis.errors import ConfigError, require
 from mfvis.types import Video, VideoDataset
+from mfvis.writing import run_lock
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     chosen = val_videos(dataset, config.share, config.seed)
     if not chosen:
         raise ConfigError(f"file {json_path}: no video can be held out, each has a class that no other video has")
-    config.out.mkdir(parents=True, exist_ok=True)
     lead = Path(os.path.relpath(frames_dir, frames_beside(paths[0])))
-    for path, wanted in zip(paths, (False, True), strict=True):
-        part = _part(root, {video.id for video in dataset.videos if (video.id in chosen) == wanted}, lead)
-        write_json(path, part)
-        classes = len({annotation["category_id"] for annotation in part["annotations"]})
-        print(f"{path}: {len(part['videos'])} videos, {len(part['annotations'])} tracks of {classes} classes")
+    with run_lock(config.out):  # or the two files could be of two splits
+        for path, wanted in zip(paths, (False, True), strict=True):
+            part = _part(root, {video.id for video in dataset.videos if (video.id in chosen) == wanted}, lead)
+            write_json(path, part)
+            classes = len({annotation["category_id"] for annotation in part["annotations"]})
+            print(f"{path}: {len(part['videos'])} videos, {len(part['annotations'])} tracks of {classes} classes")
     return paths
 
 

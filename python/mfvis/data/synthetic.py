@@ -23,6 +23,7 @@ from scipy.ndimage import map_coordinates
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import encode_mask, mask_box
 from mfvis.errors import require
+from mfvis.writing import run_lock
 
 SUPERSAMPLING = 4
 TEXTURE = 96
@@ -80,7 +81,8 @@ class DirectoryConfig(SyntheticConfig):
 
 def run(config: DirectoryConfig) -> None:
     """Write the videos and say where they are."""
-    train_json, val_json = write_demo(config.directory, config)
+    with run_lock(config.directory):
+        train_json, val_json = write_demo(config.directory, config)
     print(f"wrote {train_json} ({config.videos} videos) and {val_json} ({config.val_videos})")
 
 

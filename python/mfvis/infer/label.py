@@ -42,12 +42,18 @@ from mfvis.parsing import to_plain
 from mfvis.train.checkpoint import load_model, save_tensors
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.overlay import overlay_path, write_overlay
+from mfvis.writing import run_lock
 
 Start = FromScratch | FromCheckpoint
 
 
 def run(config: LabelConfig) -> Path:
     """Label every video of `config.data`; returns the completed JSON, written to `config.out` under the same name."""
+    with run_lock(config.out, ("parts", "parts/shared", "parts/tries", "overlays")):
+        return _run(config)
+
+
+def _run(config: LabelConfig) -> Path:
     # ---- Load ---------------------------------------------------------------------------------------------------
     dataset = load_dataset(config.data, config.frames)
     completed = config.out / config.data.name

@@ -28,6 +28,7 @@ from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.train.checkpoint import load_model
 from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_path, write_overlay
+from mfvis.writing import run_lock
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ def run(config: PredictConfig) -> None:
     Raises:
         ConfigError: before anything is computed, when an overlay there would replace what it is drawn over.
     """
+    with run_lock(config.out):
+        _run(config)
+
+
+def _run(config: PredictConfig) -> None:
     source = parse_source(config.source)
     if source.name or source.path.suffix == ".json":
         dataset = load_source(replace(source, boxes_from_masks=True), "valid", with_masks=False)

@@ -23,7 +23,7 @@ from mfvis.models.pixel_decoder import LEVELS
 from mfvis.models.weights import STRIDE_KEY, compare, load_weights, read_weights, save_safetensors, under_names_of
 from mfvis.train import checkpoint
 from mfvis.types import Category
-from mfvis.writing import atomic_write
+from mfvis.writing import atomic_write, run_lock
 
 _NOT_PRETRAINED = ("prompts.", "hidden_states_norms.")
 
@@ -126,14 +126,15 @@ def _write_run(config: ConvertConfig, model: ModelConfig, tensors: Mapping[str, 
     categories = _categories(config.classes)
     if len(categories) != classes:
         raise ConfigError(f"classes is {config.classes}, which has {len(categories)}; the weights have {classes}")
-    if checkpoint.locate(config.out):
-        raise ConfigError(f"{config.out} holds a training already; choose another --out")
     module = VideoMask2Former(model, classes, pretrained=False)
     load_weights(module, tensors, config.source)
     data = f"{config.classes}:{config.classes}" if config.classes in LAYOUTS else config.classes
     description = checkpoint.Description(0, Config(data=(data,), model=model), categories)
-    saved = checkpoint.save(config.out / "checkpoints", f"{0:06}", description, module)
-    checkpoint.point_last(saved, keep=1)
+    with run_lock(config.out, ("checkpoints",)):
+        if checkpoint.locate(config.out):
+            raise ConfigError(f"{config.out} holds a training already; choose another --out")
+        saved = checkpoint.save(config.out / "checkpoints", f"{0:06}", description, module)
+        checkpoint.point_last(saved, keep=1)
     print(f"a run with the classes {', '.join(c.name for c in categories[:5])}, ...: {config.out}")
 
 

@@ -28,6 +28,7 @@ from mfvis.train.optim import make_optimizer, set_learning_rate
 from mfvis.train.replay import stop_for_replay
 from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch, Clip
+from mfvis.writing import run_lock
 
 FREE_TO_CHANGE = {
     "out",
@@ -52,7 +53,6 @@ def train(config: Config) -> Path:
         ConfigError, DataError, CheckpointError: before the first step.
         TrainingError: at a loss or gradient that is not finite; the batch is kept for ``mfvis replay``.
     """
-    # ---- Where it runs ------------------------------------------------------------------------------------------
     settings = config.train
     notes: list[str] = []
     device = device_of(settings.device, notes.append)
@@ -62,6 +62,12 @@ def train(config: Config) -> Path:
         # Queries made from boxes and learnt queries take turns, so either's parameters are idle in some steps.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=0 < settings.prompt_probability < 1)],
     )
+    with run_lock(config.out, ("checkpoints", "failed"), accelerator.is_main_process):
+        return _train(config, accelerator, notes)
+
+
+def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
+    settings = config.train
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.amp == "fp16")
     processes, rank = accelerator.num_processes, accelerator.process_index
     passes = accumulation(settings, processes)
