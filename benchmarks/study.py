@@ -1,0 +1,267 @@
+"""A study of `mfvis train`: variants times seeds, trained, evaluated and compared in one report.
+
+    python benchmarks/study.py benchmarks/studies/losses.yaml --data FOLDER --weights BACKBONE --runs runs/study
+
+FOLDER holds train.json, val.json (with masks) and, for variants with `supervision: masks`, train_masks.json. The command
+may be interrupted at any moment and repeated: finished runs are skipped, others resume, and runs that several studies
+share are trained once. `--report-only` builds the report from the runs that are finished.
+
+A study is a YAML file:
+
+    preset: real                 the flags of all runs: one or more presets
+    seeds: [0, 1, 2]             runs of each variant
+    reference: NAME              the variant that the others are compared with
+    settings: {}                 flags of all runs over the preset, nested as in a preset
+    predict: {}                  flags of `mfvis predict --infer`
+    source: REGEX                the part of a video's name that tells its source: clips of one source are correlated
+    variants:
+    - name: NAME
+      settings: {}               flags of this variant over those of the study
+      videos: 0.25               share of the training videos that are annotated, by default all
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import queue
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from mfvis.config import Config
+from mfvis.parsing import build, load_preset, to_plain
+
+PLACES = ("out", "data", "frames", "resume", "init")
+"""Fields of the configuration that say where something lies, not what is trained."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the report."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    videos: float = 1.0
+
+
+@dataclass(frozen=True)
+class Study:
+    """The contents of a study's YAML file."""
+
+    name: str
+    preset: str
+    reference: str
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    settings: dict[str, Any] = field(default_factory=dict)
+    predict: dict[str, Any] = field(default_factory=dict)
+    source: str = ".+"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed; `folder` follows from everything that its result depends on."""
+
+    variant: str
+    seed: int
+    config: dict[str, Any]
+    videos: float
+    predict: dict[str, Any]
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.json"
+
+
+def read_study(file: Path) -> Study:
+    """The study in a YAML file. ValueError names what is wrong in it."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    fields = {f.name for f in dataclasses.fields(Study)} - {"name"}
+    unknown = sorted(set(content) - fields)
+    if unknown:
+        raise ValueError(f"{file}: unknown key {', '.join(unknown)}; there are {', '.join(sorted(fields))}")
+    variants = tuple(Variant(**variant) for variant in content["variants"])
+    names = [variant.name for variant in variants]
+    if content["reference"] not in names:
+        raise ValueError(f"{file}: reference is {content['reference']!r}; expected one of {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{file}: two variants have one name; give each its own")
+    return Study(**{**content, "name": file.stem, "variants": variants, "seeds": tuple(content.get("seeds", (0, 1, 2)))})
+
+
+def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> list[Run]:
+    """The runs, seed by seed, so that an unfinished study holds as many seeds of every variant as possible."""
+    backbone = {"model": {"backbone": {"weights": str(weights)}}} if weights else {}
+    runs = []
+    for seed in study.seeds:
+        for variant in study.variants:
+            settings = load_preset(study.preset)
+            for layer in (study.settings, variant.settings, backbone, {"train": {"seed": seed}}):
+                settings = overlaid(settings, layer)
+            masks = settings.get("supervision") == "masks"
+            settings["data"] = [str(data / ("train_masks.json" if masks else "train.json"))]
+            config = to_plain(build(Config, settings, f"{study.name}: {variant.name}"))
+            key = {k: v for k, v in config.items() if k not in PLACES}
+            key = json.dumps([key, variant.videos, study.predict], sort_keys=True).replace(str(weights), "")
+            run = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:10]}-{seed}"
+            runs.append(Run(variant.name, seed, config, variant.videos, study.predict, run))
+    return runs
+
+
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings laid over others, as presets are."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+        merged[key] = overlaid(below[key], value) if both else value
+    return merged
+
+
+# ---- One run --------------------------------------------------------------------------------------------------------
+def complete(run: Run, data: Path, threads: int, device: int | None) -> str:
+    """Train and predict unless that is done; returns what happened. RuntimeError if `mfvis train` fails."""
+    if run.results.exists():
+        return "was done"
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "is in the hands of another process"
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(device)
+        # Children inherit the lock: as long as one of them lives, no second one writes to the folder.
+        inherited = {"env": environment, "pass_fds": [lock.fileno()]}
+        with (run.folder / "train.log").open("a") as log:
+            status, cost = _measured([sys.executable, "-m", "mfvis", *_train_flags(run, data)], log, inherited)
+            with (run.folder / "cost.jsonl").open("a") as costs:
+                costs.write(json.dumps(cost) + "\n")
+            if status == 0:
+                command = [sys.executable, __file__, "--predict", str(run.folder), "--val", str(data / "val.json")]
+                status, _ = _measured(command, log, inherited)
+        if status != 0:
+            last = (run.folder / "train.log").read_text().strip().splitlines()[-5:]
+            raise RuntimeError(f"{run.variant}, seed {run.seed}: status {status}\n" + "\n".join(last))
+    return "done"
+
+
+def _train_flags(run: Run, data: Path) -> list[str]:
+    """`mfvis train` over the whole configuration, written out as a preset."""
+    settings = run.config | {"out": str(run.folder)}
+    if run.videos < 1:
+        whole, part = Path(settings["data"][0]), run.folder / "train.json"
+        part.write_text(json.dumps(annotated_part(json.loads(whole.read_text()), run.videos, run.seed)))
+        settings |= {"data": [str(part)], "frames": str(data / "JPEGImages")}
+    file = run.folder / "settings.yaml"
+    file.write_text(f"# {run.variant}, seed {run.seed}\n{yaml.safe_dump(settings, sort_keys=False)}")
+    (run.folder / "run.json").write_text(json.dumps({"predict": run.predict}))
+    resume = ["--resume"] if (run.folder / "checkpoints" / "last").exists() else []
+    return ["train", "--preset", str(file), "--data", *settings["data"], *resume]
+
+
+def annotated_part(root: dict[str, Any], share: float, seed: int) -> dict[str, Any]:
+    """A YouTube-VIS file with a random share of its videos, at least one; the same for boxes and masks."""
+    ids = sorted(video["id"] for video in root["videos"])
+    kept = set(random.Random(seed).sample(ids, max(1, round(share * len(ids)))))
+    videos = [video for video in root["videos"] if video["id"] in kept]
+    annotations = [annotation for annotation in root["annotations"] if annotation["video_id"] in kept]
+    return root | {"videos": videos, "annotations": annotations}
+
+
+def _measured(command: list[str], log: Any, options: dict[str, Any]) -> tuple[int, dict[str, float]]:
+    """Exit status of a child, and what it took."""
+    process = subprocess.Popen(command, stdout=log, stderr=log, **options)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gib": usage.ru_maxrss / 2**20}
+
+
+def predict(folder: Path, val: Path) -> None:
+    """Write results.json of the last checkpoint for the videos of `val`."""
+    from mfvis.data.results import write_results
+    from mfvis.data.ytvis import load_dataset
+    from mfvis.device import device_of
+    from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
+    from mfvis.train.checkpoint import load_model
+
+    model, categories, config = load_model(folder, device_of("auto"))
+    flags = build(InferConfig, json.loads((folder / "run.json").read_text())["predict"], "predict")
+    flags = sized_as_trained(flags, config.clip)
+    results = []
+    for video in load_dataset(val, boxes_from_masks=True).videos:
+        results += predict_video(model, video, categories, flags)
+    write_results(folder / "results.json", results)
+
+
+# ---- All of them ----------------------------------------------------------------------------------------------------
+def complete_all(runs: list[Run], data: Path, jobs: int, threads: int) -> list[str]:
+    """Complete the runs, `jobs` at a time, one on each GPU where there are some; returns what failed."""
+    waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
+    for run in runs:
+        waiting.put(run)
+    failures: list[str] = []
+
+    def work(slot: int) -> None:
+        device = slot % torch.cuda.device_count() if torch.cuda.is_available() else None
+        with contextlib.suppress(queue.Empty):
+            while True:
+                run = waiting.get_nowait()
+                try:
+                    print(f"{run.variant}, seed {run.seed} {complete(run, data, threads, device)}", flush=True)
+                except RuntimeError as error:
+                    failures.append(str(error))
+
+    workers = [threading.Thread(target=work, args=(slot,)) for slot in range(jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return failures
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("study", type=Path, nargs="?")
+    arguments.add_argument("--data", type=Path, help="folder of train.json, train_masks.json, val.json, JPEGImages")
+    arguments.add_argument("--weights", type=Path, help="of the backbone")
+    arguments.add_argument("--runs", type=Path, default=Path("runs/study"), help="folder of the trainings")
+    arguments.add_argument("--out", type=Path, help="folder for the report; by default it is not written")
+    arguments.add_argument("--jobs", type=int, default=max(1, torch.cuda.device_count()), help="runs at a time")
+    arguments.add_argument("--threads", type=int, default=1, help="CPU threads of each")
+    arguments.add_argument("--report-only", action="store_true", help="train nothing")
+    arguments.add_argument("--predict", type=Path, help=argparse.SUPPRESS)
+    arguments.add_argument("--val", type=Path, help=argparse.SUPPRESS)
+    given = arguments.parse_args()
+    if given.predict:
+        predict(given.predict, given.val)
+        return
+    if not given.study or not given.data:
+        arguments.error("name a study and its --data")
+    study = read_study(given.study)
+    runs = runs_of(study, given.data.resolve(), given.weights, given.runs)
+    failures = [] if given.report_only else complete_all(runs, given.data.resolve(), given.jobs, given.threads)
+    if given.out:
+        from study_report import write_report
+
+        write_report(study, runs, given.data, given.out)
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+if __name__ == "__main__":
+    main()
