@@ -2,18 +2,20 @@
 
     python benchmarks/study.py benchmarks/studies/losses.yaml --data FOLDER --weights BACKBONE --runs runs/study
 
-FOLDER holds train.json, val.json (with masks) and, for variants with `supervision: masks`, train_masks.json. The command
-may be interrupted at any moment and repeated: finished runs are skipped, others resume, and runs that several studies
-share are trained once. `--report-only` builds the report from the runs that are finished.
+FOLDER holds train.json, val.json (with masks) and, for variants with `supervision: masks`, train_masks.json. The
+command may be interrupted at any moment and repeated: finished runs are skipped, others resume, and runs that several
+studies share are trained once. `--report-only` builds the report from the runs that are finished.
 
 A study is a YAML file:
 
     preset: real                 the flags of all runs: one or more presets
     seeds: [0, 1, 2]             runs of each variant
+    about: TEXT                  what the study asks, for the head of the report
     reference: NAME              the variant that the others are compared with
+    supervised: NAME             the variant trained from masks, of which the others keep a share
     settings: {}                 flags of all runs over the preset, nested as in a preset
     predict: {}                  flags of `mfvis predict --infer`
-    source: REGEX                the part of a video's name that tells its source: clips of one source are correlated
+    source: REGEX                the start of a video's name that tells its source: clips of one source are correlated
     variants:
     - name: NAME
       settings: {}               flags of this variant over those of the study
@@ -63,12 +65,14 @@ class Study:
 
     name: str
     preset: str
+    about: str
     reference: str
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: dict[str, Any] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
-    source: str = ".+"
+    source: str = "$^"
+    supervised: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,10 @@ def read_study(file: Path) -> Study:
     names = [variant.name for variant in variants]
     if content["reference"] not in names:
         raise ValueError(f"{file}: reference is {content['reference']!r}; expected one of {', '.join(names)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{file}: two variants have one name; give each its own")
-    return Study(**{**content, "name": file.stem, "variants": variants, "seeds": tuple(content.get("seeds", (0, 1, 2)))})
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{file}: two variants are called {', '.join(sorted(twice))}; give each its own name")
+    seeds = tuple(content.get("seeds", Study.seeds))
+    return Study(**content | {"name": file.stem, "variants": variants, "seeds": seeds})
 
 
 def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> list[Run]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mfvis.data.ytvis import load_dataset
-from mfvis.eval.mean_j import filled_box, mean_j
+from mfvis.eval.mean_j import best_fitting, filled_box, mean_j
 from mfvis.types import TrackResult
 from pytest import approx
 from ytvis_cases import data_set, rectangle, result, track
@@ -48,3 +48,11 @@ def test_filled_box_j_of_the_real_clips(real_data):
     assert metrics.j == 1
     assert metrics.object_frames == 330
     assert metrics.filled_box_j == approx(0.427, abs=5e-4)
+
+
+def test_the_best_fitting_result_is_chosen_whatever_its_class_and_score():
+    true, half = rectangle(0, 0, 10, 10), rectangle(0, 0, 10, 5)
+    dataset = data_set([track(3, [true]), track(4, [rectangle(12, 12, 16, 16)])], [track(5, [true])], classes=2)
+    chosen = best_fitting(dataset, [result([half], 0.9), result([true], 0.1, category_id=2)])
+    assert [(r.video_id, r.track_id, r.category_id) for r in chosen] == [(1, 3, 1), (1, 4, 1), (2, 5, 1)]
+    assert [t.j for t in mean_j(dataset, chosen).tracks] == [1, 0, 0]  # nothing was found in the second video

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mfvis.errors import DataError
 from mfvis.eval.tubes import Tube, tube_iou
-from mfvis.eval.ytvis import evaluate
+from mfvis.eval.ytvis import average_precision, evaluate, match_videos
 from pytest import approx
 from ytvis_cases import data_set, rectangle, result, rle, track
 
@@ -127,3 +127,22 @@ def test_every_damaged_mask_and_area_of_the_data_set_is_named():
     with pytest.raises(DataError) as caught:
         evaluate(data_set([broken, areas]), [])
     assert [problem.record for problem in caught.value.problems] == ["annotation 1, frame 0", "annotation 2"]
+
+
+def test_class_agnostic_ap_takes_all_classes_for_one_and_equal_masks_for_one_result():
+    first, second = rectangle(0, 0, 5, 5), rectangle(10, 10, 15, 15)
+    dataset = data_set([track(1, [first]), track(2, [second], category_id=2)], [track(3, [first])], classes=2)
+    results = [
+        result([first], 0.9, category_id=2),
+        result([first], 0.8),
+        result([second], 0.7, category_id=2),
+        result([first], 0.6, video_id=2, category_id=2),
+    ]
+    matches = match_videos(dataset, results)
+    assert evaluate(dataset, results).ap < 1
+    assert average_precision(list(matches.values())) == approx(1)
+    assert matches[1].scores_D.tolist() == [0.9, 0.7]
+    missed = match_videos(dataset, results[:-1])
+    # Of three objects two are found: 67 of the 101 recalls. Twice the first video, all are.
+    assert average_precision(list(missed.values())) == approx(67 / 101)
+    assert average_precision([missed[1], missed[1]]) == approx(1)

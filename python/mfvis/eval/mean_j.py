@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -88,3 +88,31 @@ def mean_j(dataset: VideoDataset, results: Sequence[TrackResult]) -> MeanJ:
     if not values:
         raise ValueError(f"{dataset.path}: no track has masks to compare with; J needs a data set with `segmentations`")
     return MeanJ(float(np.mean(values)), float(np.mean(box_values)), len(values), tuple(tracks))
+
+
+def best_fitting(dataset: VideoDataset, results: Sequence[TrackResult]) -> list[TrackResult]:
+    """For each annotated track the result of its video, of any class and score, whose tube overlaps most with it; it
+    gets the track's id, so that `mean_j` tells how well a model's masks fit, however it classifies and ranks them.
+
+    A track of a video without results gets empty masks. `results` carry sound masks (`mfvis.data.results`).
+
+    Raises:
+        DataError: with every mask of the data set that cannot be read.
+    """
+    problems: list[Problem] = []
+    chosen = []
+    for video in dataset.videos:
+        nothing = TrackResult(video.id, 0, 0.0, (None,) * video.length, np.zeros((video.length, 4), np.float32))
+        candidates = [result for result in results if result.video_id == video.id] or [nothing]
+        tubes = [Tube(result.segmentations) for result in candidates]
+        for track in video.tracks:
+            masks = [
+                (f"annotation {track.id}, frame {t}", mask, video.height, video.width)
+                for t, mask in enumerate(track.segmentations or (None,) * video.length)
+            ]
+            truth = Tube(tuple(compress_masks(masks, file=str(dataset.path), problems=problems).rles))
+            best = int(tube_iou(tubes, [truth])[:, 0].argmax())
+            chosen.append(replace(candidates[best], category_id=track.category_id, track_id=track.id))
+    if problems:
+        raise DataError(problems)
+    return chosen

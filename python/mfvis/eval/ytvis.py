@@ -21,7 +21,7 @@ from mfvis.data.jsonfile import is_finite, shortened
 from mfvis.data.masks import compress_masks
 from mfvis.data.results import masks_of
 from mfvis.errors import DataError, Problem
-from mfvis.eval.numbers import MAX_DETECTIONS, MEASURES, YOUTUBE_VIS, ClassMetrics, Metrics, Numbers, Rules
+from mfvis.eval.numbers import MAX_DETECTIONS, MEASURES, YOUTUBE_VIS, ClassMetrics, Metrics, Numbers, Range, Rules
 from mfvis.eval.tubes import Tube, mean_area, tube_iou
 from mfvis.types import Track, TrackResult, VideoDataset
 
@@ -64,7 +64,7 @@ def evaluate(
     recall = np.full((*shape, len(IOU_THRESHOLDS)), -1.0)
     videos = sorted(video.id for video in dataset.videos)
     for label, category in enumerate(dataset.categories):
-        cells: list[list[_Cell]] = [[] for _ in ranges]
+        cells: list[list[VideoMatch]] = [[] for _ in ranges]
         for video_id in videos:
             truth = true.get((video_id, category.id), [])
             ranked = sorted(found.get((video_id, category.id), []), key=lambda track: -track.score)
@@ -102,6 +102,32 @@ def _notes(dataset: VideoDataset) -> tuple[str, ...]:
         "no areas, and those of their masks are taken": sum(track.areas is None for track in tracks),
     }
     return tuple(f"{count} of {len(tracks)} annotations have {what}" for what, count in missing.items() if count)
+
+
+def match_videos(dataset: VideoDataset, results: Sequence[TrackResult]) -> dict[int, VideoMatch]:
+    """The matching of the results of each video, by its id, with all classes taken for one: what class-agnostic AP and
+    its statistics over videos need. Of results with the same masks, the one of highest score counts.
+
+    Raises:
+        DataError: with every mask that cannot be read.
+    """
+    everything = YOUTUBE_VIS.areas("all"), Range().occlusions
+    found, true = _found_tracks(dataset, results, "results", ()), _true_tracks(dataset)
+    matches = {}
+    for video in dataset.videos:
+        ids = [category.id for category in dataset.categories]
+        rising = sorted((track for id in ids for track in found.get((video.id, id), [])), key=lambda track: track.score)
+        distinct = {tuple(rle and rle["counts"] for rle in track.tube.rles): track for track in rising}
+        ranked = sorted(distinct.values(), key=lambda track: -track.score)[: MAX_DETECTIONS[-1]]
+        truth = [track for id in ids for track in true.get((video.id, id), [])]
+        iou_DG = tube_iou([track.tube for track in ranked], [track.tube for track in truth])
+        matches[video.id] = _match(truth, ranked, iou_DG, *everything)
+    return matches
+
+
+def average_precision(matches: Sequence[VideoMatch]) -> float:
+    """AP over videos that `match_videos` matched, some of them perhaps several times; -1 without annotations."""
+    return _mean(_accumulate(matches, MAX_DETECTIONS[-1])[0])
 
 
 @dataclass(frozen=True)
@@ -199,7 +225,7 @@ def _occlusion(track: Track, file: str, problems: list[Problem]) -> float:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class VideoMatch:
     """The matching of one video, class and range: D predictions by descending score, at each of I thresholds."""
 
     scores_D: np.ndarray
@@ -225,7 +251,7 @@ def _match(
     iou_DG: np.ndarray,
     areas: tuple[float, float],
     occlusions: tuple[float, float],
-) -> _Cell:
+) -> VideoMatch:
     """Greedy assignment by score. `found` is sorted and cut to the most detections, `iou_DG` in its order."""
     ignored = [track.ignored(areas, occlusions) for track in true]
     order = sorted(range(len(true)), key=lambda g: ignored[g])
@@ -255,10 +281,10 @@ def _match(
                 ignored_ID[i, d] = ignored[match]
     ignored_ID |= ~matched_ID & np.array(outside_D, dtype=bool)
     scores_D = np.array([track.score for track in found], dtype=np.float64)
-    return _Cell(scores_D, matched_ID, ignored_ID, ignored.count(False))
+    return VideoMatch(scores_D, matched_ID, ignored_ID, ignored.count(False))
 
 
-def _accumulate(cells: Sequence[_Cell], max_detections: int) -> tuple[np.ndarray, np.ndarray]:
+def _accumulate(cells: Sequence[VideoMatch], max_detections: int) -> tuple[np.ndarray, np.ndarray]:
     """Of one class over all videos: precision ``[I, R]`` at the 101 recalls, the last recall ``[I]``; -1: undefined."""
     precision_IR = np.full((len(IOU_THRESHOLDS), len(RECALLS)), -1.0)
     recall_I = np.full(len(IOU_THRESHOLDS), -1.0)

@@ -1,0 +1,181 @@
+"""`benchmarks/study.py`: lists of variants, runs that resume and are shared, measures and a report, of tiny models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mfvis.cli import main
+from mfvis.data.synthetic import SyntheticConfig, write_demo
+from PIL import Image
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+STUDIES = sorted((FOLDER / "studies").glob("*.yaml"))
+TINY = """
+preset: test
+about: Nothing but that it runs.
+seeds: [0]
+reference: boxes
+supervised: masks
+settings: {train: {steps: 2, checkpoint_every: 1}, clip: {short_sides: [32]}}
+variants:
+- {name: boxes, settings: {loss: {temporal: {weight: 0}}}}
+- {name: + TK}
+- {name: masks, settings: {supervision: masks}}
+- {name: half of them, videos: 0.5}
+"""
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import study
+
+    return study
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.json with boxes only, train_masks.json, val.json."""
+    folder = tmp_path_factory.mktemp("study")
+    size = {"frames": 4, "height": 32, "width": 48, "min_objects": 1, "max_objects": 2}
+    write_demo(folder, SyntheticConfig(seed=1, videos=4, val_videos=2, **size))
+    (folder / "train.json").rename(folder / "train_masks.json")
+    content = json.loads((folder / "train_masks.json").read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentations"]
+    (folder / "train.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def in_process(study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the commands of a study in this process: importing torch takes longer than they do."""
+
+    def measured(command: list[str], *_) -> tuple[int, dict[str, float]]:
+        if "--predict" in command:
+            study.predict(*(Path(command[command.index(flag) + 1]) for flag in ("--predict", "--val")))
+            return 0, {}
+        return main(command[command.index("train") :]), {"cpu_seconds": 1.0}
+
+    monkeypatch.setattr(study, "_measured", measured)
+
+
+def test_a_child_is_measured(study, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; print('said'); bytearray(60 << 20); sys.exit(3)"]
+    with (tmp_path / "log").open("w") as log:
+        status, cost = study._measured(command, log, {})
+    assert status == 3 and (tmp_path / "log").read_text() == "said\n"
+    assert cost["cpu_seconds"] > 0 and cost["peak_gib"] > 60 / 1024
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_study_trains_what_is_missing_and_reports_it(
+    study, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = [
+        "study.py",
+        tmp_path / "tiny.yaml",
+        "--data",
+        data,
+        "--runs",
+        tmp_path / "runs",
+        "--out",
+        tmp_path / "out",
+    ]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    study.main()
+    assert capsys.readouterr().out.count("done") == 4
+
+    report = json.loads((tmp_path / "out" / "tiny.json").read_text())
+    assert set(report["runs"]) == {"boxes", "+ TK", "masks", "half of them"}
+    assert 0 <= report["runs"]["masks"]["0"]["j"] <= 1 and report["cost"]["boxes"][0]["steps"] == 2
+    assert set(report["differences"]) == {"+ TK", "masks", "half of them"}
+    text = (tmp_path / "out" / "tiny.md").read_text()
+    assert "Nothing but that it runs." in text and "Unfinished" not in text and "Share of what `masks` reaches" in text
+    assert "<polyline" in (tmp_path / "out" / "tiny_curves.svg").read_text()
+    with Image.open(tmp_path / "out" / "tiny_frames.png") as sheet:
+        assert sheet.width > 5 * 200
+
+    # One run was killed behind its first step, of another the results are missing; the others stay as they are.
+    folders = {run.variant: run.folder for run in study.runs_of(study.read_study(command[1]), data, None, command[5])}
+    before = {name: (folder / "results.json").stat().st_mtime_ns for name, folder in folders.items()}
+    shutil.rmtree(folders["boxes"] / "checkpoints" / "000002")
+    last = folders["boxes"] / "checkpoints" / "last"
+    last.unlink()
+    last.symlink_to("000001")
+    whole = (folders["boxes"] / "results.json").read_bytes()
+    (folders["boxes"] / "results.json").unlink()
+    (folders["masks"] / "results.json").unlink()
+    study.main()
+    after = {name: (folder / "results.json").stat().st_mtime_ns for name, folder in folders.items()}
+    assert {name for name in before if before[name] != after[name]} == {"boxes", "masks"}
+    assert (folders["boxes"] / "results.json").read_bytes() == whole
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_study_that_is_shipped_builds_its_runs(study, file: Path, tmp_path: Path) -> None:
+    read = study.read_study(file)
+    runs = study.runs_of(read, tmp_path, Path("weights.safetensors"), tmp_path)
+    assert len({run.folder for run in runs}) == len(runs) == len(read.seeds) * len(read.variants)
+    assert read.about and all(run.config["data"] == [str(tmp_path / name_of(run))] for run in runs)
+
+
+def name_of(run) -> str:
+    return "train_masks.json" if run.config["supervision"] == "masks" else "train.json"
+
+
+def test_a_run_is_found_by_what_it_depends_on(study, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(TINY)
+    (tmp_path / "b.yaml").write_text(
+        "{preset: test, about: x, reference: r, seeds: [0], variants: [{name: r, settings: {train: {steps: 2, "
+        "checkpoint_every: 1}, clip: {short_sides: [32]}, loss: {temporal: {radius: 1}}}}]}"
+    )
+    (with_tk,) = (run for run in runs(study, tmp_path / "a.yaml") if run.variant == "+ TK")
+    (same,) = runs(study, tmp_path / "b.yaml")
+    assert same.folder == with_tk.folder
+    assert runs(study, tmp_path / "a.yaml", Path("elsewhere"))[1].folder == with_tk.folder
+    assert len({run.folder for run in runs(study, tmp_path / "a.yaml")}) == 4
+
+
+def runs(study, file: Path, data: Path = Path("data")):
+    return study.runs_of(study.read_study(file), data, None, Path("runs"))
+
+
+def test_a_study_with_mistakes_is_refused(study, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(TINY.replace("reference: boxes", "reference: boxen"))
+    with pytest.raises(ValueError, match="reference is 'boxen'; expected one of boxes"):
+        study.read_study(file)
+    file.write_text(TINY + "seed: 3\n")
+    with pytest.raises(ValueError, match="unknown key seed"):
+        study.read_study(file)
+    file.write_text(TINY.replace("name: masks", "name: boxes"))
+    with pytest.raises(ValueError, match="two variants are called boxes"):
+        study.read_study(file)
+
+
+def test_paired_differences_draw_sources_not_videos(study) -> None:
+    from mfvis.types import VideoDataset
+    from study_measure import Truth, differences
+
+    def run(gain: float) -> dict:
+        matches = {"scores": [0.9], "matched": [[1]] * 10, "ignored": [[0]] * 10, "positives": 1}
+        j = {1: 0.5, 2: 0.5, 3: 0.5 + gain}
+        tracks = [{"video": video, "track": video, "j": value} for video, value in j.items()]
+        return {"tracks": tracks, "matches": {str(video): matches for video in j}}
+
+    sources = {1: "a", 2: "a", 3: "b"}
+    truth = Truth(VideoDataset(Path(), (), ()), dict.fromkeys(sources, "all"), sources)
+    found = differences([run(0.3), run(0.6)], [run(0.0), run(0.0)], truth, draws=200)
+    assert found["j"].seeds == pytest.approx((0.1, 0.2)) and found["j"].mean == pytest.approx(0.15)
+    # Of two sources either both, one twice or the other twice: the interval goes from none to all of the gain.
+    assert (found["j"].low, found["j"].high) == pytest.approx((0, 0.45))
+    assert found["j_sources"].mean == pytest.approx(0.225)
+    assert found["agnostic_ap"] == type(found["j"])(0, 0, 0, (0, 0))
+    assert np.isfinite(found["j"].mean)
