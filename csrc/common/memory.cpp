@@ -15,23 +15,22 @@ namespace mfvis {
 struct Block {
   char* data;
   int64_t bytes;
-  int64_t stamped;  // bytes of contents, 0 if there are none
-  int64_t stamp;
+  CachedBuffer::Use use;
 };
 
 namespace {
 
-constexpr int64_t most_kept = 64 << 20;
+constexpr int64_t max_cached_bytes = 64 << 20;
 
-// Whoever takes a block out of here owns it; a call at the same time finds nothing and allocates its own. No lock: a
-// process that is forked while another thread holds one would wait for ever.
-constexpr int places = 4;
-std::atomic<Block*> kept[places];
-std::atomic<int64_t> kept_bytes{0};
+// A block that is taken out has one owner. A concurrent call finds an empty slot and allocates its own block. There is
+// no lock: a process forked while another thread holds one would wait forever.
+constexpr int slot_count = 4;
+std::atomic<Block*> slots[slot_count];
+std::atomic<int64_t> cached_bytes{0};
 
-Block* take_out(std::atomic<Block*>& place) {
-  Block* const block = place.exchange(nullptr);
-  if (block != nullptr) kept_bytes -= block->bytes;
+Block* take_out(std::atomic<Block*>& slot) {
+  Block* const block = slot.exchange(nullptr);
+  if (block != nullptr) cached_bytes -= block->bytes;
   return block;
 }
 
@@ -42,47 +41,46 @@ void release(Block* block) {
 }
 
 void keep(Block* block) {
-  static const char* const wish = std::getenv("MFVIS_KEEP_MEMORY");
-  if (block->bytes > most_kept || (wish != nullptr && std::strcmp(wish, "0") == 0)) return release(block);
-  for (auto& place : kept) {
-    if (kept_bytes + block->bytes > most_kept) release(take_out(place));
+  static const char* const setting = std::getenv("MFVIS_KEEP_MEMORY");
+  const bool disabled = setting != nullptr && std::strcmp(setting, "0") == 0;
+  if (block->bytes > max_cached_bytes || disabled) return release(block);
+  for (auto& slot : slots) {
+    if (cached_bytes + block->bytes > max_cached_bytes) release(take_out(slot));
   }
-  kept_bytes += block->bytes;
-  for (auto& place : kept) {
-    Block* nothing = nullptr;
-    if (place.compare_exchange_strong(nothing, block)) return;
+  cached_bytes += block->bytes;
+  for (auto& slot : slots) {
+    Block* empty = nullptr;
+    if (slot.compare_exchange_strong(empty, block)) return;
   }
-  // Sizes change with the data: what was kept longest goes.
+  // Sizes change with the data: the oldest block makes room.
   static std::atomic<uint32_t> turn{0};
-  Block* const oldest = kept[turn++ % places].exchange(block);
-  if (oldest != nullptr) kept_bytes -= oldest->bytes;
+  Block* const oldest = slots[turn++ % slot_count].exchange(block);
+  if (oldest != nullptr) cached_bytes -= oldest->bytes;
   release(oldest);
 }
 
-// One with the contents of the stamp, else one that is large enough and not much too large, else none.
-Block* find(int64_t bytes, int64_t stamp) {
+// A block for the same use that is large enough and at most twice as large, or null.
+Block* find(int64_t bytes, CachedBuffer::Use use) {
   Block* found = nullptr;
-  for (auto& place : kept) {
-    Block* block = take_out(place);
+  for (auto& slot : slots) {
+    Block* block = take_out(slot);
     if (block == nullptr) continue;
-    const bool has_contents = stamp != 0 && block->stamp == stamp && block->stamped == bytes;
-    const bool fits = block->bytes >= bytes && block->bytes / 2 <= bytes && (stamp != 0 || block->stamped == 0);
-    if (has_contents || (fits && found == nullptr)) std::swap(found, block);
+    const bool fits = block->use == use && block->bytes >= bytes && block->bytes / 2 <= bytes;
+    if (fits && found == nullptr) std::swap(found, block);
     if (block != nullptr) keep(block);
   }
   return found;
 }
 
-// On huge pages, the last of which is worth one if it is filled by a quarter or more. What is not written whole stays
-// without them: its untouched pages cost nothing.
-Block* make(int64_t bytes, bool written_whole) {
-  const bool large = written_whole && bytes >= huge_page;
+// Dense memory lies on huge pages, the last of which is worth it if a quarter of it is used.
+Block* make(int64_t bytes, CachedBuffer::Use use) {
+  const bool large = use == CachedBuffer::Use::dense && bytes >= huge_page;
   const int64_t paged = large ? (bytes + huge_page * 3 / 4) / huge_page * huge_page : 0;
   const int64_t size = ((bytes > paged ? bytes : paged) + 63) / 64 * 64;
   void* const data = std::aligned_alloc(large ? huge_page : 64, static_cast<size_t>(size));
   if (data == nullptr) throw std::bad_alloc();
   use_huge_pages(data, paged);
-  return new Block{static_cast<char*>(data), size, 0, 0};
+  return new Block{static_cast<char*>(data), size, use};
 }
 
 }  // namespace
@@ -95,24 +93,11 @@ void use_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes)
 #endif
 }
 
-int64_t KeptMemory::new_stamp() {
-  static std::atomic<int64_t> last{0};
-  return ++last;
-}
-
-KeptMemory::KeptMemory(int64_t bytes, int64_t stamp) : bytes_(bytes), stamp_(stamp), block_(find(bytes, stamp)) {
-  if (block_ == nullptr) block_ = make(bytes, stamp == 0);
-  has_contents_ = stamp != 0 && block_->stamped == bytes && block_->stamp == stamp;
-  if (!has_contents_) block_->stamped = 0;
+CachedBuffer::CachedBuffer(int64_t bytes, Use use) : block_(find(bytes, use)) {
+  if (block_ == nullptr) block_ = make(bytes, use);
   data_ = block_->data;
 }
 
-void KeptMemory::stamp_contents() {
-  block_->stamped = bytes_;
-  block_->stamp = stamp_;
-  has_contents_ = true;
-}
-
-KeptMemory::~KeptMemory() { keep(block_); }
+CachedBuffer::~CachedBuffer() { keep(block_); }
 
 }  // namespace mfvis

@@ -1,5 +1,6 @@
-// Where memory comes from decides what a call costs: the first touch of a fresh page of 4 KB takes up to 2 µs in a
-// virtual machine, thirty times what filling it takes, and the C library gets large blocks fresh for every call.
+// Page faults dominate the cost of large allocations: the first touch of a fresh 4 KB page takes up to 2 µs in a
+// virtual machine, thirty times as long as filling it, and the C library returns large blocks to the system after every
+// call.
 #pragma once
 
 #include <cstdint>
@@ -8,37 +9,29 @@ namespace mfvis {
 
 constexpr int64_t huge_page = 2 << 20;
 
-// Asks for huge pages below `data`, which is about to be written whole: one first touch per 2 MB. A hint and no more.
+// Requests huge pages for `data`, which is about to be written completely: one page fault per 2 MB. Only a hint.
 void use_huge_pages(void* data, int64_t bytes);
 
-// Memory that stays with the process when it is given back, 64 MB at most and in four blocks, so that the next call
-// finds its pages there, and maybe what the call before left in them: contents that were stamped are there again for
-// whoever comes with the same stamp before others with a stamp have used the memory. None is kept with
-// MFVIS_KEEP_MEMORY=0 in the environment.
-class KeptMemory {
+// Uninitialized memory that the process keeps when the buffer is destroyed, at most 64 MB in four blocks, so that the
+// next call finds its pages mapped. Nothing is kept with MFVIS_KEEP_MEMORY=0 in the environment.
+class CachedBuffer {
  public:
-  // A stamp that nobody has.
-  static int64_t new_stamp();
+  // `dense` memory will be written completely and gets huge pages. The pages of `sparse` memory that are never touched
+  // cost nothing.
+  enum class Use { dense, sparse };
 
-  // Without a stamp (0) it will be written whole, for which there are huge pages.
-  explicit KeptMemory(int64_t bytes, int64_t stamp = 0);
-  ~KeptMemory();
-  KeptMemory(const KeptMemory&) = delete;
-  KeptMemory& operator=(const KeptMemory&) = delete;
+  explicit CachedBuffer(int64_t bytes, Use use = Use::dense);
+  ~CachedBuffer();
+  CachedBuffer(const CachedBuffer&) = delete;
+  CachedBuffer& operator=(const CachedBuffer&) = delete;
 
-  // Whether the contents of the stamp are there. If not, nothing is, until they are filled in and stamped.
-  bool has_contents() const { return has_contents_; }
-  void stamp_contents();
-
-  // What lies from byte `at` on.
+  // The memory from byte `offset` on.
   template <typename T>
-  T* from(int64_t at) const {
-    return reinterpret_cast<T*>(data_ + at);
+  T* from(int64_t offset) const {
+    return reinterpret_cast<T*>(data_ + offset);
   }
 
  private:
-  int64_t bytes_, stamp_;
-  bool has_contents_;
   struct Block* block_;
   char* data_;
 };

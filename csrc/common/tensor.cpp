@@ -23,8 +23,19 @@ Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-std::optional<Tensor> as_contiguous(const std::optional<Tensor>& tensor) {
-  return tensor ? std::optional<Tensor>(as_contiguous(*tensor)) : std::nullopt;
+Tensor as_private(const Tensor& tensor) {
+  const Tensor tight = as_contiguous(tensor);
+  if (!tight.is_cpu()) return tight;
+  Tensor copy = make_empty(tight, tight.sizes());
+  int32_t type = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tight.get(), &type));
+  const size_t bytes = static_cast<size_t>(tight.numel()) * aoti_torch_dtype_element_size(type);
+  if (bytes > 0) std::memcpy(copy.mutable_data_ptr(), tight.const_data_ptr(), bytes);
+  return copy;
+}
+
+std::optional<Tensor> as_private(const std::optional<Tensor>& tensor) {
+  return tensor ? std::optional<Tensor>(as_private(*tensor)) : std::nullopt;
 }
 
 Tensor make_empty(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional<ScalarType> dtype) {
@@ -47,8 +58,8 @@ Tensor make_empty(const Tensor& like, IntHeaderOnlyArrayRef sizes, std::optional
     TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(axes, sizes.data(), strides.data(), type, device, index, &made));
     return Tensor(made);
   }
-  auto memory = std::make_unique<KeptMemory>(bytes);
-  const auto give_back = [](void*, void* of_tensor) { delete static_cast<KeptMemory*>(of_tensor); };
+  auto memory = std::make_unique<CachedBuffer>(bytes);
+  const auto give_back = [](void*, void* of_tensor) { delete static_cast<CachedBuffer*>(of_tensor); };
   TORCH_ERROR_CODE_CHECK(torch_from_blob(memory->from<void>(0), axes, sizes.data(), strides.data(), 0, type, device,
                                          index, &made, aoti_torch_layout_strided(), nullptr, 0, give_back,
                                          memory.get()));

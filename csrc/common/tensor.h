@@ -14,7 +14,11 @@ using torch::stable::Tensor;
 
 // The tensor itself where it is contiguous.
 Tensor as_contiguous(const Tensor& tensor);
-std::optional<Tensor> as_contiguous(const std::optional<Tensor>& tensor);
+
+// Contiguous, and on the CPU a copy. Boxes and indices may share memory with a NumPy array that another thread refills
+// at any time; what is checked and what the kernels read must be the same. For small tensors.
+Tensor as_private(const Tensor& tensor);
+std::optional<Tensor> as_private(const std::optional<Tensor>& tensor);
 
 // Contiguous, on the device of `like`, of its dtype unless there is another. On the CPU a large one lies in memory that
 // is kept (memory.h), from torch 2.11 on; it cannot be resized in place.

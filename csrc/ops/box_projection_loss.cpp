@@ -12,6 +12,28 @@ ScalarType compute_type(ScalarType type) { return type == ScalarType::Double ? t
 
 int64_t bytes_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
+// The maxima of rows lie in a column, those of columns in a row. On other devices a look at the values would wait for
+// the device; there the kernel skips what lies outside.
+void check_positions(const Check& check, const Tensor& position, int64_t height, int64_t width) {
+  if (!position.is_cpu()) return;
+  const int64_t frames = position.numel() / std::max<int64_t>(height + width, 1);
+  const int32_t* at = position.const_data_ptr<int32_t>();
+  const auto check_axis = [&](int64_t size, int64_t bound) {
+    int outside = 0;
+    for (int64_t i = 0; i < size; ++i) outside |= static_cast<uint32_t>(at[i]) >= static_cast<uint32_t>(bound);
+    for (int64_t i = 0; outside && i < size; ++i) {
+      check.that(at[i] >= 0 && at[i] < bound, "position", "contains " + std::to_string(at[i]),
+                 "the columns of the rows' maxima, 0 to " + std::to_string(width - 1) +
+                     ", then the rows of the columns' maxima, 0 to " + std::to_string(height - 1));
+    }
+    at += size;
+  };
+  for (int64_t frame = 0; frame < frames; ++frame) {
+    check_axis(height, width);
+    check_axis(width, height);
+  }
+}
+
 BoxProjection arguments(const Tensor& like, const float* boxes) {
   return {like.const_data_ptr(), dtype_of(like), boxes, like.size(0), like.size(1), like.size(2), like.size(3)};
 }
@@ -86,6 +108,7 @@ Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask
                                                       : make_empty(mask_logits, mask_logits.sizes());
   if (mask_logits.numel() == 0) return grad_logits;
   const Tensor tight_slope = as_contiguous(slope), tight_position = as_contiguous(position);
+  check_positions(check, tight_position, mask_logits.size(2), mask_logits.size(3));
   box_projection_terms_backward_kernel.on(grad_logits)(
       arguments(grad_logits, nullptr),
       {const_cast<void*>(tight_slope.const_data_ptr()), const_cast<int32_t*>(tight_position.const_data_ptr<int32_t>())},

@@ -18,9 +18,11 @@ struct BoxProjection {
   int64_t width;
 };
 
-// What the forward pass keeps for the backward pass, which needs neither logits nor boxes: of each row, then of each
-// column, where its maximum is first (of a row the column, of a column the row) and the derivative of the loss by that
-// logit. Zeros for an instance without any box: the CPU writes them, elsewhere they are there before the call.
+// What the forward pass keeps for the backward pass, which needs neither logits nor boxes: for each row, then for each
+// column, the first position of its maximum (a column index for a row, a row index for a column) and the derivative of
+// the loss with respect to that logit. Zeros for an instance without any box: written by the CPU kernel; elsewhere the
+// tensors are zero before the call. The CUDA kernel of the backward pass skips positions outside of the frame, the
+// operator refuses them on the CPU.
 struct BoxMaxima {
   void* slope;        // [N, T, H + W] of the compute type of the logits
   int32_t* position;  // [N, T, H + W]
@@ -70,9 +72,11 @@ struct FrameSpans {
   Span y;
 };
 
+// The projections of the pixels inside a box: a box that holds no pixel center projects to nothing on both axes.
 static MFVIS_HOST_DEVICE FrameSpans spans_of(const float* box, int64_t height, int64_t width) {
-  if (!box_is_present(box)) return {{0, 0}, {0, 0}};
-  return {pixels_inside(box[0], box[2], width), pixels_inside(box[1], box[3], height)};
+  const Span x = pixels_inside(box[0], box[2], width), y = pixels_inside(box[1], box[3], height);
+  if (x.begin >= x.end || y.begin >= y.end) return {{0, 0}, {0, 0}};
+  return {x, y};
 }
 
 static MFVIS_HOST_DEVICE bool ever_present(const BoxProjection& args, int64_t instance) {

@@ -82,7 +82,7 @@ Arguments checked(const Check& check, const Tensor& value, const Tensor& spatial
   const auto tight = [&](const Tensor& tensor) {
     return as_contiguous(torch::stable::to(tensor, compute_type(value)));
   };
-  Arguments arguments{as_contiguous(value), as_contiguous(spatial_shapes), as_contiguous(level_start_index),
+  Arguments arguments{as_contiguous(value), as_private(spatial_shapes), as_private(level_start_index),
                       tight(sampling_locations), tight(attention_weights)};
   check_levels(check, arguments.shapes, arguments.starts, value.size(1));
   return arguments;

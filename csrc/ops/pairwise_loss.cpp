@@ -56,15 +56,16 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& f
   check.sizes("boxes", boxes, {mask_logits.size(0), mask_logits.size(1), 4}, "[N, T, 4]");
   check.dtype("boxes", boxes, {ScalarType::Float});
   check.same_device("boxes", boxes, "mask_logits", mask_logits);
-  check_video_index(check, mask_logits, video_index, frames.size(0));
+  const Tensor own_video_index = as_private(video_index);
+  check_video_index(check, mask_logits, own_video_index, frames.size(0));
   check.that(kernel_size >= 1 && kernel_size % 2 == 1 && kernel_size < 256, "kernel_size",
              "is " + std::to_string(kernel_size), "an odd number, 1 to 255");
   check.that(dilation >= 1 && dilation <= 16384, "dilation", "is " + std::to_string(dilation), "1 to 16384");
   check.that(!std::isnan(threshold), "threshold", "is nan", "a number");
   return {as_contiguous(mask_logits),
           as_contiguous(frames),
-          as_contiguous(boxes),
-          as_contiguous(video_index),
+          as_private(boxes),
+          own_video_index,
           kernel_size,
           dilation,
           threshold};

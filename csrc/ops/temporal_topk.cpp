@@ -15,25 +15,27 @@ std::tuple<Tensor, Tensor> temporal_topk(const Tensor& frames, const Tensor& pai
              "is " + std::to_string(patch_size), "an odd number, 1 to 255");
   check.that(k > 0 && k <= 32761, "k", "is " + std::to_string(k), "1 to 32761");
   const int64_t videos = frames.size(0), height = frames.size(3), width = frames.size(4);
-  check_match_geometry(check, frames, "frames", pairs, shift, videos, frames.size(1), height, width, radius, dilation);
+  const Tensor own_pairs = as_private(pairs);
+  check_match_geometry(check, frames, "frames", own_pairs, shift, videos, frames.size(1), height, width, radius,
+                       dilation);
 
   const std::initializer_list<int64_t> shape{videos, pairs.size(0), k, height, width};
   Tensor distance = make_empty(frames, shape, ScalarType::Float);
   Tensor offset = make_empty(frames, shape, ScalarType::Short);
   if (distance.numel() == 0) return {distance, offset};
-  const Tensor tight_frames = as_contiguous(frames), tight_pairs = as_contiguous(pairs);
-  const std::optional<Tensor> tight_shift = as_contiguous(shift);
+  const Tensor tight_frames = as_contiguous(frames);
+  const std::optional<Tensor> own_shift = as_private(shift);
   std::optional<Tensor> padded;  // The CUDA kernels need none.
   if (!runs_cuda_kernels(frames)) {
     const int64_t border = patch_size - 1;
     padded = make_empty(frames, {videos, frames.size(1), frames.size(2), height + border, width + border},
                         ScalarType::Float);
   }
-  temporal_topk_kernel.on(frames)(
-      {tight_frames.const_data_ptr(), dtype_of(frames), tight_pairs.const_data_ptr<int64_t>(),
-       tight_shift ? tight_shift->const_data_ptr<int64_t>() : nullptr, videos, frames.size(1), frames.size(2), height,
-       width, pairs.size(0), patch_size, radius, dilation, k, padded ? padded->mutable_data_ptr<float>() : nullptr,
-       distance.mutable_data_ptr<float>(), offset.mutable_data_ptr<int16_t>()});
+  temporal_topk_kernel.on(frames)({tight_frames.const_data_ptr(), dtype_of(frames), own_pairs.const_data_ptr<int64_t>(),
+                                   own_shift ? own_shift->const_data_ptr<int64_t>() : nullptr, videos, frames.size(1),
+                                   frames.size(2), height, width, pairs.size(0), patch_size, radius, dilation, k,
+                                   padded ? padded->mutable_data_ptr<float>() : nullptr,
+                                   distance.mutable_data_ptr<float>(), offset.mutable_data_ptr<int16_t>()});
   return {distance, offset};
 }
 

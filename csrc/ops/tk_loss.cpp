@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../common/memory.h"
 #include "../common/operator.h"
 #include "match_geometry.h"
 #include "terms.h"
@@ -23,11 +22,11 @@ struct Arguments {
 
   // What the CUDA kernels work in, nothing elsewhere.
   Tensor scratch(int64_t TkLossScratch::* pass) const {
-    const int64_t bytes = runs_cuda_kernels(logits) ? tk_loss_scratch_bytes(pointers(0)).*pass : 0;
+    const int64_t bytes = runs_cuda_kernels(logits) ? tk_loss_scratch_bytes(pointers()).*pass : 0;
     return make_empty(logits, {bytes}, ScalarType::Byte);
   }
 
-  TkLoss pointers(int64_t stamp, void* scratch = nullptr) const {
+  TkLoss pointers(void* scratch = nullptr) const {
     return {logits.const_data_ptr(),
             dtype_of(logits),
             offset.const_data_ptr<int16_t>(),
@@ -45,7 +44,6 @@ struct Arguments {
             offset.size(2),
             radius,
             dilation,
-            stamp,
             scratch};
   }
 };
@@ -66,23 +64,24 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& o
   check.sizes("boxes", boxes, {mask_logits.size(0), frames, 4}, "[N, T, 4]");
   check.dtype("boxes", boxes, {ScalarType::Float});
   check.same_device("boxes", boxes, "mask_logits", mask_logits);
-  check_match_geometry(check, mask_logits, "mask_logits", pairs, shift, offset.size(0), frames, height, width, radius,
-                       dilation);
-  check_video_index(check, mask_logits, video_index, offset.size(0));
+  const Tensor own_pairs = as_private(pairs), own_video_index = as_private(video_index);
+  check_match_geometry(check, mask_logits, "mask_logits", own_pairs, shift, offset.size(0), frames, height, width,
+                       radius, dilation);
+  check_video_index(check, mask_logits, own_video_index, offset.size(0));
   check.that(offset.size(2) <= INT32_MAX / std::max<int64_t>(height * width, 1), "offset",
              "has shape " + shape_of(offset), "K·H·W below 2^31");
   return {as_contiguous(mask_logits),
           as_contiguous(offset),
           as_contiguous(weight),
-          as_contiguous(pairs),
-          as_contiguous(boxes),
-          as_contiguous(video_index),
-          as_contiguous(shift),
+          own_pairs,
+          as_private(boxes),
+          own_video_index,
+          as_private(shift),
           radius,
           dilation};
 }
 
-std::tuple<Tensor, Tensor> sums_of(const Arguments& arguments, int64_t stamp) {
+std::tuple<Tensor, Tensor> sums_of(const Arguments& arguments) {
   const Tensor& logits = arguments.logits;
   const std::initializer_list<int64_t> shape{logits.size(0), arguments.pairs.size(0)};
   const ScalarType type = sum_type(logits);
@@ -91,12 +90,12 @@ std::tuple<Tensor, Tensor> sums_of(const Arguments& arguments, int64_t stamp) {
   }
   Tensor loss_sum = make_empty(logits, shape, type), weight_sum = make_empty(logits, shape, type);
   const Tensor scratch = arguments.scratch(&TkLossScratch::forward);
-  tk_loss_terms_kernel.on(logits)(arguments.pointers(stamp, scratch.mutable_data_ptr()), loss_sum.mutable_data_ptr(),
+  tk_loss_terms_kernel.on(logits)(arguments.pointers(scratch.mutable_data_ptr()), loss_sum.mutable_data_ptr(),
                                   weight_sum.mutable_data_ptr());
   return {loss_sum, weight_sum};
 }
 
-Tensor gradient(const Check& check, const Arguments& arguments, const Tensor& grad_loss_sum, int64_t stamp) {
+Tensor gradient(const Check& check, const Arguments& arguments, const Tensor& grad_loss_sum) {
   const Tensor& logits = arguments.logits;
   check.sizes("grad_loss_sum", grad_loss_sum, {logits.size(0), arguments.pairs.size(0)}, "[N, P]");
   check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(logits)});
@@ -104,8 +103,8 @@ Tensor gradient(const Check& check, const Arguments& arguments, const Tensor& gr
   Tensor grad_logits = make_empty(logits, logits.sizes());
   if (logits.numel() == 0) return grad_logits;
   const Tensor tight_grad = as_contiguous(grad_loss_sum), scratch = arguments.scratch(&TkLossScratch::backward);
-  tk_loss_terms_backward_kernel.on(logits)(arguments.pointers(stamp, scratch.mutable_data_ptr()),
-                                           tight_grad.const_data_ptr(), grad_logits.mutable_data_ptr());
+  tk_loss_terms_backward_kernel.on(logits)(arguments.pointers(scratch.mutable_data_ptr()), tight_grad.const_data_ptr(),
+                                           grad_logits.mutable_data_ptr());
   return grad_logits;
 }
 
@@ -115,8 +114,7 @@ std::tuple<Tensor, Tensor> tk_loss_terms(const Tensor& mask_logits, const Tensor
                                          const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
                                          int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
   return sums_of(
-      checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
-      KeptMemory::new_stamp());
+      checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift));
 }
 
 Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_logits, const Tensor& offset,
@@ -125,37 +123,27 @@ Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_lo
   const Check check("tk_loss_terms_backward");
   return gradient(check,
                   checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
-                  grad_loss_sum, KeptMemory::new_stamp());
+                  grad_loss_sum);
 }
 
-// The loss itself, and what its backward pass needs besides the arguments: the divisor and the stamp of the lists.
-std::tuple<Tensor, Tensor, Tensor> tk_loss_mean(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
-                                                const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
-                                                int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
-  const int64_t stamp = KeptMemory::new_stamp();
+// The loss, and its divisor [P] for the backward pass.
+std::tuple<Tensor, Tensor> tk_loss_mean(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
+                                        const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
+                                        int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
   const auto [loss_sum, weight_sum] = sums_of(
-      checked(Check("tk_loss"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
-      stamp);
-  const auto [loss, divisor] = mean_of_terms(loss_sum, weight_sum, pairs.size(0));
-  Tensor stamps = make_empty(mask_logits, {mask_logits.is_cpu() ? 1 : 0}, ScalarType::Long);
-  if (mask_logits.is_cpu()) *stamps.mutable_data_ptr<int64_t>() = stamp;
-  return {loss, divisor, stamps};
+      checked(Check("tk_loss"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift));
+  return mean_of_terms(loss_sum, weight_sum, pairs.size(0));
 }
 
-Tensor tk_loss_mean_backward(const Tensor& grad_loss, const Tensor& divisor, const Tensor& stamps,
-                             const Tensor& mask_logits, const Tensor& offset, const Tensor& weight, const Tensor& pairs,
-                             const Tensor& boxes, const Tensor& video_index, int64_t radius, int64_t dilation,
-                             std::optional<Tensor> shift) {
+Tensor tk_loss_mean_backward(const Tensor& grad_loss, const Tensor& divisor, const Tensor& mask_logits,
+                             const Tensor& offset, const Tensor& weight, const Tensor& pairs, const Tensor& boxes,
+                             const Tensor& video_index, int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
   const Check check("tk_loss_mean_backward");
-  check.sizes("stamps", stamps, {mask_logits.is_cpu() ? 1 : 0}, "one on the CPU, none elsewhere");
-  check.dtype("stamps", stamps, {ScalarType::Long});
-  check.same_device("stamps", stamps, "mask_logits", mask_logits);
+  const Arguments arguments =
+      checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
   const int64_t columns = pairs.size(0);
-  const Tensor grad_loss_sum =
-      mean_of_terms_backward(check, grad_loss, divisor, {mask_logits.size(0), columns}, columns);
-  return gradient(check,
-                  checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
-                  grad_loss_sum, stamps.is_cpu() ? *stamps.const_data_ptr<int64_t>() : 0);
+  return gradient(check, arguments,
+                  mean_of_terms_backward(check, grad_loss, divisor, {mask_logits.size(0), columns}, columns));
 }
 
 MFVIS_OPERATOR(tk_loss_terms,
@@ -166,10 +154,9 @@ MFVIS_OPERATOR(tk_loss_terms_backward,
                "Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
 MFVIS_OPERATOR(tk_loss_mean,
                "(Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, Tensor video_index, "
-               "int radius, int dilation, Tensor? shift) -> (Tensor, Tensor, Tensor)")
-MFVIS_OPERATOR(
-    tk_loss_mean_backward,
-    "(Tensor grad_loss, Tensor divisor, Tensor stamps, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, "
-    "Tensor boxes, Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
+               "int radius, int dilation, Tensor? shift) -> (Tensor, Tensor)")
+MFVIS_OPERATOR(tk_loss_mean_backward,
+               "(Tensor grad_loss, Tensor divisor, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, "
+               "Tensor boxes, Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
 
 }  // namespace mfvis

@@ -25,7 +25,6 @@ struct TkLoss {
   int64_t matches;
   int64_t radius;
   int64_t dilation;
-  int64_t stamp;  // of the lists that the CPU's kernels make, see csrc/common/memory.h
   void* scratch;  // tk_loss_scratch_bytes() of the CUDA kernels; null on the CPU
 };
 

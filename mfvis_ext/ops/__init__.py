@@ -21,6 +21,15 @@ def forbid_backward(operator: str, reason: str) -> None:
     torch.library.register_autograd(operator, backward)
 
 
+def private(tensor: Tensor | None) -> Tensor | None:
+    """A copy of a small CPU tensor to save for the backward pass.
+
+    The tensor may share memory with a NumPy array that a loader refills, which autograd's version counter cannot see.
+    Other devices share none.
+    """
+    return tensor.clone() if tensor is not None and tensor.device.type == "cpu" else tensor
+
+
 def forbid_forward_mode(operator: str, *inputs: Tensor) -> None:
     """NotImplementedError where an input has a forward-mode tangent: torch would drop it, and so return zeros."""
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs):

@@ -13,7 +13,8 @@ def box_projection_loss(mask_logits: Tensor, boxes: Tensor) -> Tensor:
 
     With p the maximum of σ(logits) over the rows (columns) and b the indicator of the box on the x (y) axis, the loss
     of a frame is the sum over both axes of ``1 - 2 Σ p b / (Σ p² + Σ b² + 1e-5)``. An instance without any box costs
-    nothing; where it has none in a frame but in another, b is 0, the frame costs 2 and has no gradient.
+    nothing; where it has none in a frame but in another, b is 0, the frame costs 2 and has no gradient. The same holds
+    for a box that contains no pixel center, next to the frame or thinner than a pixel: b is 0 on both axes.
 
     Args:
         mask_logits: ``[N, T, H, W]``, float16, bfloat16, float32 or float64.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mfvis_ext.ops import forbid_backward, forbid_forward_mode
+from mfvis_ext.ops import forbid_backward, forbid_forward_mode, private
 
 __all__ = ["ms_deform_attn"]
 
@@ -57,7 +57,8 @@ def _(
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
+    value, spatial_shapes, level_start_index, locations, weights = inputs
+    ctx.save_for_backward(value, private(spatial_shapes), private(level_start_index), locations, weights)
 
 
 def _backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mfvis_ext.ops import forbid_backward
+from mfvis_ext.ops import forbid_backward, private
 
 __all__ = ["pairwise_loss"]
 
@@ -49,6 +49,7 @@ class MeanOfPairs(torch.autograd.Function):
     def forward(ctx, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):
         if ctx.needs_input_grad[1]:
             raise ValueError("mfvis::pairwise_loss: frames require a gradient; expected constants, see frames.detach()")
+        boxes, video_index = private(boxes), private(video_index)
         loss, divisor = torch.ops.mfvis.pairwise_loss_mean(
             mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold
         )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mfvis_ext.ops import forbid_backward, forbid_forward_mode
+from mfvis_ext.ops import forbid_backward, forbid_forward_mode, private
 
 __all__ = ["tk_loss", "tk_loss_terms"]
 
@@ -76,11 +76,12 @@ class MeanOfMatches(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
         _constant(ctx.needs_input_grad[2], "tk_loss")
-        loss, divisor, stamps = torch.ops.mfvis.tk_loss_mean(
+        pairs, boxes, video_index, shift = map(private, (pairs, boxes, video_index, shift))
+        loss, divisor = torch.ops.mfvis.tk_loss_mean(
             mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift
         )
         ctx.radius, ctx.dilation = radius, dilation
-        ctx.save_for_backward(divisor, stamps, mask_logits, offset, weight, pairs, boxes, video_index, shift)
+        ctx.save_for_backward(divisor, mask_logits, offset, weight, pairs, boxes, video_index, shift)
         return loss
 
     @staticmethod
@@ -121,20 +122,19 @@ def _(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, 
     return (
         mask_logits.new_empty((), dtype=dtype),
         mask_logits.new_empty(pairs.shape[:1], dtype=dtype),
-        mask_logits.new_empty(int(mask_logits.device.type == "cpu"), dtype=torch.int64),
     )
 
 
 @torch.library.register_fake("mfvis::tk_loss_mean_backward")
-def _(grad_loss, divisor, stamps, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
+def _(grad_loss, divisor, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
     return mask_logits.new_empty(mask_logits.shape)
 
 
 def _setup_context(ctx, inputs, output) -> None:
     _constant(ctx.needs_input_grad[2], "tk_loss_terms")
-    *tensors, ctx.radius, ctx.dilation, shift = inputs
+    *large, pairs, boxes, video_index, ctx.radius, ctx.dilation, shift = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*tensors, shift)
+    ctx.save_for_backward(*large, *map(private, (pairs, boxes, video_index, shift)))
 
 
 def _backward(ctx, grad_loss_sum: Tensor, _of_constant: Tensor) -> tuple[Tensor | None, ...]:

@@ -9,6 +9,7 @@ from mfvis_ext.reference import accumulation
 def box_projection_loss(mask_logits: Tensor, boxes: Tensor) -> Tensor:
     """Dice loss between the projections of mask and box on each axis, mean over instances and frames. BoxInst, eq. 3.
 
+    A box that contains no pixel center projects to nothing on both axes.
     mask_logits: `[N, T, H, W]`; boxes: `[N, T, 4]`. Returns a scalar. 0 for an instance without any box.
     """
     logits = accumulation(mask_logits)
@@ -23,7 +24,8 @@ def box_projection_loss(mask_logits: Tensor, boxes: Tensor) -> Tensor:
     def dice_loss(p: Tensor, b: Tensor) -> Tensor:
         return 1 - 2 * (p * b).sum(-1) / ((p * p).sum(-1) + b.sum(-1) + 1e-5)
 
-    on_x = dice_loss(logits.max(2).values.sigmoid(), (present & (x1 <= x) & (x < x2)).to(logits.dtype))
-    on_y = dice_loss(logits.max(3).values.sigmoid(), (present & (y1 <= y) & (y < y2)).to(logits.dtype))
+    in_x, in_y = present & (x1 <= x) & (x < x2), present & (y1 <= y) & (y < y2)
+    on_x = dice_loss(logits.max(2).values.sigmoid(), (in_x & in_y.any(-1, keepdim=True)).to(logits.dtype))
+    on_y = dice_loss(logits.max(3).values.sigmoid(), (in_y & in_x.any(-1, keepdim=True)).to(logits.dtype))
     ever = present.any(1)
     return torch.where(ever, on_x + on_y, 0.0).sum() / (instances * frames)

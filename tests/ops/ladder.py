@@ -73,6 +73,8 @@ class Ladder:
     other_kernels: tuple[dict[str, int], ...] = ()
     """Sizes that lead to other kernels than `sizes` do, for the checks that look at every kernel once."""
     differentiable: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
+    """Boxes and indices that the backward pass reads; it keeps copies."""
     dtypes: tuple[torch.dtype, ...] = (FLOAT,)
     """What `arguments` is asked for."""
     malformed: dict[str, tuple[dict[str, Any], str]]
@@ -110,15 +112,16 @@ class Ladder:
     def gradients(self, function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, tuple[Tensor, ...]]:
         """The outputs, and the gradients of a fixed random combination of those that have any."""
         outputs = function(**arguments)
-        if not self.differentiable:
-            return outputs, ()
+        return outputs, self.gradients_of(outputs, arguments) if self.differentiable else ()
+
+    def gradients_of(self, outputs: Any, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
         weights = torch.Generator().manual_seed(99)
         loss = sum(
             (output * torch.randn(output.shape, generator=weights).to(output)).sum()
             for output in tensors_of(outputs)
             if output.requires_grad
         )
-        return outputs, torch.autograd.grad(loss, [arguments[name] for name in self.differentiable])
+        return torch.autograd.grad(loss, [arguments[name] for name in self.differentiable])
 
     def agree(self, arguments: dict[str, Any]) -> None:
         outputs, gradients = self.gradients(self.function, arguments)
@@ -173,6 +176,19 @@ class Ladder:
             _, moved = self.gradients(self.function, arguments)
         for ours in (recomputed, moved):
             assert all(map(torch.equal, ours, expected))
+
+    def test_refilled_between_passes(self) -> None:
+        """A loader refills the NumPy arrays below the small arguments; the gradient is still that of the loss."""
+        if not self.private or DEVICE != "cpu":
+            pytest.skip("saves no boxes or indices, or on a device that NumPy cannot write to")
+        arguments = self.make(seed=2)
+        _, expected = self.gradients(self.function, arguments)
+        outputs = self.function(**arguments)
+        for name in self.private:
+            other = arguments[name].flatten().roll(1).view_as(arguments[name]).numpy()
+            assert (arguments[name].numpy() != other).any()
+            arguments[name].numpy()[...] = other
+        assert all(map(torch.equal, self.gradients_of(outputs, arguments), expected))
 
     def test_opcheck(self) -> None:
         torch.library.opcheck(getattr(torch.ops.mfvis, self.name).default, tuple(self.make().values()))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder, random_boxes
+from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, REFUSED, Ladder, random_boxes
 
 from mfvis_ext import box_projection_loss
+from mfvis_ext.reference.box_projection_loss import box_projection_loss as reference
 
 
 class TestBoxProjectionLoss(Ladder):
@@ -14,6 +16,7 @@ class TestBoxProjectionLoss(Ladder):
     sizes = {"N": 3, "T": 2, "H": 9, "W": 21}
     ranges = {"N": (0, 3), "T": (0, 3), "H": (0, 9), "W": (0, 40)}
     differentiable = ("mask_logits",)
+    private = ("boxes",)
     dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
     malformed = {
         "no frames": ({"mask_logits": torch.zeros(3, 9, 21)}, r"mask_logits has shape \[3, 9, 21\]; .* \[N, T, H, W\]"),
@@ -42,14 +45,50 @@ def test_a_perfect_mask_costs_nothing():
     assert box_projection_loss(-logits, box).item() > 0.3
 
 
-def test_pixel_centres_decide():
+def test_pixel_centers_decide():
     logits = torch.full((1, 1, 1, 4), -100.0, device=DEVICE)
     logits[..., 1:3] = 100
     both = torch.tensor([[[1.5, 0, 2.6, 1]]], device=DEVICE)  # centres 1.5 and 2.5: half-open on the left
     neither = torch.tensor([[[1.51, 0, 2.5, 1]]], device=DEVICE)
     inside, outside = box_projection_loss(logits, both), box_projection_loss(logits, neither)
     assert inside.item() == pytest.approx(0, abs=1e-5)
-    assert outside.item() == pytest.approx(1, abs=1e-5)
+    assert outside.item() == pytest.approx(2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param([-8.0, 5, -2, 15], id="left of the frame"),
+        pytest.param([30.0, 5, 40, 15], id="right of the frame"),
+        pytest.param([4.0, -9, 15, -1], id="above the frame"),
+        pytest.param([10.75, 5, 11.25, 15], id="thinner than a pixel"),
+        pytest.param([4.0, 7.6, 15, 8.4], id="flatter than a pixel"),
+    ],
+)
+def test_a_box_without_a_pixel_projects_to_nothing_on_both_axes(box):
+    logits = torch.randn(1, 2, 24, 24, generator=torch.Generator().manual_seed(0)).to(DEVICE).requires_grad_()
+    boxes = torch.tensor([[[4.0, 5, 15, 15], box]], device=DEVICE)
+    loss = box_projection_loss(logits, boxes)
+    loss.backward()
+    torch.testing.assert_close(loss, reference(logits, boxes))
+    first = box_projection_loss(logits[:, :1], boxes[:, :1])
+    assert loss.item() == pytest.approx((first.item() + 2) / 2, abs=1e-5)
+    assert (logits.grad[0, 0] < 0).any() and not logits.grad[0, 1].any()
+
+
+@pytest.mark.parametrize(
+    ("row", "foreign"), [(0, 21), (8, -1), (9, 9), (29, 2**30)], ids=["row", "last row", "column", "last column"]
+)
+def test_the_backward_pass_refuses_positions_outside_of_the_frame(row, foreign):
+    logits = torch.randn(2, 3, 9, 21, device=DEVICE)
+    loss, slope, position = torch.ops.mfvis.box_projection_terms(logits, torch.ones(2, 3, 4, device=DEVICE))
+    position[1, 2, row] = foreign
+    backward = partial(torch.ops.mfvis.box_projection_terms_backward, torch.ones_like(loss), logits, slope, position)
+    if DEVICE != "cpu":  # A look at the values would wait for the GPU; the kernel skips such a position.
+        assert backward().isfinite().all()
+        return
+    with pytest.raises(REFUSED, match=f"position contains {foreign}; .* 0 to 20, .* 0 to 8"):
+        backward()
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 4, 5), (2, 0, 4, 5), (2, 1, 0, 5), (2, 1, 4, 5)])

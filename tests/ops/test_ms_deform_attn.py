@@ -34,6 +34,7 @@ class TestMsDeformAttn(Ladder):
         **{"L": (1, 4), "points": (1, 5), "H": (1, 6), "W": (1, 9)},
     }
     differentiable = ("value", "sampling_locations", "attention_weights")
+    private = ("spatial_shapes", "level_start_index")
     dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
     about_values = "level "
     malformed = {

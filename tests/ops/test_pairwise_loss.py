@@ -14,6 +14,7 @@ class TestPairwiseLoss(Ladder):
     sizes = {"N": 3, "T": 2, "H": 9, "W": 37, "B": 2, "half": 1, "dilation": 2}
     ranges = {"N": (0, 4), "T": (1, 3), "H": (1, 12), "W": (1, 40), "B": (1, 3), "half": (0, 2), "dilation": (1, 5)}
     differentiable = ("mask_logits",)
+    private = ("boxes", "video_index")
     dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
     malformed = {
         "no frames": ({"mask_logits": torch.zeros(3, 9, 37)}, r"mask_logits has shape \[3, 9, 37\]; .* \[N, T, H, W\]"),

@@ -51,6 +51,7 @@ class Arguments:
         "dilation": (1, 3), "shift": (0, 20),
     }  # fmt: skip
     differentiable = ("mask_logits",)
+    private = ("pairs", "boxes", "video_index", "shift")
     dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
     malformed = MALFORMED
 

@@ -1,9 +1,8 @@
-// The matches of a clip that weigh something. Most of the k nearest patches of a pixel are too far to weigh anything,
-// and all instances and decoder layers of a video share the rest. So the matches of the frame pairs are read once and
-// those with a weight are listed, pixel by pixel. The forward pass lists them; the backward pass finds the lists in
-// the memory that is kept, unless another call has used it since: then they are made again. A block of rows has a part
-// of the lists to itself, as long as if each of its matches weighed something, and fills it from the front only: what
-// it does not need is never touched.
+// The matches of a clip whose weight is not 0. Most of the k nearest patches of a pixel are too far away to have a
+// weight, and all instances and decoder layers of a video share the rest. So the matches of the frame pairs are read
+// once and those with a weight are listed, pixel by pixel. Each pass makes its own lists: from the same boxes as it
+// visits, and at the cost of a few percent of one decoder layer. Every block of rows owns a part of the lists, large
+// enough for all of its matches, and fills it from the front: the memory that it does not need is never touched.
 //
 //   match    B x P x H x W·K       a match, an index into the source's plane, and its weight: 8 bytes
 //   target   B x P x H x W·K       the pixel whose match it is, an index into the target's plane
@@ -98,13 +97,12 @@ struct MatchList {
         blocks((args.height + block_rows - 1) / block_rows),
         height(args.height),
         longest(args.videos * args.pair_count * args.height * row_size),
-        memory(longest * 12 + args.videos * args.pair_count * args.height * (args.width + 1) * 4, args.stamp),
+        memory(longest * 12 + args.videos * args.pair_count * args.height * (args.width + 1) * 4,
+               CachedBuffer::Use::sparse),
         match(memory.from<uint64_t>(0)),
         target(memory.from<int32_t>(longest * 8)),
         start(memory.from<int32_t>(longest * 12)) {
-    if (memory.has_contents()) return;
     fill(args);
-    memory.stamp_contents();
   }
 
   // Where the matches of row y of a list begin, for `starts` to count from.
@@ -114,7 +112,7 @@ struct MatchList {
   static constexpr int64_t block_rows = 8;
   static constexpr int64_t piece = 64;  // columns that are read together
   int64_t row_size, blocks, height, longest;
-  KeptMemory memory;
+  CachedBuffer memory;
   uint64_t* match;
   int32_t *target, *start;
 

@@ -251,18 +251,23 @@ __global__ void __launch_bounds__(threads_of_frame, 1)
 template <typename T>
 __global__ void __launch_bounds__(threads_of_frame, 1)
     scatter_gradient(BoxProjection args, BoxMaxima kept, const Compute<T>* grad_loss, T* grad_logits) {
-  const int64_t items = args.instances * args.frames, height = args.height, width = args.width;
+  const int64_t items = args.instances * args.frames;
+  const int32_t height = static_cast<int32_t>(args.height), width = static_cast<int32_t>(args.width);
   const Compute<T> scale = *grad_loss;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    T* const grad = grad_logits + item * height * width;
-    const Compute<T>* const rows = static_cast<const Compute<T>*>(kept.slope) + item * (height + width);
-    const int32_t* const position = kept.position + item * (height + width);
-    for (int64_t x = threadIdx.x; x < width; x += threads_of_frame) {
-      store(scale * rows[height + x], grad + position[height + x] * width + x);
+    T* const grad = grad_logits + item * args.height * args.width;
+    const Compute<T>* const rows = static_cast<const Compute<T>*>(kept.slope) + item * (args.height + args.width);
+    const int32_t* const position = kept.position + item * (args.height + args.width);
+    for (int32_t x = threadIdx.x; x < width; x += threads_of_frame) {
+      const int32_t y = position[height + x];
+      if (y < 0 || y >= height) continue;
+      store(scale * rows[height + x], grad + static_cast<int64_t>(y) * width + x);
     }
     __syncthreads();  // A pixel may be the maximum of its row, too.
-    for (int64_t y = threadIdx.x; y < height; y += threads_of_frame) {
-      T* const to = grad + y * width + position[y];
+    for (int32_t y = threadIdx.x; y < height; y += threads_of_frame) {
+      const int32_t x = position[y];
+      if (x < 0 || x >= width) continue;
+      T* const to = grad + static_cast<int64_t>(y) * width + x;
       store(load(*to) + scale * rows[y], to);
     }
   }
