@@ -179,3 +179,37 @@ def test_paired_differences_draw_sources_not_videos(study) -> None:
     assert found["j_sources"].mean == pytest.approx(0.225)
     assert found["agnostic_ap"] == type(found["j"])(0, 0, 0, (0, 0))
     assert np.isfinite(found["j"].mean)
+
+
+def test_matches_of_a_moving_square_are_counted(study) -> None:
+    """A textured object on a textured ground moves two cells; its box is twice as wide as the object."""
+    import torch
+    from mfvis.losses.temporal import TemporalConfig
+    from study_matches import _pair, row
+
+    texture = torch.Generator().manual_seed(0)
+    ground, thing = (100 * torch.rand(3, 16, size, generator=texture) for size in (32, 4))
+    lab, masks = ground.expand(1, 2, -1, -1, -1).clone(), torch.zeros(1, 2, 16, 32, dtype=torch.bool)
+    for t, x in enumerate((10, 12)):
+        lab[0, t, :, :, x : x + 4] = thing
+        masks[0, t, :, x : x + 4] = True
+    boxes = torch.tensor([[[8.0, 0, 16, 16], [10.0, 0, 18, 16]]])
+    found = _pair(lab, masks, boxes, TemporalConfig(patch_size=1, radius=3, k=1, threshold=0.9))
+    assert found["counted"] == 16 * 10 and found["object"] == 16 * 4 and found["background"] == 16 * 4
+    # The object and the ground that stays in sight are found again; the two columns that it covers next are not.
+    assert found["matched"] == found["matches"] == 16 * 8 and found["wrong"] == found["misled"] == 0
+    assert found["static"] == 16 * 4
+    assert found["told"] == 16 * 2  # columns 8 and 9, which the second box leaves out
+    assert row("x", [found]) == "| x | 80.0 % | 0.0 % | 50.0 % | 50.0 % | 50.0 % | 0.0 % |"
+
+
+def test_gradients_of_the_terms_against_the_true_masks(
+    study, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from study_gradients import TERMS, gradients
+
+    assert main(["train", "--preset", "test", "--data", str(data / "train.json"), "--out", str(tmp_path / "run")]) == 0
+    found = gradients(tmp_path / "run", data / "train_masks.json", batches=1)
+    assert sum(found["size"].values()) == pytest.approx(1)
+    assert found["object"]["projection"] > 0.5, "a projection raises the logits of boxes that are not filled"
+    assert all(-1 <= found[kind][term] <= 1 for kind in ("object", "background") for term in TERMS)
