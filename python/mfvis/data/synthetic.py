@@ -1,11 +1,11 @@
-"""Synthetic videos with exact masks: what the demo and the tests train on.
+"""Synthetic videos with exact masks, for the demo and the tests.
 
-Textured, non-convex shapes swing, turn, breathe and ripple in front of each other and of a drifting background. A class
-has its shape, its kind of texture and two colours, as animals have: from shape and texture alone a tiny model needs
-more videos than minutes allow, and learns the colours of the training objects by heart instead. Every object shares a
-colour with the background, and another video's background has this class's colours, so neither a filled box nor a
-colour threshold solves it. Textures are fixed to their objects, so that patches of one frame are found again in the
-next, which is what the temporal loss lives on.
+A camera drifts, turns and zooms over a lit ground with stones on it. Padded, textured, non-convex shapes swing, rotate,
+breathe and ripple over it and over each other, cast soft shadows, and blur as they move. A class has its shape, its
+kind of texture and two colors, as animals do: from shape and texture alone a tiny model needs more videos than minutes
+allow. Every object shares a color with the ground, and stones have the colors of classes, so neither a filled box nor a
+color threshold solves it. Textures are fixed to their objects, so that patches of one frame are found again in the
+next, as the temporal loss requires.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 from PIL import Image, ImageDraw
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates, shift
 
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import encode_mask, mask_box
@@ -28,9 +28,13 @@ from mfvis.writing import run_lock
 SUPERSAMPLING = 4
 TEXTURE = 96
 """Side of the textures, which repeat."""
-LEAST_VISIBLE = 24
-"""Pixels of which less counts as hidden."""
-COLOURS = np.array(
+STONES = 26
+"""Stones on the ground's texture, which repeats."""
+SHUTTER = 0.5
+"""Time for which the shutter is open, in frames."""
+MIN_VISIBLE = 24
+"""Fewer visible pixels count as hidden."""
+COLORS = np.array(
     [
         (224, 170, 48), (226, 190, 140), (184, 76, 58), (238, 126, 102), (42, 56, 104), (132, 182, 222),
         (112, 126, 60), (70, 104, 74), (116, 62, 114), (166, 120, 168), (38, 112, 120), (242, 230, 206),
@@ -124,69 +128,115 @@ def write_demo(directory: str | Path, config: SyntheticConfig = SyntheticConfig(
 def draw_video(
     random: np.random.Generator, frames: int, size: tuple[int, int], objects: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One video: pictures uint8 ``[T, H, W, 3]``, visible masks bool ``[N, T, H, W]``, shapes int64 ``[N]``."""
+    """Draw one video: frames uint8 ``[T, H, W, 3]``, visible masks bool ``[N, T, H, W]``, shapes int64 ``[N]``."""
     height, width = size
     shapes_N = random.integers(len(SHAPES), size=random.integers(objects[0], objects[1] + 1))
-    # One of the object's two colours is its class's, the other the background's, which has none of the objects' own.
+    # One of the object's two colors is its class's, the other one of the ground's, which has no color of its objects.
     own_N = 2 * shapes_N + random.integers(2, size=len(shapes_N))
-    shared = random.permutation(np.setdiff1d(np.arange(len(COLOURS)), own_N))[:3]
-    background = _Background(random, COLOURS[shared], size)
+    others = random.permutation(np.setdiff1d(np.arange(len(COLORS)), own_N))
+    shared = others[:3]
+    light = _Light(random)
+    ground = _Ground(random, COLORS[shared], COLORS[others[3:]], size, light)
     things: list[_Thing] = []
     for n, shape in enumerate(shapes_N):
-        things.append(_Thing(random, list(SHAPES)[shape], COLOURS[[shared[n % 3], own_N[n]]], size, things))
-    pictures_THW3 = np.empty((frames, height, width, 3), np.uint8)
+        colors = COLORS[[shared[n % 3], own_N[n]]]
+        things.append(_Thing(random, list(SHAPES)[shape], colors, size, light, things))
+    frames_THW3 = np.empty((frames, height, width, 3), np.uint8)
     owner_THW = np.full((frames, height, width), -1)
     for t in range(frames):
-        picture_HW3 = background.draw(t)
+        frame_HW3 = ground.draw(t)
         for n, thing in enumerate(things):
-            thing.draw(t, picture_HW3, owner_THW[t], n)
-        picture_HW3 += random.normal(0, 2.0, (height, width, 1))
-        pictures_THW3[t] = picture_HW3.clip(0, 255)
+            thing.draw(t, frame_HW3, owner_THW[t], n)
+        frame_HW3 += random.normal(0, 2.0, (height, width, 1))
+        frames_THW3[t] = frame_HW3.clip(0, 255)
     masks_NTHW = owner_THW == np.arange(len(things))[:, None, None, None]
-    masks_NTHW[masks_NTHW.sum((2, 3)) < LEAST_VISIBLE] = False
-    seen_N = masks_NTHW.any((1, 2, 3))
-    return pictures_THW3, masks_NTHW[seen_N], shapes_N[seen_N]
+    masks_NTHW[masks_NTHW.sum((2, 3)) < MIN_VISIBLE] = False
+    visible_N = masks_NTHW.any((1, 2, 3))
+    return frames_THW3, masks_NTHW[visible_N], shapes_N[visible_N]
 
 
-class _Background:
-    """A marbled picture under a camera that drifts, turns and zooms a little."""
+class _Light:
+    """One lamp per video: shading of a relief, and where shadows fall."""
 
-    def __init__(self, random: np.random.Generator, colours: np.ndarray, size: tuple[int, int]):
+    def __init__(self, random: np.random.Generator):
+        angle = random.uniform(-2.4, -0.7)  # from above in the frame, as people expect
+        self.x, self.y = np.cos(angle), np.sin(angle)
+
+    def shade(self, relief_HW: np.ndarray) -> np.ndarray:
+        """Brightness ``[H, W]`` of a surface of this height, 1 where it is level."""
+        down, right = np.gradient(relief_HW)
+        slope = -(right * self.x + down * self.y)
+        return 1 + 0.42 * slope / np.sqrt(1 + right**2 + down**2)
+
+
+class _Ground:
+    """Patches of soft color with stones on them, under a camera that drifts, turns and zooms a little."""
+
+    def __init__(
+        self,
+        random: np.random.Generator,
+        colors: np.ndarray,
+        stone_colors: np.ndarray,
+        size: tuple[int, int],
+        light: _Light,
+    ):
         self.size = size
         self.unit = size[0] / 96
-        coarse, middle, fine = (_noise(random, 2 * TEXTURE, wave * self.unit) for wave in (56, 24, 6))
-        share = np.stack(
-            [coarse + 0.5 * middle, np.roll(coarse, TEXTURE, 0) - 0.5 * middle, 0.8 * np.roll(middle, 50, 1)]
-        )
-        share = np.exp(1.8 * share)
+        side = round(2 * TEXTURE * self.unit)
+        coarse, middle, fine = (_noise(random, side, wave * self.unit) for wave in (90, 30, 5))
+        share = np.stack([coarse + 0.4 * middle, np.roll(coarse, side // 2, 0) - 0.4 * middle, np.roll(coarse, 70, 1)])
+        share = np.exp(3.5 * share)
         share /= share.sum(0)
-        self.texture = np.einsum("khw,kc->hwc", share, colours) * 0.8 + 26 + 8 * fine[..., None]
-        self.start, self.speed = random.uniform(0, 2 * TEXTURE, 2), random.uniform(-1.6, 1.6, 2) * self.unit
+        texture = np.einsum("khw,kc->hwc", share, colors) * 0.86 + 18
+        relief = 2.2 * self.unit * middle + 0.3 * self.unit * fine
+        for color in stone_colors[random.integers(len(stone_colors), size=STONES)]:
+            _put_stone(random, texture, relief, color, self.unit)
+        self.texture = texture * light.shade(relief)[..., None]
+        self.start, self.speed = random.uniform(0, side, 2), random.uniform(-1.6, 1.6, 2) * self.unit
         self.turn, self.zoom = random.uniform(-0.008, 0.008), random.uniform(-0.006, 0.006)
+        down, across = np.mgrid[: size[0], : size[1]] / np.array(size)[:, None, None] - 0.5
+        self.vignette = 1.06 - 0.35 * (down**2 + across**2) - 0.12 * (light.x * -across + light.y * -down)
 
     def draw(self, t: int) -> np.ndarray:
         y, x = np.mgrid[: self.size[0], : self.size[1]] - np.array(self.size)[:, None, None] / 2
         local = _rotation(self.turn * t) * (1 + self.zoom * t) @ np.stack([x.ravel(), y.ravel()])
         local += (self.start + self.speed * t)[:, None]
-        return _sample(self.texture, local).reshape(*self.size, 3)
+        return _sample(self.texture, local).reshape(*self.size, 3) * self.vignette[..., None]
+
+
+def _put_stone(
+    random: np.random.Generator, texture: np.ndarray, relief: np.ndarray, color: np.ndarray, unit: float
+) -> None:
+    """Paint a round stone into the ground's texture and relief, in place; it may cross the border, which repeats."""
+    side = len(texture)
+    radius, squash = random.uniform(3, 9) * unit, random.uniform(0.7, 1.0)
+    center, reach = random.integers(side, size=2), int(radius) + 2
+    down, across = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    inside = 1 - (across / radius) ** 2 - (down / (squash * radius)) ** 2
+    window = np.ix_((center[0] + down[:, 0]) % side, (center[1] + across[0]) % side)
+    cover = np.clip(inside * radius / 2, 0, 1)
+    texture[window] += cover[..., None] * (color * 0.9 + 10 - texture[window])
+    relief[window] += cover * (0.55 * radius * np.sqrt(np.clip(inside, 0, 1)) - relief[window])
 
 
 class _Thing:
-    """One object: an outline and a texture in coordinates of its own, and the motion that takes them to the picture."""
+    """One object: an outline and a texture in coordinates of its own, and the motion that takes them to the frame."""
 
     def __init__(
         self,
         random: np.random.Generator,
         name: str,
-        colours: np.ndarray,
+        colors: np.ndarray,
         size: tuple[int, int],
+        light: _Light,
         others: Sequence[_Thing],
     ):
         self.unit = size[0] / 96
+        self.light = light
         self.radius = random.uniform(17, 27) * self.unit
         self.outline = SHAPES[name](random) * [1.0, random.uniform(0.85, 1.15)] * random.choice([-1, 1], 2)
-        self.texture = _pattern(random, name, colours, self.unit)
-        self.centre, self.drift = self._course(random, others, size)
+        self.texture = _pattern(random, name, colors, self.unit)
+        self.center, self.drift = self._course(random, others, size)
         self.swing = random.uniform(5, 20, 2) * self.unit
         self.pace, self.phase = random.uniform(0.12, 0.28, 2), random.uniform(0, 2 * np.pi, 2)
         self.angle, self.turn = random.uniform(0, 2 * np.pi), random.uniform(0.02, 0.11) * random.choice([-1, 1])
@@ -203,33 +253,59 @@ class _Thing:
             x = width / 2 - direction * (width / 2 + self.radius)
             return np.array([x, random.uniform(0.25, 0.75) * height]), np.array([direction * 5.0 * self.unit, 0])
         places = random.uniform((0.16 * width, 0.22 * height), (0.84 * width, 0.78 * height), (3, 2))
-        gaps = [min((np.linalg.norm(place - other.centre) for other in others), default=0) for place in places]
+        gaps = [min((np.linalg.norm(place - other.center) for other in others), default=0) for place in places]
         return places[np.argmax(gaps)], random.uniform(-0.7, 0.7, 2) * self.unit
 
-    def draw(self, t: int, picture_HW3: np.ndarray, owner_HW: np.ndarray, number: int) -> None:
-        """Paint frame `t` of the object over the picture, and its number over the owners' map, in place."""
-        position = self.centre + self.drift * t + self.swing * np.sin(self.pace * t + self.phase)
+    def draw(self, t: int, frame_HW3: np.ndarray, owner_HW: np.ndarray, index: int) -> None:
+        """Paint the object at time `t` over the frame, and its index over the owners' map, in place."""
+        position = self._position(t)
         scale = self.radius * (1 + self.breath * np.sin(self.beat * t + self.phase[0]))
         matrix = _rotation(self.angle + self.turn * t) * scale
         x, y = self.outline.T
         corners = matrix @ np.stack([x, y + self._wave(x, t)]) + position[:, None]
-        low = np.maximum(np.floor(corners.min(1)).astype(int) - 1, 0)
-        high = np.minimum(np.ceil(corners.max(1)).astype(int) + 2, picture_HW3.shape[1::-1])
+        # Room for the shadow, and for the blur of the motion.
+        margin = int(0.6 * self.radius) + 2
+        low = np.maximum(np.floor(corners.min(1)).astype(int) - margin, 0)
+        high = np.minimum(np.ceil(corners.max(1)).astype(int) + margin + 1, frame_HW3.shape[1::-1])
         if (high <= low).any():
             return
         (left, top), (right, bottom) = low, high
         canvas = Image.new("L", tuple(int(side) * SUPERSAMPLING for side in high - low))
-        # ImageDraw counts from the centre of the first pixel.
+        # ImageDraw counts from the center of the first pixel.
         points = (corners - low[:, None]) * SUPERSAMPLING - 0.5
         ImageDraw.Draw(canvas).polygon([tuple(point) for point in points.T], fill=255)
         cover_HW = np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / 255
         y, x = np.mgrid[top:bottom, left:right] + 0.5
         local = np.linalg.inv(matrix) @ (np.stack([x.ravel(), y.ravel()]) - position[:, None])
         local[1] -= self._wave(local[0], t)
-        colour_HW3 = _sample(self.texture, local * self.radius).reshape(*cover_HW.shape, 3)
-        window = picture_HW3[top:bottom, left:right]
-        window += cover_HW[..., None] * (colour_HW3 - window)
-        owner_HW[top:bottom, left:right][cover_HW > 0.5] = number
+        color_HW3 = _sample(self.texture, local * self.radius).reshape(*cover_HW.shape, 3)
+        color_HW3 *= self.light.shade(self._relief(cover_HW))[..., None]
+
+        window = frame_HW3[top:bottom, left:right]
+        reach = 0.22 * self.radius
+        shadow_HW = gaussian_filter(cover_HW, 0.1 * self.radius)
+        window *= 1 - 0.45 * shift(shadow_HW, (-self.light.y * reach, -self.light.x * reach), order=1)[..., None]
+        layer_HW4 = np.concatenate([color_HW3 * cover_HW[..., None], cover_HW[..., None]], -1)
+        layer_HW4 = self._blurred(layer_HW4, self._position(t + SHUTTER / 2) - self._position(t - SHUTTER / 2))
+        window *= 1 - layer_HW4[..., 3:]
+        window += layer_HW4[..., :3]
+        owner_HW[top:bottom, left:right][cover_HW > 0.5] = index
+
+    def _position(self, t: float) -> np.ndarray:
+        return self.center + self.drift * t + self.swing * np.sin(self.pace * t + self.phase)
+
+    def _relief(self, cover_HW: np.ndarray) -> np.ndarray:
+        """Height of a cushion of this outline: steep at its edge, level inside."""
+        rim = 0.3 * self.radius
+        depth = np.minimum(distance_transform_edt(cover_HW > 0.5) / rim, 1)
+        return gaussian_filter(0.8 * rim * np.sqrt(1 - (1 - depth) ** 2), 0.6 * self.unit)
+
+    @staticmethod
+    def _blurred(layer_HW4: np.ndarray, motion: np.ndarray) -> np.ndarray:
+        """Mean of a premultiplied layer over its way (x, y) while the shutter is open."""
+        steps = max(1, round(float(np.abs(motion).max())))
+        shares = (np.arange(steps) + 0.5) / steps - 0.5
+        return sum(shift(layer_HW4, (part * motion[1], part * motion[0], 0), order=1) for part in shares) / steps
 
     def _wave(self, x: np.ndarray, t: int) -> np.ndarray:
         """How far a point ripples sideways: a shear along y by x alone, so that it is undone by subtracting it."""
@@ -306,8 +382,8 @@ def _dense(corners: np.ndarray, steps: int = 8) -> np.ndarray:
     return (corners * (1 - share) + np.roll(corners, -1, 0) * share).transpose(1, 0, 2).reshape(-1, 2)
 
 
-def _pattern(random: np.random.Generator, name: str, colours: np.ndarray, unit: float) -> np.ndarray:
-    """The texture of a class in two colours, ``[TEXTURE, TEXTURE, 3]``, repeating."""
+def _pattern(random: np.random.Generator, name: str, colors: np.ndarray, unit: float) -> np.ndarray:
+    """The texture of a class in two colors, ``[TEXTURE, TEXTURE, 3]``, repeating."""
     v, u = np.mgrid[:TEXTURE, :TEXTURE] * 2 * np.pi / TEXTURE
     warp, grain = _noise(random, TEXTURE, 30 * unit), _noise(random, TEXTURE, 4.5 * unit)
     # Whole, even numbers of waves repeat without a seam; at this size a wave is about nine pixels long.
@@ -323,7 +399,7 @@ def _pattern(random: np.random.Generator, name: str, colours: np.ndarray, unit: 
     else:  # marble
         value = np.sin(2.2 * warp + 2.0 * _noise(random, TEXTURE, 14 * unit))
     share = 1 / (1 + np.exp(-4 * value))
-    return colours[0] + (colours[1] - colours[0]) * share[..., None] + 12 * grain[..., None]
+    return colors[0] + (colors[1] - colors[0]) * share[..., None] + 12 * grain[..., None]
 
 
 def _noise(random: np.random.Generator, side: int, wavelength: float) -> np.ndarray:
@@ -335,7 +411,7 @@ def _noise(random: np.random.Generator, side: int, wavelength: float) -> np.ndar
 
 
 def _sample(texture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The texture's colours ``[P, 3]`` at `points` ``[2, P]`` (x, y), bilinear, repeating."""
+    """The texture's colors ``[P, 3]`` at `points` ``[2, P]`` (x, y), bilinear, repeating."""
     channels = texture.transpose(2, 0, 1)
     return np.stack([map_coordinates(channel, points[::-1], order=1, mode="grid-wrap") for channel in channels], 1)
 
