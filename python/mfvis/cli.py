@@ -7,14 +7,17 @@ environment where half of the packages are missing.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 from mfvis.errors import MfvisError
+from mfvis.text import PrintableStream, printable
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Status 0; 2 for a user's error, told without a traceback; 130 when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter of a name shows its number
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -116,7 +121,8 @@ def _call(name: str, argv: list[str]) -> int:
     elif argv:
         print(f"mfvis {name} has no flags. It says {command.summary}")
         return 0 if argv in (["-h"], ["--help"]) else 2
-    status = function(*arguments)
+    with redirect_stdout(PrintableStream(sys.stdout)):
+        status = function(*arguments)
     return status if isinstance(status, int) else 0
 
 
@@ -133,5 +139,5 @@ def _guess(name: str) -> str:
 
 
 def _fail(text: str) -> int:
-    print(f"mfvis: {text}", file=sys.stderr)
+    print("\n".join(printable(line) for line in f"mfvis: {text}".split("\n")), file=sys.stderr)
     return 2

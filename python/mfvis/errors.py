@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from mfvis.text import printable
+
 
 class MfvisError(Exception):
     """Base of every error that is the input's fault. Its text names the thing and the remedy."""
@@ -45,9 +47,7 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        # JSON can name half of a character, which no terminal takes
-        text = f"{self.file}: {self.record}: {self.problem}. {self.remedy}"
-        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+        return printable(f"{self.file}: {self.record}: {self.problem}. {self.remedy}")
 
 
 class DataError(MfvisError):

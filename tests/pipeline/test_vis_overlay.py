@@ -10,7 +10,7 @@ from mfvis.data.rle import encode_mask
 from mfvis.data.video import open_video, read_image, video_writer, write_image
 from mfvis.errors import ConfigError
 from mfvis.types import TrackResult, Video
-from mfvis.vis.overlay import overlay_path, write_overlay
+from mfvis.vis.overlay import overlay_paths, write_overlay
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_the_overlay_of_a_single_picture_is_a_picture(picture, tmp_path):
     mask_HW = np.zeros((31, 44), bool)
     mask_HW[10:20, 4:16] = True
     result = TrackResult(1, 3, 0.9, (encode_mask(mask_HW),), np.array([[4, 10, 16, 20]], np.float32))
-    path = overlay_path(tmp_path / "out", picture)
+    (path,) = overlay_paths(tmp_path / "out", [picture])
     write_overlay(path, picture, [result], ["cat"])
     assert list((tmp_path / "out").iterdir()) == [path] and path.name == f"{picture.name}.jpg"
     before, drawn = read_image(picture.frames[0]).astype(int), read_image(path).astype(int)
@@ -43,5 +43,5 @@ def test_no_overlay_replaces_what_it_is_drawn_over(picture, tmp_path):
             write(np.zeros((32, 48, 3), np.uint8))
     for video, folder in ((picture, tmp_path / "pictures"), (open_video(tmp_path / "moving.mp4"), tmp_path)):
         with pytest.raises(ConfigError, match=f"out is {folder}, where the overlay would replace"):
-            overlay_path(folder, video)
-        assert overlay_path(tmp_path / "else", video).parent == tmp_path / "else"
+            overlay_paths(folder, [video])
+        assert overlay_paths(tmp_path / "else", [video])[0].parent == tmp_path / "else"

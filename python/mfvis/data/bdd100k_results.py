@@ -14,6 +14,7 @@ from mfvis.data.bitmask import LARGEST_ID, MOST_PER_FRAME, write_bitmask
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import decode_mask, encode_mask, mask_box
 from mfvis.errors import DataError, Problem
+from mfvis.text import file_stems
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.writing import atomic_write
 
@@ -59,8 +60,9 @@ def write_bdd100k_results(
         return
     with atomic_write(path) as temporary:
         temporary.mkdir()
-        for video in dataset.videos:
-            _bitmasks(temporary / video.name, video, ranked[video.id], classes)
+        stems = file_stems(video.name for video in dataset.videos)
+        for stem, video in zip(stems, dataset.videos, strict=True):
+            _bitmasks(temporary / stem, video, ranked[video.id], classes)
 
 
 def _scalabel(video: Video, tracks: Sequence[TrackResult], classes: Mapping[int, int]) -> Iterator[dict[str, Any]]:

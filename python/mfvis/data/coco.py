@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from mfvis.data.jsonfile import LARGEST, read_object, shortened
+from mfvis.data.jsonfile import LARGEST, read_object
 from mfvis.data.ytvis import JsonReader
 from mfvis.errors import DataError
+from mfvis.text import path_fault, printable, shortened, unique_names
 from mfvis.types import Category, Track, Video, VideoDataset
 
 
@@ -60,14 +60,10 @@ def load_coco(
         track = _track(reader, record, entry, images, categories, seen, with_masks)
         if track is not None:
             tracks.setdefault(entry["image_id"], []).append(track)
-    names = Counter(image.name for image in images.values())
+    names = unique_names([image.name for image in images.values()], list(images))
     videos = tuple(
-        replace(
-            image,
-            name=image.name if names[image.name] == 1 else f"{image.name}-{image.id}",
-            tracks=tuple(tracks.get(image.id, ())),
-        )
-        for image in images.values()
+        replace(image, name=name, tracks=tuple(tracks.get(image.id, ())))
+        for image, name in zip(images.values(), names, strict=True)
     )
     ordered = tuple(sorted(categories.values(), key=lambda category: category.id))
     if reader.problems:
@@ -86,9 +82,11 @@ def _image(reader: JsonReader, record: str, entry: Any, folder: Path, images: Co
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:
         reader.report(record, f"file_name is {shortened(name)}, expected a text", "Name the picture's file")
+    elif fault := path_fault(name):
+        reader.report(record, f"file_name {shortened(name)} {fault}", "Correct the name")
     elif not faulty:
         path = folder / name
-        return Video(fields["id"], path.stem, fields["width"], fields["height"], 1, (path,))
+        return Video(fields["id"], printable(path.stem), fields["width"], fields["height"], 1, (path,))
     return None
 
 

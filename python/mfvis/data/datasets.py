@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from mfvis.data import bdd100k, coco, ytvis
+from mfvis.data.jsonfile import LARGEST
 from mfvis.errors import ConfigError, DataError, Problem
+from mfvis.text import path_fault
 from mfvis.types import Category, VideoDataset
 
 Split = Literal["train", "valid", "test"]
@@ -151,7 +153,7 @@ def parse_source(text: str) -> Source:
     Raises:
         ConfigError: for an unknown name or option.
     """
-    if text and Path(text).exists():
+    if text and path_fault(text) is None and Path(text).exists():
         return Source(Path(text))
     place, _, options = text.rpartition("@")
     # An @ in a path is no option: options are numbers and assignments alone.
@@ -176,9 +178,9 @@ def _options(text: str, options: str) -> dict[str, object]:
         key = key or "share"
         if key in known or (key == "boxes" and "boxes_from_masks" in known):
             raise ConfigError(f"data {text}: {key} is given twice")
-        if key == "share" and re.fullmatch(r"\d*\.?\d+", value) and float(value) > 0:
+        if key == "share" and re.fullmatch(r"[0-9]*\.?[0-9]+", value) and 0 < float(value) <= LARGEST:
             known[key] = float(value)
-        elif key == "length" and value.isdigit() and int(value) > 0:
+        elif key == "length" and re.fullmatch(r"[0-9]{1,7}", value) and int(value) > 0:
             known[key] = int(value)
         elif (key, value) == ("boxes", "masks"):
             known["boxes_from_masks"] = True

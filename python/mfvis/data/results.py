@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfvis.data.jsonfile import is_finite, is_integer, kind_of, read_json, shortened, write_json
+from mfvis.data.jsonfile import is_finite, is_integer, kind_of, read_json, write_json
 from mfvis.data.masks import compress_masks
 from mfvis.data.ytvis import JsonReader
 from mfvis.errors import DataError, Problem
+from mfvis.text import shortened
 from mfvis.types import TrackResult, VideoDataset
 from mfvis.writing import atomic_write
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_json, shortened
+from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_json
 from mfvis.data.rle import rle_box
 from mfvis.errors import DataError, Problem
+from mfvis.text import name_fault, path_fault, shortened
 
 BEZIER_STEPS = 8
 """Straight pieces that a cubic Bezier curve of a ``poly2d`` is cut into."""
@@ -142,9 +143,15 @@ class _Reader:
         if not isinstance(name, str) or not name:
             self.report(record, f"name is {shortened(name)}, expected a text", "Name the frame's picture")
             return None
+        if fault := name_fault(Path(name).name) or path_fault(name):
+            self.report(record, f"name {shortened(name)} {fault}", "Name the frame's picture")
+            return None
         record = f"{record} ({shortened(name)})"
         if video is not None and (not isinstance(video, str) or not video):
             self.report(record, f"videoName is {shortened(video)}, expected a text", "Name the frame's video")
+            return None
+        if fault := video and name_fault(video):
+            self.report(record, f"videoName {shortened(video)} {fault}", "Give it a shorter, plain name")
             return None
         if index is not None and (not is_integer(index) or not 0 <= index <= LARGEST):
             self.report(record, f"frameIndex is {shortened(index)}, expected 0, 1, ...", "Write the frame's number")
@@ -175,6 +182,8 @@ class _Reader:
             self.report(record, f"id is {shortened(number)}, expected a text", "Write the object's id")
         if not isinstance(category, str) or not category:
             self.report(record, f"category is {shortened(category)}, expected a text", "Name the category")
+        elif fault := name_fault(category):
+            self.report(record, f"category {shortened(category)} {fault}", "Give it a shorter, plain name")
         if score is not None and not is_finite(score):
             self.report(record, f"score is {shortened(score)}, expected a number", "Write a number, or leave it out")
         if attributes is not None and not isinstance(attributes, dict):

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from mfvis.errors import VideoError
+from mfvis.text import printable
 from mfvis.types import Video
 from mfvis.writing import atomic_write
 
@@ -133,9 +134,9 @@ def open_video(path: str | Path) -> Video:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
             raise VideoError(f"{path}: the folder has no picture in it. Give a folder of frames, one of {kinds} each")
         height, width = read_image(frames[0]).shape[:2]
-        return Video(1, path.resolve().name, width, height, len(frames), tuple(frames))
+        return Video(1, printable(path.resolve().name), width, height, len(frames), tuple(frames))
     width, height, length, fps = probe(path)
-    return Video(1, path.stem, width, height, length, path, fps=fps)
+    return Video(1, printable(path.stem), width, height, length, path, fps=fps)
 
 
 def probe(path: Path) -> tuple[int, int, int, float | None]:
@@ -255,4 +256,4 @@ def _decode(path: Path, wanted: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]

@@ -20,10 +20,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_object, shortened
+from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_object
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import VIDEO_SUFFIXES
 from mfvis.errors import DataError, Problem
+from mfvis.text import name_fault, path_fault, printable, shortened, unique_names
 from mfvis.types import Category, Track, Video, VideoDataset
 
 ROUNDING = 1.0
@@ -81,14 +82,14 @@ def parse_ytvis(
     categories = reader.categories(root)
     videos = reader.videos(root, Path(frames_dir))
     tracks = reader.tracks(root, categories, videos)
-    names = Counter(video.name for video in videos.values())
+    names = unique_names([video.name for video in videos.values()], list(videos))
     return VideoDataset(
         path,
         tuple(sorted(categories.values(), key=lambda category: category.id)),
         tuple(
             Video(
                 video.id,
-                video.name if names[video.name] == 1 else f"{video.name}-{video.id}",
+                name,
                 video.width,
                 video.height,
                 video.length,
@@ -96,7 +97,7 @@ def parse_ytvis(
                 tuple(tracks.get(video.id, ())),
                 video.fps,
             )
-            for video in videos.values()
+            for video, name in zip(videos.values(), names, strict=True)
         ),
         reader.notes(),
     ), reader.problems
@@ -143,6 +144,8 @@ class JsonReader:
             if not isinstance(name, str) or not name:
                 self.report(record, f"name is {shortened(name)}, expected a text", "Name the category")
                 name = str(entry["id"])
+            elif fault := name_fault(name):
+                self.report(record, f"name {shortened(name)} {fault}", "Give it a shorter, plain name")
             categories[entry["id"]] = Category(entry["id"], name)
         return categories
 
@@ -169,6 +172,10 @@ class JsonReader:
                 record, "file_names is not a list of file names", "Name every frame's file in order, or one video file"
             )
             return None
+        for place, file in enumerate(names):
+            if fault := path_fault(file):
+                self.report(f"{record}, file_names[{place}]", f"{shortened(file)} {fault}", "Correct the name")
+                sound = False
         if length is not None and (not is_integer(length) or not 0 < length <= LARGEST):
             self.report(
                 record, f"length is {shortened(length)}, expected a positive integer", "Write the number of frames"
@@ -190,14 +197,12 @@ class JsonReader:
             return None
         if not sound:
             return None
-        given = entry.get("name")
-        name = (
-            given
-            if isinstance(given, str) and given
-            else Path(names[0]).stem
-            if is_file
-            else Path(names[0]).parent.name
-        )
+        name = entry.get("name")
+        if not isinstance(name, str) or not name:
+            name = printable(Path(names[0]).stem if is_file else Path(names[0]).parent.name)
+        elif fault := name_fault(name):
+            self.report(record, f"name {shortened(name)} {fault}", "Give it a shorter, plain name")
+            return None
         return Video(
             entry["id"],
             name.replace("/", "-") or str(entry["id"]),

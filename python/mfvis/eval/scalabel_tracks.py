@@ -65,7 +65,7 @@ def read_scalabel_tracks(results: Path, data: Path) -> tuple[list[list[MotsFrame
             problems.append(Problem(str(results), f"video {name}", problem, remedy))
             continue
         size = next((label.segmentation["size"] for frame in (*frames, *others) for label in _with_rle(frame)), None)
-        texts = any(not label.id.isdigit() for frame in frames for label in frame.labels)
+        texts = any(not label.id.isdecimal() for frame in frames for label in frame.labels)
         drawn.append(
             [
                 (masks[True].add(frame, size, texts), masks[False].add(other, size, False))

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from mfvis.data.jsonfile import is_finite, shortened
+from mfvis.data.jsonfile import is_finite
 from mfvis.data.masks import compress_masks
 from mfvis.data.results import masks_of
 from mfvis.errors import DataError, Problem
 from mfvis.eval.numbers import MAX_DETECTIONS, MEASURES, YOUTUBE_VIS, ClassMetrics, Metrics, Numbers, Range, Rules
 from mfvis.eval.tubes import Tube, mean_area, tube_iou
+from mfvis.text import shortened
 from mfvis.types import Track, TrackResult, VideoDataset
 
 # linspace, not arange or i / 100: the last bits of these numbers decide ties with exact IoUs and recalls.

@@ -41,7 +41,7 @@ from mfvis.infer.view import View, with_evidence
 from mfvis.parsing import to_plain
 from mfvis.train.checkpoint import load_model, save_tensors
 from mfvis.types import TrackResult, Video, VideoDataset
-from mfvis.vis.overlay import overlay_path, write_overlay
+from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
 
 Start = FromScratch | FromCheckpoint
@@ -90,6 +90,7 @@ def _each(
 ) -> list[list[TrackResult]]:
     """Of every video what `parts` says; or what `label` says, whereupon it is drawn and written there."""
     names = {category.id: category.name for category in dataset.categories}
+    paths = overlay_paths(overlays, dataset.videos) if overlays else []
     found = []
     for number, video in enumerate(dataset.videos, start=1):
         head = f"[{number}/{len(dataset.videos)}] {video.name}"
@@ -100,7 +101,7 @@ def _each(
             labelled = label(video, head)
             if overlays:
                 labels = [names[result.category_id] for result in labelled]
-                write_overlay(overlay_path(overlays, video), video, labelled, labels)
+                write_overlay(paths[number - 1], video, labelled, labels)
             write_json(part, [list(result.segmentations) for result in labelled])
             seconds = time.perf_counter() - began
             print(f"{head}: {video.length} frames, {len(labelled)} tracks, {seconds:.0f} s", flush=True)

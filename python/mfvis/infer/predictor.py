@@ -27,7 +27,7 @@ from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.train.checkpoint import load_model
 from mfvis.types import Category, TrackResult, Video, VideoDataset, present
-from mfvis.vis.overlay import overlay_path, write_overlay
+from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
 
 
@@ -101,7 +101,7 @@ def _run(config: PredictConfig) -> None:
     else:
         dataset = VideoDataset(source.path, (), (open_video(source.path),))
     videos = dataset.videos
-    overlays = [overlay_path(config.out, video) for video in videos]
+    overlays = overlay_paths(config.out, videos)
     model, categories, trained = load_model(config.checkpoint, device_of(config.device))
     if dataset.categories and dataset.categories != categories:
         print(f"the classes and their ids are those of {config.checkpoint}, not of {config.source}")

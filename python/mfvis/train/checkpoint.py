@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,9 +87,9 @@ def point_last(checkpoint: Path, keep: int) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(checkpoint.name)
     os.replace(link, checkpoints / "last")
-    numbered = sorted(path for path in checkpoints.iterdir() if path.name.isdigit())
-    for old in [path for path in numbered if path.name <= checkpoint.name][:-keep]:
-        shutil.rmtree(old)
+    paths = {int(path.name): path for path in checkpoints.iterdir() if re.fullmatch("[0-9]+", path.name)}
+    for step in sorted(step for step in paths if step <= int(checkpoint.name))[:-keep]:
+        shutil.rmtree(paths[step])
 
 
 def find(path: str | Path) -> Path:

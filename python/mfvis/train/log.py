@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mfvis.text import PrintableStream
 from mfvis.writing import atomic_write
 
 
@@ -86,7 +87,7 @@ class Log:
     def say(self, text: str) -> None:
         """A line for the reader of the terminal."""
         if self.active:
-            print(text, file=sys.stderr, flush=True)
+            print(text, file=PrintableStream(sys.stderr), flush=True)
 
     def close(self) -> None:
         """Finish what TensorBoard has not written yet."""

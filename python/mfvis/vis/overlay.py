@@ -10,23 +10,36 @@ import numpy as np
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import stream_frames, video_writer, write_image
 from mfvis.errors import ConfigError
+from mfvis.text import file_stems
 from mfvis.types import TrackResult, Video
 from mfvis.vis.draw import overlay
 
+SUFFIXES = (".mp4", ".jpg")
+"""Of the overlay of a film, and of a single picture."""
 
-def overlay_path(folder: Path, video: Video) -> Path:
-    """The file in `folder` for a video's overlay; ConfigError if that is the video itself, or one of its frames."""
-    path = folder / f"{video.name}{'.jpg' if video.length == 1 else '.mp4'}"
-    files = (video.frames,) if isinstance(video.frames, Path) else video.frames
-    if any(file.name == path.name and path.exists() and path.samefile(file) for file in files):
-        raise ConfigError(f"out is {folder}, where the overlay would replace {path} itself; choose another directory")
-    return path
+
+def overlay_paths(folder: Path, videos: Sequence[Video]) -> list[Path]:
+    """The files in `folder` for the overlays of videos, called after them as far as file names can be.
+
+    Raises:
+        ConfigError: one of the files is one of the videos, or a frame of one.
+    """
+    stems = file_stems(video.name for video in videos)
+    paths = [folder / (stem + SUFFIXES[video.length == 1]) for stem, video in zip(stems, videos, strict=True)]
+    by_name = {path.name: path for path in paths}
+    for video in videos:
+        for file in (video.frames,) if isinstance(video.frames, Path) else video.frames:
+            path = by_name.get(file.name)
+            if path is not None and path.exists() and path.samefile(file):
+                message = f"out is {folder}, where the overlay would replace {path} itself; choose another directory"
+                raise ConfigError(message)
+    return paths
 
 
 def write_overlay(path: Path, video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> None:
     """The video as MP4, or its only frame as JPEG, the tracks' masks, boxes and labels drawn over it.
 
-    Folders of frames play at 10 a second. path: `overlay_path`.
+    Folders of frames play at 10 a second. path: one of `overlay_paths`.
     """
     if video.length == 1:
         (drawn_HW3,) = drawn_frames(video, results, labels)

@@ -6,12 +6,13 @@ import base64
 import io
 import math
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mfvis.text import printable
 from mfvis.writing import atomic_write
 
 
@@ -83,6 +84,11 @@ class Report:
     notes: tuple[str, ...]
 
 
+def escape(text: str) -> str:
+    """The text for the inside of a tag or an attribute of the page."""
+    return escape_html(printable(text))
+
+
 def write_report(path: Path, report: Report) -> None:
     """Write the page: pictures are embedded, charts are inline SVG, nothing is loaded from anywhere."""
     body = [
@@ -112,7 +118,7 @@ def svg_chart(chart: Chart) -> str:
     def y(value: float) -> float:
         return height - bottom - (height - top - bottom) * value / ticks[-1]
 
-    parts = [f"<svg viewBox='0 0 {width} {height}' role=img aria-label='{escape(chart.title, quote=True)}'>"]
+    parts = [f"<svg viewBox='0 0 {width} {height}' role=img aria-label='{escape(chart.title)}'>"]
     for tick in ticks:
         parts.append(f"<line class=grid x1={left} x2={width - right} y1={y(tick):.1f} y2={y(tick):.1f} />")
         parts.append(f"<text x={left - 6} y={y(tick) + 3.5:.1f} text-anchor=end>{tick:g}</text>")

@@ -16,6 +16,7 @@ from mfvis.data.importers.source import ImportedFile
 from mfvis.data.importers.table import FORMATS, read_videos
 from mfvis.data.jsonfile import write_json
 from mfvis.errors import ConfigError, DataError
+from mfvis.text import name_fault, shortened
 
 Format = Literal[FORMATS]
 SLIVER = 0.01
@@ -85,6 +86,9 @@ def import_tracks(
         source.report("file", "has no box track", "Give a file with tracks, and the right --format and --categories")
     elif not source.problems and categories and not set(found) & set(categories):
         source.report("file", f"has none of {', '.join(categories)}, but {', '.join(found)}", "Name categories of it")
+    for what, name in [("category", name) for name in found] + [("video", entry.video.name) for entry in videos]:
+        if fault := name_fault(name):
+            source.report(f"{what} {shortened(name)}", fault, "Give it a shorter, plain name")
     if source.problems:
         raise DataError(source.problems)
     names = list(dict.fromkeys(categories or found))

@@ -8,7 +8,8 @@ from typing import Any
 
 from mfvis.data.importers.boxes import BoxVideo
 from mfvis.data.importers.source import ImportedFile, Importer
-from mfvis.data.jsonfile import is_finite, is_integer, kind_of, shortened
+from mfvis.data.jsonfile import is_finite, is_integer, kind_of
+from mfvis.text import shortened
 
 FRAME = ("frame_id", "frame_index")
 TRACK = ("track_id", "instance_id")

@@ -11,8 +11,9 @@ from urllib.parse import unquote
 
 from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, angle_between, between, hull
 from mfvis.data.importers.source import ImportedFile, Importer
-from mfvis.data.jsonfile import is_finite, is_integer, kind_of, shortened
+from mfvis.data.jsonfile import is_finite, is_integer, kind_of
 from mfvis.data.video import VIDEO_SUFFIXES
+from mfvis.text import shortened
 
 COUNT_SLACK = 1
 """Label Studio computes framesCount from duration and frame rate, and rounds; more than this is a wrong frame rate."""

@@ -1,0 +1,132 @@
+"""Names and values that come from files: safe to print, safe to write under."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from reprlib import Repr
+from typing import Any, TextIO
+
+LONGEST_NAME = 255
+"""Characters of a name. No file system of today takes a longer one, and no table shows it."""
+_LONGEST_STEM = 150
+"""Bytes of a file name that `file_stems` makes: a suffix and the marks of a temporary file still fit behind it."""
+_TURNS_TEXT = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+_REFUSED_IN_FILE_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
+
+
+class _Short(Repr):
+    """Representations of a few levels and elements, with the keys in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 60, 60
+
+    def repr_dict(self, value: dict, level: int) -> str:
+        if level <= 0:
+            return "{...}"
+        items = islice(value.items(), self.maxlist)
+        pairs = [f"{self.repr1(key, level - 1)}: {self.repr1(item, level - 1)}" for key, item in items]
+        return "{" + ", ".join([*pairs, *["..."] * (len(value) > self.maxlist)]) + "}"
+
+    def repr_int(self, value: int, level: int) -> str:
+        # Python refuses to write out the longest ones.
+        return str(value) if value.bit_length() <= 200 else f"<an integer of {value.bit_length()} bits>"
+
+
+_SHORT = _Short()
+
+
+def printable(text: object) -> str:
+    """The text on one line, with escapes such as ``\\x1b`` for all that could drive a terminal or forge a line.
+
+    These are control characters, line breaks, marks that turn the direction of writing, and halves of surrogate pairs,
+    which JSON can hold and UTF-8 cannot.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if _drives_a_terminal(c) else c for c in text)
+
+
+def _drives_a_terminal(character: str) -> bool:
+    return (
+        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        or unicodedata.bidirectional(character) in _TURNS_TEXT
+    )
+
+
+class PrintableStream:
+    """A text stream that passes on what is written, with escapes for all that could drive a terminal."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write("\n".join(map(printable, text.split("\n"))))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def shortened(value: Any, longest: int = 60) -> str:
+    """The representation of a value for a message, made in little time and memory however large the value is."""
+    text = printable(_SHORT.repr(value))
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def name_fault(name: str) -> str | None:
+    """The reason why a video, a class or a frame cannot bear this name; None if it can."""
+    if len(name) > LONGEST_NAME:
+        return f"has {len(name)} characters, at most {LONGEST_NAME} are possible"
+    return None if printable(name) == name else "has characters that cannot be printed"
+
+
+def path_fault(path: str) -> str | None:
+    """The reason why no file can have this path; None if one can."""
+    try:
+        parts = os.fsencode(path).split(b"/")
+    except UnicodeEncodeError:
+        return "has half of a surrogate pair, which no file name can have"
+    if "\0" in path:
+        return "has a NUL character, which no file name can have"
+    longest, total = max(map(len, parts)), sum(map(len, parts))
+    if longest > 255:
+        return f"has a part of {longest} bytes; file names have at most 255"
+    return f"has {total} bytes; paths have at most 4096" if total > 3000 else None
+
+
+def unique_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
+    """The names; those that occur twice get their ids behind them."""
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    taken = set(names)
+    unique = []
+    for name, id in zip(names, ids, strict=True):
+        if name in repeated:
+            name = f"{name}-{id}"
+            while name in taken:
+                name = f"{name}-{id}"
+        taken.add(name)
+        unique.append(name)
+    return unique
+
+
+def file_stems(names: Iterable[str]) -> list[str]:
+    """File names without suffix for the given names: portable, short, and different even where case does not count."""
+    stems: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        stem = _REFUSED_IN_FILE_NAMES.sub("-", name).strip(". ")
+        stem = stem.encode()[:_LONGEST_STEM].decode(errors="ignore") or "video"
+        numbered, n = stem, 1
+        while (key := unicodedata.normalize("NFC", numbered).casefold()) in taken:
+            n += 1
+            numbered = f"{stem}-{n}"
+        taken.add(key)
+        stems.append(numbered)
+    return stems
