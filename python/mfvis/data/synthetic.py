@@ -267,7 +267,7 @@ class _Thing:
         margin = int(0.6 * self.radius) + 2
         low = np.maximum(np.floor(corners.min(1)).astype(int) - margin, 0)
         high = np.minimum(np.ceil(corners.max(1)).astype(int) + margin + 1, frame_HW3.shape[1::-1])
-        if (high <= low).any():
+        if (high - low < 2).any():  # out of the frame, or a sliver that counts as hidden
             return
         (left, top), (right, bottom) = low, high
         canvas = Image.new("L", tuple(int(side) * SUPERSAMPLING for side in high - low))
