@@ -1,10 +1,8 @@
-"""The rows of a benchmark as Markdown, CSV, JSON and plots."""
+"""The rows of a benchmark as Markdown, JSON and plots."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import math
 import os
@@ -78,9 +76,8 @@ def as_markdown(stem: str, where: dict[str, Any], rows: Sequence[Row]) -> str:
 def write_results(
     out: Path, stem: str, where: dict[str, Any], rows: Sequence[Row], plots: dict[str, Sequence[Setting]]
 ) -> None:
-    """Writes `stem`.md, .json, .csv and `stem`_`axis`.svg below `out`."""
+    """Writes `stem`.md, .json and `stem`_`axis`.svg below `out`."""
     write(out / f"{stem}.json", json.dumps({"machine": where, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
-    write(out / f"{stem}.csv", as_csv(rows))
     text = as_markdown(stem, where, rows)
     for axis, settings in plots.items():
         write(out / f"{stem}_{axis}.svg", plot_along(axis, settings, rows))
@@ -131,22 +128,6 @@ def table(rows: Sequence[Row]) -> str:
         )
     lines = [list(columns), ["---"] * len(columns), *([cell(row) for cell in columns.values()] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    flat = []
-    for row in rows:
-        record: dict[str, Any] = {}
-        for name, value in asdict(row).items():
-            nested = value if isinstance(value, dict) else {"": value}
-            record |= {f"{name}_{key}".rstrip("_"): entry for key, entry in nested.items()}
-        flat.append(record)
-    columns = list(dict.fromkeys(name for record in flat for name in record if flat))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
 
 
 def plot_along(axis: str, settings: Sequence[Setting], rows: Sequence[Row]) -> str:

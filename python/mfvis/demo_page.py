@@ -86,7 +86,7 @@ def page(
             "on crescents.",
             "What TK-Loss does for the model that finds its objects, the second gallery does not tell: mfvis demo "
             "--twin trains that one without it too. What was measured so far, and how far the weights of the losses "
-            "matter in both, stands in benchmarks/results/demo-twin.md and given_boxes.md.",
+            "matter in both, stands in benchmarks/results/demo.md and given_boxes.md.",
             f"Tables and curves are of the model that finds its objects. Losses are averages over {settings.log_every} "
             "steps, weighted as trained, summed over decoder layers.",
             f"{settings.steps} steps of {settings.batch_size} clips of {config.clip.frames} frames, "
