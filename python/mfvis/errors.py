@@ -47,7 +47,8 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return printable(f"{self.file}: {self.record}: {self.problem}. {self.remedy}")
+        end = "" if self.problem.endswith("?") else "."
+        return printable(f"{self.file}: {self.record}: {self.problem}{end} {self.remedy}")
 
 
 class DataError(MfvisError):

@@ -79,6 +79,8 @@ class VideoDataset:
     videos: tuple[Video, ...]
     notes: tuple[str, ...] = ()
     """What reading left out or changed, for people to see."""
+    of_images: bool = False
+    """Whether the videos are the images of a COCO file, which have an evaluation of their own."""
 
     def label_of(self, category_id: int) -> int:
         """The contiguous label, 0 to K - 1, of a category id."""

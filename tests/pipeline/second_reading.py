@@ -230,36 +230,52 @@ def _masks(frame: Json) -> list[tuple[int, int, bool, np.ndarray]]:
 
 def ytvis(content: bytes) -> Any:
     root = json.loads(content)
-    shapes = {video["id"]: (video["width"], video["height"], len(video["file_names"])) for video in root["videos"]}
+    shapes = {_id(video["id"]): (*_size(video), len(video["file_names"])) for video in root["videos"]}
     return _dataset(root, shapes, "video_id")
 
 
 def coco(content: bytes) -> Any:
     root = json.loads(content)
     for annotation in root.get("annotations") or []:
-        x, y, w, h = annotation["bbox"]
-        annotation["bboxes"] = [[x, y, w, h] if w > 0 and h > 0 else None]
-    shapes = {image["id"]: (image["width"], image["height"], 1) for image in root["images"]}
+        annotation["bboxes"] = [annotation["bbox"]]
+    shapes = {_id(image["id"]): (*_size(image), 1) for image in root["images"]}
     return _dataset(root, shapes, "image_id")
+
+
+def _id(value: Any) -> int:
+    return int(value) if isinstance(value, str) else value
+
+
+def _size(entry: Json) -> tuple[int, int]:
+    return _id(entry["width"]), _id(entry["height"])
 
 
 def _dataset(root: Json, shapes: dict[int, tuple[int, int, int]], where: str) -> Any:
     tracks = {}
     for annotation in root.get("annotations") or []:
-        width, height, _ = shapes[annotation[where]]
-        boxes = [
-            box and clipped((box[0], box[1], box[0] + box[2], box[1] + box[3]), width, height)
-            for box in annotation["bboxes"]
-        ]
+        width, height, _ = shapes[_id(annotation[where])]
+        boxes = []
+        for box in annotation["bboxes"]:
+            if not box or np.isnan(box).all() or 0 in box[2:]:
+                boxes.append(None)
+            else:
+                assert min(box[2:]) > 0
+                boxes.append(clipped((box[0], box[1], box[0] + box[2], box[1] + box[3]), width, height))
         crowd = bool(annotation.get("iscrowd", 0))
-        tracks[annotation["id"]] = (annotation[where], annotation["category_id"], crowd, boxes)
-    names = {category["id"]: category["name"] for category in root.get("categories") or []}
+        owner, category = _id(annotation[where]), _id(annotation["category_id"])
+        tracks[_id(annotation["id"])] = (owner, category, crowd, boxes)
+    names = {
+        _id(category["id"]): str(_id(category["id"]) if category.get("name") in (None, "") else category["name"])
+        for category in root.get("categories") or []
+    }
     return names, shapes, tracks
 
 
 def results(content: bytes) -> Any:
     read = []
     for entry in json.loads(content):
+        if _id(entry["category_id"]) not in (2, 5):  # those of the sound data set
+            continue
         masks = []
         for segmentation in entry["segmentations"]:
             if not segmentation:
@@ -268,7 +284,7 @@ def results(content: bytes) -> Any:
             if isinstance(segmentation["counts"], list):
                 segmentation = coco_mask.frPyObjects(segmentation, HEIGHT, WIDTH)
             masks.append(coco_mask.decode(segmentation).tobytes(order="C"))
-        read.append((entry["video_id"], entry["category_id"], float(entry["score"]), masks))
+        read.append((_id(entry["video_id"]), _id(entry["category_id"]), float(entry["score"]), masks))
     return read
 
 

@@ -98,7 +98,8 @@ def test_a_box_without_size_is_absent_and_noted(tmp_path: Path) -> None:
     [
         ("images", {"file_name": None}, ["image 9", "file_name is None"]),
         ("images", {"width": 0}, ["image 9", "width is 0"]),
-        ("images", {"height": "30"}, ["images[0]", "height is '30', expected an integer"]),
+        ("images", {"height": "tall"}, ["images[0]", "height is 'tall', expected an integer"]),
+        ("images", {"height": 10**6, "width": 10**6}, ["image 9", "1000000 x 1000000 pixels is more than can be"]),
         ("annotations", {"image_id": 8}, ["annotation 5", "image 8 is unknown"]),
         ("annotations", {"category_id": 2}, ["annotation 5", "category 2 is unknown"]),
         ("annotations", {"bbox": [1, 2, 3]}, ["annotation 5", "the box is [1, 2, 3]"]),

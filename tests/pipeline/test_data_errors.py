@@ -53,18 +53,21 @@ STRUCTURE = {
     "videos as object": (lambda root: root | {"videos": {}}, ["'videos' is an object, expected a list"]),
     "video as text": (lambda root: root | {"videos": ["cat"]}, ["videos[0]", "is a text, expected an object"]),
     "no id": (change("videos", id=None), ["videos[0]", "has no 'id'"]),
-    "id as text": (change("videos", id="7"), ["videos[0]", "id is '7', expected an integer"]),
+    "id as text": (change("videos", id="seven"), ["videos[0]", "id is 'seven', expected an integer"]),
+    "id between integers": (change("videos", id=7.5), ["videos[0]", "id is 7.5, expected an integer"]),
     "no width": (change("videos", width=None), ["videos[0]", "has no 'width'"]),
     "height of zero": (change("videos", height=0), ["video 7", "height is 0", "size of the pictures"]),
+    "a trillion pixels": (
+        change("videos", width=10**6, height=10**6),
+        ["video 7", "a picture of 1000000 x 1000000 pixels is more than can be worked with", "Write the true size"],
+    ),
     "no file_names": (change("videos", file_names=None), ["video 7", "file_names is not a list of file names"]),
     "length against file_names": (change("videos", length=3), ["video 7", "length is 3 but file_names has 2"]),
     "a film without length": (change("videos", file_names=["a.mp4"], length=None), ["video 7", "a.mp4 but no length"]),
     "a film of a million hours": (change("videos", length=10**12), ["video 7", "length is 1000000000000"]),
-    "fps below zero": (change("videos", fps=-1), ["video 7", "fps is -1, expected a positive number"]),
     "video twice": (again("videos"), ["videos[1]", "video id 7 is a duplicate"]),
     "category twice": (again("categories"), ["categories[1]", "category id 1 is a duplicate"]),
     "annotation twice": (again("annotations"), ["annotations[1]", "annotation id 3 is a duplicate"]),
-    "category without name": (change("categories", name=None), ["categories[0]", "name is None, expected a text"]),
     "no categories": (lambda root: root | {"categories": None}, ["has no 'categories'"]),
     "unknown video": (change("annotations", video_id=8), ["annotation 3", "video 8 is unknown"]),
     "unknown category": (change("annotations", category_id=5), ["annotation 3", "category 5 is unknown, known are 1"]),
@@ -91,7 +94,14 @@ STRUCTURE = {
         ["annotation 3, frame 1", "[x, y, width, height]"],
     ),
     "box of NaN": (change("annotations", bboxes=[[1, 2, float("nan"), 4], None]), ["frame 0", "is not finite"]),
-    "box without size": (change("annotations", bboxes=[[1, 2, 0, 4], None]), ["frame 0", "has no size", "Write null"]),
+    "box of negative size": (
+        change("annotations", bboxes=[[1, 2, -3, 4], None]),
+        ["annotation 3, frame 0", "the box [1, 2, -3, 4] has a negative size", "[x, y, width, height]"],
+    ),
+    "boxes as shares": (
+        change("annotations", bboxes=[[0.1, 0.2, 0.3, 0.8], [0, 0, 1, 1]]),
+        ["video 7", "no box is as large as a pixel: are these shares of the picture? Multiply by its size"],
+    ),
     "box outside": (
         change("annotations", bboxes=[[35, 2, 10, 4], None]),
         ["annotation 3, frame 0", "the box [35, 2, 10, 4] reaches outside the picture, 40 x 30", "Clip it"],
@@ -100,8 +110,40 @@ STRUCTURE = {
         change("annotations", bboxes=[[99, 2, 10, 4], None]),
         ["frame 0", "reaches outside the picture"],
     ),
-    "another length": (change("annotations", length=9), ["annotation 3", "length is 9, but video 7 has 2"]),
     "crowd of two": (change("annotations", iscrowd=2), ["annotation 3", "iscrowd is 2, expected 0 or 1"]),
+}
+
+# What published files and common converters write: read, with a note of what was made of it.
+READABLE = {
+    # all annotations of YouTube-VIS 2019, whatever the video's length
+    "length of 1": (change("annotations", length=1), ["1 annotations whose length is not that of their video"]),
+    "size of another": (
+        change("annotations", width=1, height=2),
+        ["1 annotations whose width is not that", "1 annotations whose height is not that"],
+    ),
+    "the video's fields": (change("annotations", length=2, width=40, height=30), []),
+    "ids of floats": (change("annotations", id=3.0, video_id=7.0, category_id=1.0), []),
+    "sizes of floats": (change("videos", width=40.0, height=30.0, length=2.0), []),
+    "ids as texts": (change("annotations", id="3", video_id="7"), ["2 ids and sizes that are texts"]),
+    "iscrowd of null": (change("annotations", iscrowd=False), []),
+    "fps of zero": (change("videos", fps=0), ["1 videos whose fps is not a positive number"]),
+    "category without name": (change("categories", name=None), ["1 categories without a name, called by their ids"]),
+    "absent as zeros": (
+        change("annotations", bboxes=[[5, 5, 10, 10], [0, 0, 0, 0]]),
+        ["1 boxes without size, taken as absent"],
+    ),
+    "absent as NaN": (
+        change("annotations", bboxes=[[5, 5, 10, 10], [float("nan")] * 4]),
+        ["1 boxes of NaN, taken as absent"],
+    ),
+    "absent as nothing": (change("annotations", bboxes=[[5, 5, 10, 10], []]), []),
+    "null lists": (change("annotations", segmentations=None, areas=None), []),
+    "other keys": (change("annotations", tracker="x", attributes={"a": []}), []),
+    "backslashes": (
+        change("videos", file_names=["cat\\0.png", "cat\\1.png"]),
+        ["1 videos whose file names have backslashes, read as folders"],
+    ),
+    "annotation of id 0": (change("annotations", id=0), ["1 annotation of id 0, which to the field's programs"]),
 }
 
 TEXTS = {
@@ -126,7 +168,13 @@ MASKS = {
     "string of another alphabet": ({"size": [30, 40], "counts": "ä!"}, "the RLE string's runs are damaged"),
     "string that overshoots": ({"size": [30, 40], "counts": "oooooo1"}, "the RLE string's runs are damaged"),
     "counts as number": ({"size": [30, 40], "counts": 7}, "counts are a number"),
-    "polygon of two points": ([[1, 2, 3, 4]], "polygon 0 is not a list of three or more points"),
+    "polygon of two points": ([[1, 2, 3, 4]], "no polygon has three or more points"),
+    "polygon of half a point": ([[1, 2, 3, 4, 5, 6, 7]], "polygon 0 is not a list of points"),
+    "polygons far beyond": (
+        [[s * 1e7 for k in range(200) for s in ((-1) ** k, (-1) ** (k // 2))]],
+        "the outline of the polygons is longer than 2097152 pixels, most of it outside the picture. Clip",
+    ),
+    "many polygons beyond": ([[-9e4, -9e4, 9e4, -9e4, 9e4, 9e4]] * 6, "longer than 2097152 pixels"),
     "polygon of NaN": ([[1, 2, 3, 4, 5, float("nan")]], "polygon 0 is not"),
 }
 
@@ -142,6 +190,41 @@ def test_malformed_annotations(tmp_path: Path, case: str) -> None:
     for fragment in [str(path), *fragments]:
         assert fragment in str(error.value)
     assert error.value.problems[0] in check_file(path)
+
+
+@pytest.mark.parametrize("case", READABLE)
+def test_what_published_files_have_is_read_and_noted(tmp_path: Path, case: str) -> None:
+    make, notes = READABLE[case]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(make(copy.deepcopy(SOUND))))
+    dataset = load_dataset(path)
+    (video,) = dataset.videos
+    assert (video.id, video.width, video.height, video.length, video.name, video.fps) == (7, 40, 30, 2, "cat", None)
+    assert video.frames == (tmp_path / "cat/0.png", tmp_path / "cat/1.png")
+    (track,) = video.tracks
+    assert track.boxes_T4.tolist() == [[5, 5, 15, 15], [0, 0, 0, 0]] and track.category_id == 1
+    assert len(dataset.notes) == len(notes)
+    assert all(note in line for note, line in zip(notes, dataset.notes, strict=True))
+
+
+def test_some_boxes_outside_are_clipped_and_noted_but_most_are_a_mistake(tmp_path: Path) -> None:
+    """Boxes of whole objects, seen or not, reach outside here and there; boxes of two corners nearly all do."""
+    root = copy.deepcopy(SOUND)
+    root["videos"][0]["file_names"] = [f"cat/{t}.png" for t in range(4)]
+    boxes = [[30, 20, 20, 5], [5, 5, 10, 10], [6, 5, 10, 10], [60, 5, 10, 10]]
+    root["videos"][0]["length"] = 4
+    root["annotations"][0]["bboxes"] = [*boxes[:3], None]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(root))
+    dataset = load_dataset(path)
+    assert dataset.videos[0].tracks[0].boxes_T4[0].tolist() == [30, 20, 40, 25]
+    assert dataset.notes == (f"{path}: 1 boxes that reached outside their picture, clipped to it",)
+    root["annotations"][0]["bboxes"] = boxes
+    path.write_text(json.dumps(root))
+    with pytest.raises(DataError, match="2 problems") as error:
+        load_dataset(path)
+    assert [problem.record for problem in error.value.problems] == ["annotation 3, frame 0", "annotation 3, frame 3"]
+    assert load_dataset(path, lenient=True).videos[0].tracks[0].present_T.tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize("case", TEXTS)
@@ -174,7 +257,7 @@ def test_malformed_masks(case: str) -> None:
 def test_all_problems_come_together(tmp_path: Path) -> None:
     root = copy.deepcopy(SOUND)
     root["videos"].append({"id": 8, "width": 40, "height": 0, "file_names": ["a/0.png"]})
-    root["annotations"][0] |= {"bboxes": [[1, 1, 0, 1], [90, 1, 5, 5]], "category_id": 9}
+    root["annotations"][0] |= {"bboxes": [[1, 1, -2, 1], [90, 1, 5, 5]], "category_id": 9}
     # The video of this one is broken itself, which is reported there and not here again.
     root["annotations"].append({"id": 4, "video_id": 8, "category_id": 1, "bboxes": [None]})
     path = tmp_path / "instances.json"
@@ -275,6 +358,10 @@ def test_check_length_of_a_film(pictures: Path, frames: int, remedy: str | None)
     [
         ([{"size": [3, 4], "counts": [12]}, None], "annotation 3, frame 0: the mask's size is [3, 4]"),
         ([rle(3), None], "the box [5.0, 5.0, 10.0, 10.0] and the mask's box [0.0, 0.0, 1.0, 3.0] disagree"),
+        (
+            [[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]], None],
+            "frame 0: the polygons hold no pixel, but the box is [5.0, 5.0, 10.0, 10.0]. Write points",
+        ),
         ([None, rle(3)], "annotation 3, frame 1: has a mask but no box. Write the mask's box, [0.0, 0.0, 1.0, 3.0]"),
     ],
 )

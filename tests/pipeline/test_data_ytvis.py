@@ -166,6 +166,11 @@ def test_polygons_and_absence() -> None:
     both = decode_mask([[0, 0, 2, 0, 2, 2, 0, 2], [6, 4, 8, 4, 8, 6, 6, 6]], 6, 8)
     assert mask_box(both).tolist() == [0, 0, 8, 6] and both.sum() == 8
     assert not decode_mask(None, 6, 8).any() and not decode_mask([], 6, 8).any()
+    one, line = [2, 1, 6, 1, 6, 4, 2, 4], [0, 0, 8, 6]
+    assert np.array_equal(decode_mask(one, 6, 8), square), "one polygon without the list around it"
+    assert np.array_equal(decode_mask([line, one, [3, 3]], 6, 8), square), "lines and points have no pixel"
+    beyond = decode_mask([[-1000, -1000, 1000, -1000, 1000, 3, -1000, 3]], 6, 8)
+    assert mask_box(beyond).tolist() == [0, 0, 8, 3]
 
 
 def test_results_round_trip(demo_data: tuple[Path, Path], tmp_path: Path) -> None:

@@ -100,13 +100,12 @@ def test_a_bbox_beside_the_mask_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 77}, "image 77 is unknown. Add it to 'images', or correct image_id"),
-        ({"image_id": "3"}, "image_id is '3', expected an integer"),
-        ({"category_id": 12345}, "category 12345 is unknown"),
+        ({"image_id": 77}, "image 77 is unknown. Correct image_id, or give the data set that was predicted on"),
+        ({"image_id": "three"}, "image_id is 'three', expected an integer"),
         ({"score": None}, "score is None, expected a number"),
-        ({"segmentation": None}, "has no segmentation. Write the mask"),
-        ({"segmentation": None, "bbox": [1, 2, 3, 4]}, "has no segmentation, but a bbox"),
-        ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "is not a compressed RLE, but polygons"),
+        ({"segmentation": None}, "has no segmentations. Write the mask"),
+        ({"segmentation": None, "bbox": [1, 2, 3, 4]}, "has no segmentations, but boxes. Write the mask"),
+        ({"segmentation": [[0, 0, 5, 0]]}, "no polygon has three or more points"),
         ({"segmentation": {"size": [5, 5], "counts": "0"}}, r"the mask's size is \[5, 5\]"),
     ],
 )

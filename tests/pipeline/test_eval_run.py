@@ -69,16 +69,12 @@ def test_eval_of_a_labelled_data_set_prints_mean_j(files, capsys):
         ({"score": "high"}, "score is 'high', expected a number"),
         ({"score": float("nan")}, "score is nan"),
         ({"video_id": 5}, "video 5 is unknown"),
-        ({"category_id": 0}, "category 0 is unknown"),
         ({"segmentations": [None]}, "segmentations has 1 entries, the video 2 frames"),
         ({"segmentations": [None, {"size": [5, 5], "counts": "0"}]}, r"frame 1: the mask's size is \[5, 5\]"),
         ({"segmentations": [None, {"counts": "0"}]}, "frame 1: the mask is an object, expected polygons or an RLE"),
         ({"segmentations": [None, {"size": [20, 20], "counts": "12"}]}, "frame 1: the RLE"),
-        ({"segmentations": [None, [[0, 0, 5, 0, 5, 5]]]}, "frame 1: the mask is not a compressed RLE, but polygons"),
-        (
-            {"segmentations": [None, {"size": [20, 20], "counts": [0, 400]}]},
-            "frame 1: the mask is not a compressed RLE",
-        ),
+        ({"segmentations": [None, [[0, 0, 5, 0, 5]]]}, "frame 1: polygon 0 is not a list of points"),
+        ({"segmentations": [None, {"size": [20, 20], "counts": [0, 401]}]}, "frame 1: the RLE runs are damaged"),
     ],
 )
 @pytest.mark.parametrize("boxes", [{}, {"bboxes": [[2, 3, 7, 9], None]}])
@@ -100,9 +96,9 @@ def test_all_faults_of_a_results_file_are_reported_together(files):
 def write_coco(folder: Path) -> None:
     """Annotations and results of a picture whose id is that of the video of `files`."""
     image = {"id": 4, "width": 20, "height": 20, "file_name": "a.jpg"}
-    annotation = {"id": 1, "image_id": 4, "category_id": 1, "bbox": [2, 3, 7, 9], "area": 63, "iscrowd": 0}
+    annotation = {"id": 1, "image_id": 4, "category_id": 2, "bbox": [2, 3, 7, 9], "area": 63, "iscrowd": 0}
     annotation |= {"segmentation": rle(rectangle(2, 3, 9, 12))}
-    content = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "person"}]}
+    content = {"images": [image], "annotations": [annotation], "categories": [{"id": 2, "name": "bicycle"}]}
     (folder / "instances.json").write_text(json.dumps(content))
     (folder / "pictures.json").write_text(json.dumps([annotation | {"score": 1}]))
 
@@ -110,9 +106,9 @@ def write_coco(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("results", "data", "message"),
     [
-        ("pictures.json", "val.json", r"holds COCO results, .*val.json has videos. Give its results, .*coco:PATH"),
-        ("instances.json", "val.json", "is COCO, with images and no videos. Write coco:"),
-        ("pictures.json", "instances.json", "is COCO, with images and no videos. Write coco:.*instances.json if"),
+        ("pictures.json", "val.json", r"holds COCO results, .*val.json has videos. Give its results, .* as --data"),
+        ("instances.json", "val.json", "is COCO, with images and no videos. Give a YouTube-VIS JSON"),
+        ("instances.json", "instances.json", "is an object, expected a list: .* Give results: image_id"),
         ("instances.json", "coco:instances.json", "is an object, expected a list: .* Give results: image_id"),
         ("pictures.json", "coco:val.json", "has videos, so that it is not COCO's. Write .*val.json without coco:"),
         ("results.json", "coco:instances.json", "segmentations has 2 entries"),
@@ -124,13 +120,88 @@ def write_coco(folder: Path) -> None:
 )
 def test_a_file_of_the_wrong_kind_gets_one_problem(files, results, data, message, tmp_path, monkeypatch):
     _, path, good = files
-    path.write_text(json.dumps([good | {"category_id": 2 if data == "val.json" else 1}]))
+    path.write_text(json.dumps([good]))
     write_coco(tmp_path)
     (tmp_path / "val.zip").write_bytes(b"PK\x03\x04\xff\xfe")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
         run(EvalConfig(Path(results), data))
     assert len(caught.value.problems) == 1
+
+
+def test_pictures_in_coco_s_layout_are_evaluated_with_any_classes(files, tmp_path):
+    """COCO's sizes tell its evaluation from that of videos: 63 pixels are small there, and so they are here."""
+    write_coco(tmp_path)
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content["annotations"][0]["area"] = 40.0**2  # medium to COCO, small to YouTube-VIS
+    named = run(EvalConfig(tmp_path / "pictures.json", f"coco:{tmp_path}/instances.json"))
+    content["categories"] = [{"id": 2, "name": "pothole"}]
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    metrics = run(EvalConfig(tmp_path / "pictures.json", str(tmp_path / "own.json")))
+    assert metrics.ap == metrics.ap_medium == named.ap_small == approx(1) and metrics.ap_small == -1
+    assert [entry.name for entry in metrics.classes] == ["pothole"]
+    with pytest.raises(DataError, match="'pothole', in coco it is 'bicycle'. Name another data set, or none: --data"):
+        run(EvalConfig(tmp_path / "pictures.json", f"coco:{tmp_path}/own.json"))
+
+
+def test_results_of_unknown_categories_are_left_out_and_counted(files, capsys):
+    """As the reference program drops them; YouTube-VIS' own ids begin with 1, and many write 0."""
+    data, results, good = files
+    results.write_text(json.dumps([good, good | {"category_id": 0}, good | {"category_id": 7}] * 2))
+    metrics = run(EvalConfig(results, str(data)))
+    assert metrics.ap == approx(1)
+    assert metrics.notes[0] == (
+        f"{results}: 4 results of categories that {data} does not have (0, 7), left out as the field's programs do"
+    )
+    results.write_text(json.dumps([good | {"category_id": 0}]))
+    assert run(EvalConfig(results, str(data))).ap == 0
+    assert "1 results of categories" in capsys.readouterr().out
+
+
+def test_an_annotation_of_id_0_is_a_false_positive_as_in_the_reference_and_noted(files, capsys):
+    data, results, good = files
+    data.write_text(data.read_text().replace('"id": 1,', '"id": 0,'))
+    results.write_text(json.dumps([good]))
+    assert run(EvalConfig(results, str(data))).ap == 0
+    assert 'annotation of id 0, which to the field\'s programs means "not matched"' in capsys.readouterr().out
+
+
+def test_of_thousands_of_classes_a_screen_is_printed_and_the_rest_written(files, capsys, tmp_path):
+    data, results, good = files
+    content = json.loads(data.read_text())
+    content["categories"] += [{"id": n, "name": f"phrase {n}"} for n in range(3, 3000)]
+    data.write_text(json.dumps(content))
+    results.write_text(json.dumps([good, good | {"category_id": 77}]))
+    metrics = run(EvalConfig(results, str(data), tmp_path / "metrics.json"))
+    assert metrics.ap == approx(1) and len(metrics.classes) == 2998
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[14].startswith(" thing ") and lines[15].startswith(" phrase 77 ")
+    assert lines[17] == " 2996 classes have neither objects nor results: 2 of 2998 are used"
+    assert len(lines) == 19 and lines[18] == " --out FILE.json writes the numbers of every class"
+    assert len(json.loads((tmp_path / "metrics.json").read_text())["classes"]) == 2998
+    results.write_text(json.dumps([good | {"category_id": n} for n in range(2, 503)]))
+    run(EvalConfig(results, str(data)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == " 401 more classes than the 100 shown" and len(lines) == 12 + 2 + 100 + 4
+
+
+def test_boxes_of_zeros_do_not_matter_where_masks_are_evaluated(files):
+    data, results, good = files
+    data.write_text(data.read_text().replace("[2, 3, 7, 9], null", "[0, 0, 0, 0], [0, 0, 0, 0]"))
+    results.write_text(json.dumps([good | {"bboxes": [[0, 0, 0, 0]] * 2, "track_id": "a"}]))
+    metrics = run(EvalConfig(results, str(data)))
+    assert metrics.ap == approx(1) and metrics.notes == (f"{data}: 2 boxes without size, taken as absent",)
+
+
+@pytest.mark.parametrize("mask", [[[2, 3, 9, 3, 9, 12, 2, 12]], "listed"])
+def test_polygons_and_listed_runs_are_read_in_results_and_noted(files, mask):
+    data, results, good = files
+    runs = [2 * 20 + 3, *[9, 11] * 6, 9, 400 - 8 * 20 - 12]
+    masks = [{"size": [20, 20], "counts": runs} if mask == "listed" else mask, None]
+    results.write_text(json.dumps([good | {"segmentations": masks}]))
+    metrics = run(EvalConfig(results, str(data)))
+    assert metrics.ap == approx(1)
+    assert "1 masks that are polygons or listed runs, which the field's programs refuse" in metrics.notes[0]
 
 
 def test_labels_of_other_videos_are_not_measured(files):

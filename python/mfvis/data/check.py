@@ -11,10 +11,9 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from mfvis.data.datasets import Source, load_source, parse_source
+from mfvis.data.datasets import Source, load_source, parse_file, parse_source
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import UNKNOWN_RANGE, orientation, probe
-from mfvis.data.ytvis import parse_ytvis
 from mfvis.errors import DataError, Problem, VideoError
 from mfvis.types import Track, Video, VideoDataset
 
@@ -62,7 +61,7 @@ def check_source(source: Source, frames_dir: str | Path | None = None) -> tuple[
         except DataError as error:
             return VideoDataset(source.path, (), ()), list(error.problems)
     else:
-        dataset, problems = parse_ytvis(source.path, frames_dir, boxes_from_masks=source.boxes_from_masks)
+        dataset, problems = parse_file(source, frames_dir)
     for video in dataset.videos:
         problems += check_frames(video)
         for track in video.tracks:
@@ -130,6 +129,8 @@ def _video_file(video: Video, record: str) -> Iterator[Problem]:
 
 def _masks(file: str, video: Video, track: Track) -> Iterator[Problem]:
     for t, segmentation in enumerate(track.segmentations or ()):
+        if segmentation is None or segmentation == []:
+            continue
         record = f"annotation {track.id}, frame {t}"
         try:
             box = mask_box(decode_mask(segmentation, video.height, video.width, file=file, record=record))
@@ -137,8 +138,10 @@ def _masks(file: str, video: Video, track: Track) -> Iterator[Problem]:
             yield from error.problems
             continue
         if not box.any():
-            continue
-        if not track.present_T[t]:
+            if track.present_T[t] and isinstance(segmentation, list):
+                problem = f"the polygons hold no pixel, but the box is {_xywh(track.boxes_T4[t])}"
+                yield Problem(file, record, problem, "Write points [x1, y1, x2, y2, ...] in pixels")
+        elif not track.present_T[t]:
             yield Problem(
                 file, record, "has a mask but no box", f"Write the mask's box, {_xywh(box)}, or drop the mask"
             )

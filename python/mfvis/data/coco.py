@@ -1,6 +1,6 @@
-"""COCO instances: pictures with boxes and masks, read as videos of one frame.
+"""COCO instances: pictures with boxes and masks, read as videos of one frame; with COCO's classes or any others.
 
-{"images":      [{"id", "width", "height", "file_name"}],
+{"images":      [{"id", "width", "height", "file_name" (LVIS: "coco_url")}],
  "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, w, h], "segmentation"?, "area"?, "iscrowd"?}],
  "categories":  [{"id", "name"}]}
 """
@@ -8,22 +8,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from mfvis.data.jsonfile import LARGEST, read_object
-from mfvis.data.ytvis import JsonReader
-from mfvis.errors import DataError
+from mfvis.data.jsonfile import read_object
+from mfvis.data.records import RecordReader
+from mfvis.errors import DataError, Problem
 from mfvis.text import path_fault, printable, shortened, unique_names
 from mfvis.types import Category, Track, Video, VideoDataset
 
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+"""Keys of LVIS' images: its own evaluation counts false positives of a class only in the images that were searched."""
+
 
 def load_coco(
-    json_path: str | Path, images_dir: str | Path, *, with_masks: bool = True, boxes_from_masks: bool = False
+    json_path: str | Path,
+    images_dir: str | Path | None = None,
+    *,
+    with_masks: bool = True,
+    boxes_from_masks: bool = False,
+    lenient: bool = False,
 ) -> VideoDataset:
     """Read a COCO instances file: every picture becomes a video of one frame, every annotation a track.
 
@@ -32,102 +39,153 @@ def load_coco(
 
     Args:
         json_path: the file; without ``annotations`` it is a list of pictures to predict.
-        images_dir: the folder that ``file_name`` starts from.
+        images_dir: the folder that ``file_name`` starts from; default `images_beside`.
         with_masks: keep the masks; without, they leave the memory, of which COCO's take gigabytes.
         boxes_from_masks: give the annotations that have a mask but no ``bbox`` the box of their mask.
+        lenient: as in `mfvis.data.ytvis.load_dataset`.
 
     Raises:
         DataError: with every problem of the file.
     """
-    path, folder = Path(json_path), Path(images_dir)
-    reader = JsonReader(str(path), boxes_from_masks, forgiving=True)
-    root = read_object(path, reader.problems)
+    dataset, problems = parse_coco(
+        json_path, images_dir, with_masks=with_masks, boxes_from_masks=boxes_from_masks, lenient=lenient
+    )
+    if problems:
+        raise DataError(problems)
+    return dataset
+
+
+def parse_coco(
+    json_path: str | Path,
+    images_dir: str | Path | None = None,
+    *,
+    with_masks: bool = True,
+    boxes_from_masks: bool = False,
+    lenient: bool = False,
+    root: dict[str, Any] | None = None,
+) -> tuple[VideoDataset, list[Problem]]:
+    """As `load_coco`, but returns what is valid in the file together with what is not.
+
+    root: the file's content, if it was read already.
+    """
+    path = Path(json_path)
+    reader = _CocoReader(str(path), boxes_from_masks, lenient, with_masks=with_masks)
+    root = read_object(path, reader.problems) if root is None else root
     if root is not None and "videos" in root:
         reader.report("file", "has videos, so that it is not COCO's", f"Write {path} without coco:")
     if root is None or reader.problems:
-        raise DataError(reader.problems)
+        return VideoDataset(path, (), (), of_images=True), reader.problems
+    folder = images_beside(path, root) if images_dir is None else Path(images_dir)
     if not folder.is_dir():
         reader.report("images folder", f"{folder} is not a folder", "Name the folder that file_name starts from")
     categories = reader.categories(root)
-    images: dict[int, Video] = {}
-    for record, entry in reader.entries(root, "images", needed=True):
-        image = _image(reader, record, entry, folder, images)
-        if image is not None:
-            images[image.id] = image
-    tracks: dict[int, list[Track]] = {}
-    seen: dict[int, None] = {}
-    for record, entry in reader.entries(root, "annotations", needed=False):
-        track = _track(reader, record, entry, images, categories, seen, with_masks)
-        if track is not None:
-            tracks.setdefault(entry["image_id"], []).append(track)
+    images = reader.images(root, folder)
+    tracks = reader.tracks(root, images, categories)
+    reader.finish()
     names = unique_names([image.name for image in images.values()], list(images))
     videos = tuple(
         replace(image, name=name, tracks=tuple(tracks.get(image.id, ())))
         for image, name in zip(images.values(), names, strict=True)
     )
     ordered = tuple(sorted(categories.values(), key=lambda category: category.id))
-    if reader.problems:
-        raise DataError(reader.problems)
-    return VideoDataset(path, ordered, videos, reader.notes())
+    return VideoDataset(path, ordered, videos, reader.notes(), of_images=True), reader.problems
 
 
-def _image(reader: JsonReader, record: str, entry: Any, folder: Path, images: Collection[int]) -> Video | None:
-    fields = reader.fields(record, entry, ("id", "width", "height"))
-    if fields is None or not reader.unique(fields["id"], images, record, "image"):
-        return None
-    record = f"image {fields['id']}"
-    faulty = [name for name in ("width", "height") if not 0 < fields[name] <= LARGEST]
-    for name in faulty:
-        reader.report(record, f"{name} is {shortened(fields[name])}", "Write the size of the picture")
-    name = entry.get("file_name")
-    if not isinstance(name, str) or not name:
-        reader.report(record, f"file_name is {shortened(name)}, expected a text", "Name the picture's file")
-    elif fault := path_fault(name):
-        reader.report(record, f"file_name {shortened(name)} {fault}", "Correct the name")
-    elif not faulty:
-        path = folder / name
-        return Video(fields["id"], printable(path.stem), fields["width"], fields["height"], 1, (path,))
-    return None
+def is_coco(root: Any) -> bool:
+    """Whether the content of a JSON file is COCO's: images that belong to no videos."""
+    return isinstance(root, dict) and "images" in root and "videos" not in root
 
 
-def _track(
-    reader: JsonReader,
-    record: str,
-    entry: Any,
-    images: dict[int, Video],
-    categories: dict[int, Category],
-    seen: dict[int, None],
-    with_masks: bool,
-) -> Track | None:
-    fields = reader.fields(record, entry, ("id", "image_id", "category_id"))
-    if fields is None or not reader.unique(fields["id"], seen, record, "annotation"):
-        return None
-    seen[fields["id"]] = None
-    record = f"annotation {fields['id']}"
-    image = images.get(fields["image_id"])
-    if image is None:
-        reader.report(record, f"image {fields['image_id']} is unknown", "Add it to 'images', or correct image_id")
-    if fields["category_id"] not in categories:
-        problem = f"category {fields['category_id']} is unknown"
-        reader.report(record, problem, "Add it to 'categories', or correct category_id")
-    if image is None or fields["category_id"] not in categories:
-        return None
-    segmentation, box = entry.get("segmentation"), entry.get("bbox")
-    boxes_T4 = np.zeros((1, 4), np.float32)
-    if box is not None:
-        boxes_T4[0] = reader.box(record, box, image)
-    elif segmentation is not None and reader.boxes_from_masks:
-        boxes_T4[0] = reader.box_of_mask(record, segmentation, image)
-    else:
-        reader.report(
-            record, "has no bbox", "Write [x, y, width, height], or take the box of the mask: PATH@boxes=masks"
+def images_beside(json_path: Path, root: dict[str, Any]) -> Path:
+    """The folder that the file names of a COCO JSON start from, unless another is named: the first of the usual ones
+    that has the first picture, or else the JSON's folder."""
+    entries = root.get("images")
+    first = entries[0] if isinstance(entries, list) and entries and isinstance(entries[0], dict) else {}
+    name = _file_name(first)
+    here = json_path.parent
+    split = json_path.stem.removeprefix("instances_")
+    folders = [parent / part for parent in (here, here.parent) for part in ("images", "JPEGImages", split, "")]
+    found = (folder for folder in folders if name and not path_fault(name) and (folder / name).is_file())
+    return next(found, here)
+
+
+def _file_name(entry: dict[str, Any]) -> str | None:
+    """The picture's file below the images folder; LVIS only has the address, which ends in the split and the file."""
+    name, address = entry.get("file_name"), entry.get("coco_url")
+    if name is None and isinstance(address, str) and address:
+        name = "/".join(PurePosixPath(address).parts[-2:])
+    return name if isinstance(name, str) and name else None
+
+
+@dataclass
+class _CocoReader(RecordReader):
+    """Reads the images and annotations of a COCO JSON."""
+
+    with_masks: bool = True
+
+    def images(self, root: dict[str, Any], folder: Path) -> dict[int, Video]:
+        images: dict[int, Video] = {}
+        federated = False
+        for record, entry in self.entries(root, "images", needed=True):
+            fields = self.fields(record, entry, ("id", "width", "height"))
+            if fields is None or not self.unique(fields["id"], images, record, "image"):
+                continue
+            federated = federated or any(key in entry for key in FEDERATED)
+            record, name = f"image {fields['id']}", _file_name(entry)
+            valid = self.sized(record, fields)
+            if name is None:
+                self.report(
+                    record, f"file_name is {shortened(entry.get('file_name'))}, expected a text", "Name its file"
+                )
+            elif fault := path_fault(name):
+                self.report(record, f"file_name {shortened(name)} {fault}", "Correct the name")
+            elif valid:
+                path = folder / name
+                images[fields["id"]] = Video(
+                    fields["id"], printable(path.stem), fields["width"], fields["height"], 1, (path,)
+                )
+        if federated:
+            self.note("file of LVIS: it is evaluated as COCO is, whose numbers are not LVIS' own")
+        return images
+
+    def tracks(
+        self, root: dict[str, Any], images: dict[int, Video], categories: dict[int, Category]
+    ) -> dict[int, list[Track]]:
+        declared = [self.declared(root, name) for name in ("images", "categories")]
+        tracks: dict[int, list[Track]] = {}
+        seen: dict[int, None] = {}
+        for record, entry in self.entries(root, "annotations", needed=False):
+            fields = self.fields(record, entry, ("id", "image_id", "category_id"))
+            if fields is None or not self.unique(fields["id"], seen, record, "annotation"):
+                continue
+            seen[fields["id"]] = None
+            record = f"annotation {fields['id']}"
+            known = self.known(record, fields, *declared, "image")
+            image = images.get(fields["image_id"])
+            if known and image is not None and fields["category_id"] in categories:
+                tracks.setdefault(image.id, []).append(self.track(record, fields, entry, image))
+        return tracks
+
+    def track(self, record: str, fields: dict[str, int], entry: dict[str, Any], image: Video) -> Track:
+        segmentation, box, area = (entry.get(name) for name in ("segmentation", "bbox", "area"))
+        boxes_T4 = np.zeros((1, 4), np.float32)
+        if box is not None:
+            boxes_T4[0] = self.box(record, box, image, "images")
+        elif segmentation is not None and self.boxes_from_masks:
+            boxes_T4[0] = self.box_of_mask(record, segmentation, image)
+        else:
+            self.report(
+                record, "has no bbox", "Write [x, y, width, height], or take the box of the mask: PATH@boxes=masks"
+            )
+        if area is not None and not (isinstance(area, (int, float)) and 0 <= area < math.inf):
+            problem = f"area is {shortened(area)}, expected a number of pixels"
+            self.report(record, problem, "Write the area of the mask, or leave it out")
+        self.note_id(fields["id"])
+        return Track(
+            fields["id"],
+            fields["category_id"],
+            boxes_T4,
+            (segmentation,) if self.with_masks and segmentation is not None else None,
+            None if area is None else (area,),
+            bool(self.crowd(record, entry)),
         )
-    if entry.get("iscrowd", 0) not in (0, 1):
-        reader.report(record, f"iscrowd is {shortened(entry['iscrowd'])}, expected 0 or 1", "Write 0 or 1")
-    area = entry.get("area")
-    if area is not None and not (isinstance(area, (int, float)) and 0 <= area < math.inf):
-        problem = f"area is {shortened(area)}, expected a number of pixels"
-        reader.report(record, problem, "Write the area of the mask, or leave it out")
-    kept = (segmentation,) if with_masks and segmentation is not None else None
-    areas = None if area is None else (area,)
-    return Track(fields["id"], fields["category_id"], boxes_T4, kept, areas, bool(entry.get("iscrowd", 0)))

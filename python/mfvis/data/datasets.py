@@ -2,7 +2,8 @@
 
     [NAME:]PATH[@OPTION,...]    ytvis2021:/data/ytvis_2021    coco:/data/coco@0.25,length=3    own.json@boxes=masks
 
-NAME is one of `LAYOUTS`, PATH the data set's folder or one of its JSON files; without NAME it is a YouTube-VIS JSON.
+NAME is one of `LAYOUTS`, PATH the data set's folder or one of its JSON files; without NAME it is a JSON file in the
+layout of YouTube-VIS or COCO, with any classes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from mfvis.data import bdd100k, coco, ytvis
-from mfvis.data.jsonfile import LARGEST
+from mfvis.data.jsonfile import LARGEST, read_object
 from mfvis.errors import ConfigError, DataError, Problem
 from mfvis.text import path_fault
 from mfvis.types import Category, VideoDataset
@@ -29,7 +30,7 @@ class Source:
 
     path: Path
     name: str = ""
-    """One of `LAYOUTS`; empty for a YouTube-VIS JSON."""
+    """One of `LAYOUTS`; empty for a JSON file in the layout of YouTube-VIS or COCO."""
     split: Split | None = None
     """Which part; by default what the command works on: training on train, everything else on valid."""
     share: float | None = None
@@ -214,15 +215,37 @@ def load_source(
     split = source.split or split
     if source.name == "bdd100k-mots":
         return bdd100k.load_bdd100k(source.path, _splits(source.name, split)[0], with_masks=with_masks)
+    if not source.name:
+        dataset, problems = parse_file(source, frames_dir, with_masks=with_masks)
+        if problems:
+            raise DataError(problems)
+        return dataset
     json_path, found = files_of(source, split)
-    frames_dir = frames_dir or found
+    frames_dir, boxes_from_masks = frames_dir or found, source.boxes_from_masks
     if source.name == "coco":
-        dataset = coco.load_coco(json_path, frames_dir, with_masks=with_masks, boxes_from_masks=source.boxes_from_masks)
-    else:
-        dataset = ytvis.load_dataset(
-            json_path, frames_dir, boxes_from_masks=source.boxes_from_masks, forgiving=bool(source.name)
+        dataset = coco.load_coco(
+            json_path, frames_dir, with_masks=with_masks, boxes_from_masks=boxes_from_masks, lenient=True
         )
-    return _with_classes(dataset, source.name) if source.name else dataset
+    else:
+        dataset = ytvis.load_dataset(json_path, frames_dir, boxes_from_masks=boxes_from_masks, lenient=True)
+    return _with_classes(dataset, source.name)
+
+
+def parse_file(
+    source: Source, frames_dir: str | Path | None = None, *, with_masks: bool = True
+) -> tuple[VideoDataset, list[Problem]]:
+    """What is valid in a JSON file in the layout of YouTube-VIS or COCO, and what is not. The arguments are
+    `load_source`'s; `source` has no name."""
+    problems: list[Problem] = []
+    root = read_object(source.path, problems)
+    if root is None:
+        return VideoDataset(source.path, (), ()), problems
+    boxes_from_masks = source.boxes_from_masks
+    if coco.is_coco(root):
+        return coco.parse_coco(
+            source.path, frames_dir, with_masks=with_masks, boxes_from_masks=boxes_from_masks, root=root
+        )
+    return ytvis.parse_ytvis(source.path, frames_dir, boxes_from_masks=boxes_from_masks, root=root)
 
 
 def files_of(source: Source, split: Split) -> tuple[Path, Path | None]:
@@ -275,7 +298,7 @@ def _with_classes(dataset: VideoDataset, name: str) -> VideoDataset:
             f"is {category.name!r}, in {name} it is {classes[category.id].name!r}"
             if category.id in classes
             else f"{category.name!r} is not in {name}",
-            "Give it COCO's classes" if name == "coco" else f"Name another data set, or none: --data {dataset.path}",
+            f"Name another data set, or none: --data {dataset.path}",
         )
         for category in dataset.categories
         if category.id not in classes or _plain(category.name) != _plain(classes[category.id].name)

@@ -4,6 +4,7 @@ in which their readers speak about a value."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from mfvis.writing import atomic_write
 
 LARGEST = 10**7
 """A coordinate, a size or a number of frames beyond this is a slip, and could not be worked with."""
+MAX_PIXELS = 2**27
+"""Pixels of the largest picture that masks are decoded for. Damaged headers and sizes ask for gigabytes and more."""
 
 
 def read_json(path: Path, problems: list[Problem]) -> Any | None:
@@ -63,6 +66,15 @@ def write_json(path: str | Path, value: Any) -> None:
 def is_integer(value: Any) -> bool:
     """A whole number, which True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def as_integer(value: Any) -> int | None:
+    """The whole number that a JSON value says: 7, 7.0 (tables of floats write it) or "7"; None for anything else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+        return int(value)
+    return value if is_integer(value) else None
 
 
 def is_finite(value: Any) -> bool:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfvis.data.jsonfile import is_finite, is_integer, kind_of, read_json, write_json
+from mfvis.data.jsonfile import as_integer, is_finite, kind_of, read_json, write_json
 from mfvis.data.masks import compress_masks
-from mfvis.data.ytvis import JsonReader
+from mfvis.data.records import RecordReader
 from mfvis.errors import DataError, Problem
 from mfvis.text import shortened
-from mfvis.types import TrackResult, VideoDataset
+from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.writing import atomic_write
 
 
@@ -47,18 +48,31 @@ def zip_results(path: str | Path, results: str | Path) -> None:
         archive.write(results, "results.json")
 
 
+@dataclass(frozen=True)
+class ResultsFile:
+    """The content of a results file: what is valid, and what is not. Masks are as the file has them, and unchecked."""
+
+    results: list[TrackResult]
+    problems: list[Problem]
+    notes: tuple[str, ...]
+    """What was left out, and what the field's programs would refuse."""
+
+
 def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
     """Read a ``results.json`` that belongs to `dataset`; missing ``bboxes`` become the masks' boxes.
 
     Raises:
         DataError: with every problem of the file.
     """
-    results, problems = parse_results(path, dataset, with_boxes=True)
-    masks = compress_masks(masks_of(dataset, results), file=str(path), problems=problems)
+    content = parse_results(path, dataset, with_boxes=True)
+    problems = list(content.problems)
+    masks = compress_masks(masks_of(dataset, content.results), file=str(path), problems=problems)
     if problems:
         raise DataError(problems)
     rles = iter(masks.rles)
-    results = [replace(result, segmentations=tuple(next(rles) for _ in result.segmentations)) for result in results]
+    results = [
+        replace(result, segmentations=tuple(next(rles) for _ in result.segmentations)) for result in content.results
+    ]
     for result in results:
         for t in np.flatnonzero(~result.boxes_T4.any(1)):
             x, y, w, h = coco_mask.toBbox(result.segmentations[t]) if result.segmentations[t] else (0, 0, 0, 0)
@@ -75,66 +89,75 @@ def masks_of(dataset: VideoDataset, results: Sequence[TrackResult]) -> Iterator[
             yield f"results[{place}], frame {t}", mask, height, width
 
 
-def parse_results(
-    path: str | Path, dataset: VideoDataset, *, with_boxes: bool = False
-) -> tuple[list[TrackResult], list[Problem]]:
-    """What is sound in a ``results.json``, and what is not; its masks are as the file has them, and unchecked.
+def parse_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool = False) -> ResultsFile:
+    """Read a ``results.json`` of `dataset`.
 
-    Of a data set of pictures it may also be COCO's: ``image_id`` and one ``segmentation`` for ``video_id`` and
-    ``segmentations``. Boxes are zeros unless `with_boxes`, and where the file has none.
+    For a data set of pictures it may also be COCO's: ``image_id`` and one ``segmentation`` for ``video_id`` and
+    ``segmentations``. Boxes are zeros unless `with_boxes`, and where the file has none. Results of categories that the
+    data set does not have are left out, as in the reference programs.
     """
-    reader = JsonReader(str(path), boxes_from_masks=True)
+    reader = RecordReader(str(path), boxes_from_masks=True, lenient=True)
     entries = read_json(Path(path), reader.problems)
     if not reader.problems and not isinstance(entries, list):
         reader.report("top level", f"is {kind_of(entries)}, expected a list", "Give a results file, not annotations")
     videos = {video.id: video for video in dataset.videos}
-    categories = {category.id: category for category in dataset.categories}
-    results: list[TrackResult] = []
-    of_pictures = isinstance(entries, list) and any(
+    categories = {category.id for category in dataset.categories}
+    of_images = isinstance(entries, list) and any(
         isinstance(entry, dict) and "image_id" in entry and "video_id" not in entry for entry in entries
     )
-    if of_pictures and any(video.length != 1 for video in dataset.videos):
+    if of_images and any(video.length != 1 for video in dataset.videos):
         problem = f"holds COCO results, which are of pictures; {dataset.path} has videos"
-        reader.report("file", problem, "Give its results, with video_id and segmentations, or the data: coco:PATH")
+        reader.report("file", problem, "Give its results, with video_id and segmentations, or the pictures as --data")
         entries = None
-    owner = "image" if of_pictures else "video"
-    for place, entry in enumerate(entries if isinstance(entries, list) else ()):
-        record = f"results[{place}]"
+    owner: Literal["video", "image"] = "image" if of_images else "video"
+    results: list[TrackResult] = []
+    unknown: Counter[int] = Counter()
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        record = f"results[{index}]"
         fields = reader.fields(record, entry, (f"{owner}_id", "category_id"))
-        if fields is None or not reader.known(record, fields, videos, categories, owner):
+        if fields is None:
             continue
-        if not is_finite(entry.get("score")):
-            reader.report(
-                record, f"score is {shortened(entry.get('score'))}, expected a number", "Write a confidence in 0..1"
-            )
-            continue
-        video = videos[fields[f"{owner}_id"]]
-        if of_pictures:
-            if entry.get("segmentation") is None:
-                problem = "has no segmentation" + (", but a bbox" if "bbox" in entry else "")
-                reader.report(record, problem, "Write the mask: boxes alone are not evaluated")
-                continue
-            entry = entry | {"segmentations": [entry["segmentation"]], "bboxes": [entry.get("bbox")]}
-        segmentations = reader.per_frame(record, "segmentations", entry, video.length)
-        if segmentations is None:
-            if entry.get("segmentations") is None:
-                reader.report(record, "has no segmentations", "Write one mask or null per frame")
-            continue
-        boxes_T4 = np.zeros((video.length, 4), np.float32)
-        if with_boxes and entry.get("bboxes") is not None:
-            boxes_T4 = reader.boxes(record, entry, video, segmentations)
-        track_id = entry.get("track_id")
-        if track_id is not None and not is_integer(track_id):
-            reader.report(record, f"track_id is {shortened(track_id)}, expected an integer", "Write an annotation's id")
-        for t, mask in enumerate(segmentations):
-            if (mask and isinstance(mask, list)) or (isinstance(mask, dict) and isinstance(mask.get("counts"), list)):
-                # The reference program fails on either.
-                problem = "the mask is not a compressed RLE, but polygons or listed runs"
-                reader.report(f"{record}, frame {t}", problem, "Encode it with pycocotools.mask.encode")
-                segmentations[t] = None
-        score, category_id = float(entry["score"]), entry["category_id"]
-        results.append(TrackResult(video.id, category_id, score, tuple(segmentations), boxes_T4, track_id))
-    return results, reader.problems
+        video = videos.get(fields[f"{owner}_id"])
+        if video is None:
+            problem = f"{owner} {fields[f'{owner}_id']} is unknown"
+            reader.report(record, problem, f"Correct {owner}_id, or give the data set that was predicted on")
+        elif fields["category_id"] not in categories:
+            unknown[fields["category_id"]] += 1
+        else:
+            result = _result(reader, record, fields["category_id"], entry, video, with_boxes)
+            results += [] if result is None else [result]
+    if unknown:
+        ids = ", ".join(map(str, sorted(unknown)[:10])) + (", ..." if len(unknown) > 10 else "")
+        what = f"results of categories that {dataset.path} does not have ({ids}), left out as the field's programs do"
+        reader.note(what, unknown.total())
+    return ResultsFile(results, reader.problems, reader.notes())
+
+
+def _result(
+    reader: RecordReader, record: str, category_id: int, entry: dict[str, Any], video: Video, with_boxes: bool
+) -> TrackResult | None:
+    """One entry of a results file; None, reported, if it cannot be read."""
+    score = entry.get("score")
+    if not is_finite(score):
+        reader.report(record, f"score is {shortened(score)}, expected a number", "Write a confidence in 0..1")
+        return None
+    if entry.get("segmentation") is not None and "segmentations" not in entry and video.length == 1:
+        entry = entry | {"segmentations": [entry["segmentation"]], "bboxes": [entry.get("bbox")]}
+    segmentations = reader.per_frame(record, "segmentations", entry, video.length)
+    if segmentations is None:
+        if entry.get("segmentations") is None:
+            boxes = ", but boxes" if "bbox" in entry or "bboxes" in entry else ""
+            remedy = "Write the mask of each frame, or null: boxes are not evaluated"
+            reader.report(record, f"has no segmentations{boxes}", remedy)
+        return None
+    boxes_T4 = np.zeros((video.length, 4), np.float32)
+    if with_boxes and entry.get("bboxes") is not None:
+        boxes_T4 = reader.boxes(record, entry, video, segmentations)
+    for mask in segmentations:
+        if (mask and isinstance(mask, list)) or (isinstance(mask, dict) and isinstance(mask.get("counts"), list)):
+            reader.note("masks that are polygons or listed runs, which the field's programs refuse in results")
+    track_id = as_integer(entry.get("track_id"))
+    return TrackResult(video.id, category_id, float(score), tuple(segmentations), boxes_T4, track_id)
 
 
 def write_labelled(source: str | Path, path: str | Path, results: Sequence[TrackResult]) -> None:
@@ -149,7 +172,9 @@ def write_labelled(source: str | Path, path: str | Path, results: Sequence[Track
     if problems:
         raise DataError(problems)
     annotations = (root.get("annotations") if isinstance(root, dict) else None) or []
-    by_id = {(annotation["video_id"], annotation["id"]): annotation for annotation in annotations}
+    by_id = {
+        (as_integer(annotation["video_id"]), as_integer(annotation["id"])): annotation for annotation in annotations
+    }
     for result in results:
         annotation = by_id.get((result.video_id, result.track_id))
         if annotation is None:

@@ -11,14 +11,18 @@ from pycocotools import mask as coco_mask
 from mfvis.data.jsonfile import is_finite, is_integer, kind_of
 from mfvis.errors import DataError, Problem
 
+MAX_OUTLINE = 2**21
+"""Pixels of the longest outline of a polygon: pycocotools takes 100 bytes for each, and crashes where 32 bits end."""
+
 
 def decode_mask(
     segmentation: Any, height: int, width: int, *, file: str = "annotation", record: str = "segmentation"
 ) -> np.ndarray:
     """A mask as the JSON has it, as pixels: bool ``[H, W]``.
 
-    `segmentation` is None (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]``, or a COCO run-length
-    encoding ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the compressed string. `file` and
+    `segmentation` is None (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]`` or just one polygon, or a
+    COCO run-length encoding ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the compressed
+    string. Polygons of fewer than three points, which have no pixel, do not count where there are others. `file` and
     `record` say in the message where it came from.
 
     Raises:
@@ -31,18 +35,10 @@ def decode_mask(
     if segmentation is None:
         return np.zeros((height, width), bool)
     if isinstance(segmentation, list):
-        sound = [
-            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(is_finite, polygon))
-            for polygon in segmentation
-        ]
-        if not all(sound):
-            raise broken(
-                f"polygon {sound.index(False)} is not a list of three or more points",
-                "Write [[x1, y1, x2, y2, ...]]",
-            )
-        if not segmentation:
+        polygons = _polygons(segmentation, broken)
+        if not polygons:
             return np.zeros((height, width), bool)
-        return decode_mask(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)), height, width)
+        return decode_mask(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)), height, width)
     runs = _sound_runs(segmentation, height, width, broken)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
 
@@ -83,6 +79,28 @@ def rle_box(
     top = np.where(wrapped, 0, starts % height).min()
     bottom = np.where(wrapped, height - 1, lasts % height).max()
     return np.array([starts[0] // height, top, lasts[-1] // height + 1, bottom + 1], np.float32)
+
+
+def _polygons(segmentation: list[Any], broken: Callable[[str, str], DataError]) -> list[list[float]]:
+    """The polygons of a mask that pycocotools can draw; raises what `broken` makes of problem and remedy."""
+    polygons = [segmentation] if segmentation and all(map(is_finite, segmentation)) else segmentation
+    for index, polygon in enumerate(polygons):
+        if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_finite, polygon)):
+            raise broken(f"polygon {index} is not a list of points", "Write [[x1, y1, x2, y2, ...]]")
+    drawn = [polygon for polygon in polygons if len(polygon) >= 6]
+    if polygons and not drawn:
+        raise broken("no polygon has three or more points", "Write [[x1, y1, x2, y2, x3, y3, ...]], or null")
+    most = sum((max(polygon) - min(polygon) + 1) * len(polygon) / 2 for polygon in drawn)
+    if most > MAX_OUTLINE and sum(map(_outline, drawn)) > MAX_OUTLINE:
+        problem = f"the outline of the polygons is longer than {MAX_OUTLINE} pixels, most of it outside the picture"
+        raise broken(problem, "Clip the polygons to the picture")
+    return drawn
+
+
+def _outline(polygon: list[float]) -> float:
+    """Pixels of a polygon's outline, as pycocotools counts them."""
+    points_N2 = np.reshape(polygon, (-1, 2))
+    return float(np.abs(points_N2 - np.roll(points_N2, 1, 0)).max(1).sum())
 
 
 def _sound_runs(rle: Any, height: int, width: int, broken: Callable[[str, str], DataError]) -> list[int]:

@@ -12,9 +12,8 @@ import numpy as np
 import tyro
 
 from mfvis.data.datasets import files_of, load_source, parse_source
-from mfvis.data.jsonfile import read_object, write_json
-from mfvis.data.video import VIDEO_SUFFIXES
-from mfvis.data.ytvis import frames_beside
+from mfvis.data.jsonfile import as_integer, read_object, write_json
+from mfvis.data.ytvis import frames_beside, video_name
 from mfvis.errors import ConfigError, require
 from mfvis.types import Video, VideoDataset
 from mfvis.writing import run_lock
@@ -57,6 +56,8 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
         raise ConfigError(f"file is {config.file}: only data sets of YouTube-VIS' format can be split")
     json_path, frames_dir = files_of(source, "train")
     dataset = load_source(source, "train", config.frames)
+    if dataset.of_images:
+        raise ConfigError(f"file is {config.file}: only data sets of YouTube-VIS' format can be split")
     root = read_object(json_path, [])
     frames_dir = config.frames or frames_dir or frames_beside(json_path)
     paths = config.out / "train.json", config.out / "val.json"
@@ -111,15 +112,14 @@ def _classes(video: Video) -> set[int]:
 
 def _part(root: dict[str, Any], ids: set[int], lead: Path) -> dict[str, Any]:
     videos = [
-        video | {"file_names": [(lead / name).as_posix() for name in video["file_names"]], "name": _name(video)}
+        video
+        | {
+            "file_names": [(lead / name).as_posix() for name in video["file_names"]],
+            # from the file names as they were
+            "name": video_name(video, video["file_names"][0]),
+        }
         for video in root["videos"]
-        if video["id"] in ids
+        if as_integer(video["id"]) in ids
     ]
-    annotations = [annotation for annotation in root.get("annotations") or () if annotation["video_id"] in ids]
+    annotations = [entry for entry in root.get("annotations") or () if as_integer(entry["video_id"]) in ids]
     return root | {"videos": videos, "annotations": annotations}
-
-
-def _name(video: dict[str, Any]) -> str:
-    """The name that the reader gives a video that has none, from the file names as they were."""
-    first = Path(video["file_names"][0])
-    return video.get("name") or (first.stem if first.suffix.lower() in VIDEO_SUFFIXES else first.parent.name)

@@ -104,6 +104,8 @@ class ClassMetrics(Numbers):
     """The numbers of one class."""
 
     name: str
+    used: bool = True
+    """Whether the class has annotations or results; without, all numbers are -1."""
 
 
 @dataclass(frozen=True)

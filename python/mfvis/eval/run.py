@@ -75,19 +75,21 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
         dataset = _with_masks(source)
         # A labelled data set is an object, a results file a list; `parse_results` says what is wrong with the rest.
         if config.results.read_bytes()[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-            if source.name == "coco":
-                problem = "is an object, expected a list: coco has no labelled data sets"
+            if dataset.of_images:
+                problem = "is an object, expected a list: there are no labelled data sets of pictures"
                 remedy = "Give results: image_id, category_id, segmentation, score"
                 raise DataError([Problem(str(config.results), "top level", problem, remedy)])
             metrics = mean_j(dataset, labelled_tracks(dataset, load_dataset(config.results)))
             print(j_table(metrics))
         else:
-            results, problems = parse_results(config.results, dataset)
-            if not results and not problems:
+            content = parse_results(config.results, dataset)
+            problems = content.problems
+            if not content.results and not content.notes and not problems:
                 remedy = "Predict something before evaluating"
                 problems = [Problem(str(config.results), "file", "holds no result", remedy)]
-            rules = COCO if source.name == "coco" else YOUTUBE_VIS
-            metrics = evaluate(dataset, results, rules=rules, file=str(config.results), problems=problems)
+            rules = COCO if dataset.of_images else YOUTUBE_VIS
+            metrics = evaluate(dataset, content.results, rules=rules, file=str(config.results), problems=problems)
+            metrics = replace(metrics, notes=(*content.notes, *metrics.notes))
             print(ap_table(metrics))
     return metrics
 

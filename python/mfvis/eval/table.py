@@ -12,14 +12,16 @@ from mfvis.eval.mots import ClearNumbers, MotsMetrics
 from mfvis.eval.numbers import MEASURES, Metrics
 from mfvis.eval.ytvis import IOU_THRESHOLDS
 
+MAX_ROWS = 100
+"""Classes of which the table shows the numbers; COCO has 80."""
 TRACK_EVAL_SHOWN = ("HOTA", "DetA", "AssA", "LocA", "sMOTA")
 
 
 def as_json(metrics: Metrics | MotsMetrics) -> dict[str, Any]:
     """The numbers under the names that the field gives them; null where a number divides by nothing.
 
-    AP and AR: 0..1, -1 where nothing was annotated, "classes" in the order of their ids. Segmentation tracking: first
-    the numbers of papers, then the toolkit's, each by class and group, both in percent, then TrackEval's in 0..1.
+    AP and AR: 0..1, -1 where nothing was annotated, "classes" in the order of their ids. Tracking: first the numbers of
+    papers, then the toolkit's, each by class and group, both in percent, then TrackEval's in 0..1.
     """
     if isinstance(metrics, Metrics):
         classes = [{"name": entry.name} | entry.named() for entry in metrics.classes]
@@ -45,7 +47,7 @@ def _track_eval_name(name: str) -> str:
 
 
 def ap_table(metrics: Metrics) -> str:
-    """The lines of the reference program, then one line per class."""
+    """The lines of the reference program, then one line per class that has objects or results, `MAX_ROWS` at most."""
     named = metrics.named()
     with_occlusion = len(named) == len(MEASURES)
     low, high = IOU_THRESHOLDS[0], IOU_THRESHOLDS[-1]
@@ -59,8 +61,17 @@ def ap_table(metrics: Metrics) -> str:
         kind = f"Average {measure.kind}"
         value = f"{named[measure.name]:0.3f}"
         lines.append(f" {kind:18} ({measure.name[:2]}) @[ {slice_} | maxDets={measure.most:>3} ] = {value}")
-    rows = [[entry.name, *(f"{value:.3f}" for value in entry.named().values())] for entry in metrics.classes]
-    return "\n".join([*metrics.notes, *lines, "", *_aligned([["class", *named], *rows])])
+    used = [entry for entry in metrics.classes if entry.used]
+    rows = [[entry.name, *(f"{value:.3f}" for value in entry.named().values())] for entry in used[:MAX_ROWS]]
+    left_out = {
+        f"classes have neither objects nor results: {len(used)} of {len(metrics.classes)} are used": (
+            len(metrics.classes) - len(used)
+        ),
+        f"more classes than the {MAX_ROWS} shown": len(used) - len(rows),
+    }
+    rest = [f" {count} {what}" for what, count in left_out.items() if count]
+    rest = ["", *rest, " --out FILE.json writes the numbers of every class"] if rest else []
+    return "\n".join([*metrics.notes, *lines, "", *_aligned([["class", *named], *rows]), *rest])
 
 
 def mots_table(metrics: MotsMetrics) -> str:

@@ -59,12 +59,16 @@ def evaluate(
     measures = [measure for measure in MEASURES if occlusion or measure.range.occlusion == "all"]
     ranges = list(dict.fromkeys(measure.range for measure in measures))
 
+    # Most of thousands of categories have neither objects nor results: their numbers are all undefined.
+    used = {track.category_id for video in dataset.videos for track in video.tracks}
+    used.update(result.category_id for result in results)
+    categories = [category for category in dataset.categories if category.id in used]
     # Axes: class, range, most detections, then thresholds (and recalls).
-    shape = (len(dataset.categories), len(ranges), len(MAX_DETECTIONS))
+    shape = (len(categories), len(ranges), len(MAX_DETECTIONS))
     precision = np.full((*shape, len(IOU_THRESHOLDS), len(RECALLS)), -1.0)
     recall = np.full((*shape, len(IOU_THRESHOLDS)), -1.0)
     videos = sorted(video.id for video in dataset.videos)
-    for label, category in enumerate(dataset.categories):
+    for label, category in enumerate(categories):
         cells: list[list[VideoMatch]] = [[] for _ in ranges]
         for video_id in videos:
             truth = true.get((video_id, category.id), [])
@@ -89,9 +93,15 @@ def evaluate(
             values[measure.field] = _mean(cell if measure.iou is None else cell[:, measure.iou])
         return values
 
+    labels = {category.id: label for label, category in enumerate(categories)}
+    undefined = numbers(slice(0))
     classes = tuple(
-        ClassMetrics(**numbers(slice(label, label + 1)), name=category.name)
-        for label, category in enumerate(dataset.categories)
+        ClassMetrics(
+            **(numbers(slice(labels[category.id], labels[category.id] + 1)) if category.id in used else undefined),
+            name=category.name,
+            used=category.id in used,
+        )
+        for category in dataset.categories
     )
     return Metrics(**numbers(slice(None)), classes=classes, notes=_notes(dataset))
 
@@ -102,7 +112,8 @@ def _notes(dataset: VideoDataset) -> tuple[str, ...]:
         "no iscrowd, and count as none": sum(track.iscrowd is None for track in tracks),
         "no areas, and those of their masks are taken": sum(track.areas is None for track in tracks),
     }
-    return tuple(f"{count} of {len(tracks)} annotations have {what}" for what, count in missing.items() if count)
+    lacking = (f"{count} of {len(tracks)} annotations have {what}" for what, count in missing.items() if count)
+    return (*dataset.notes, *lacking)
 
 
 def match_videos(dataset: VideoDataset, results: Sequence[TrackResult]) -> dict[int, VideoMatch]:

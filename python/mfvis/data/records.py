@@ -1,0 +1,268 @@
+"""Records of annotation and result files, read field by field: problems are gathered, repairs are counted.
+
+Whoever reads a published file cannot mend it. A reader therefore complains only where it cannot go on, or where going
+on would probably be wrong; everything else becomes a note.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from mfvis.data.jsonfile import LARGEST, MAX_PIXELS, as_integer, is_finite, kind_of
+from mfvis.data.rle import decode_mask, mask_box
+from mfvis.errors import DataError, Problem
+from mfvis.text import name_fault, shortened
+from mfvis.types import Category, Video
+
+ROUNDING = 1.0
+"""Pixels by which a box may reach outside its picture (inclusive corners, rounding); it is clipped without a note."""
+MAX_SHARE_OUTSIDE = 1 / 3
+"""If more than this share of a file's boxes reaches outside, its sizes or the form of its boxes are wrong."""
+ABSENT = (0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass
+class RecordReader:
+    """Reads the records of one JSON file, and gathers what is wrong with them."""
+
+    file: str
+    boxes_from_masks: bool = False
+    lenient: bool = False
+    """For published data sets: what can be repaired is repaired, however much of it there is."""
+    problems: list[Problem] = field(default_factory=list)
+    noted: Counter[str] = field(default_factory=Counter)
+    boxes_read: int = 0
+    outside: list[Problem] = field(default_factory=list)
+    """Boxes that reach outside their picture; `finish` decides whether they are problems."""
+    extents: dict[str, float] = field(default_factory=dict)
+    """The largest coordinate of the boxes of each video (of all pictures, in COCO's layout)."""
+
+    def report(self, record: str, problem: str, remedy: str) -> None:
+        """Add a problem."""
+        self.problems.append(Problem(self.file, record, problem, remedy))
+
+    def note(self, what: str, count: int = 1) -> None:
+        """Count something that was left out or changed; `notes` tells it."""
+        self.noted[what] += count
+
+    def notes(self) -> tuple[str, ...]:
+        """One sentence for each kind of note."""
+        return tuple(f"{self.file}: {count} {what}" for what, count in self.noted.items())
+
+    def finish(self) -> None:
+        """Judge what only all boxes together show. Call it once, after the last record."""
+        if self.outside and not self.lenient and len(self.outside) > MAX_SHARE_OUTSIDE * self.boxes_read:
+            self.problems += self.outside
+        elif self.outside:
+            self.note("boxes that reached outside their picture, clipped to it", len(self.outside))
+        for record, extent in self.extents.items():
+            if extent <= 1:
+                problem = "no box is as large as a pixel: are these shares of the picture?"
+                self.report(record, problem, "Multiply by its size")
+
+    def entries(self, root: dict[str, Any], name: str, needed: bool) -> Iterator[tuple[str, Any]]:
+        """Each entry of a list at the top level, with its place as the record's name."""
+        entries = root.get(name)
+        if entries is None:
+            if needed:
+                self.report("top level", f"has no {name!r}", f"Add the list {name!r}")
+            return
+        if not isinstance(entries, list):
+            self.report(
+                "top level", f"{name!r} is {kind_of(entries)}, expected a list", f"Make {name!r} a list of objects"
+            )
+            return
+        for index, entry in enumerate(entries):
+            yield f"{name}[{index}]", entry
+
+    def fields(self, record: str, entry: Any, names: Sequence[str]) -> dict[str, int] | None:
+        """The integers that a record must have; None, reported, unless it has them all."""
+        if not isinstance(entry, dict):
+            self.report(record, f"is {kind_of(entry)}, expected an object", "Write an object with its keys")
+            return None
+        values = {name: as_integer(entry.get(name)) for name in names}
+        for name in names:
+            if name not in entry:
+                self.report(record, f"has no {name!r}", "Add it")
+            elif values[name] is None:
+                self.report(record, f"{name} is {shortened(entry[name])}, expected an integer", "Write an integer")
+            elif isinstance(entry[name], str):
+                self.note("ids and sizes that are texts, read as the numbers that they say")
+        return None if None in values.values() else values
+
+    def unique(self, id: int, seen: Collection[int], record: str, noun: str) -> bool:
+        """Whether an id is new; reported otherwise."""
+        if id in seen:
+            self.report(record, f"{noun} id {id} is a duplicate", "Give each one an id of its own")
+        return id not in seen
+
+    def sized(self, record: str, fields: dict[str, int]) -> bool:
+        """Whether width and height are those of a picture that can be worked with; reported otherwise."""
+        faulty = [name for name in ("width", "height") if not 0 < fields[name] <= LARGEST]
+        for name in faulty:
+            self.report(record, f"{name} is {shortened(fields[name])}", "Write the size of the pictures")
+        too_many = not faulty and fields["width"] * fields["height"] > MAX_PIXELS
+        if too_many:
+            problem = f"a picture of {fields['width']} x {fields['height']} pixels is more than can be worked with"
+            self.report(record, problem, f"Write the true size, or give pictures of at most {MAX_PIXELS} pixels")
+        return not faulty and not too_many
+
+    def categories(self, root: dict[str, Any]) -> dict[int, Category]:
+        """The categories of a file by their ids."""
+        categories: dict[int, Category] = {}
+        for record, entry in self.entries(root, "categories", needed=bool(root.get("annotations"))):
+            fields = self.fields(record, entry, ("id",))
+            if fields is None or not self.unique(fields["id"], categories, record, "category"):
+                continue
+            name = entry.get("name")
+            if name is None or name == "":
+                self.note("categories without a name, called by their ids")
+                name = fields["id"]
+            elif not isinstance(name, str | int | float) or isinstance(name, bool):
+                self.report(record, f"name is {shortened(name)}, expected a text", "Name the category")
+            elif fault := name_fault(str(name)):
+                self.report(record, f"name {shortened(name)} {fault}", "Give it a shorter, plain name")
+            name = str(name)
+            categories[fields["id"]] = Category(fields["id"], name)
+        return categories
+
+    def declared(self, root: dict[str, Any], name: str) -> dict[int, None] | None:
+        """The ids in a list at the top level, of broken records too; None if one of them cannot be read.
+
+        One fault is one problem: a reference to a broken record is none.
+        """
+        entries = root.get(name)
+        ids = [
+            as_integer(entry.get("id")) if isinstance(entry, dict) else None
+            for entry in (entries if isinstance(entries, list) else (None,))
+        ]
+        return None if None in ids else dict.fromkeys(ids)
+
+    def known(
+        self,
+        record: str,
+        fields: dict[str, int],
+        videos: Collection[int] | None,
+        categories: Collection[int] | None,
+        owner: Literal["video", "image"] = "video",
+    ) -> bool:
+        """Whether the video (or image) and the category of a record exist; reported otherwise. None: all do."""
+        id = fields[f"{owner}_id"]
+        known_video = videos is None or id in videos
+        known_category = categories is None or fields["category_id"] in categories
+        if not known_video and self.lenient:
+            self.note(f"annotations of {owner}s that are not in the file, left out")
+        elif not known_video:
+            self.report(record, f"{owner} {id} is unknown", f"Add it to '{owner}s', or correct {owner}_id")
+        if not known_category:
+            shown = ", ".join(str(category) for category in list(categories)[:10]) or "none"
+            self.report(
+                record,
+                f"category {fields['category_id']} is unknown, known are {shown}",
+                "Add it to 'categories', or correct category_id",
+            )
+        return known_video and known_category
+
+    def crowd(self, record: str, entry: dict[str, Any]) -> bool | None:
+        """Whether an annotation is a crowd; None where the file does not say."""
+        value = entry.get("iscrowd")
+        if value not in (None, 0, 1):
+            self.report(record, f"iscrowd is {shortened(value)}, expected 0 or 1", "Write 0 or 1")
+            return False
+        return None if value is None else bool(value)
+
+    def note_id(self, id: int) -> None:
+        """Note an annotation of id 0, which evaluation cannot count as matched."""
+        if id == 0:
+            self.note('annotation of id 0, which to the field\'s programs means "not matched": number them from 1')
+
+    def per_frame(self, record: str, name: str, entry: dict[str, Any], length: int) -> list[Any] | None:
+        """A list with an entry for each frame; None where there is none, or, reported, where it is another."""
+        values = entry.get(name)
+        if values is None:
+            return None
+        if not isinstance(values, list):
+            self.report(record, f"{name} is {kind_of(values)}, expected a list", "Write one entry or null per frame")
+            return None
+        if len(values) != length:
+            self.report(
+                record,
+                f"{name} has {len(values)} entries, the video {length} frames",
+                "Write one entry or null per frame",
+            )
+            return None
+        return values
+
+    def boxes(
+        self, record: str, entry: dict[str, Any], video: Video, segmentations: Sequence[Any] | None
+    ) -> np.ndarray:
+        """float32 ``[T, 4]`` xyxy of an annotation's or a result's ``bboxes``; zeros where there is no sound box."""
+        boxes: list[Any] = []
+        if entry.get("bboxes") is not None:
+            group = f"video {video.id}"
+            for t, box in enumerate(self.per_frame(record, "bboxes", entry, video.length) or ()):
+                boxes.append(ABSENT if box is None else self.box(f"{record}, frame {t}", box, video, group))
+        elif segmentations is None:
+            self.report(record, "has no bboxes", "Write [x, y, width, height] or null per frame")
+        elif not self.boxes_from_masks:
+            self.report(
+                record, "has masks but no bboxes", "Write bboxes, or take the boxes of the masks: FILE@boxes=masks"
+            )
+        else:
+            boxes = [
+                self.box_of_mask(f"{record}, frame {t}", segmentation, video)
+                for t, segmentation in enumerate(segmentations)
+            ]
+        # Not zeros for the declared length, which may be a claim of any size.
+        return np.array(boxes or [ABSENT] * len(segmentations or ()), np.float32).reshape(-1, 4)
+
+    def box_of_mask(self, record: str, segmentation: Any, video: Video) -> np.ndarray:
+        """float32 ``[4]``: the box of a mask; zeros where it is empty or, reported, damaged."""
+        if segmentation is None:
+            return np.zeros(4, np.float32)
+        try:
+            return mask_box(decode_mask(segmentation, video.height, video.width, file=self.file, record=record))
+        except DataError as error:
+            self.problems += error.problems
+            return np.zeros(4, np.float32)
+
+    def box(self, record: str, box: Any, video: Video, group: str) -> tuple[float, float, float, float]:
+        """``(x1, y1, x2, y2)`` of ``[x, y, width, height]``, clipped to the picture; zeros where the object is absent.
+
+        `group` names the boxes that are judged together by `finish`.
+        """
+        if box == []:
+            return ABSENT
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+            self.report(record, f"the box is {shortened(box)}", "Write [x, y, width, height] in pixels, or null")
+            return ABSENT
+        if all(isinstance(v, float) and math.isnan(v) for v in box):
+            self.note("boxes of NaN, taken as absent")
+            return ABSENT
+        if not all(map(is_finite, box)):
+            self.report(
+                record, f"the box {shortened(box)} is not finite", "Write numbers, or null where the object is absent"
+            )
+            return ABSENT
+        x, y, w, h = box
+        if min(w, h) < 0 and not self.lenient:
+            remedy = "Write [x, y, width, height] in pixels, or null where the object is absent"
+            self.report(record, f"the box {shortened(box)} has a negative size", remedy)
+            return ABSENT
+        if min(w, h) <= 0:
+            self.note("boxes without size, taken as absent")
+            return ABSENT
+        self.boxes_read += 1
+        self.extents[group] = max(self.extents.get(group, 0.0), x + w, y + h)
+        x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, video.width), min(y + h, video.height)
+        if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > ROUNDING or x2 <= x1 or y2 <= y1:
+            problem = f"the box {shortened(box)} reaches outside the picture, {video.width} x {video.height}"
+            remedy = "Clip it to the picture (boxes are [x, y, width, height])"
+            self.outside.append(Problem(self.file, record, problem, remedy))
+        return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else ABSENT
