@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bdd100k_files import frames, label, write
-from mfvis.data.rle import encode_mask
-from mfvis.data.scalabel import read_scalabel, videos_of
+from mfvis.data.rle import decode_mask, encode_mask
+from mfvis.data.scalabel import box_of, read_scalabel, videos_of
 from mfvis.errors import DataError
 
 
@@ -35,8 +35,59 @@ def test_scalabel_polygons_with_curves(tmp_path: Path) -> None:
     assert straight == [0, 0, 4, 0, 4, 4, 0, 4]
     points = np.reshape(curved, (-1, 2))
     assert points[0].tolist() == [0, 4] and points[-1].tolist() == [8, 4]
-    assert points[len(points) // 2].tolist() == [4, 1]  # the middle of the curve, not the control points' height
-    assert points[:, 1].min() == 1
+    # the height of the curve's middle, not that of the control points
+    assert points[:, 1].min() == pytest.approx(1, abs=0.05)
+
+
+def test_curves_as_all_of_bdd100k_writes_them(tmp_path: Path) -> None:
+    """Between two vertices two control points: L C C L. The last curve of a polygon ends at the first vertex."""
+    bulge = {"vertices": [[10, 10], [30, 10], [40, 15], [40, 25], [30, 30], [10, 30]], "types": "LLCCLL"}
+    closing = {"vertices": [[50, 10], [70, 10], [70, 30], [50, 30], [40, 25], [40, 15]], "types": "LLLLCC"}
+    begun = {"vertices": [*closing["vertices"][5:], *closing["vertices"][:5]], "types": "CLLLLC"}
+    polygons = [polygon | {"closed": True} for polygon in (bulge, closing, begun)]
+    (frame,) = read_scalabel(write(tmp_path / "a.json", frames(label(poly2d=polygons))))
+    outlines = [np.reshape(outline, (-1, 2)) for outline in frame.labels[0].segmentation]
+    # In the middle of a curve: an eighth of each end, three eighths of each control point.
+    for outline, extent in zip(outlines, [(10, 10, 37.5, 30), (42.5, 10, 70, 30), (42.5, 10, 70, 30)], strict=True):
+        np.testing.assert_allclose([*outline.min(0), *outline.max(0)], extent, atol=0.05)
+    assert outlines[0][0].tolist() == [10, 10] and outlines[0][-1].tolist() == [10, 30]
+    assert outlines[1].tolist() == outlines[2].tolist() and len(np.unique(outlines[1], axis=0)) == len(outlines[1])
+    mask_HW = decode_mask([outlines[0].ravel().tolist()], 40, 80)
+    # The square, and the integral of x dy = 30 s (1 - s) (15 + 30 s (1 - s)) ds: 75 + 30.
+    assert mask_HW.sum() == pytest.approx(400 + 105, abs=3)
+
+
+def test_a_curve_is_never_far_from_its_straight_pieces(tmp_path: Path) -> None:
+    vertices = [[0, 0], [0, 700], [1280, 700], [1280, 0]]
+    value = frames(label(poly2d=[{"vertices": vertices, "types": "LCCL", "closed": True}]))
+    outline = np.reshape(read_scalabel(write(tmp_path / "a.json", value))[0].labels[0].segmentation[0], (-1, 2))
+    s = np.linspace(0, 1, 2001)[:, None]
+    curve = np.hstack([(1 - s) ** 3, 3 * (1 - s) ** 2 * s, 3 * (1 - s) * s**2, s**3]) @ np.array(vertices, float)
+    starts, steps = outline[:-1, None], np.diff(outline, axis=0)[:, None]
+    share = np.clip(((curve - starts) * steps).sum(-1) / (steps**2).sum(-1), 0, 1)[..., None]
+    assert np.linalg.norm(starts + share * steps - curve, axis=-1).min(0).max() < 0.06
+
+
+def test_lines_are_no_part_of_a_mask(tmp_path: Path) -> None:
+    line = {"vertices": [[0, 0], [9, 9]], "types": "LL", "closed": False}
+    square = {"vertices": [[0, 0], [4, 0], [4, 4], [0, 4]], "types": "LLLL", "closed": True}
+    lane = label(id="2", category="lane", box2d=None, poly2d=[line])
+    (frame,) = read_scalabel(write(tmp_path / "a.json", frames(label(poly2d=[line, square]), lane)))
+    assert [each.segmentation for each in frame.labels] == [[[0, 0, 4, 0, 4, 4, 0, 4]], []]
+    with pytest.raises(DataError, match="lane: has neither box2d nor a mask"):
+        box_of(frame.labels[1], 9, 9, file="a.json", record="lane")
+
+
+def test_hidden_files_are_not_read(tmp_path: Path) -> None:
+    """A Mac leaves a ``._NAME`` beside each file of an archive."""
+    write(tmp_path / "a.json", frames(label()))
+    (tmp_path / "._a.json").write_bytes(b"\0\5\x16\7\0Mac OS X\xff")
+    assert len(read_scalabel(tmp_path)) == 1
+
+
+def test_pictures_without_a_video_may_say_so_with_an_empty_name(tmp_path: Path) -> None:
+    (frame,) = read_scalabel(write(tmp_path / "a.json", frames(label(), videoName="")))
+    assert frame.video is None
 
 
 def test_scalabel_containers_and_order(tmp_path: Path) -> None:
@@ -75,8 +126,11 @@ def test_scalabel_containers_and_order(tmp_path: Path) -> None:
         (frames(label(rle={"counts": [1, 2], "size": [6, 8]})), "rle is {'counts': [1, 2]"),
         (frames(label(rle={"counts": "0", "size": [6, "8"]})), "rle is {'counts': '0'"),
         (frames(label(poly2d=[{"vertices": [[0, 0], [1, 1]], "types": "LL", "closed": True}])), "vertices are"),
-        (frames(label(poly2d=[{"vertices": [[0, 0]] * 3, "types": "LCC", "closed": True}])), "types are 'LCC'"),
-        (frames(label(poly2d=[{"vertices": [[0, 0]] * 3, "types": "LLL", "closed": False}])), "a line has no area"),
+        (frames(label(poly2d=[{"vertices": [[0, 0]] * 3, "types": "LCL", "closed": True}])), "types are 'LCL'"),
+        (frames(label(poly2d=[{"vertices": [[0, 0]] * 4, "types": "CCCC", "closed": True}])), "types are 'CCCC'"),
+        (frames(label(poly2d=[{"vertices": [[0, 0]] * 4, "types": "CLLL", "closed": True}])), "types are 'CLLL'"),
+        (frames(label(poly2d=[{"vertices": [[0, 0]] * 3, "types": "LLL"}])), "closed is None, expected true or false"),
+        (frames(label(box2d={"x1": 0.1, "y1": 0.2, "x2": 0.5, "y2": 1})), "no box is as large as a pixel: are these"),
     ],
 )
 def test_scalabel_problems_are_named(tmp_path: Path, value: Any, message: str) -> None:

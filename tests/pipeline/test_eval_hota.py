@@ -19,8 +19,8 @@ EPSILON = np.finfo(float).eps
 
 def measured(folder, case: dict[str, list[Frame]]) -> dict[str, dict[str, float]]:
     annotated, predicted = write_scalabel(folder, case)
-    videos, _ = read_scalabel_tracks(predicted, annotated)
-    return {name: vars(numbers) for name, numbers in evaluate_mots(videos).track_eval.items()}
+    metrics = evaluate_mots(read_scalabel_tracks(predicted, annotated))
+    return {name: vars(numbers) for name, numbers in metrics.track_eval.items()}
 
 
 def overlaps(gts: list[Thing], dts: list[Thing]) -> np.ndarray:

@@ -35,8 +35,7 @@ GROUPS = {"human": (1, 2), "vehicle": (3, 4, 5, 6), "bike": (7, 8), "OVERALL": t
 
 def from_scalabel(folder: Path, case: dict[str, list[Frame]]) -> MotsMetrics:
     annotated, predicted = write_scalabel(folder, case)
-    videos, notes = read_scalabel_tracks(predicted, annotated)
-    return evaluate_mots(videos, notes)
+    return evaluate_mots(read_scalabel_tracks(predicted, annotated))
 
 
 def from_bitmasks(folder: Path, case: dict[str, list[Frame]]) -> MotsMetrics:
@@ -290,6 +289,6 @@ def test_a_video_without_predictions_is_empty_and_text_ids_are_fine_where_it_is_
     annotated.write_text(json.dumps({"frames": frames}))
     found = [frame for frame in json.loads(predicted.read_text()) if frame["videoName"] == "a"]
     predicted.write_text(json.dumps(found))
-    videos, notes = read_scalabel_tracks(predicted, annotated)
-    assert evaluate_mots(videos).clear["car"].FN == 1
-    assert notes == ("1 of 2 videos have no predictions and count as empty: b",)
+    metrics = evaluate_mots(read_scalabel_tracks(predicted, annotated))
+    assert metrics.clear["car"].FN == 1
+    assert metrics.notes == ("1 of 2 videos have no predictions and count as empty: b",)

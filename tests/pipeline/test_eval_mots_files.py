@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from mfvis.data.bdd100k import load_bdd100k
 from mfvis.errors import DataError
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
 from mfvis.eval.mots import evaluate_mots
@@ -56,8 +57,7 @@ def test_scalabel_frames_are_paired_by_their_index(tmp_path):
     case = one_video(([Thing(1, 3, A)], [Thing(1, 3, A)]), ([Thing(1, 3, B)], [Thing(1, 3, B)]))
     annotated, predicted = write_scalabel(tmp_path, case)
     predicted.write_text(json.dumps(scalabel_frames(case, 1)[::-1]))
-    videos, _ = read_scalabel_tracks(predicted, annotated)
-    assert evaluate_mots(videos).clear["car"].MOTA == 100
+    assert evaluate_mots(read_scalabel_tracks(predicted, annotated)).clear["car"].MOTA == 100
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,25 @@ def test_bitmasks_that_do_not_fit_are_named(tmp_path):
     (predicted / "b" / "b-0000001.png").unlink()
     with pytest.raises(DataError, match="has 1 videos, the annotations 2; in one only: b"):
         read_bitmask_tracks(predicted, annotated)
+
+
+def test_hidden_files_are_no_bitmasks(tmp_path):
+    """A Mac leaves a ``._NAME`` beside each file of an archive, and file managers leave thumbnails."""
+    annotated, predicted = write_bitmasks(tmp_path, one_video(([Thing(1, 3, A)], [Thing(1, 3, A)])))
+    for folder in (annotated, predicted, predicted / ".thumbnails"):
+        (folder / "video").mkdir(parents=True, exist_ok=True)
+        (folder / "video" / "._video-0000001.png").write_bytes(b"\0\5\x16\7Mac OS X")
+        (folder / ".x.png").write_bytes(b"")
+    (predicted / ".thumbnails" / "video" / "a.png").write_bytes(b"")
+    metrics = run(EvalConfig(predicted, str(annotated)))
+    assert metrics.clear["car"].MOTA == 100
+    published = tmp_path / "bdd100k/labels/seg_track_20/bitmasks"
+    published.mkdir(parents=True)
+    annotated.rename(published / "train")
+    (published / "train" / ".video").mkdir()
+    (published / "train" / ".video" / "a.png").write_bytes(b"")
+    dataset = load_bdd100k(tmp_path, labels="bitmasks")
+    assert [(video.name, video.length, len(video.tracks)) for video in dataset.videos] == [("video", 1, 1)]
 
 
 def test_more_than_a_hundred_predicted_ids_are_refused(tmp_path):

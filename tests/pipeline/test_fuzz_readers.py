@@ -84,19 +84,20 @@ def read_published(path: Path) -> Tracks:
 
 def read_results(path: Path) -> Any:
     dataset = load_dataset(path.with_name("truth.json"))
-    results, problems = parse_results(path, dataset)
-    rles = iter(compress_masks(masks_of(dataset, results), file=str(path), problems=problems).rles)
-    if problems or not results:
+    content = parse_results(path, dataset)
+    problems = list(content.problems)
+    rles = iter(compress_masks(masks_of(dataset, content.results), file=str(path), problems=problems).rles)
+    if problems or not content.results:
         raise DataError(problems)
     read = []
-    for result in results:
+    for result in content.results:
         masks = [decode_mask(next(rles), HEIGHT, WIDTH).tobytes() for _ in result.segmentations]
         read.append((result.video_id, result.category_id, result.score, masks))
     return read
 
 
 def read_mots(path: Path) -> Any:
-    videos, _ = read_scalabel_tracks(path, path.with_name("truth-mots.json"))
+    videos = read_scalabel_tracks(path, path.with_name("truth-mots.json")).videos
     read = []
     for frame in videos[0]:
         true = list(zip(frame.true_ids_G.tolist(), frame.true_labels_G.tolist(), strict=True))

@@ -73,10 +73,8 @@ def load_bdd100k(
     Raises:
         DataError: with every problem of the label files, or where labels or pictures were looked for in vain.
     """
-    root = Path(root)
-    if not (root / "images").is_dir() and (root / "bdd100k" / "images").is_dir():
-        root = root / "bdd100k"
-    found = next((kind for kind in ([labels] if labels else FOLDERS) if _label_path(root, kind, split)), None)
+    root = _unpacked(Path(root))
+    found = next((kind for kind in ([labels] if labels else FOLDERS) if label_path(root, kind, split)), None)
     if found is None and split != "test":
         places = [FOLDERS[kind] for kind in ([labels] if labels else FOLDERS)]
         problem = f"has no labels of split {split!r} in {', '.join(places)}"
@@ -85,7 +83,7 @@ def load_bdd100k(
     if found is None:
         return VideoDataset(root, CATEGORIES, tuple(_numbered(_unlabelled(pictures))))
     reader = _Reader(pictures, with_masks)
-    path = _label_path(root, found, split)
+    path = label_path(root, found, split)
     videos = reader.bitmasks(path) if found == "bitmasks" else reader.scalabel(path)
     if reader.problems:
         raise DataError(reader.problems)
@@ -93,15 +91,23 @@ def load_bdd100k(
     return VideoDataset(root, CATEGORIES, tuple(_numbered(videos)), notes)
 
 
-def _label_path(root: Path, kind: Labels, split: str) -> Path | None:
+def label_path(root: Path, kind: Labels, split: str) -> Path | None:
     """The folder of a split's labels, or the one file that holds them all; None where there is neither."""
-    folder = root / FOLDERS[kind]
+    folder = _unpacked(root) / FOLDERS[kind]
     task = "box_track" if kind == "boxes" else "seg_track"
-    return next((path for path in (folder / split, folder / f"{task}_{split}.json") if path.exists()), None)
+    names = (split, f"{task}_{split}.json", f"{split}.json")
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def _unpacked(root: Path) -> Path:
+    """The folder that holds ``labels`` and ``images``: `root`, or ``bdd100k`` in it."""
+    nested = root / "bdd100k"
+    parts = ("images", "labels")
+    return root if any((root / part).is_dir() for part in parts) or not nested.is_dir() else nested
 
 
 def _unlabelled(pictures: Path) -> list[Video]:
-    folders = sorted(path for path in pictures.glob("*") if path.is_dir())
+    folders = sorted(path for path in pictures.glob("[!.]*") if path.is_dir())
     if not folders:
         problem = Problem(str(pictures), "folder", "has no folder of frames in it", "Unpack the pictures there")
         raise DataError([problem])
@@ -130,7 +136,7 @@ class _Reader:
         """The videos of a folder of Scalabel files, each with whole videos in it, or of one file."""
         videos: dict[str, Video] = {}
         # One by one: all labels of the training split at once take gigabytes.
-        for file in sorted(path.glob("*.json")) or [path]:
+        for file in sorted(path.glob("[!.]*.json")) or [path]:
             try:
                 frames = read_scalabel(file, with_masks=self.with_masks)
             except DataError as error:
@@ -161,8 +167,8 @@ class _Reader:
     def bitmasks(self, path: Path) -> list[Video]:
         """The videos of a folder with a folder of bitmasks for each."""
         videos = []
-        for folder in sorted(path for path in path.iterdir() if path.is_dir()):
-            files = sorted(folder.glob("*.png"))
+        for folder in sorted(path for path in path.glob("[!.]*") if path.is_dir()):
+            files = sorted(folder.glob("[!.]*.png"))
             objects: _Objects | None = None
             for t, file in enumerate(files):
                 try:

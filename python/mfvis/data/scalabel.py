@@ -3,6 +3,8 @@
     frame: {"name", "videoName", "frameIndex", "size"?: {"width", "height"}, "labels": [label] or null}
     label: {"id", "category", "attributes"?: {"crowd", "ignored", "occluded", "truncated"}, "score"?,
             "box2d"?: {"x1", "y1", "x2", "y2"}, "rle"?: {"size": [h, w], "counts": str}, "poly2d"?: [polygon]}
+    polygon: {"vertices": [[x, y]], "types": "LLCCL", "closed": true}; two C between two L are the control points of a
+            cubic Bezier curve, which may end at the first vertex
 
 The readings of the field's own program (scalabel 0.3.1): corners x2, y2 of a box are inclusive, an id is a text, a
 ``frameIndex`` of null counts as 0. What this reader does not know is refused, never read as something else.
@@ -18,13 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from mfvis.data.jsonfile import LARGEST, is_finite, is_integer, kind_of, read_json
+from mfvis.data.jsonfile import LARGEST, MAX_PIXELS, is_finite, is_integer, kind_of, read_json
 from mfvis.data.rle import rle_box
 from mfvis.errors import DataError, Problem
 from mfvis.text import name_fault, path_fault, shortened
 
-BEZIER_STEPS = 8
-"""Straight pieces that a cubic Bezier curve of a ``poly2d`` is cut into."""
+CURVE_TOLERANCE = 0.05
+"""Pixels by which the straight pieces of a Bezier curve may miss it."""
+MAX_CURVE_STEPS = 256
+"""Straight pieces of a curve at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,8 @@ class ScalabelLabel:
 
     id: str
     category: str
-    box: tuple[float, float, float, float] | None
-    """``(x1, y1, x2, y2)`` in pixels, half-open: the file's inclusive corner plus one."""
+    corners: tuple[float, float, float, float] | None
+    """``(x1, y1, x2, y2)`` of the file's box: x2 and y2 are inclusive."""
     segmentation: dict[str, Any] | list[list[float]] | None
     """A compressed RLE (not decoded: its runs are unchecked), or polygons ``[x1, y1, x2, y2, ...]``, or None."""
     score: float | None = None
@@ -42,6 +46,14 @@ class ScalabelLabel:
     occluded: bool = False
     crowd: bool = False
     ignored: bool = False
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """``(x1, y1, x2, y2)`` in pixels, half-open: the inclusive corner plus one."""
+        if self.corners is None:
+            return None
+        x1, y1, x2, y2 = self.corners
+        return x1, y1, x2 + 1, y2 + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +78,7 @@ def read_scalabel(path: str | Path, *, with_masks: bool = True) -> tuple[Scalabe
     """
     path = Path(path)
     problems: list[Problem] = []
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
     if not files:
         problem = Problem(str(path), "folder", "has no JSON file in it", "Give the folder of the label files")
         raise DataError([problem])
@@ -132,8 +144,13 @@ class _Reader:
             self.report("config", f"is {kind_of(config)}, expected an object", "Correct it, or leave it out")
             config = None
         size = self.size("config", "imageSize", config.get("imageSize") if config else None)
-        frames = [self.frame(f"frames[{place}]", entry, size) for place, entry in enumerate(entries)]
-        return [frame for frame in frames if frame is not None]
+        read = [self.frame(f"frames[{index}]", entry, size) for index, entry in enumerate(entries)]
+        frames = [frame for frame in read if frame is not None]
+        corners = [label.corners for frame in frames for label in frame.labels if label.corners is not None]
+        if corners and max(map(max, corners)) <= 1:
+            problem = "no box is as large as a pixel: are these shares of the picture?"
+            self.report("box2d", problem, "Multiply by its size")
+        return frames
 
     def frame(self, record: str, entry: Any, size: tuple[int, int] | None) -> ScalabelFrame | None:
         if not isinstance(entry, dict):
@@ -147,7 +164,7 @@ class _Reader:
             self.report(record, f"name {shortened(name)} {fault}", "Name the frame's picture")
             return None
         record = f"{record} ({shortened(name)})"
-        if video is not None and (not isinstance(video, str) or not video):
+        if video is not None and not isinstance(video, str):
             self.report(record, f"videoName is {shortened(video)}, expected a text", "Name the frame's video")
             return None
         if fault := video and name_fault(video):
@@ -161,13 +178,15 @@ class _Reader:
             return None
         read = [self.label(f"{record}, labels[{place}]", label) for place, label in enumerate(labels or ())]
         own_size = self.size(record, "size", entry.get("size"))
-        return ScalabelFrame(name, video, index, own_size or size, tuple(label for label in read if label is not None))
+        return ScalabelFrame(
+            name, video or None, index, own_size or size, tuple(label for label in read if label is not None)
+        )
 
     def size(self, record: str, name: str, value: Any) -> tuple[int, int] | None:
         if value is None:
             return None
         sides = [value.get("height"), value.get("width")] if isinstance(value, dict) else []
-        if not sides or not all(is_integer(side) and 0 < side <= LARGEST for side in sides):
+        if not _is_size(sides):
             self.report(record, f"{name} is {shortened(value)}", 'Write {"width": ..., "height": ...} in pixels')
             return None
         return sides[0], sides[1]
@@ -193,17 +212,17 @@ class _Reader:
         if any(flag not in (None, True, False) for flag in flags):
             shown = ", ".join(map(shortened, flags))
             self.report(record, f"truncated, occluded, crowd, ignored are {shown}", "Write true or false")
-        box = self.box(record, entry.get("box2d"))
+        corners = self.corners(record, entry.get("box2d"))
         segmentation = None
-        if self.with_masks or box is None:
+        if self.with_masks or corners is None:
             segmentation = self.rle(record, entry.get("rle"))
             if segmentation is None:
                 segmentation = self.polygons(record, entry.get("poly2d"))
         if len(self.problems) > before:
             return None
-        return ScalabelLabel(str(number), category, box, segmentation, score, *map(bool, flags))
+        return ScalabelLabel(str(number), category, corners, segmentation, score, *map(bool, flags))
 
-    def box(self, record: str, box: Any) -> tuple[float, float, float, float] | None:
+    def corners(self, record: str, box: Any) -> tuple[float, float, float, float] | None:
         if box is None:
             return None
         corners = [box.get(key) for key in ("x1", "y1", "x2", "y2")] if isinstance(box, dict) else []
@@ -214,16 +233,13 @@ class _Reader:
         if x2 < x1 or y2 < y1:
             self.report(record, f"box2d is {shortened(box)}, its corners are swapped", "Write x1 <= x2 and y1 <= y2")
             return None
-        return x1, y1, x2 + 1, y2 + 1
+        return x1, y1, x2, y2
 
     def rle(self, record: str, rle: Any) -> dict[str, Any] | None:
         if rle is None:
             return None
         size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (None, None)
-        good = (
-            isinstance(size, list) and len(size) == 2 and all(is_integer(side) and 0 < side <= LARGEST for side in size)
-        )
-        if not good or not isinstance(counts, str) or not counts:
+        if not isinstance(size, list) or not _is_size(size) or not isinstance(counts, str) or not counts:
             self.report(record, f"rle is {shortened(rle)}", 'Write {"size": [height, width], "counts": text}')
             return None
         return {"size": size, "counts": counts}
@@ -235,40 +251,66 @@ class _Reader:
             self.report(record, f"poly2d is {kind_of(poly2d)}, expected a list", "Write a list of polygons")
             return None
         polygons = []
-        for place, polygon in enumerate(poly2d):
-            where = f"{record}, poly2d[{place}]"
+        for index, polygon in enumerate(poly2d):
+            where = f"{record}, poly2d[{index}]"
             fields = polygon if isinstance(polygon, dict) else {}
             vertices, types, closed = (fields.get(key) for key in ("vertices", "types", "closed"))
             points = vertices if isinstance(vertices, list) else []
-            sound = all(isinstance(point, list) and len(point) == 2 and all(map(is_finite, point)) for point in points)
-            if len(points) < 3 or not sound:
+            valid = all(isinstance(point, list) and len(point) == 2 and all(map(is_finite, point)) for point in points)
+            if closed is False and valid:  # a line, such as a lane's edge, is no part of a mask
+                continue
+            if len(points) < 3 or not valid:
                 self.report(where, f"vertices are {shortened(vertices)}", "Write three or more points [x, y]")
-            elif not isinstance(types, str) or len(types) != len(points) or not _curves_whole(types):
+            elif not isinstance(types, str) or len(types) != len(points) or not _is_outline(types):
                 problem = f"types are {shortened(types)} for {len(points)} points"
-                self.report(where, problem, "Write one letter per point: L, or C three times for a curve")
+                self.report(where, problem, "Write one letter per point: L, or CC for a curve between two L")
             elif closed is not True:
-                self.report(where, f"closed is {shortened(closed)}: a line has no area", "Give closed polygons")
+                self.report(where, f"closed is {shortened(closed)}, expected true or false", "Say if it is closed")
             else:
                 polygons.append(_flattened(points, types))
         return polygons
 
 
-def _curves_whole(types: str) -> bool:
-    """Whether the C's come in threes: two control points and an end. The first point only says where to begin."""
-    return set(types) <= {"L", "C"} and all(len(run) % 3 == 0 for run in types[1:].split("L"))
+def _is_size(sides: list[Any]) -> bool:
+    """Whether they are height and width of a picture that can be worked with."""
+    return (
+        len(sides) == 2
+        and all(is_integer(side) and 0 < side <= LARGEST for side in sides)
+        and sides[0] * sides[1] <= MAX_PIXELS
+    )
+
+
+def _is_outline(types: str) -> bool:
+    """Whether the points are vertices (L), and between them two control points (CC) for a curve, or three C, of which
+    the last one is a vertex. The outline is closed: it may begin in the middle of a curve."""
+    start = types.find("L")
+    runs = (types[start:] + types[:start]).split("L")
+    return start >= 0 and set(types) <= {"L", "C"} and all(len(run) % 3 != 1 for run in runs)
 
 
 def _flattened(points: list[list[float]], types: str) -> list[float]:
-    """The polygon with its cubic Bezier curves cut into straight pieces."""
-    flat = [np.asarray(points[:1], np.float64)]
-    place = 1
-    while place < len(points):
-        if types[place] == "L":
-            flat.append(np.asarray(points[place : place + 1], np.float64))
-            place += 1
-            continue
-        control = np.asarray(points[place - 1 : place + 3], np.float64)
-        s = np.linspace(0, 1, BEZIER_STEPS + 1)[1:, None]
-        flat.append(np.hstack([(1 - s) ** 3, 3 * (1 - s) ** 2 * s, 3 * (1 - s) * s**2, s**3]) @ control)
-        place += 3
-    return np.concatenate(flat).ravel().tolist()
+    """The closed polygon with its cubic Bezier curves cut into straight pieces."""
+    start = types.index("L")
+    types = types[start:] + types[:start]
+    # the last curve may end at the first point
+    vertices = np.asarray([*points[start:], *points[:start], points[start]], np.float64)
+    flat = [vertices[:1]]
+    index = 1
+    while index < len(types):
+        if types[index] == "L":
+            flat.append(vertices[index : index + 1])
+            index += 1
+        else:
+            flat.append(_curve(vertices[index - 1 : index + 3]))
+            index += 3
+    outline = np.concatenate(flat)
+    return (outline[:-1] if index > len(types) else outline).ravel().tolist()
+
+
+def _curve(control_42: np.ndarray) -> np.ndarray:
+    """Points of a cubic Bezier curve without its start: float64 ``[S, 2]``."""
+    # A chord of a curve misses it by at most an eighth of the second derivative times the squared step.
+    bend = 6 * np.abs(control_42[:-2] - 2 * control_42[1:-1] + control_42[2:]).max()
+    steps = min(max(int(np.ceil(np.sqrt(bend / (8 * CURVE_TOLERANCE)))), 1), MAX_CURVE_STEPS)
+    s = np.linspace(0, 1, steps + 1)[1:, None]
+    return np.hstack([(1 - s) ** 3, 3 * (1 - s) ** 2 * s, 3 * (1 - s) * s**2, s**3]) @ control_42

@@ -12,10 +12,10 @@ import numpy as np
 
 from mfvis.data.bitmask import CROWD, IGNORED, MOST_PER_FRAME, read_bitmask
 from mfvis.errors import DataError, Problem
-from mfvis.eval.mots_frame import MotsFrame
+from mfvis.eval.mots_frame import MotsFrame, TrackingFrames
 
 
-def read_bitmask_tracks(results: Path, data: Path) -> list[list[MotsFrame]]:
+def read_bitmask_tracks(results: Path, data: Path) -> TrackingFrames:
     """The frames of each video of two folders of folders of bitmasks.
 
     As in the toolkit, the folders of both sides are paired in the order of their names, the pictures by their stems,
@@ -48,14 +48,17 @@ def read_bitmask_tracks(results: Path, data: Path) -> list[list[MotsFrame]]:
     videos = [[_bitmask_frame(file, own, problems) for file, own in video] for video in pairs]
     if problems:
         raise DataError(problems)
-    return [[frame for frame in video if frame is not None] for video in videos]
+    whole = [[frame for frame in video if frame is not None] for video in videos]
+    return TrackingFrames("masks", whole, whole)
 
 
 def _folders(root: Path) -> dict[Path, list[Path]]:
-    """The PNGs below a folder, by the folder they lie in; folders in the order of their first files."""
+    """The PNGs below a folder, by the folder they lie in; folders in the order of their first files. Without hidden
+    files and folders, such as the ``._NAME`` that a Mac leaves beside each file."""
     folders: dict[Path, list[Path]] = defaultdict(list)
-    for file in sorted(root.rglob("*.png"), key=str):
-        folders[file.parent].append(file)
+    for file in sorted(root.rglob("[!.]*.png"), key=str):
+        if not any(part.startswith(".") for part in file.relative_to(root).parts):
+            folders[file.parent].append(file)
     return folders
 
 

@@ -1,7 +1,8 @@
-"""HOTA, CLEAR (with sMOTSA) and identity numbers of segmentation tracking, by the definitions of TrackEval 1.3.0.
+"""HOTA, CLEAR (with sMOTSA) and identity numbers of tracking, by the definitions of TrackEval 1.3.0.
 
-No reference exists for BDD100K's masks. The protocol is TrackEval's for its boxes, with the overlaps of masks: of each
-class, predictions that no annotation takes at IoU 0.5 and that lie in one ignore region by more than half are removed.
+For BDD100K's boxes they are TrackEval's. No reference exists for its masks: the protocol is that of the boxes, with the
+overlaps of masks. Of each class, predictions that no annotation takes at IoU 0.5 and that lie in one ignore region by
+more than half are removed.
 HOTA: Luiten et al., IJCV 2021. sMOTA of masks is the sMOTSA of Voigtlaender et al., CVPR 2019.
 """
 

@@ -1,13 +1,12 @@
-"""Segmentation tracking of BDD100K: CLEAR MOT and IDF1 as the data set's toolkit counts them.
+"""Tracking of BDD100K, of masks or of boxes: CLEAR MOT and IDF1 as the data set's toolkit counts them.
 
 The numbers are those of bdd100k 1.0.1, scalabel 0.3.1 and motmetrics 1.4.0, in their units and under their names: MOTA,
-MOTP and IDF1 in percent. Papers call mMOTA, mMOTP, mIDF1 and the switches of OVERALL mMOTSA, mMOTSP, mIDF1, ID sw.
-HOTA and sMOTSA, which the toolkit has not, come from `mfvis.eval.hota`.
+MOTP and IDF1 in percent. For masks papers call mMOTA, mMOTP, mIDF1 and the switches of OVERALL mMOTSA, mMOTSP, mIDF1,
+ID sw. HOTA and sMOTSA, which the toolkit does not have, come from `mfvis.eval.hota`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -15,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from mfvis.data.bdd100k import CATEGORIES
 from mfvis.eval.hota import TrackEvalCounts, TrackEvalNumbers, track_eval_groups
-from mfvis.eval.mots_frame import MotsFrame, assign
+from mfvis.eval.mots_frame import MotsFrame, TrackingFrames, assign
 
 IOU_THRESHOLD = 0.5
 """A pair of this IoU may be matched."""
@@ -42,7 +41,7 @@ class ClearNumbers:
 
 @dataclass(frozen=True)
 class MotsMetrics:
-    """Everything that is reported of segmentation tracking."""
+    """Everything that is reported of tracking."""
 
     clear: dict[str, ClearNumbers]
     """By class, then super-category, AVERAGE, OVERALL, in the order of the toolkit's table."""
@@ -50,11 +49,14 @@ class MotsMetrics:
     """By class, super-category, cls_comb_cls_av (mean of the classes), cls_comb_det_av (their counts added)."""
     notes: tuple[str, ...] = ()
     """What a reference program would only have logged."""
+    of_boxes: bool = False
+    """Whether boxes were compared, not masks."""
 
     def named(self) -> dict[str, float]:
         """The numbers that papers report, by their names; in percent, IDSw a count."""
         average, overall = self.clear["AVERAGE"], self.clear["OVERALL"]
-        return {"mMOTSA": average.MOTA, "mMOTSP": average.MOTP, "mIDF1": average.IDF1, "IDSw": overall.IDSw}
+        names = ("mMOTA", "mMOTP") if self.of_boxes else ("mMOTSA", "mMOTSP")
+        return {names[0]: average.MOTA, names[1]: average.MOTP, "mIDF1": average.IDF1, "IDSw": overall.IDSw}
 
 
 @dataclass
@@ -156,25 +158,25 @@ class Accumulator:
         return self.counts
 
 
-def evaluate_mots(videos: Iterable[Iterable[MotsFrame]], notes: Sequence[str] = ()) -> MotsMetrics:
-    """The metrics of segmentation tracking over videos, each the frames in their order.
+def evaluate_mots(tracking: TrackingFrames) -> MotsMetrics:
+    """The metrics of tracking.
 
     Identities and matches never cross a class: a prediction that changes its class is two tracks.
     """
     clear = {category.id: ClearCounts() for category in CATEGORIES}
     track_eval = {category.id: TrackEvalCounts() for category in CATEGORIES}
-    for video in videos:
-        frames = list(video)
+    for frames, track_eval_frames in zip(tracking.videos, tracking.track_eval_videos, strict=True):
         for category in CATEGORIES:
-            own = [frame.of_class(category.id) for frame in frames]
+            own, theirs = ([frame.of_class(category.id) for frame in side] for side in (frames, track_eval_frames))
             if not any(len(frame.true_ids_G) or len(frame.predicted_ids_P) for frame in own):
                 continue
             accumulator = Accumulator()
             for frame in own:
                 accumulator.update(frame.without_ignored(_matched(frame), COVERED))
             clear[category.id] += accumulator.finish()
-            track_eval[category.id] += TrackEvalCounts.of_video(own)
-    return MotsMetrics(_clear_groups(clear), track_eval_groups(track_eval, SUPER_CATEGORIES), tuple(notes))
+            track_eval[category.id] += TrackEvalCounts.of_video(theirs)
+    groups = track_eval_groups(track_eval, SUPER_CATEGORIES)
+    return MotsMetrics(_clear_groups(clear), groups, tracking.notes, of_boxes=tracking.kind == "boxes")
 
 
 def _matched(frame: MotsFrame) -> np.ndarray:

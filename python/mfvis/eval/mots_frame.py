@@ -1,8 +1,9 @@
-"""One frame of segmentation tracking as its metrics see it, and which predictions ignore regions take out of it."""
+"""The frames of tracking as its metrics see them, and which predictions ignore regions take out of a frame."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -21,9 +22,9 @@ class MotsFrame:
     predicted_ids_P: np.ndarray
     predicted_labels_P: np.ndarray
     iou_GP: np.ndarray
-    """float64, of masks."""
+    """float64, of masks or of boxes."""
     covered_P: np.ndarray
-    """float64: the largest share of each predicted mask that lies in a single ignore region, of whatever class."""
+    """float64: the largest share of each prediction that lies in a single ignore region, of whatever class."""
 
     def of_class(self, label: int) -> MotsFrame:
         """The same frame with the objects of one class alone."""
@@ -50,6 +51,21 @@ class MotsFrame:
             self.iou_GP[:, kept_P],
             self.covered_P[kept_P],
         )
+
+
+@dataclass(frozen=True)
+class TrackingFrames:
+    """The frames of each video of a data set, in their order."""
+
+    kind: Literal["masks", "boxes"]
+    """What the overlaps are of."""
+    videos: list[list[MotsFrame]]
+    """As the toolkit compares the objects."""
+    track_eval_videos: list[list[MotsFrame]]
+    """As TrackEval compares them: the same for masks. Its boxes end where the file says, the toolkit's a pixel later.
+    """
+    notes: tuple[str, ...] = ()
+    """What the programs would only log, or not even that."""
 
 
 def assign(distance_GP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mfvis.data.bdd100k import FOLDERS
+from mfvis.data.bdd100k import FOLDERS, Labels, label_path
 from mfvis.data.datasets import Source, load_source, parse_source
 from mfvis.data.jsonfile import write_json
 from mfvis.data.masks import compress_masks
@@ -65,8 +65,8 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
         metrics = evaluate_mots(read_bitmask_tracks(config.results, _mots_labels(source, "bitmasks")))
         print(mots_table(metrics))
     elif _is_scalabel(config.results):
-        videos, notes = read_scalabel_tracks(config.results, _mots_labels(source, "rles"))
-        metrics = evaluate_mots(videos, notes)
+        labels = _mots_labels(source, "rles", "boxes")
+        metrics = evaluate_mots(read_scalabel_tracks(config.results, labels, _box_labels(source)))
         print(mots_table(metrics))
     elif config.results.is_dir():
         problem, remedy = "has neither bitmasks (PNG) nor Scalabel JSON in it", "Name the file of the results"
@@ -95,17 +95,17 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
 
 
 def _has_bitmasks(path: Path) -> bool:
-    return path.is_dir() and next(path.rglob("*.png"), None) is not None
+    return path.is_dir() and next(path.rglob("[!.]*.png"), None) is not None
 
 
 def _is_scalabel(path: Path) -> bool:
     """Whether a file, or a folder of files, holds labels of frames rather than of videos."""
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
     return any(file.is_file() and b'"videoName"' in file.read_bytes() for file in files)
 
 
-def _mots_labels(source: Source, form: str) -> Path:
-    """Where the annotations lie that results of this form, "bitmasks" or "rles", are compared with."""
+def _mots_labels(source: Source, *forms: Labels) -> Path:
+    """Where the annotations lie that results are compared with, in the first of these forms that is there."""
     if not source.name:
         return source.path
     if source.name != "bdd100k-mots":
@@ -114,13 +114,17 @@ def _mots_labels(source: Source, form: str) -> Path:
         )
         raise DataError([problem])
     split = {None: "val", "valid": "val"}.get(source.split, source.split)
-    roots = [source.path, source.path / "bdd100k"]
-    folders = [root / FOLDERS[form] / split for root in roots]
-    found = next((path for folder in folders for path in (folder, folder.with_suffix(".json")) if path.exists()), None)
+    found = next((path for form in forms if (path := label_path(source.path, form, split))), None)
     if found is None:
-        remedy = f"Unpack the {form} of BDD100K's segmentation tracking, or name their folder or file: --data PATH"
-        raise DataError([Problem(str(source.path), f"split {split}", f"has no {FOLDERS[form]}/{split}", remedy)])
+        remedy = "Unpack the labels of BDD100K's tracking, or name their folder or file: --data PATH"
+        folders = ", ".join(f"{FOLDERS[form]}/{split}" for form in forms)
+        raise DataError([Problem(str(source.path), f"split {split}", f"has no {folders}", remedy)])
     return found
+
+
+def _box_labels(source: Source) -> Path | None:
+    """Where BDD100K's annotated box tracks lie; None for data that are named by their path."""
+    return _mots_labels(source, "boxes", "rles") if source.name else None
 
 
 def _with_masks(source: Source) -> VideoDataset:

@@ -1,4 +1,4 @@
-"""Segmentation tracks of BDD100K from Scalabel JSON with run-length masks, annotated and predicted ones.
+"""Tracks of BDD100K from Scalabel JSON, annotated and predicted ones: run-length masks, or boxes.
 
 What the toolkit (bdd100k 1.0.1, scalabel 0.3.1) would crash on is refused, with all problems at once. So are two things
 that it takes: polygons, which it paints in its own way, and videos paired by position although their names differ.
@@ -6,9 +6,11 @@ that it takes: polygons, which it paints in its own way, and videos paired by po
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -17,44 +19,111 @@ from mfvis.data.bdd100k import class_of
 from mfvis.data.masks import Masks, compress_masks
 from mfvis.data.scalabel import ScalabelFrame, ScalabelLabel, read_scalabel, videos_of
 from mfvis.errors import DataError, Problem
-from mfvis.eval.mots_frame import MotsFrame
+from mfvis.eval.box_overlap import Overlap, toolkit_overlap, track_eval_overlap
+from mfvis.eval.mots_frame import MotsFrame, TrackingFrames
 
+Kind = Literal["masks", "boxes"]
 LARGEST_NUMBER = 2**31 - 1
 """The toolkit keeps ids in 32 bits."""
 
 
-def read_scalabel_tracks(results: Path, data: Path) -> tuple[list[list[MotsFrame]], tuple[str, ...]]:
-    """The frames of each video of two Scalabel files, or folders of such files, and what the toolkit would only log.
+def read_scalabel_tracks(results: Path, data: Path, box_data: Path | None = None) -> TrackingFrames:
+    """Two Scalabel files, or folders of such files, ready to be compared.
 
-    A video without predictions counts as empty. A frame in which two predicted masks share a pixel loses all its
-    predictions, as in the toolkit: this is noted.
+    Masks are compared where both sides have them, else boxes. A video without predictions counts as empty. A frame in
+    which two predicted masks share a pixel loses all its predictions, as in the toolkit: this is noted.
+
+    Args:
+        results: the predicted tracks.
+        data: the annotated tracks.
+        box_data: the annotated tracks for results that have boxes only, where they are elsewhere.
 
     Raises:
         DataError: with every problem of the files, or of the masks and ids in them.
     """
     problems: list[Problem] = []
-    sides: list[dict[str, list[ScalabelFrame]]] = []
-    for path in (data, results):
-        try:
-            frames = read_scalabel(path)
-        except DataError as error:
-            problems += error.problems
-            continue
-        nameless = [frame.name for frame in frames if frame.video is None]
-        problems += [Problem(str(path), name, "has no videoName", "Name its video") for name in nameless]
-        sides.append(videos_of(frames))
+    predicted = _frames_of(results, problems)
+    if box_data is not None and not any(label.segmentation is not None for label in _labels(predicted)):
+        data = box_data
+    annotated = _frames_of(data, problems)
     if problems:
         raise DataError(problems)
-    annotated, predicted = sides
-    notes = []
-    for name in sorted(predicted.keys() - annotated.keys()):
-        problems.append(Problem(str(results), f"video {name}", "is not annotated", "Leave it out, or correct its name"))
+    kind = _kind(results, predicted, data, annotated)
+    notes: list[str] = []
+    sides = {True: _Side(str(data), kind, problems), False: _Side(str(results), kind, problems)}
+    videos = [
+        _objects(frames, others, sides)
+        for frames, others in _paired(results, videos_of(predicted), videos_of(annotated), problems, notes)
+    ]
+    masks = {is_true: side.read() for is_true, side in sides.items()}
+    if problems:
+        raise DataError(problems)
+    notes += [note for side in sides.values() for note in side.notes()]
+    if kind == "boxes":
+        by_program = [
+            [[_box_frame(true, found, overlap) for true, found in video] for video in videos]
+            for overlap in (toolkit_overlap, track_eval_overlap)
+        ]
+        return TrackingFrames(kind, *by_program, tuple(notes))
+    frames = [[_mask_frame(true, found, masks) for true, found in video] for video in videos]
+    overlapping = sum(frame is None for video in frames for frame in video)
+    if overlapping:
+        notes.append(f"in {overlapping} frames predicted masks overlap: all predictions of these frames are left out")
+    whole = [
+        [frame or _mask_frame(true, [], masks) for frame, (true, _) in zip(*pair, strict=True)]
+        for pair in zip(frames, videos, strict=True)
+    ]
+    return TrackingFrames(kind, whole, whole, tuple(notes))
+
+
+def _frames_of(path: Path, problems: list[Problem]) -> tuple[ScalabelFrame, ...]:
+    """The frames of a file or folder; none, reported, where it is damaged."""
+    try:
+        frames = read_scalabel(path)
+    except DataError as error:
+        problems += error.problems
+        return ()
+    nameless = [frame.name for frame in frames if frame.video is None]
+    problems += [Problem(str(path), name, "has no videoName", "Name its video") for name in nameless]
+    return frames
+
+
+def _labels(frames: Iterable[ScalabelFrame]) -> Iterable[ScalabelLabel]:
+    return (label for frame in frames for label in frame.labels)
+
+
+def _kind(results: Path, predicted: Sequence[ScalabelFrame], data: Path, annotated: Sequence[ScalabelFrame]) -> Kind:
+    """What both sides have: masks, or else boxes. DataError if there is neither."""
+    has: list[set[Kind]] = []
+    for frames in (annotated, predicted):
+        masks = any(label.segmentation is not None for label in _labels(frames))
+        boxes = any(label.box is not None for label in _labels(frames))
+        has.append({kind for kind, there in (("masks", masks), ("boxes", boxes)) if there})
+    true, found = has
+    common = true & found if true and found else true | found or {"masks"}
+    if common:
+        return "masks" if "masks" in common else "boxes"
+    problem = f"has {' and '.join(found)} only, the annotations {data} have {' and '.join(true)} only"
+    raise DataError([Problem(str(results), "labels", problem, "Give both sides rle, or both box2d")])
+
+
+def _paired(
+    results: Path,
+    predicted: Mapping[str, list[ScalabelFrame]],
+    annotated: Mapping[str, list[ScalabelFrame]],
+    problems: list[Problem],
+    notes: list[str],
+) -> list[tuple[list[ScalabelFrame], list[ScalabelFrame]]]:
+    """The annotated frames of each video with the predicted ones."""
+    problems += [
+        Problem(str(results), f"video {name}", "is not annotated", "Leave it out, or correct its name")
+        for name in sorted(predicted.keys() - annotated.keys())
+    ]
     missing = sorted(annotated.keys() - predicted.keys())
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         notes.append(f"{len(missing)} of {len(annotated)} videos have no predictions and count as empty: {names}")
-    masks = {True: _Masks(str(data), problems), False: _Masks(str(results), problems)}
-    drawn: list[list[tuple[list[_Drawn], list[_Drawn]]]] = []
+    pairs = []
     for name, frames in annotated.items():
         others = predicted.get(name)
         if others is None:
@@ -64,77 +133,71 @@ def read_scalabel_tracks(results: Path, data: Path) -> tuple[list[list[MotsFrame
             remedy = 'Write every annotated frame with its frameIndex, with "labels": [] for nothing'
             problems.append(Problem(str(results), f"video {name}", problem, remedy))
             continue
-        size = next((label.segmentation["size"] for frame in (*frames, *others) for label in _with_rle(frame)), None)
-        texts = any(not label.id.isdecimal() for frame in frames for label in frame.labels)
-        drawn.append(
-            [
-                (masks[True].add(frame, size, texts), masks[False].add(other, size, False))
-                for frame, other in zip(frames, others, strict=True)
-            ]
-        )
-    checked = {annotated: side.read() for annotated, side in masks.items()}
-    if problems:
-        raise DataError(problems)
-    overlapping = 0
-    videos = []
-    for places in drawn:
-        videos.append([])
-        for true, found in places:
-            frame = _frame(true, found, checked)
-            overlapping += frame is None
-            videos[-1].append(frame or _frame(true, [], checked))
-    if overlapping:
-        notes.append(f"in {overlapping} frames predicted masks overlap: all predictions of these frames are left out")
-    return videos, tuple(notes)
+        pairs.append((frames, others))
+    return pairs
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """One labelled mask: who it is, and its place among the masks of its file."""
+class _Object:
+    """One labeled object in one frame: its id and class, its corners, and its index among the masks of its file."""
 
-    place: int
-    number: int
+    id: int
     label: int
     ignored: bool
+    mask: int
+    corners: tuple[float, float, float, float] | None
 
 
-def _with_rle(frame: ScalabelFrame) -> list[ScalabelLabel]:
-    return [label for label in frame.labels if isinstance(label.segmentation, dict)]
+_Frames = list[tuple[list[_Object], list[_Object]]]
+"""The annotated and the predicted objects of each frame of a video."""
 
 
-class _Masks:
-    """The masks of one file, gathered so that they can be checked together."""
+def _objects(frames: Sequence[ScalabelFrame], others: Sequence[ScalabelFrame], sides: dict[bool, _Side]) -> _Frames:
+    rles = (label.segmentation for label in _labels((*frames, *others)) if isinstance(label.segmentation, dict))
+    size = next((rle["size"] for rle in rles), None)
+    texts = any(not label.id.isdecimal() for label in _labels(frames))
+    return [
+        (sides[True].add(frame, size, texts), sides[False].add(other, size, False))
+        for frame, other in zip(frames, others, strict=True)
+    ]
 
-    def __init__(self, file: str, problems: list[Problem]):
-        self.file, self.problems = file, problems
-        self.entries: list[tuple[str, object, int, int]] = []
+
+class _Side:
+    """The objects of one file; masks are gathered so that they can be checked together."""
+
+    def __init__(self, file: str, kind: Kind, problems: list[Problem]):
+        self.file, self.kind, self.problems = file, kind, problems
+        self.masks: list[tuple[str, object, int, int]] = []
         self.numbers: dict[tuple[str | None, str], int] = {}
+        self.left_out: Counter[str] = Counter()
 
-    def add(self, frame: ScalabelFrame, size: Sequence[int] | None, texts: bool) -> list[_Drawn]:
-        """The labels with masks of a frame whose masks should be of `size`. `texts`: ids are not numbers."""
-        drawn, seen = [], set()
+    def add(self, frame: ScalabelFrame, size: Sequence[int] | None, texts: bool) -> list[_Object]:
+        """The objects of a frame whose masks should be of `size`. texts: ids are not numbers."""
+        objects, seen = [], set()
         for label in frame.labels:
             record = f"{frame.video}, {frame.name}, label {label.id}"
             known = class_of(label.category)
             if known is None:
                 self.report(record, f"category {label.category!r} is unknown", "Write one of BDD100K's names")
                 continue
-            if isinstance(label.segmentation, list):
+            if self.kind == "masks" and isinstance(label.segmentation, list):
                 self.report(record, "is a polygon", "Give RLE masks: polygons are painted in several ways")
                 continue
-            if label.segmentation is None:
+            if (label.segmentation if self.kind == "masks" else label.corners) is None:
+                self.left_out[f"labels have no {'rle' if self.kind == 'masks' else 'box2d'} and do not count"] += 1
                 continue
-            number = self.number(frame.video, label.id, texts, record)
-            if number is None:
+            id = self.number(frame.video, label.id, texts, record)
+            if id is None:
                 continue
             ignored = label.crowd or label.ignored or known[1]
-            if not ignored and (known[0], number) in seen:
+            if not ignored and (known[0], id) in seen:
                 self.report(record, "occurs twice in this frame", "Give each object one label per frame")
             if not ignored:
-                seen.add((known[0], number))
-            drawn.append(_Drawn(len(self.entries), number, known[0], ignored))
-            self.entries.append((record, label.segmentation, *size))
-        return drawn
+                seen.add((known[0], id))
+            objects.append(_Object(id, known[0], ignored, len(self.masks), label.corners))
+            if self.kind == "masks":
+                self.masks.append((record, label.segmentation, *size))
+        return objects
 
     def number(self, video: str | None, text: str, texts: bool, record: str) -> int | None:
         """The number that stands for an id; reported where the toolkit cannot make one of it."""
@@ -149,33 +212,50 @@ class _Masks:
         return number
 
     def read(self) -> Masks:
-        return compress_masks(self.entries, file=self.file, problems=self.problems)
+        return compress_masks(self.masks, file=self.file, problems=self.problems)
 
     def report(self, record: str, problem: str, remedy: str) -> None:
         self.problems.append(Problem(self.file, record, problem, remedy))
 
+    def notes(self) -> list[str]:
+        return [f"{self.file}: {count} {what}" for what, count in self.left_out.items()]
 
-def _frame(true: Sequence[_Drawn], found: Sequence[_Drawn], masks: dict[bool, Masks]) -> MotsFrame | None:
+
+def _mask_frame(true: Sequence[_Object], found: Sequence[_Object], masks: dict[bool, Masks]) -> MotsFrame | None:
     """The objects of a frame; None if predicted masks overlap, ignored ones among them."""
     true_rles, own_rles, own_areas = masks[True].rles, masks[False].rles, masks[False].area_N
     if len(found) > 1:
-        whole = coco_mask.merge([own_rles[drawn.place] for drawn in found])
-        if int(coco_mask.area(whole)) != own_areas[[drawn.place for drawn in found]].sum():
+        whole = coco_mask.merge([own_rles[each.mask] for each in found])
+        if int(coco_mask.area(whole)) != own_areas[[each.mask for each in found]].sum():
             return None
-    regions = [true_rles[drawn.place] for drawn in true if drawn.ignored]
-    true, found = ([drawn for drawn in side if not drawn.ignored] for side in (true, found))
-    own = [own_rles[drawn.place] for drawn in found]
+    regions = [true_rles[each.mask] for each in true if each.ignored]
+    true, found = ([each for each in side if not each.ignored] for side in (true, found))
+    own = [own_rles[each.mask] for each in found]
     iou_GP, covered_P = np.zeros((len(true), len(found))), np.zeros(len(found))
     if true and found:
-        iou_GP = coco_mask.iou(own, [true_rles[drawn.place] for drawn in true], [0] * len(true)).T
+        iou_GP = coco_mask.iou(own, [true_rles[each.mask] for each in true], [0] * len(true)).T
     if regions and found:
         # Of a "crowd", pycocotools divides by the prediction's area.
         covered_P = coco_mask.iou(own, regions, [1] * len(regions)).max(1)
+    return _frame(true, found, iou_GP, covered_P)
+
+
+def _box_frame(true: Sequence[_Object], found: Sequence[_Object], overlap: Overlap) -> MotsFrame:
+    """The objects of a frame, their boxes compared as one of the programs does it."""
+    regions = [each for each in true if each.ignored]
+    true, found = ([each for each in side if not each.ignored] for side in (true, found))
+    corners = [np.array([each.corners for each in side]).reshape(-1, 4) for side in (true, found, regions)]
+    iou_GP, _ = overlap(corners[0], corners[1])
+    _, inside_RP = overlap(corners[2], corners[1])
+    return _frame(true, found, iou_GP, inside_RP.max(0, initial=0.0))
+
+
+def _frame(true: Sequence[_Object], found: Sequence[_Object], iou_GP: np.ndarray, covered_P: np.ndarray) -> MotsFrame:
     return MotsFrame(
-        np.array([drawn.number for drawn in true], np.int64),
-        np.array([drawn.label for drawn in true], np.int64),
-        np.array([drawn.number for drawn in found], np.int64),
-        np.array([drawn.label for drawn in found], np.int64),
+        np.array([each.id for each in true], np.int64),
+        np.array([each.label for each in true], np.int64),
+        np.array([each.id for each in found], np.int64),
+        np.array([each.label for each in found], np.int64),
         iou_GP,
         covered_P,
     )

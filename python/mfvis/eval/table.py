@@ -75,17 +75,18 @@ def ap_table(metrics: Metrics) -> str:
 
 
 def mots_table(metrics: MotsMetrics) -> str:
-    """The numbers of papers, then the toolkit's table with TrackEval's HOTA and sMOTSA beside it; all in percent."""
+    """The numbers of papers, then the toolkit's table with TrackEval's HOTA, and sMOTSA of masks; all in percent."""
     head = "   ".join(
         f"{name} {value}" if isinstance(value, int) else f"{name} {value:.1f}"
         for name, value in metrics.named().items()
     )
     shown = [f.name for f in fields(ClearNumbers)]
-    rows = [["class", *shown, *("sMOTSA" if name == "sMOTA" else name for name in TRACK_EVAL_SHOWN)]]
+    others = TRACK_EVAL_SHOWN[:-1] if metrics.of_boxes else TRACK_EVAL_SHOWN
+    rows = [["class", *shown, *("sMOTSA" if name == "sMOTA" else name for name in others)]]
     groups = {"AVERAGE": "cls_comb_cls_av", "OVERALL": "cls_comb_det_av"}
     for name, numbers in metrics.clear.items():
         values = [getattr(numbers, column) for column in shown]
-        values += [100 * getattr(metrics.track_eval[groups.get(name, name)], column) for column in TRACK_EVAL_SHOWN]
+        values += [100 * getattr(metrics.track_eval[groups.get(name, name)], column) for column in others]
         cells = [str(v) if isinstance(v, int) else f"{v:.1f}" if math.isfinite(v) else "-" for v in values]
         rows.append([name, *cells])
     return "\n".join([*metrics.notes, *[""] * bool(metrics.notes), f" {head}", "", *_aligned(rows)])
