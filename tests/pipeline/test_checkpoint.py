@@ -14,8 +14,9 @@ import torch
 from mfvis.config import Config
 from mfvis.errors import CheckpointError
 from mfvis.models.mask2former import VideoMask2Former
+from mfvis.models.weights import read_state_dict, save_safetensors
 from mfvis.parsing import build, load_preset
-from mfvis.train import checkpoint
+from mfvis.train import checkpoint, resume
 from mfvis.types import Category
 
 CATEGORIES = (Category(3, "cat"), Category(7, "dog"))
@@ -28,7 +29,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = build(Config, load_preset("test") | {"data": "x.json"}, "test")
     model = VideoMask2Former(config.model, len(CATEGORIES))
     written = checkpoint.save(folder, "000004", checkpoint.Description(4, config, CATEGORIES), model, {"sampler": {}})
-    checkpoint.point_last(written, keep=1)
+    checkpoint.update_last_link(written, keep=1)
     return written
 
 
@@ -44,7 +45,7 @@ def test_a_checkpoint_gives_back_what_it_was_given(good: Path) -> None:
     model, categories, config = checkpoint.load_model(good)
     assert categories == CATEGORIES and not model.training
     assert config.model.hidden_dim == 16
-    assert checkpoint.restore(good, model) == {"sampler": {}}
+    assert checkpoint.read_tensors(good / "training.pt") == {"sampler": {}}
 
 
 def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
@@ -65,15 +66,45 @@ def dangerous(folder: Path) -> None:
     torch.save({"optimizer": Payload()}, folder / "training.pt")
 
 
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-10 if file.suffix == ".safetensors" else content.index(b"sampler")] ^= 1
+    file.write_bytes(content)
+
+
+def poison(file: Path) -> None:
+    state = read_state_dict(file)
+    state["decoder.query_features.weight"][0, 0] = float("inf")
+    save_safetensors(file, state)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no directory": (shutil.rmtree, "no such checkpoint"),
     "no description": (lambda f: (f / "checkpoint.json").unlink(), "it has no checkpoint.json"),
-    "description cut short": (lambda f: (f / "checkpoint.json").write_text('{"format": 1,'), "not readable as JSON"),
-    "description of other kind": (lambda f: (f / "checkpoint.json").write_text("[1]"), "description was expected"),
+    "description cut short": (
+        lambda f: (f / "checkpoint.json").write_text('{"format": 1,'),
+        "ends in the middle of the JSON",
+    ),
+    "description of other kind": (lambda f: (f / "checkpoint.json").write_text("[1]"), "is a list, expected an object"),
     "no step": (edit(lambda c: c.pop("step")), "'step'"),
     "newer format": (edit(lambda c: c.update(format=9)), "format 9; this version reads format 1"),
     "unknown setting": (edit(lambda c: c["config"].update(modle={})), "unknown key modle, did you mean model?"),
     "wrong setting": (edit(lambda c: c["config"]["model"].update(num_queries=-1)), "model.num_queries"),
+    "absurd size": (edit(lambda c: c["config"]["model"].update(num_queries=10**9)), "model.num_queries is 1000000000"),
+    "absurd depth": (edit(lambda c: c["config"]["model"].update(decoder_layers=10**9)), "model.decoder_layers is"),
+    "wide and deep": (
+        edit(lambda c: c["config"]["model"].update(decoder_layers=60, decoder_ffn_dim=64)),
+        "does not fit the model",
+    ),
+    "negative step": (edit(lambda c: c.update(step=-1)), "step is -1"),
+    "absurd step": (edit(lambda c: c.update(step=10**400)), "step is <an integer of"),
+    "infinite step": (lambda f: (f / "checkpoint.json").write_text('{"format": 1, "step": 1e999}'), "step is inf"),
+    "no categories": (edit(lambda c: c.update(categories=[])), "there is no category"),
+    "nested too deeply": (lambda f: (f / "checkpoint.json").write_text("[" * 10**5), "is not JSON"),
+    "a pipe": (lambda f: ((f / "training.pt").unlink(), os.mkfifo(f / "training.pt")), "no regular file"),
+    "a byte of the weights": (lambda f: flip(f / "model.safetensors"), "the checksum in its metadata is another"),
+    "a byte of the training state": (lambda f: flip(f / "training.pt"), "checksum"),
+    "weights that are not finite": (lambda f: poison(f / "model.safetensors"), "1 tensors hold NaN or infinity"),
     "other size": (edit(lambda c: c["config"]["model"].update(hidden_dim=32)), "does not fit the model"),
     "fewer classes": (edit(lambda c: c["categories"].pop()), "does not fit the model"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no such weights file"),
@@ -91,8 +122,8 @@ def test_malformed_checkpoints(damage: Callable[[Path], object], message: str, g
     shutil.copytree(good, broken)
     damage(broken)
     with pytest.raises(CheckpointError) as raised:
-        model, _, _ = checkpoint.load_model(broken)
-        checkpoint.restore(broken, model)
+        checkpoint.load_model(broken)
+        checkpoint.read_tensors(broken / "training.pt")
     assert message in str(raised.value)
     assert "000004" in str(raised.value)
 
@@ -105,10 +136,10 @@ def test_training_state_of_another_training(missing: str, good: Path) -> None:
     model, _, _ = checkpoint.load_model(good)
     optimizer, sampler = make_optimizer(model, OptimConfig()), ClipSampler([3])
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = checkpoint.training_state(optimizer, sampler, scaler)
+    state = resume.training_state(optimizer, sampler, scaler)
     del state[missing]
     with pytest.raises(CheckpointError, match="does not fit this training"):
-        checkpoint.apply_training(state, optimizer, sampler, scaler, "runs/x")
+        resume.apply_training(state, optimizer, sampler, scaler, 0, "runs/x")
 
 
 def test_starting_weights_leave_out_the_class_head_of_other_classes(good: Path) -> None:

@@ -165,7 +165,7 @@ def test_partial_checkpoint_is_never_taken_for_one(uninterrupted: Path, tmp_path
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     written = checkpoint.save(tmp_path, "000007", description, model)
-    checkpoint.point_last(written, keep=1)
+    checkpoint.update_last_link(written, keep=1)
     assert checkpoint.describe(checkpoint.find(tmp_path)) == description
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000007", "last"]
 
@@ -174,7 +174,7 @@ def test_old_checkpoints_go(uninterrupted: Path, tmp_path: Path) -> None:
     model, categories, config = checkpoint.load_model(uninterrupted)
     for step in (1, 2, 3):
         written = checkpoint.save(tmp_path, f"{step:06}", checkpoint.Description(step, config, categories), model)
-        checkpoint.point_last(written, keep=2)
+        checkpoint.update_last_link(written, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003", "last"]
 
 

@@ -23,6 +23,8 @@ def read_json(path: Path, problems: list[Problem]) -> Any | None:
     def report(problem: str, remedy: str) -> None:
         problems.append(Problem(str(path), "file", problem, remedy))
 
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        return report(f"is {'a folder' if path.is_dir() else 'a pipe or a device'}", "Name a file")
     try:
         text = path.read_text(encoding="utf-8-sig")  # programs of Windows begin with a mark
     except (FileNotFoundError, NotADirectoryError):

@@ -134,7 +134,7 @@ def _write_run(config: ConvertConfig, model: ModelConfig, tensors: Mapping[str, 
         if checkpoint.locate(config.out):
             raise ConfigError(f"{config.out} holds a training already; choose another --out")
         saved = checkpoint.save(config.out / "checkpoints", f"{0:06}", description, module)
-        checkpoint.point_last(saved, keep=1)
+        checkpoint.update_last_link(saved, keep=1)
     print(f"a run with the classes {', '.join(c.name for c in categories[:5])}, ...: {config.out}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from mfvis.models.foreign import Named, to_ours
 from mfvis.models.names import canonical
 from mfvis.writing import atomic_write
 
+CHECKSUM_KEY = "mfvis_crc32"
+"""Metadata of a file of ours: its `_checksum`, as the format has none."""
 STRIDE_KEY = "stride_in_1x1"
 """Metadata of a file of ours: where its ResNet strides, if the format that it came from says so."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?<!\.pkl)(?<!\.pth)(?<!\.bin)(?<!\.pt)(?<!\.safetensors)")
@@ -127,12 +130,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights file. Give the path of a .safetensors or PyTorch file")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path}: not a readable safetensors file ({error}). Download or write it anew"
-            ) from error
+        return _read_safetensors(path)
     content = unpickle.load(path)
     for wrapper in ("model", "state_dict"):
         # dict's own methods, as a pickle can hide an OrderedDict's behind attributes
@@ -145,12 +143,36 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        state, checksum = load_file(path), _metadata(path).get(CHECKSUM_KEY)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}). Download or write it again"
+        ) from error
+    if checksum not in (None, _checksum(state)):
+        raise CheckpointError(
+            f"{path}: damaged, the checksum in its metadata is another. Copy or write it again; if you changed tensors "
+            f"on purpose, leave {CHECKSUM_KEY} out of the metadata"
+        )
+    return state
+
+
+def _checksum(state: Mapping[str, Tensor]) -> str:
+    """CRC-32 of names, types, shapes and values."""
+    crc = 0
+    for name, value in sorted(state.items()):
+        crc = zlib.crc32(f"{name} {value.dtype} {list(value.shape)}".encode(), crc)
+        crc = zlib.crc32(value.contiguous().view(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
+
+
 def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors by name; the file appears under its name only once it is complete."""
+    """Write tensors by name, with a checksum; the file appears once it is complete."""
     # Tensors that share storage (or are views of a bigger one) cannot be stored as they are.
     alone = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
     with atomic_write(path) as temporary:
-        save_file(alone, temporary, dict(metadata or {}))
+        save_file(alone, temporary, {**(metadata or {}), CHECKSUM_KEY: _checksum(alone)})
 
 
 def under_names_of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -176,7 +198,12 @@ def compare(module: nn.Module, state: Mapping[str, Tensor], anew: Sequence[str] 
 
 
 def load_weights(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, least: float = 1.0, anew: Sequence[str] = ()
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    least: float = 1.0,
+    anew: Sequence[str] = (),
+    check_finite: bool = True,
 ) -> LoadReport:
     """Copy the tensors that fit by name and shape into ``module`` and report on all others.
 
@@ -186,12 +213,31 @@ def load_weights(
         least: The share, 0 to 1, of the module's tensors that must be loaded; 1 is strict (and then nothing may be
             left over in ``state`` either).
         anew: Beginnings of names that may be absent or of another shape, such as a head for other classes.
+        check_finite: Refuse tensors that hold NaN or infinity.
 
     Raises:
-        CheckpointError: fewer fitted. The module is then as it was.
+        CheckpointError: fewer fitted, or one is not finite. The module is then as it was.
     """
     state = under_names_of(module, state)
-    report = compare(module, state, anew)
+    report = require_fit(module, state, source, least, anew)
+    loaded = {name: state[name] for name in report.loaded}
+    broken = [name for name, value in loaded.items() if not torch.isfinite(value).all()] if check_finite else []
+    if broken:
+        shown = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
+        raise CheckpointError(f"{source}: {len(broken)} tensors hold NaN or infinity ({shown}). Use other weights")
+    module.load_state_dict(loaded, strict=False)
+    return report
+
+
+def require_fit(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, least: float = 1.0, anew: Sequence[str] = ()
+) -> LoadReport:
+    """The report of `load_weights`, which takes the same arguments, without loading.
+
+    Raises:
+        CheckpointError: fewer tensors fit than `least` demands.
+    """
+    report = compare(module, under_names_of(module, state), anew)
 
     def required(names: Sequence[str]) -> list[str]:
         return [n for n in names if not n.endswith(".num_batches_tracked") and not n.startswith(tuple(anew))]
@@ -202,5 +248,4 @@ def load_weights(
             f"{source}: does not fit the model: {report}. At least {least:.0%} of the model's {needed} tensors "
             "must match; check that the configuration (backbone, sizes, classes) is the one the weights were made with"
         )
-    module.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     return report

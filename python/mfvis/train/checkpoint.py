@@ -12,24 +12,26 @@ process may be killed between any two of these. The random state needs no file: 
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import re
 import shutil
+import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from mfvis.config import Config
-from mfvis.data.clips import ClipSampler
-from mfvis.errors import CheckpointError, ConfigError
+from mfvis.data.jsonfile import LARGEST, is_integer, read_object
+from mfvis.errors import CheckpointError, ConfigError, Problem
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.models.weights import load_weights, read_state_dict, read_weights, save_safetensors
+from mfvis.models.weights import load_weights, read_state_dict, read_weights, require_fit, save_safetensors
 from mfvis.parsing import build, to_plain
+from mfvis.text import shortened
 from mfvis.types import Category
 from mfvis.writing import atomic_write
 
@@ -54,7 +56,7 @@ def save(
     model: nn.Module,
     training: dict[str, Any] | None = None,
 ) -> Path:
-    """Write ``checkpoints/name`` in one piece and return it. `training`: state dicts for `restore`."""
+    """Write ``checkpoints/name`` in one piece and return it. `training`: state dicts for `read_tensors`."""
     content = {
         "format": FORMAT,
         "step": description.step,
@@ -80,20 +82,30 @@ def save_tensors(path: Path, content: Any) -> None:
         torch.save(content, file)
 
 
-def point_last(checkpoint: Path, keep: int) -> None:
+def update_last_link(checkpoint: Path, keep: int) -> None:
     """Make ``last`` point to `checkpoint`, in one move, and remove all but the newest `keep` checkpoints."""
-    checkpoints = checkpoint.parent
-    link = checkpoints / ".last.partial"
-    link.unlink(missing_ok=True)
-    link.symlink_to(checkpoint.name)
-    os.replace(link, checkpoints / "last")
-    paths = {int(path.name): path for path in checkpoints.iterdir() if re.fullmatch("[0-9]+", path.name)}
-    for step in sorted(step for step in paths if step <= int(checkpoint.name))[:-keep]:
-        shutil.rmtree(paths[step])
+    checkpoints, last = checkpoint.parent, checkpoint.with_name("last")
+    if last.is_dir() and not last.is_symlink():  # a copy, as tools make it that follow links
+        shutil.rmtree(last)
+    with atomic_write(last) as link:
+        link.symlink_to(checkpoint.name)
+    for old in [path for path in _numbered(checkpoints) if int(path.name) <= int(checkpoint.name)][:-keep]:
+        shutil.rmtree(old)
+
+
+def all_of(checkpoints: Path) -> list[Path]:
+    """The checkpoints in a run's folder ``checkpoints``: the one that ``last`` points to, then the newest first."""
+    last = checkpoints / "last"
+    first = [last.resolve()] if last.is_dir() else []
+    return first + [path for path in _numbered(checkpoints)[::-1] if path.resolve() not in first]
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint that `path` means: a checkpoint's directory, or that of a run, which means its last one."""
+    """The checkpoint that `path` means: a checkpoint's directory, or that of a run, which means its last one.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if found := locate(path):
         return found
     path = Path(path)
@@ -105,68 +117,126 @@ def find(path: str | Path) -> Path:
 
 
 def locate(path: str | Path) -> Path | None:
-    """As `find`; None where there is no checkpoint."""
+    """As `find`; None where there is no checkpoint.
+
+    Where ``last`` is missing or leads nowhere the newest checkpoint is taken, with a note on stderr.
+    """
     path = Path(path)
-    candidates = (path, path / "checkpoints" / "last", path / "last")
-    return next((place.resolve() for place in candidates if (place / DESCRIPTION).is_file()), None)
+    for place in (path, path / "checkpoints" / "last", path / "last"):
+        if (place / DESCRIPTION).is_file():
+            return place.resolve()
+    for folder in (path.parent if path.name == "last" else path, path / "checkpoints"):
+        newest = next((place for place in _numbered(folder)[::-1] if (place / DESCRIPTION).is_file()), None)
+        if newest is not None:
+            print(f"{folder / 'last'} does not lead to a checkpoint; {newest.name} is taken", file=sys.stderr)
+            return newest.resolve()
+    return None
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The directories named by a step, in order."""
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name) and path.is_dir())
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def describe(checkpoint: Path) -> Description:
     """Step, configuration and categories of a checkpoint. CheckpointError if it is damaged."""
     file = checkpoint / DESCRIPTION
+    problems: list[Problem] = []
+    content = read_object(file, problems)
+    if content is None:
+        reason = f"{problems[0].problem}. The checkpoint is damaged"
+        raise CheckpointError(f"{file}: {reason}. {_use_another(checkpoint)}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise CheckpointError(
                 f"{file}: format {content['format']!r}; this version reads format {FORMAT}. Use the mfvis that wrote it"
             )
+        step = content["step"]
+        if not is_integer(step) or not 0 <= step <= LARGEST:
+            raise ValueError(f"step is {shortened(step)}")
+        if not content["categories"]:
+            raise ValueError("there is no category")
         categories = tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in content["categories"])
-        return Description(int(content["step"]), build(Config, content["config"], str(file)), categories)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(
-            f"{file}: not readable as JSON ({error}). The checkpoint is damaged; use another"
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{file}: {error!r} where a checkpoint's description was expected; use another"
-        ) from error
+        description = Description(step, build(Config, content["config"], str(file)), categories)
+        _check_sizes(description, checkpoint / WEIGHTS)
+        return description
     except ConfigError as error:
         raise CheckpointError(f"{error}\nThe checkpoint was written by another version or edited by hand") from error
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: {error!r} where a checkpoint's description was expected. {_use_another(checkpoint)}"
+        ) from error
+
+
+def _check_sizes(description: Description, weights: Path) -> None:
+    """ValueError where the configuration has sizes beyond those of the weights: building such a model could take all
+    memory."""
+    if not weights.is_file():
+        return  # reported where the weights are read
+    try:
+        with safe_open(weights, "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return
+    largest = max([len(shapes), *(size for shape in shapes for size in shape)])
+    for name, size in vars(description.config.model).items():
+        if is_integer(size) and size > largest:
+            raise ValueError(f"model.{name} is {size}, but no tensor of {weights.name} has a side above {largest}")
+
+
+def _use_another(checkpoint: Path) -> str:
+    others = [path for path in all_of(checkpoint.parent) if path.resolve() != checkpoint.resolve()]
+    return f"Use another checkpoint{f', such as {others[0]}' if others else ''}"
 
 
 def load_model(
-    path: str | Path, device: torch.device | str = "cpu"
+    path: str | Path, device: torch.device | str = "cpu", check_finite: bool = True
 ) -> tuple[VideoMask2Former, tuple[Category, ...], Config]:
     """The model of a checkpoint in eval mode, the categories of its labels, and the configuration it was trained with.
 
-    path: a checkpoint's directory or a run's. Raises CheckpointError with what is wrong and where.
+    Args:
+        path: a checkpoint's directory or a run's.
+        device: where the model goes.
+        check_finite: refuse weights that hold NaN or infinity.
+
+    Raises:
+        CheckpointError: says what is wrong and where.
     """
     checkpoint = find(path)
     description = describe(checkpoint)
-    model = VideoMask2Former(description.config.model, len(description.categories), pretrained=False)
-    load_weights(model, read_state_dict(checkpoint / WEIGHTS), str(checkpoint / WEIGHTS))
+    weights = checkpoint / WEIGHTS
+    try:
+        state = read_state_dict(weights)
+        sizes = (description.config.model, len(description.categories))
+        with torch.device("meta"):  # takes no memory, whatever the description says
+            require_fit(VideoMask2Former(*sizes, pretrained=False), state, str(weights))
+        model = VideoMask2Former(*sizes, pretrained=False)
+        load_weights(model, state, str(weights), check_finite=check_finite)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {_use_another(checkpoint)}") from error
     return model.to(device).eval(), description.categories, description.config
 
 
-def restore(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
-    """Load the weights of a checkpoint into `model` and return the state dicts that `save` was given as `training`."""
-    load_weights(model, read_state_dict(checkpoint / WEIGHTS), str(checkpoint / WEIGHTS))
-    return read_tensors(checkpoint / TRAINING)
-
-
 def read_tensors(file: Path) -> dict[str, Any]:
-    """A dict of tensors and plain values that torch.save wrote; anything else is refused with a CheckpointError."""
+    """A dict of tensors and plain values that `save_tensors` wrote; anything else is refused with a CheckpointError."""
+    advice = _use_another(file.parent)
+    if not file.exists():
+        raise CheckpointError(f"{file}: missing, so the training cannot go on from here. {advice}")
     try:
+        if not file.is_file():
+            raise ValueError("no regular file")
+        with zipfile.ZipFile(file) as archive:  # torch does not look at the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} has another checksum")
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{file}: missing, so the training cannot go on from here. Use another checkpoint"
-        ) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files lead torch to whatever their bytes say
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{file}: damaged, or not plain tensors ({reason}). Use another checkpoint") from error
+        raise CheckpointError(f"{file}: damaged, or not plain tensors ({reason}). {advice}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: holds {type(content).__name__}; expected a dict. Use another checkpoint")
+        raise CheckpointError(f"{file}: holds {type(content).__name__}; expected a dict. {advice}")
     return content
 
 
@@ -200,33 +270,3 @@ def start_from(path: str | Path, model: VideoMask2Former, categories: Sequence[C
     if not own and any(norm.weight.requires_grad for norm in norms):
         said.append("the backbone's batch norms are trained on; to freeze them name model.backbone.weights too")
     return "; ".join(said)
-
-
-def training_state(
-    optimizer: torch.optim.Optimizer, sampler: ClipSampler, scaler: torch.amp.GradScaler
-) -> dict[str, Any]:
-    """What `save` keeps beside the weights. The learning rate and the random numbers follow from the step."""
-    return {
-        "optimizer": optimizer.state_dict(),
-        "sampler": sampler.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
-
-
-def apply_training(
-    state: dict[str, Any],
-    optimizer: torch.optim.Optimizer,
-    sampler: ClipSampler,
-    scaler: torch.amp.GradScaler,
-    source: str,
-) -> None:
-    """Put what `training_state` gave back in place. CheckpointError if it does not fit."""
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-        sampler.load_state_dict(state["sampler"])
-        if state["scaler"]:  # there is none but with fp16
-            scaler.load_state_dict(state["scaler"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{source}/{TRAINING}: does not fit this training ({error}). Use another checkpoint"
-        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,17 +12,19 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from mfvis.config import Config, accumulation, derived, shares
+from mfvis.data.check import check_frames_of
 from mfvis.data.clips import ClipDataset, ClipSampler, Draw, collate_alike
 from mfvis.data.datasets import counterparts, load_source, translated
 from mfvis.device import device_of
-from mfvis.errors import ConfigError, MfvisError
+from mfvis.errors import DataError, MfvisError, TrainingError
 from mfvis.losses.criterion import Criterion
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.parsing import to_plain, to_yaml
-from mfvis.train import checkpoint
+from mfvis.parsing import to_yaml
+from mfvis.train import checkpoint, resume
 from mfvis.train.checkpoint import Description
 from mfvis.train.log import Log
 from mfvis.train.optim import make_optimizer, set_learning_rate
@@ -29,18 +32,6 @@ from mfvis.train.replay import stop_for_replay
 from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch, Clip
 from mfvis.writing import run_lock
-
-FREE_TO_CHANGE = {
-    "out",
-    "resume",
-    "data",
-    "frames",
-    "init",
-    "train.num_workers",
-    "train.log_every",
-    "train.keep_checkpoints",
-}
-"""What may differ when a training is resumed; everything else would make it another training."""
 
 
 def train(config: Config) -> Path:
@@ -71,31 +62,32 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.amp == "fp16")
     processes, rank = accelerator.num_processes, accelerator.process_index
     passes = accumulation(settings, processes)
-    resumed_from = _resumed(config)
+    candidates = resume.candidates(config)
 
     # ---- Data ---------------------------------------------------------------------------------------------------
     clips = clip_datasets(config)
     categories = clips[0].dataset.categories
+    _check_frames(clips, accelerator)
     sampler = ClipSampler([len(part) for part in clips], settings.seed, shares(config.sources()), together=processes)
 
     # ---- Model, losses, optimiser -------------------------------------------------------------------------------
     torch.manual_seed(settings.seed)
-    bare = VideoMask2Former(config.model, len(categories), pretrained=not (resumed_from or config.init))
+    bare = VideoMask2Former(config.model, len(categories), pretrained=not (candidates or config.init))
     criteria = {masks: Criterion(config.loss, len(categories), masks) for masks in (False, True)}
     bare.to(accelerator.device)
     started = ""
-    if config.init and not resumed_from:
+    if config.init and not candidates:
         started = checkpoint.start_from(config.init, bare, categories)
     optimizer = make_optimizer(bare, settings)
     model, optimizer = accelerator.prepare(bare, optimizer)
 
     # ---- Resume -------------------------------------------------------------------------------------------------
-    first_step = 0
-    if resumed_from:
-        state = checkpoint.restore(resumed_from, bare)
-        first_step = checkpoint.describe(resumed_from).step
-        checkpoint.apply_training(state, optimizer, sampler, scaler, str(resumed_from))
-        started = f"resumed from {resumed_from}, step {first_step}"
+    first_step, last = 0, None
+    if candidates:
+        resumed = resume.restore(candidates, bare, optimizer, sampler, scaler, settings.batch_size)
+        first_step, last = resumed.step, resumed.checkpoint
+        notes += resumed.notes
+        started = f"resumed from {last}, step {first_step}"
     log = Log(config.out, first_step, settings.steps, settings.log_every, accelerator.is_main_process)
     log.say(to_yaml(config) + "\n".join(derived(config, processes, [len(part) for part in clips])))
     for note in [*notes, *(note for part in clips for note in part.dataset.notes)]:
@@ -110,7 +102,6 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
 
     # ---- Steps --------------------------------------------------------------------------------------------------
     model.train()
-    last = resumed_from
     for step in range(first_step, settings.steps):
         rate = set_learning_rate(optimizer, settings, step)
         sums: dict[str, torch.Tensor] = {}
@@ -154,15 +145,20 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
 
         # ---- Checkpoint -----------------------------------------------------------------------------------------
         if done % settings.checkpoint_every == 0 or done == settings.steps:
+            if broken := next((name for name, p in bare.named_parameters() if not torch.isfinite(p).all()), None):
+                raise TrainingError(
+                    f"step {done}: the weights are not finite any more, such as {broken}; no checkpoint was written. "
+                    "A lower --train.lr or a longer --train.warmup is what usually helps"
+                )
             if accelerator.is_main_process:
                 last = checkpoint.save(
                     config.out / "checkpoints",
                     f"{done:06}",
                     Description(done, config, categories),
                     bare,
-                    checkpoint.training_state(optimizer, sampler, scaler),
+                    resume.training_state(optimizer, sampler, scaler),
                 )
-                checkpoint.point_last(last, settings.keep_checkpoints)
+                checkpoint.update_last_link(last, settings.keep_checkpoints)
             accelerator.wait_for_everyone()
     log.close()
     if last is None or not accelerator.is_main_process:
@@ -188,6 +184,16 @@ def clip_datasets(config: Config) -> list[ClipDataset]:
         clip = replace(config.clip, frames=source.length or config.clip.frames)
         parts.append(ClipDataset(dataset, clip, with_masks))
     return parts
+
+
+def _check_frames(clips: Sequence[ClipDataset], accelerator: Accelerator) -> None:
+    """DataError with every frame that cannot be read; each process looks at a part of the videos."""
+    videos = [video for part in clips for video in part.videos]
+    if accelerator.is_main_process:
+        print(f"checking {sum(video.length for video in videos)} frames", file=sys.stderr, flush=True)
+    problems = check_frames_of(videos[accelerator.process_index :: accelerator.num_processes])
+    if problems := gather_object(problems):
+        raise DataError(problems)
 
 
 class _Reported(Dataset):
@@ -240,39 +246,3 @@ def _batches(
         if isinstance(batches, MfvisError):
             raise batches
         yield batches
-
-
-def _resumed(config: Config) -> Path | None:
-    """The checkpoint to go on from; ConfigError where `config.out` and `config.resume` do not fit."""
-    try:
-        found = checkpoint.find(config.out / "checkpoints" / "last")
-    except MfvisError:
-        if config.resume:
-            raise ConfigError(f"nothing to resume: {config.out} has no checkpoint; leave out --resume") from None
-        return None
-    description = checkpoint.describe(found)
-    if not config.resume:
-        raise ConfigError(
-            f"{config.out} holds a training at step {description.step}; add --resume to go on, or choose another --out"
-        )
-    before, now = _flat(_comparable(description.config)), _flat(_comparable(config))
-    changed = [key for key in now if before.get(key) != now[key] and key not in FREE_TO_CHANGE]
-    if changed:
-        lines = "\n".join(f"  {key}: {before.get(key)} then, {now[key]} now" for key in changed)
-        raise ConfigError(
-            f"{found} was trained with other settings:\n{lines}\n"
-            f"Resume with the old ones, or start anew from its weights: --init {found} with another --out"
-        )
-    return found
-
-
-def _comparable(config: Config) -> dict[str, object]:
-    """The configuration, and of its data sets everything but where they lie."""
-    return to_plain(config) | {"data sets": [to_plain(replace(source, path=Path())) for source in config.sources()]}
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -37,7 +37,8 @@ class Log:
         self.board = None
         if active:
             out.mkdir(parents=True, exist_ok=True)
-            _keep_until(self.file, first_step)
+            if dropped := _keep_until(self.file, first_step):
+                self.say(f"{self.file}: {dropped} lines that are no records were dropped")
             self.board = _tensorboard(out, first_step)
 
     def step(
@@ -123,13 +124,28 @@ def _memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _keep_until(file: Path, step: int) -> None:
-    """Rewrite a log without the records after `step`, which will be made again, and without a half-written line."""
+def _keep_until(file: Path, step: int) -> int:
+    """Rewrite a log without the records after `step`, which will be made again, and without a half-written last line.
+
+    Returns the number of other lines that are no records, which are dropped too.
+    """
     if not file.exists():
-        return
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        return 0
+    lines = file.read_bytes().split(b"\n")[:-1]
+    steps = [_step_of(line) for line in lines]
+    kept = [line + b"\n" for line, done in zip(lines, steps, strict=True) if done is not None and done <= step]
     with atomic_write(file) as temporary:
-        temporary.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+        temporary.write_bytes(b"".join(kept))
+    return steps.count(None)
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a record; None for a line that is no record."""
+    try:
+        step = json.loads(line.decode("utf-8"))["step"]
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return None
+    return step if isinstance(step, int) else None
 
 
 def _tensorboard(out: Path, first_step: int) -> Any:

@@ -64,7 +64,7 @@ def run(config: ReplayConfig) -> LossTerms:
         )
     description = checkpoint.describe(checkpoint.find(config.path))
     trained = description.config
-    model, categories, _ = checkpoint.load_model(config.path)
+    model, categories, _ = checkpoint.load_model(config.path, check_finite=False)
     content = checkpoint.read_tensors(config.path / BATCH)
     part, rank = content.pop("part"), content.pop("rank")
     batch = Batch(**content | {"clips": tuple(ClipOrigin(*origin) for origin in content["clips"])})
