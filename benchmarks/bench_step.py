@@ -56,10 +56,8 @@ ON = {
     "cuda": (ModelConfig(backbone=BackboneConfig(name="resnet50")), Sizes(2, 5, 480, 864, 10)),
 }
 LOSSES = LossConfig(temporal=TemporalConfig(warmup=0), pairwise=PairwiseConfig(warmup=0))
-REPLACED = (
-    *("rgb_to_lab", "temporal_topk", "match_weight", "tk_loss_terms", "pairwise_loss", "box_projection_loss"),
-    *("mask_to_boxes", "box_tube_dice"),
-)
+REPLACED = ("rgb_to_lab", "pairwise_loss_terms", "box_projection_loss", "mask_to_boxes", "box_tube_dice")
+IN_TK_LOSS = ("temporal_topk", "match_weight", "tk_loss_terms")
 
 
 def reference_of(name: str) -> Callable[..., Any]:
@@ -70,9 +68,9 @@ def reference_of(name: str) -> Callable[..., Any]:
 @contextlib.contextmanager
 def plain_pytorch() -> Iterator[None]:
     """Within, the losses and the pixel decoder compute by `mfvis_ext.reference`."""
-    functions = {name: reference_of(name) for name in REPLACED}
     with (
-        mock.patch.multiple(mfvis_ext, **functions),
+        mock.patch.multiple(mfvis_ext, **{name: reference_of(name) for name in REPLACED}),
+        mock.patch.multiple(mfvis_ext.modules, **{name: reference_of(name) for name in IN_TK_LOSS}),
         mock.patch.object(pixel_decoder, "ms_deform_attn", reference_of("ms_deform_attn")),
     ):
         yield

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mfvis_ext.ops import forbid_backward, private
 
-__all__ = ["pairwise_loss"]
+__all__ = ["pairwise_loss", "pairwise_loss_terms"]
 
 
 def pairwise_loss(
@@ -39,7 +39,29 @@ def pairwise_loss(
     Raises:
         ValueError: a wrong shape, dtype, device or range, naming the argument; frames that require a gradient.
     """
-    return MeanOfPairs.apply(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
+    return MeanOfPairs.apply(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)[0]
+
+
+def pairwise_loss_terms(
+    mask_logits: Tensor,
+    frames: Tensor,
+    boxes: Tensor,
+    video_index: Tensor,
+    kernel_size: int = 3,
+    dilation: int = 2,
+    threshold: float = 0.3,
+) -> tuple[Tensor, Tensor]:
+    """The sum and the count of `pairwise_loss` before the division, to normalize otherwise or across processes.
+
+    Arguments and errors as `pairwise_loss`.
+
+    Returns:
+        Two scalars, float64 for float64 logits, else float32. Only the sum depends on the logits.
+    """
+    loss, divisor = MeanOfPairs.apply(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
+    # No pair is divided by 1, as one pair is; a single one whose loss is 0 adds nothing to the sum either.
+    count = torch.where((divisor > 1) | (loss.detach() != 0), divisor, 0).squeeze()
+    return loss * divisor.squeeze(), count
 
 
 class MeanOfPairs(torch.autograd.Function):
@@ -55,22 +77,25 @@ class MeanOfPairs(torch.autograd.Function):
         )
         ctx.kernel_size, ctx.dilation, ctx.threshold = kernel_size, dilation, threshold
         ctx.save_for_backward(divisor, mask_logits, frames, boxes, video_index)
-        return loss
+        ctx.mark_non_differentiable(divisor)
+        return loss, divisor
 
     @staticmethod
-    def backward(ctx, grad_loss: Tensor):
+    def backward(ctx, grad_loss: Tensor, _of_constant: Tensor):
         grad_logits = torch.ops.mfvis.pairwise_loss_mean_backward(
             grad_loss, *ctx.saved_tensors, ctx.kernel_size, ctx.dilation, ctx.threshold
         )
         return (grad_logits,) + (None,) * 6
 
 
-torch.library.define(
-    "mfvis::pairwise_loss",
+ARGUMENTS = (
     "(Tensor mask_logits, Tensor frames, Tensor boxes, Tensor video_index, int kernel_size=3, int dilation=2, "
-    "float threshold=0.3) -> Tensor",
+    "float threshold=0.3)"
 )
+torch.library.define("mfvis::pairwise_loss", f"{ARGUMENTS} -> Tensor")
 torch.library.impl("mfvis::pairwise_loss", "CompositeImplicitAutograd", pairwise_loss)
+torch.library.define("mfvis::pairwise_loss_terms", f"{ARGUMENTS} -> (Tensor, Tensor)")
+torch.library.impl("mfvis::pairwise_loss_terms", "CompositeImplicitAutograd", pairwise_loss_terms)
 
 
 @torch.library.register_fake("mfvis::pairwise_loss_mean")

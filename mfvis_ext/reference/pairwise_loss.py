@@ -16,10 +16,26 @@ def pairwise_loss(
     dilation: int = 2,
     threshold: float = 0.3,
 ) -> Tensor:
-    """Mean disagreement between box pixels and those of their neighbours that have a similar colour. BoxInst, eq. 7.
+    """Mean disagreement between box pixels and those of their neighbors that have a similar color. BoxInst, eq. 7.
+
+    Arguments as `pairwise_loss_terms`. Returns a scalar; 0 where nothing is counted.
+    """
+    total, count = pairwise_loss_terms(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
+    return total / count.clamp(min=1)
+
+
+def pairwise_loss_terms(
+    mask_logits: Tensor,
+    frames: Tensor,
+    boxes: Tensor,
+    video_index: Tensor,
+    kernel_size: int = 3,
+    dilation: int = 2,
+    threshold: float = 0.3,
+) -> tuple[Tensor, Tensor]:
+    """Summed disagreement and number of the pairs that count, two scalars.
 
     mask_logits: `[N, T, H, W]`; frames: `[B, T, 3, H, W]` in LAB; boxes: `[N, T, 4]`; video_index: `[N]`.
-    Returns a scalar; 0 where nothing is counted.
     """
     logits = accumulation(mask_logits)
     height, width = logits.shape[-2:]
@@ -36,4 +52,5 @@ def pairwise_loss(
     similar = (torch.exp(-distance / 2) >= threshold) & exists
     counted = similar[video_index] & inside_boxes(boxes, height, width)[:, :, None]
     terms = disagreement(logits[:, :, None], neighbours(logits[:, :, None])[:, :, 0])
-    return torch.where(counted, terms, 0.0).sum() / counted.sum().clamp(min=1)
+    total = torch.where(counted, terms, 0.0).sum()
+    return total, counted.sum().to(total.dtype)

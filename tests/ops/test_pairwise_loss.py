@@ -9,8 +9,7 @@ from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder, random_boxes
 from mfvis_ext import pairwise_loss
 
 
-class TestPairwiseLoss(Ladder):
-    name = "pairwise_loss"
+class Arguments:
     sizes = {"N": 3, "T": 2, "H": 9, "W": 37, "B": 2, "half": 1, "dilation": 2}
     ranges = {"N": (0, 4), "T": (1, 3), "H": (1, 12), "W": (1, 40), "B": (1, 3), "half": (0, 2), "dilation": (1, 5)}
     differentiable = ("mask_logits",)
@@ -44,6 +43,14 @@ class TestPairwiseLoss(Ladder):
             "dilation": dilation,
             "threshold": 0.3,
         }
+
+
+class TestPairwiseLoss(Arguments, Ladder):
+    name = "pairwise_loss"
+
+
+class TestPairwiseLossTerms(Arguments, Ladder):
+    name = "pairwise_loss_terms"
 
 
 def test_reference_of_more_instances_than_a_word_of_the_gpu_has_bits():

@@ -30,7 +30,7 @@ def test_defaults_are_the_papers() -> None:
 def test_the_papers_code_is_a_preset_of_its_own() -> None:
     config = read("--preset", "reference-code,r50")
     temporal = config.loss.temporal
-    assert (temporal.radius, temporal.dilation, config.clip.frames, config.loss.swap_red_blue) == (1, 3, 3, True)
+    assert (temporal.radius, temporal.dilation, config.clip.frames, config.loss.released_code) == (1, 3, 3, True)
 
 
 def test_flags_win_over_the_preset_over_the_defaults() -> None:

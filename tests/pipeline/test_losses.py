@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 from mfvis.errors import ConfigError
+from mfvis.losses import criterion as criteria
 from mfvis.losses.background import background_loss
 from mfvis.losses.criterion import Criterion, LossConfig
 from mfvis.losses.masks import MaskConfig, mask_losses, point_sample, uncertain_points
 from mfvis.losses.matcher import MatchConfig, match, matching_cost
-from mfvis.losses.pairwise import PairwiseConfig, pairwise_loss
+from mfvis.losses.pairwise import PairwiseConfig
 from mfvis.losses.projection import projection_loss
 from mfvis.losses.temporal import TemporalConfig
 from mfvis.types import Batch, ClipOrigin, DenseMasks, Match, Prediction
@@ -102,8 +103,9 @@ def test_background_of_a_box_as_large_as_the_picture_is_zero() -> None:
 def test_pairwise_of_a_constant_picture_is_the_mean_disagreement() -> None:
     boxes = torch.tensor([[[0.0, 0, W, H]]])
     lab = torch.zeros(1, 1, 3, H, W)
-    loss = pairwise_loss(torch.zeros(1, 1, H, W), lab, boxes, torch.zeros(1, dtype=torch.int64), PairwiseConfig())
-    assert loss.item() == pytest.approx(math.log(2), rel=1e-5)  # -log(1/4 + 1/4)
+    loss, count = mfvis_ext.pairwise_loss_terms(torch.zeros(1, 1, H, W), lab, boxes, torch.zeros(1, dtype=torch.int64))
+    assert count == 2 * (H - 2) * W + 2 * H * (W - 2) + 4 * (H - 2) * (W - 2)
+    assert loss.item() == pytest.approx(count.item() * math.log(2), rel=1e-5)  # -log(1/4 + 1/4)
 
 
 @pytest.mark.parametrize("tube", ["cyclic", "chain", "dense"])
@@ -300,6 +302,54 @@ def test_classification_by_hand() -> None:
     assert terms.classification.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def of_process(batch: Batch, prediction: Prediction, clip: int) -> tuple[Batch, Prediction]:
+    """One clip of a batch, as a process of its own has it."""
+    mine, only = batch.video_index_N == clip, slice(clip, clip + 1)
+    part = Batch(
+        frames_BTCHW=batch.frames_BTCHW[only],
+        boxes_NT4=batch.boxes_NT4[mine],
+        labels_N=batch.labels_N[mine],
+        video_index_N=torch.zeros(int(mine.sum()), dtype=torch.int64),
+        masks_NTHW=None,
+        sizes_B2=batch.sizes_B2[only],
+        clips=batch.clips[only],
+    )
+    logits, masks = prediction.logits_LBQK[:, only], prediction.masks.logits_LBQTHW[:, only]
+    return part, Prediction(logits.detach().requires_grad_(), DenseMasks(masks.detach().requires_grad_()))
+
+
+@pytest.mark.parametrize("objects", [(1, 3), (2, 0), (0, 0)])
+def test_two_processes_have_the_gradient_of_one_with_the_same_clips(
+    objects: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = make_batch(objects)
+    prediction = make_prediction(batch, queries=5)
+    pairwise, temporal = PairwiseConfig(dilation=1), TemporalConfig(radius=2, k=3, warmup=0)
+    criterion = Criterion(LossConfig(background=1.0, pairwise=pairwise, temporal=temporal), 3)
+    whole = criterion(prediction, batch, 0).total
+    whole.backward()
+
+    parts = [of_process(batch, prediction, clip) for clip in range(2)]
+    counts: list[list[torch.Tensor]] = []
+    for part, own in parts:
+        counts.append([])
+        monkeypatch.setattr(criteria, "mean_over_processes", lambda x: counts[-1].append(x) or x)
+        criterion(own, part, 0)
+    totals = []
+    for clip, (part, own) in enumerate(parts):
+        means = [torch.stack(both).mean(0) for both in zip(*counts, strict=True)]
+        monkeypatch.setattr(criteria, "mean_over_processes", lambda _, means=means: means.pop(0))
+        totals.append(criterion(own, part, 0).total)
+        totals[-1].backward()
+        # Data-parallel training averages the gradients of the processes.
+        for of_part, of_whole in (
+            (own.logits_LBQK.grad, prediction.logits_LBQK.grad),
+            (own.masks.logits_LBQTHW.grad, prediction.masks.logits_LBQTHW.grad),
+        ):
+            torch.testing.assert_close(of_part / 2, of_whole[:, clip : clip + 1], rtol=1e-5, atol=1e-8)
+    assert sum(totals).item() / 2 == pytest.approx(whole.item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("term", ["temporal", "pairwise"])
 def test_pairwise_and_temporal_terms_rise_over_their_warmup(term: str) -> None:
     batch = make_batch()
@@ -368,12 +418,3 @@ def test_half_precision_masks() -> None:
     for name, value in Criterion(LossConfig(), 3)(half, batch, 500, matched).named().items():
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(full[name].item(), rel=1e-5), name
-
-
-def test_swapped_channels_are_a_switch() -> None:
-    batch = make_batch()
-    prediction, matched = make_prediction(batch), Match(torch.tensor([[0, 1, 0]] * 2))
-    swapped = replace(batch, frames_BTCHW=batch.frames_BTCHW.flip(2))
-    a = Criterion(LossConfig(swap_red_blue=True), 3)(prediction, batch, 500, matched)
-    b = Criterion(LossConfig(), 3)(prediction, swapped, 500, matched)
-    assert torch.equal(a.total, b.total)

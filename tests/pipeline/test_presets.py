@@ -80,7 +80,7 @@ def test_presets_are_laid_over_one_another() -> None:
     config = configure("ytvis2021,swin-l,masks,reference-code")
     assert config.data == ("ytvis2021:datasets/ytvis_2021",) and config.train.steps == 8000
     assert (config.model.backbone.name, config.model.num_queries) == ("swin-l", 200)
-    assert config.supervision == "masks" and config.loss.swap_red_blue
+    assert config.supervision == "masks" and config.loss.released_code
     assert configure("masks,reference-code").clip.frames == 3 and configure("reference-code,masks").clip.frames == 2
     assert configure("ytvis2019-coco,test").model == configure("test").model, "a tiny model proves that it would run"
     assert configure("reference-code,paper") == configure("paper"), "the search of the paper, all of it"

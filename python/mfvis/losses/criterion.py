@@ -1,4 +1,4 @@
-"""The criterion: from a prediction and its batch to one number, all decoder layers in one call of each loss."""
+"""The criterion: all losses of a prediction and its batch, with one call of each loss for all decoder layers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import mfvis_ext
 from mfvis.errors import require
 from mfvis.grid import STRIDE, grid_colors
+from mfvis.losses import released_code
 from mfvis.losses.background import background_loss
 from mfvis.losses.masks import MaskConfig, mask_losses
 from mfvis.losses.matcher import MatchConfig, match
-from mfvis.losses.pairwise import PairwiseConfig, pairwise_loss
+from mfvis.losses.pairwise import PairwiseConfig
 from mfvis.losses.projection import projection_loss
 from mfvis.losses.temporal import TemporalConfig
 from mfvis.types import Batch, Match, Prediction
@@ -35,8 +37,9 @@ class LossConfig:
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
-    swap_red_blue: bool = False
-    """Compute LAB from swapped channels, as the released code of the paper does."""
+    released_code: bool = False
+    """Compute projection, pairwise and temporal losses as the paper's released code does, which differs from its text;
+    see `mfvis.losses.released_code`. `temporal.tube` is then unused: the code has its own pairs of frames."""
 
     def __post_init__(self) -> None:
         names = ("classification", "no_object", "projection", "background")
@@ -86,6 +89,8 @@ class Criterion(nn.Module):
             matched: The assignment, where it is known (queries made from the boxes). By default queries are assigned
                 by `mfvis.losses.matcher.match`.
         """
+        if self.config.released_code and not self.with_masks:
+            batch = released_code.labels_of_last_frame(batch, self.num_classes)
         if matched is None:
             matched = match(prediction, batch, batch.boxes_NT4 / STRIDE, self.config.match, self.with_masks)
         return self.terms(prediction, matched, matched_masks(prediction, matched, batch), batch, step)
@@ -105,58 +110,72 @@ class Criterion(nn.Module):
             masks_LNTHW: Mask logits of each object's query, at every layer.
             shift_BP2: int64 camera motion (dy, dx) in grid cells, per clip and pair of frames.
         """
-        config, layers = self.config, len(masks_LNTHW)
-        boxes_NT4 = batch.boxes_NT4 / STRIDE
+        config = self.config
+        class_sum, class_weight = self._classification(prediction, matched, batch)
+        counts = mean_over_processes(torch.stack([class_weight, class_weight.new_tensor(len(batch.labels_N))]))
+        class_weight, objects = counts[0].clamp(min=1e-6), counts[1].clamp(min=1)
 
-        # ---- What is summed here is divided by the mean over the processes below.
-        objects = masks_LNTHW.new_full((1,), len(batch.labels_N), dtype=torch.float32)
-        temporal_P = weight_P = objects[:0]
-        if not self.with_masks:
-            # All layers as one list of objects: the matched masks go through each loss in one call.
-            masks, boxes = masks_LNTHW.flatten(0, 1), boxes_NT4.repeat(layers, 1, 1)
-            video_index = batch.video_index_N.repeat(layers)
-            frames_BTCHW = batch.frames_BTCHW.flip(2) if config.swap_red_blue else batch.frames_BTCHW
-            lab_BTCHW, _ = grid_colors(frames_BTCHW, batch.sizes_B2)
-            if config.temporal.weight > 0:
-                matches = self.tk_loss.match(lab_BTCHW, shift_BP2)
-                loss_NP, weight_NP = self.tk_loss.terms(masks, boxes, video_index, matches)
-                temporal_P, weight_P = loss_NP.sum(0), weight_NP.sum(0)
-        normalisers = mean_over_processes(torch.cat([objects, weight_P / layers])).clamp(min=1)
-        normaliser, weight_P = normalisers[0], normalisers[1:]
-
-        # ---- The weighted terms; the sum over layers is what deep supervision means.
+        # ---- The terms, each a sum over the layers, which is what deep supervision means.
         # In the graph, so that a batch without objects has a gradient.
         zero = prediction.masks.select(0, matched.query_LN[:, :0]).sum(dtype=torch.float32)
         terms = dict.fromkeys((f.name for f in fields(LossTerms) if f.name != "total"), zero)
-        terms["classification"] = config.classification * self._classification(prediction, matched, batch)
+        terms["classification"] = config.classification * class_sum / class_weight
         if self.with_masks:
-            bce, dice = mask_losses(masks_LNTHW, batch.masks_NTHW, config.masks, normaliser)
+            bce, dice = mask_losses(masks_LNTHW, batch.masks_NTHW, config.masks, objects)
             terms |= {"mask_bce": config.masks.bce * bce, "mask_dice": config.masks.dice * dice}
+        elif config.released_code:
+            terms |= released_code.box_terms(
+                masks_LNTHW, batch, step, config.projection, config.pairwise, config.temporal
+            )
         else:
-            if config.projection > 0:
-                terms["projection"] = config.projection * projection_loss(masks, boxes, normaliser)
-            if config.pairwise.weight > 0:
-                mean = pairwise_loss(masks, lab_BTCHW, boxes, video_index, config.pairwise)
-                ramp = _ramp(step - config.pairwise.start, config.pairwise.warmup)
-                terms["pairwise"] = config.pairwise.weight * ramp * layers * mean
-            if config.temporal.weight > 0:
-                ramp = _ramp(step, config.temporal.warmup)
-                terms["temporal"] = config.temporal.weight * ramp * (temporal_P / weight_P).sum()
-            if config.background > 0:
-                terms["background"] = config.background * background_loss(masks, boxes, normaliser)
+            terms |= self._box_terms(masks_LNTHW, batch, objects, step, shift_BP2)
+        if config.background > 0 and not self.with_masks:
+            boxes = batch.boxes_NT4.repeat(len(masks_LNTHW), 1, 1) / STRIDE
+            terms["background"] = config.background * background_loss(masks_LNTHW.flatten(0, 1), boxes, objects)
         return LossTerms(total=sum(terms.values(), start=zero), **terms)
 
-    def _classification(self, prediction: Prediction, matched: Match, batch: Batch) -> Tensor:
-        """Cross-entropy of every query, unmatched ones being "no object"; a weighted mean per layer, as in DETR."""
+    def _box_terms(
+        self, masks_LNTHW: Tensor, batch: Batch, objects: Tensor, step: int, shift_BP2: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The weighted terms that need boxes only, by name."""
+        config, layers = self.config, len(masks_LNTHW)
+        pairwise, temporal = config.pairwise, config.temporal
+        # All layers as one list of objects: the matched masks go through each loss in one call.
+        masks, boxes = masks_LNTHW.flatten(0, 1), batch.boxes_NT4.repeat(layers, 1, 1) / STRIDE
+        video_index = batch.video_index_N.repeat(layers)
+        lab_BTCHW, _ = grid_colors(batch.frames_BTCHW, batch.sizes_B2)
+
+        # Sums over all layers, divided by the counts of one: the sum over the layers of their means.
+        terms = {}
+        if config.projection > 0:
+            terms["projection"] = config.projection * projection_loss(masks, boxes, objects)
+        if pairwise.weight > 0:
+            loss, count = mfvis_ext.pairwise_loss_terms(
+                masks, lab_BTCHW, boxes, video_index, pairwise.kernel_size, pairwise.dilation, pairwise.threshold
+            )
+            mean = loss / mean_over_processes(count / layers).clamp(min=1)
+            terms["pairwise"] = pairwise.weight * _ramp(step - pairwise.start, pairwise.warmup) * mean
+        if temporal.weight > 0:
+            matches = self.tk_loss.match(lab_BTCHW, shift_BP2)
+            loss_NP, weight_NP = self.tk_loss.terms(masks, boxes, video_index, matches)
+            mean_P = loss_NP.sum(0) / mean_over_processes(weight_NP.sum(0) / layers).clamp(min=1)
+            terms["temporal"] = temporal.weight * _ramp(step, temporal.warmup) * mean_P.sum()
+        return terms
+
+    def _classification(self, prediction: Prediction, matched: Match, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of all queries, unmatched ones being "no object", weighted and summed; the weights of a layer.
+
+        Their quotient is the sum over the layers of the weighted mean, as in DETR.
+        """
         logits_LBQK = prediction.logits_LBQK.float()
-        layers = logits_LBQK.shape[0]
         target_LBQ = torch.full(logits_LBQK.shape[:3], self.num_classes, device=logits_LBQK.device)
-        layer = torch.arange(layers, device=logits_LBQK.device)[:, None]
+        layer = torch.arange(len(logits_LBQK), device=logits_LBQK.device)[:, None]
         target_LBQ[layer, batch.video_index_N, matched.query_LN] = batch.labels_N
         weight_K = logits_LBQK.new_ones(self.num_classes + 1)
         weight_K[-1] = self.config.no_object
-        # Every layer has the same number of matched queries, hence the same sum of weights.
-        return layers * F.cross_entropy(logits_LBQK.flatten(0, 2), target_LBQ.flatten(), weight_K)
+        loss = F.cross_entropy(logits_LBQK.flatten(0, 2), target_LBQ.flatten(), weight_K, reduction="sum")
+        # Every layer has the same labels, hence the same sum of weights.
+        return loss, weight_K[target_LBQ[0]].sum()
 
 
 def _ramp(step: int, warmup: int) -> float:

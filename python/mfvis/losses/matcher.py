@@ -72,10 +72,13 @@ def matching_cost(
     Class and box tube, Ke et al. 2023, section 3.3; with masks, class, cross-entropy and dice as in Mask2Former for
     videos, without the boxes.
     """
+    logits_LBQK = prediction.logits_LBQK.float()
+    # With "no object", a label that `mfvis.losses.released_code` gives to some objects.
+    probability_LBQK = logits_LBQK.softmax(-1) if prediction.no_object else logits_LBQK.sigmoid()
     per_clip = []
     for clip, objects in enumerate(batch.objects_of_clips):
         # 1 - p instead of the usual -p: the same assignment, and a cost that is never negative.
-        cost_LQN = config.classification * (1 - prediction.scores_LBQK[:, clip][..., batch.labels_N[objects]])
+        cost_LQN = config.classification * (1 - probability_LBQK[:, clip][..., batch.labels_N[objects]])
         for layer, cost_QN in enumerate(cost_LQN):
             # The masks of all queries exist for one layer of one clip at a time.
             masks_QTHW = prediction.masks.all_queries(layer, clip)

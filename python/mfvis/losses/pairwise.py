@@ -1,12 +1,9 @@
-"""The spatial term: neighbours of similar colour, inside a box, belong together or apart."""
+"""Settings of the pairwise loss, BoxInst eq. 7: `mfvis_ext.pairwise_loss`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-import mfvis_ext
 from mfvis.errors import require
 
 
@@ -37,15 +34,3 @@ class PairwiseConfig:
             "threshold": (0 <= self.threshold <= 1, "0 to 1"),
         }
         require(self, wanted)
-
-
-def pairwise_loss(
-    masks_NTHW: Tensor, lab_BTCHW: Tensor, boxes_NT4: Tensor, video_index_N: Tensor, config: PairwiseConfig
-) -> Tensor:
-    """Mean disagreement of similar neighbours, BoxInst eq. 7, over all objects and frames of this process.
-
-    masks: logits; lab: colours, and boxes: coordinates, on the grid of the masks.
-    """
-    return mfvis_ext.pairwise_loss(
-        masks_NTHW, lab_BTCHW, boxes_NT4, video_index_N, config.kernel_size, config.dilation, config.threshold
-    )
