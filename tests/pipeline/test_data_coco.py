@@ -93,6 +93,62 @@ def test_a_box_without_size_is_absent_and_noted(tmp_path: Path) -> None:
     assert "1 boxes without size" in dataset.notes[0]
 
 
+def test_where_the_pictures_of_an_own_file_lie(tmp_path: Path) -> None:
+    content = sound()
+    (tmp_path / "annotations").mkdir()
+    path = tmp_path / "annotations" / "instances_night.json"
+    path.write_text(json.dumps(content))
+    assert load_coco(path).videos[0].frames == (tmp_path / "annotations/9.jpg",), "beside the file, if nowhere"
+    for folder in (".", "night", "images", "annotations/images"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "9.jpg").write_bytes(b"")
+        assert load_coco(path).videos[0].frames[0].samefile(tmp_path / folder / "9.jpg"), folder
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        load_coco(path, tmp_path / "nowhere")
+
+
+def test_lvis_names_its_pictures_by_their_addresses(tmp_path: Path) -> None:
+    content = sound()
+    content["images"][0] = {
+        "id": 9,
+        "width": 40,
+        "height": 30,
+        "coco_url": "http://images.cocodataset.org/train2017/000000000009.jpg",
+        "neg_category_ids": [3],
+        "not_exhaustive_category_ids": [],
+    }
+    content["annotations"] = [{key: value for key, value in content["annotations"][0].items() if key != "iscrowd"}]
+    dataset = load(tmp_path, content)
+    assert dataset.videos[0].frames == (tmp_path / "train2017/000000000009.jpg",)
+    assert dataset.videos[0].tracks[0].iscrowd is False
+    assert "1 file of LVIS: it is evaluated as COCO is" in dataset.notes[0]
+
+
+def test_what_exporters_write_is_read(tmp_path: Path) -> None:
+    """Numbers that are texts or floats, an iscrowd of null, categories called by numbers, or by nothing."""
+    content = sound()
+    content["images"][0] |= {"id": "9", "width": 40.0, "license": None}
+    content["annotations"][0] |= {"image_id": "9", "id": 5.0, "iscrowd": None, "attributes": {"occluded": False}}
+    content["annotations"][1]["image_id"] = 9
+    content["categories"] = [{"id": 18, "name": 7}, {"id": 1, "supercategory": "none"}]
+    dataset = load(tmp_path, content)
+    assert [category.name for category in dataset.categories] == ["1", "7"]
+    assert [track.id for track in dataset.videos[0].tracks] == [5, 6] and dataset.videos[0].width == 40
+    assert [note.split(": ")[1] for note in dataset.notes] == [
+        "1 categories without a name, called by their ids",
+        "2 ids and sizes that are texts, read as the numbers that they say",
+    ]
+
+
+def test_shares_of_the_picture_are_not_taken_for_pixels(tmp_path: Path) -> None:
+    content = sound()
+    content["annotations"][0]["bbox"], content["annotations"][1]["bbox"] = [0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]
+    with pytest.raises(DataError, match="images: no box is as large as a pixel: are these shares of the picture?"):
+        load(tmp_path, content)
+    content["annotations"][1]["bbox"] = [3, 4, 5, 6]
+    assert load(tmp_path, content).videos[0].tracks[0].present_T.all(), "a tiny box among others is a box"
+
+
 @pytest.mark.parametrize(
     ("key", "change", "messages"),
     [

@@ -128,6 +128,27 @@ def test_a_batch_mixes_data_sets_lengths_and_supervision(published: Path, tmp_pa
         train(replace(config, resume=True, data=changed))
 
 
+def test_pictures_of_own_classes_train_by_themselves_and_beside_others(published: Path, tmp_path: Path) -> None:
+    """COCO's layout is not COCO's classes: any list is read, and joined with another by name."""
+    content = json.loads((published / "coco/annotations/instances_train2017.json").read_text())
+    names = {1: "person", 4: "sedan", 90: "pothole"}
+    content["categories"] = [{"id": id, "name": name} for id, name in names.items()]
+    used = {annotation["category_id"] for annotation in content["annotations"]}
+    assert used <= names.keys()
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(content))
+    config = configure(tmp_path / "run", str(own), frames=published / "coco/train2017")
+    train(replace(config, train=replace(config.train, steps=1)))
+    _, categories, _ = load_model(tmp_path / "run/checkpoints/last")
+    assert [category.name for category in categories] == ["person", "sedan", "pothole"]
+    (own.parent / "images").symlink_to(published / "coco/train2017")
+    parts = clip_datasets(configure(tmp_path, f"ytvis2019:{published}/ytvis2019", str(own)))
+    joined = Counter(track.category_id for video in parts[1].dataset.videos for track in video.tracks)
+    counts = Counter(annotation["category_id"] for annotation in content["annotations"])
+    assert joined == {new: counts[old] for old, new in ((1, 1), (4, 6)) if counts[old]}
+    assert all(path.is_file() for video in parts[1].dataset.videos for path in video.frames)
+
+
 def test_losses_of_a_mixed_batch_are_of_the_size_of_its_parts(published: Path, tmp_path: Path) -> None:
     """One data set, half of it named twice: the losses of two alike batches, each weighed by its clips."""
     data = f"ytvis2019:{published}/ytvis2019@length=2"

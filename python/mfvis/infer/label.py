@@ -56,6 +56,8 @@ def run(config: LabelConfig) -> Path:
 def _run(config: LabelConfig) -> Path:
     # ---- Load ---------------------------------------------------------------------------------------------------
     dataset = load_dataset(config.data, config.frames)
+    for note in dataset.notes:
+        print(note)
     completed = config.out / config.data.name
     if completed.resolve() == config.data.resolve():
         raise ConfigError(

@@ -100,6 +100,8 @@ def _run(config: PredictConfig) -> None:
         dataset = load_source(replace(source, boxes_from_masks=True), "valid", with_masks=False)
     else:
         dataset = VideoDataset(source.path, (), (open_video(source.path),))
+    for note in dataset.notes:
+        print(note)
     videos = dataset.videos
     overlays = overlay_paths(config.out, videos)
     model, categories, trained = load_model(config.checkpoint, device_of(config.device))
