@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,6 +99,25 @@ def test_crop_clips_boxes_and_drops_what_is_gone(clip: Clip, data: st.DataObject
     for n, track in enumerate(clip.track_ids):
         if track not in kept:
             assert not clip.masks_NTHW[n, :, top : top + new_height, left : left + new_width].any()
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "max_side", "expected"),
+    [
+        ((32, 74), 360, 1333, (360, 833)),  # 832.5: halves round up
+        ((98, 32), 360, 1333, (1103, 360)),  # 1102.5
+        ((54, 172), 480, 1333, (419, 1333)),  # 418.5, limited by the long side
+        ((186, 39), 480, 1333, (1333, 279)),  # 279.5 but for rounding, in the order of products there
+        ((720, 1280), 360, 1333, (360, 640)),
+        ((1080, 608), 480, 768, (768, 432)),
+        ((50, 50), 360, 1333, (360, 360)),
+        ((1, 4000), 360, 1333, (1, 1333)),  # detectron2 would make it 0 high
+    ],
+)
+def test_sizes_are_those_of_detectron2(
+    size: tuple[int, int], short_side: int, max_side: int, expected: tuple[int, int]
+) -> None:
+    assert fitted_size(*size, short_side, max_side) == expected
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(8, 800), st.integers(8, 1400))

@@ -21,9 +21,14 @@ MULTIPLE = 32
 
 
 def fitted_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """``(height, width)`` scaled, aspect kept, to `short_side`, or less where the long side would exceed `max_side`."""
-    scale = min(short_side / min(height, width), max_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    """``(height, width)`` scaled, aspect kept, to `short_side`, or less where the long side would exceed `max_side`.
+
+    Halves round up, and products are rounded in the order of detectron2's `ResizeShortestEdge`, to the same sizes.
+    """
+    scale = short_side / min(height, width)
+    new_height, new_width = (short_side, width * scale) if height < width else (height * scale, short_side)
+    shrink = min(1.0, max_side / max(new_height, new_width))
+    return max(1, int(new_height * shrink + 0.5)), max(1, int(new_width * shrink + 0.5))
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
