@@ -13,6 +13,8 @@ A study is a YAML file:
     about: TEXT                  what the study asks, for the head of the report
     reference: NAME              the variant that the others are compared with
     supervised: NAME             the variant trained from masks, of which the others keep a share
+    start: {}                    flags, over the preset, of a first training with the filled boxes as masks, from whose
+                                 weights all runs start; without this key there is none
     settings: {}                 flags of all runs over the preset, nested as in a preset
     predict: {}                  flags of `mfvis predict --infer`
     source: REGEX                the start of a video's name that tells its source: clips of one source are correlated
@@ -41,13 +43,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from mfvis.config import Config
+from mfvis.data.rle import encode_mask
+from mfvis.eval.mean_j import filled_box
 from mfvis.parsing import build, load_preset, to_plain
 
 PLACES = ("out", "data", "frames", "resume", "init")
 """Fields of the configuration that say where something lies, not what is trained."""
+START = "start: filled boxes"
+"""The row of the training that all others start from."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class Study:
     predict: dict[str, Any] = field(default_factory=dict)
     source: str = "$^"
     supervised: str | None = None
+    start: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,10 @@ class Run:
     videos: float
     predict: dict[str, Any]
     folder: Path
+    start: Path | None = None
+    """Folder of the run whose weights this one starts from."""
+    filled: bool = False
+    """Trained with the filled boxes as masks."""
 
     @property
     def results(self) -> Path:
@@ -109,22 +121,39 @@ def read_study(file: Path) -> Study:
 
 
 def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> list[Run]:
-    """The runs, seed by seed, so that an unfinished study holds as many seeds of every variant as possible."""
-    backbone = {"model": {"backbone": {"weights": str(weights)}}} if weights else {}
-    runs = []
+    """The runs, each behind the one that it starts from, and seed by seed, so that an unfinished study holds as many
+    seeds of every variant as possible."""
+
+    def run_of(variant: Variant, seed: int, layers: list[dict[str, Any]], start: Path | None, filled: bool) -> Run:
+        settings = load_preset(study.preset)
+        for layer in (*layers, {"train": {"seed": seed}}):
+            settings = overlaid(settings, layer)
+        if weights:
+            settings = overlaid(settings, {"model": {"backbone": {"weights": str(weights)}}})
+        masks = settings.get("supervision") == "masks" and not filled
+        settings["data"] = [str(data / ("train_masks.json" if masks else "train.json"))]
+        config = to_plain(build(Config, settings, f"{study.name}: {variant.name}"))
+        key = [{k: v for k, v in config.items() if k not in PLACES}, variant.videos, study.predict]
+        key += [filled, start.name if start else None]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).replace(str(weights), "").encode()).hexdigest()
+        run = folder / f"{digest[:10]}-{seed}"
+        return Run(variant.name, seed, config, variant.videos, study.predict, run, start, filled)
+
+    runs: dict[Path, Run] = {}
     for seed in study.seeds:
         for variant in study.variants:
-            settings = load_preset(study.preset)
-            for layer in (study.settings, variant.settings, backbone, {"train": {"seed": seed}}):
-                settings = overlaid(settings, layer)
-            masks = settings.get("supervision") == "masks"
-            settings["data"] = [str(data / ("train_masks.json" if masks else "train.json"))]
-            config = to_plain(build(Config, settings, f"{study.name}: {variant.name}"))
-            key = {k: v for k, v in config.items() if k not in PLACES}
-            key = json.dumps([key, variant.videos, study.predict], sort_keys=True).replace(str(weights), "")
-            run = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:10]}-{seed}"
-            runs.append(Run(variant.name, seed, config, variant.videos, study.predict, run))
-    return runs
+            start = None
+            if study.start is not None:
+                # Which videos are annotated depends on the seed; all of them are the same for every seed.
+                share, start_seed = variant.videos, seed if variant.videos < 1 else 0
+                name = START if share == 1 else f"{START}, {100 * share:g} %"
+                layers = [study.start, {"supervision": "masks"}]
+                first = run_of(Variant(name, videos=share), start_seed, layers, None, True)
+                start = first.folder
+                runs.setdefault(start, first)
+            run = run_of(variant, seed, [study.settings, variant.settings], start, False)
+            runs[run.folder] = run
+    return list(runs.values())
 
 
 def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,10 +197,15 @@ def complete(run: Run, data: Path, threads: int, device: int | None) -> str:
 def _train_flags(run: Run, data: Path) -> list[str]:
     """`mfvis train` over the whole configuration, written out as a preset."""
     settings = run.config | {"out": str(run.folder)}
-    if run.videos < 1:
-        whole, part = Path(settings["data"][0]), run.folder / "train.json"
-        part.write_text(json.dumps(annotated_part(json.loads(whole.read_text()), run.videos, run.seed)))
-        settings |= {"data": [str(part)], "frames": str(data / "JPEGImages")}
+    if run.start:
+        settings |= {"init": str(run.start / "checkpoints" / "last")}
+    if run.videos < 1 or run.filled:
+        root = annotated_part(json.loads(Path(settings["data"][0]).read_text()), run.videos, run.seed)
+        if run.filled:
+            fill_boxes(root)
+        file = run.folder / "train.json"
+        file.write_text(json.dumps(root))
+        settings |= {"data": [str(file)], "frames": str(data / "JPEGImages")}
     file = run.folder / "settings.yaml"
     file.write_text(f"# {run.variant}, seed {run.seed}\n{yaml.safe_dump(settings, sort_keys=False)}")
     (run.folder / "run.json").write_text(json.dumps({"predict": run.predict}))
@@ -186,6 +220,17 @@ def annotated_part(root: dict[str, Any], share: float, seed: int) -> dict[str, A
     videos = [video for video in root["videos"] if video["id"] in kept]
     annotations = [annotation for annotation in root["annotations"] if annotation["video_id"] in kept]
     return root | {"videos": videos, "annotations": annotations}
+
+
+def fill_boxes(root: dict[str, Any]) -> None:
+    """Give the annotations of a YouTube-VIS file their filled boxes as masks."""
+    sizes = {video["id"]: (video["height"], video["width"]) for video in root["videos"]}
+    for annotation in root["annotations"]:
+        height, width = sizes[annotation["video_id"]]
+        annotation["segmentations"] = [
+            encode_mask(filled_box(np.array([x, y, x + w, y + h]), height, width)) if w else None
+            for x, y, w, h in (box or (0, 0, 0, 0) for box in annotation["bboxes"])
+        ]
 
 
 def _measured(command: list[str], log: Any, options: dict[str, Any]) -> tuple[int, dict[str, float]]:
@@ -216,26 +261,28 @@ def predict(folder: Path, val: Path) -> None:
 # ---- All of them ----------------------------------------------------------------------------------------------------
 def complete_all(runs: list[Run], data: Path, jobs: int, threads: int) -> list[str]:
     """Complete the runs, `jobs` at a time, one on each GPU where there are some; returns what failed."""
-    waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
-    for run in runs:
-        waiting.put(run)
     failures: list[str] = []
+    # Those that others start from come first.
+    for part in ([run for run in runs if not run.start], [run for run in runs if run.start]):
+        waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        for run in part:
+            waiting.put(run)
 
-    def work(slot: int) -> None:
-        device = slot % torch.cuda.device_count() if torch.cuda.is_available() else None
-        with contextlib.suppress(queue.Empty):
-            while True:
-                run = waiting.get_nowait()
-                try:
-                    print(f"{run.variant}, seed {run.seed} {complete(run, data, threads, device)}", flush=True)
-                except RuntimeError as error:
-                    failures.append(str(error))
+        def work(slot: int, waiting: queue.SimpleQueue[Run] = waiting) -> None:
+            device = slot % torch.cuda.device_count() if torch.cuda.is_available() else None
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    run = waiting.get_nowait()
+                    try:
+                        print(f"{run.variant}, seed {run.seed} {complete(run, data, threads, device)}", flush=True)
+                    except RuntimeError as error:
+                        failures.append(str(error))
 
-    workers = [threading.Thread(target=work, args=(slot,)) for slot in range(jobs)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+        workers = [threading.Thread(target=work, args=(slot,)) for slot in range(jobs)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
     return failures
 
 
@@ -249,6 +296,7 @@ def main() -> None:
     arguments.add_argument("--jobs", type=int, default=max(1, torch.cuda.device_count()), help="runs at a time")
     arguments.add_argument("--threads", type=int, default=1, help="CPU threads of each")
     arguments.add_argument("--report-only", action="store_true", help="train nothing")
+    arguments.add_argument("--note", help="a line for the head of the report")
     arguments.add_argument("--predict", type=Path, help=argparse.SUPPRESS)
     arguments.add_argument("--val", type=Path, help=argparse.SUPPRESS)
     given = arguments.parse_args()
@@ -263,7 +311,7 @@ def main() -> None:
     if given.out:
         from study_report import write_report
 
-        write_report(study, runs, given.data, given.out)
+        write_report(study, runs, given.data, given.out, given.note)
     if failures:
         sys.exit("\n".join(failures))
 

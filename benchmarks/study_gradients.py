@@ -79,7 +79,8 @@ def main() -> None:
         found = gradients(checkpoint, given.masks, given.batches)
         cells = [f"{100 * found[kind][term]:.0f} %" for term in TERMS for kind in kinds]
         lines[-1] += f"\n| {describe(find(checkpoint)).step} | {' | '.join(cells)} |"
-    lines.append("\n".join(f"* {key}: {value}" for key, value in machine(1).items()))
+    where = machine(1) | {"command": f"python benchmarks/study_gradients.py CHECKPOINTS --masks {given.masks.name}"}
+    lines.append("\n".join(f"* {key}: {value}" for key, value in where.items()))
     text = "\n\n".join(lines) + "\n"
     print(text)
     if given.out:

@@ -166,7 +166,8 @@ def main() -> None:
     for setting in others:
         lines[-1] += "\n" + row(setting.name, [*counts(dataset, setting).values()])
         print(lines[-1].splitlines()[-1], flush=True)
-    lines.append("\n".join(f"* {key}: {value}" for key, value in machine(1).items()))
+    where = machine(1) | {"command": f"python benchmarks/study_matches.py {given.data.name} --preset {given.preset}"}
+    lines.append("\n".join(f"* {key}: {value}" for key, value in where.items()))
     text = "\n\n".join(lines) + "\n"
     print(text)
     if given.out:

@@ -33,14 +33,13 @@ _J = (
 )
 
 
-def write_report(study: Study, runs: Sequence[Run], data: Path, out: Path) -> None:
+def write_report(study: Study, runs: Sequence[Run], data: Path, out: Path, note: str | None = None) -> None:
     """Write NAME.md, NAME.json, NAME_curves.svg and NAME_frames.png to `out` from the runs that are finished."""
     truth = read_truth(data / "val.json", study.source)
-    finished = {
-        variant.name: {run.seed: run for run in runs if run.variant == variant.name and run.results.exists()}
-        for variant in study.variants
-    }
-    finished = {name: by_seed for name, by_seed in finished.items() if by_seed}
+    finished: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        if run.results.exists():
+            finished.setdefault(run.variant, {})[run.seed] = run
     if not finished:
         raise SystemExit(f"{study.name}: no run is finished; nothing to report")
     measures = {
@@ -49,6 +48,9 @@ def write_report(study: Study, runs: Sequence[Run], data: Path, out: Path) -> No
     costs = {name: [_cost(run) for run in by_seed.values()] for name, by_seed in finished.items()}
     compared = _compared(study, measures, truth)
     where = machine(1) | {"data": data.name, "videos": len(truth.dataset.videos)}
+    where["command"] = f"python benchmarks/study.py benchmarks/studies/{study.name}.yaml --data {data.name}"
+    if note:
+        where["note"] = note
     where["sources"] = len(set(truth.sources.values()))
     out.mkdir(parents=True, exist_ok=True)
     text = _markdown(study, len(runs), measures, compared, costs, where)

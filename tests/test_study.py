@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mfvis.cli import main
+from mfvis.data.rle import decode_mask
 from mfvis.data.synthetic import SyntheticConfig, write_demo
 from PIL import Image
 
@@ -21,6 +22,7 @@ about: Nothing but that it runs.
 seeds: [0]
 reference: boxes
 supervised: masks
+start: {train: {steps: 1}}
 settings: {train: {steps: 2, checkpoint_every: 1}, clip: {short_sides: [32]}}
 variants:
 - {name: boxes, settings: {loss: {temporal: {weight: 0}}}}
@@ -90,12 +92,13 @@ def test_a_study_trains_what_is_missing_and_reports_it(
     ]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
     study.main()
-    assert capsys.readouterr().out.count("done") == 4
+    assert capsys.readouterr().out.count("done") == 6
 
     report = json.loads((tmp_path / "out" / "tiny.json").read_text())
-    assert set(report["runs"]) == {"boxes", "+ TK", "masks", "half of them"}
+    starts = {"start: filled boxes", "start: filled boxes, 50 %"}
+    assert set(report["runs"]) == {"boxes", "+ TK", "masks", "half of them"} | starts
     assert 0 <= report["runs"]["masks"]["0"]["j"] <= 1 and report["cost"]["boxes"][0]["steps"] == 2
-    assert set(report["differences"]) == {"+ TK", "masks", "half of them"}
+    assert set(report["differences"]) == {"+ TK", "masks", "half of them"} | starts
     text = (tmp_path / "out" / "tiny.md").read_text()
     assert "Nothing but that it runs." in text and "Unfinished" not in text and "Share of what `masks` reaches" in text
     assert "<polyline" in (tmp_path / "out" / "tiny_curves.svg").read_text()
@@ -122,25 +125,30 @@ def test_a_study_trains_what_is_missing_and_reports_it(
 def test_every_study_that_is_shipped_builds_its_runs(study, file: Path, tmp_path: Path) -> None:
     read = study.read_study(file)
     runs = study.runs_of(read, tmp_path, Path("weights.safetensors"), tmp_path)
-    assert len({run.folder for run in runs}) == len(runs) == len(read.seeds) * len(read.variants)
+    starts = [run for run in runs if run.filled]
+    assert len({run.folder for run in runs}) == len(runs) == len(read.seeds) * len(read.variants) + len(starts)
+    assert {run.start for run in runs} - {None} == {run.folder for run in starts}
     assert read.about and all(run.config["data"] == [str(tmp_path / name_of(run))] for run in runs)
 
 
 def name_of(run) -> str:
-    return "train_masks.json" if run.config["supervision"] == "masks" else "train.json"
+    return "train_masks.json" if run.config["supervision"] == "masks" and not run.filled else "train.json"
 
 
 def test_a_run_is_found_by_what_it_depends_on(study, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(TINY)
     (tmp_path / "b.yaml").write_text(
         "{preset: test, about: x, reference: r, seeds: [0], variants: [{name: r, settings: {train: {steps: 2, "
-        "checkpoint_every: 1}, clip: {short_sides: [32]}, loss: {temporal: {radius: 1}}}}]}"
+        "checkpoint_every: 1}, clip: {short_sides: [32]}, loss: {temporal: {radius: 1}}}}], start: {train: {steps: 1}}}"
     )
     (with_tk,) = (run for run in runs(study, tmp_path / "a.yaml") if run.variant == "+ TK")
-    (same,) = runs(study, tmp_path / "b.yaml")
-    assert same.folder == with_tk.folder
-    assert runs(study, tmp_path / "a.yaml", Path("elsewhere"))[1].folder == with_tk.folder
-    assert len({run.folder for run in runs(study, tmp_path / "a.yaml")}) == 4
+    start, same = runs(study, tmp_path / "b.yaml")
+    assert same.folder == with_tk.folder and same.start == with_tk.start == start.folder
+    assert with_tk.folder in [run.folder for run in runs(study, tmp_path / "a.yaml", Path("elsewhere"))]
+    assert len({run.folder for run in runs(study, tmp_path / "a.yaml")}) == 6
+    (tmp_path / "b.yaml").write_text((tmp_path / "b.yaml").read_text().replace("start: {train: {steps: 1}}", ""))
+    (alone,) = runs(study, tmp_path / "b.yaml")
+    assert alone.start is None and alone.folder != same.folder
 
 
 def runs(study, file: Path, data: Path = Path("data")):
@@ -213,3 +221,14 @@ def test_gradients_of_the_terms_against_the_true_masks(
     assert sum(found["size"].values()) == pytest.approx(1)
     assert found["object"]["projection"] > 0.5, "a projection raises the logits of boxes that are not filled"
     assert all(-1 <= found[kind][term] <= 1 for kind in ("object", "background") for term in TERMS)
+
+
+def test_boxes_are_filled_as_masks(study) -> None:
+    root = {
+        "videos": [{"id": 1, "height": 6, "width": 8}],
+        "annotations": [{"video_id": 1, "bboxes": [[1, 2, 3, 4], None]}],
+    }
+    study.fill_boxes(root)
+    first, absent = root["annotations"][0]["segmentations"]
+    mask = decode_mask(first, 6, 8, file="", record="")
+    assert absent is None and mask.sum() == 12 and mask[2:6, 1:4].all()
