@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from mfvis.data.check import check_frames
-from mfvis.data.video import open_video, read_frames, read_image, video_writer
+from mfvis.data.images import read_image
+from mfvis.data.video import open_video, read_frames, video_writer
 from mfvis.errors import VideoError
 from mfvis.types import Video
 from PIL import ExifTags, Image, ImageOps
@@ -223,7 +224,7 @@ def test_malformed_wishes_of_a_film(
     ("spoil", "message"),
     [
         (lambda picture: picture.unlink(), "1.jpg: the frame's file does not exist"),
-        (lambda picture: picture.write_bytes(picture.read_bytes()[:500]), "1.jpg: the frame cannot be decoded"),
+        (lambda picture: picture.write_bytes(picture.read_bytes()[:500]), "1.jpg: the picture cannot be decoded"),
         (lambda picture: Image.fromarray(numbered(1)[:, :20]).save(picture), "1.jpg: frame 1 is 20 x 34 pixels"),
     ],
     ids=["gone", "cut off", "of another size"],

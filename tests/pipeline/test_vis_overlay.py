@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mfvis.data.images import read_image, write_image
 from mfvis.data.rle import encode_mask
-from mfvis.data.video import open_video, read_image, video_writer, write_image
+from mfvis.data.video import open_video, video_writer
 from mfvis.errors import ConfigError
 from mfvis.types import TrackResult, Video
 from mfvis.vis.overlay import overlay_paths, write_overlay

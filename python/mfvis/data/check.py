@@ -11,11 +11,12 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from PIL import Image
 
 from mfvis.data.datasets import Source, load_source, parse_file, parse_source
+from mfvis.data.images import MAX_PIXELS, UNKNOWN_RANGE, open_image, orientation
 from mfvis.data.rle import decode_mask, mask_box
-from mfvis.data.video import UNKNOWN_RANGE, orientation, probe
+from mfvis.data.video_index import index_video
+from mfvis.data.video_stream import REMEDY
 from mfvis.errors import DataError, Problem, VideoError
 from mfvis.types import Track, Video, VideoDataset
 
@@ -66,6 +67,10 @@ def check_source(source: Source, frames_dir: str | Path | None = None) -> tuple[
         dataset, problems = parse_file(source, frames_dir)
     for video in dataset.videos:
         problems += check_frames(video)
+        if video.width * video.height > MAX_PIXELS:
+            problem = f"is declared {video.width} x {video.height}, too large to decode its masks"
+            problems.append(Problem(str(dataset.path), f"video {video.id}", problem, "Write the size of the pictures"))
+            continue
         for track in video.tracks:
             problems += _masks(str(dataset.path), video, track)
     return dataset, problems
@@ -84,13 +89,13 @@ def check_frames_of(videos: Sequence[Video]) -> list[Problem]:
 
 
 def check_frames(video: Video) -> list[Problem]:
-    """Every problem of the frames of a video: each is opened and read to its end, films are only counted through."""
+    """Every problem of the frames of a video: pictures are read and video files decoded to their ends."""
     record = f"video {video.id}"
     return list(_video_file(video, record) if isinstance(video.frames, Path) else _frame_files(video, record))
 
 
 def _frame_files(video: Video, record: str) -> Iterator[Problem]:
-    missing = [path for path in video.frames if not path.is_file()]
+    missing = [path for path in video.frames if not os.path.exists(path)]
     if len(missing) == len(video.frames) > 1:
         problem = f"none of its {len(missing)} frame files exists"
         yield Problem(str(missing[0]), record, problem, "Copy them there, or name the right frames folder")
@@ -101,39 +106,52 @@ def _frame_files(video: Video, record: str) -> Iterator[Problem]:
             yield Problem(str(path), frame, "the frame's file does not exist", "Copy it there, or correct file_names")
             continue
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 width, height = image.size
                 # JPEG only: read all of the file, but compute an eighth of the picture.
                 image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
                 turned = orientation(image) > 4
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            yield Problem(str(path), frame, f"the picture cannot be decoded ({error})", "Extract or copy it again")
+        except VideoError as error:
+            yield _problem(error, path, frame)
             continue
         if image.mode in UNKNOWN_RANGE:
             yield Problem(str(path), frame, "the picture has 32 bits a pixel", "Save it with 8 bits a channel")
         if turned:
             width, height = height, width
         if (width, height) != (video.width, video.height):
-            shown = f"{width} x {height}{' (turned as its EXIF says)' if turned else ''}"
-            problem = f"the picture is {shown}, the video is declared {video.width} x {video.height}"
+            size = f"{width} x {height}{' (turned as its EXIF says)' if turned else ''}"
+            problem = f"the picture is {size}, the video is declared {video.width} x {video.height}"
             yield Problem(str(path), frame, problem, "Correct width and height, or resize the picture")
 
 
 def _video_file(video: Video, record: str) -> Iterator[Problem]:
     file = str(video.frames)
     try:
-        width, height, length, _ = probe(video.frames)
+        index = index_video(video.frames, decode=True)
     except VideoError as error:
-        yield Problem(file, record, str(error).removeprefix(f"{file}: "), "Or correct file_names")
+        yield _problem(error, video.frames, record)
         return
-    if (width, height) != (video.width, video.height):
-        problem = f"the film is {width} x {height}, the video is declared {video.width} x {video.height}"
-        yield Problem(file, record, problem, "Correct width and height, or scale the film")
-    if length != video.length:
-        # Of a longer one nobody knows which of its frames the boxes are of.
-        remedy = "give the whole film" if length < video.length else "cut the film to the frames that have entries"
-        problem = f"the film has {length} frames, the video is declared to have {video.length}"
+    for frame, (width, height) in index.sizes.items():
+        if (width, height) != (video.width, video.height):
+            where = f" from frame {frame} on" if frame else ""
+            problem = f"the film is {width} x {height}{where}, the video is declared {video.width} x {video.height}"
+            yield Problem(file, record, problem, "Correct width and height, or scale the film")
+            break
+    if index.damage:
+        frame, reason = min(index.damage.items())
+        more = f", and {len(index.damage) - 1} more" if len(index.damage) > 1 else ""
+        yield Problem(file, f"{record}, frame {frame}", f"the frame cannot be decoded ({reason}){more}", REMEDY)
+    elif index.length != video.length:
+        # Which frames of a longer film the boxes belong to is not known.
+        is_shorter = index.length < video.length
+        remedy = "give the whole film" if is_shorter else "cut the film to the frames that have entries"
+        problem = f"the film has {index.length} frames, the video is declared to have {video.length}"
         yield Problem(file, record, problem, f"Correct length, or {remedy}")
+
+
+def _problem(error: VideoError, path: Path, record: str) -> Problem:
+    problem, _, remedy = str(error).removeprefix(f"{path}: ").rpartition(". ")
+    return Problem(str(path), record, problem, f"{remedy}, or correct file_names")
 
 
 def _masks(file: str, video: Video, track: Track) -> Iterator[Problem]:

@@ -116,7 +116,7 @@ def _part(root: dict[str, Any], ids: set[int], lead: Path) -> dict[str, Any]:
         | {
             "file_names": [(lead / name).as_posix() for name in video["file_names"]],
             # from the file names as they were
-            "name": video_name(video, video["file_names"][0]),
+            "name": video_name(video, video["file_names"]),
         }
         for video in root["videos"]
         if as_integer(video["id"]) in ids

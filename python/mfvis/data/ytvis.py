@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from mfvis.data.images import is_image
 from mfvis.data.jsonfile import LARGEST, as_integer, is_finite, read_object
 from mfvis.data.records import RecordReader
-from mfvis.data.video import VIDEO_SUFFIXES
 from mfvis.errors import DataError, Problem
 from mfvis.text import name_fault, path_fault, printable, shortened, unique_names
 from mfvis.types import Category, Track, Video, VideoDataset
@@ -147,14 +147,14 @@ class _YtvisReader(RecordReader):
             self.note("videos whose fps is not a positive number, which is not used")
             fps = None
         names = self.file_names(names, frames_dir) if valid else names
-        is_film = len(names) == 1 and Path(names[0]).suffix.lower() in VIDEO_SUFFIXES
+        is_film = len(names) == 1 and not is_image(names[0])
         if is_film and length is None:
             self.report(record, f"has the video file {names[0]} but no length", "Write the number of its frames")
             return None
         if not is_film and length not in (None, len(names)):
             self.report(record, f"length is {length} but file_names has {len(names)}", "Make them agree")
             return None
-        name = video_name(entry, names[0])
+        name = video_name(entry, names)
         if fault := name_fault(name):
             self.report(record, f"name {shortened(name)} {fault}", "Give it a shorter, plain name")
             valid = False
@@ -220,10 +220,10 @@ class _YtvisReader(RecordReader):
         )
 
 
-def video_name(entry: dict[str, Any], file_name: str) -> str:
+def video_name(entry: dict[str, Any], file_names: list[str]) -> str:
     """The name of a video's record: its own, else that of its film or of the folder of its frames."""
     name = entry.get("name")
     if isinstance(name, str | int) and not isinstance(name, bool) and name != "":
         return str(name)
-    path = Path(file_name)
-    return printable(path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.parent.name)
+    path = Path(file_names[0])
+    return printable(path.parent.name if len(file_names) > 1 or is_image(path) else path.stem)

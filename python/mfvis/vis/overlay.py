@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mfvis.data.images import write_image
 from mfvis.data.rle import decode_mask
-from mfvis.data.video import stream_frames, video_writer, write_image
+from mfvis.data.video import stream_frames, video_writer
 from mfvis.errors import ConfigError
 from mfvis.text import file_stems
 from mfvis.types import TrackResult, Video

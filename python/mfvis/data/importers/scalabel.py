@@ -13,7 +13,7 @@ from mfvis.errors import DataError
 def sniff_scalabel(source: ImportedFile) -> bool:
     """Whether a JSON is a list of frames, or has one; or whether it is a folder of JSON files."""
     if source.file.is_dir():
-        return any(source.file.glob("*.json"))
+        return any(source.file.glob("[!.]*.json"))
     frames = source.root.get("frames") if isinstance(source.root, dict) else source.root
     frame = frames[0] if isinstance(frames, list) and frames else None
     return isinstance(frame, dict) and bool({"videoName", "frameIndex", "labels"} & frame.keys())

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mfvis.data.images import image_files
 from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo
 from mfvis.data.jsonfile import read_json
-from mfvis.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_video
+from mfvis.data.video import VIDEO_SUFFIXES, open_video
 from mfvis.errors import Problem, VideoError
 from mfvis.types import Video
 
@@ -147,7 +148,7 @@ class ImportedFile:
         """Whether `frames` is a video file or a folder of pictures; or not there at all, which opening it tells."""
         if self.frames.is_file() or not self.frames.is_dir():
             return True
-        return any(map(_is_picture, _with_pictures(self.frames).iterdir()))
+        return bool(image_files(_with_pictures(self.frames)))
 
     def with_frames(
         self, video: Video, files: Sequence[str], indices: Sequence[int | None], sizes: set[tuple[int, int]]
@@ -206,14 +207,10 @@ class Importer:
 
 def _with_pictures(path: Path) -> Path:
     """The folder itself, or the one in it that has the pictures."""
-    if not path.is_dir() or any(map(_is_picture, path.iterdir())):
+    if not path.is_dir() or image_files(path):
         return path
     inner = [path / name for name in PICTURE_FOLDERS if (path / name).is_dir()]
     return inner[0] if len(inner) == 1 else path
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _exists(path: Path) -> bool:

@@ -16,7 +16,7 @@ CLASS_FILE = "classes.txt"
 
 def sniff_yolo(source: ImportedFile) -> bool:
     """Whether it is a folder of texts."""
-    return source.file.is_dir() and any(source.file.glob("*.txt")) and not any(source.file.glob("*.json"))
+    return source.file.is_dir() and any(source.file.glob("[!.]*.txt")) and not any(source.file.glob("[!.]*.json"))
 
 
 def read_yolo(source: ImportedFile) -> list[BoxVideo]:
@@ -61,7 +61,7 @@ def _texts(video: Video, source: ImportedFile) -> list[tuple[int, Path]]:
     pictures = {} if isinstance(video.frames, Path) else {path.stem: t for t, path in enumerate(video.frames)}
     first = 1 if source.first_frame is None else source.first_frame
     texts = []
-    for path in sorted(source.file.glob("*.txt")):
+    for path in sorted(source.file.glob("[!.]*.txt")):
         ending = re.search(r"_(\d{1,8})$", path.stem, re.ASCII)
         t = pictures.get(path.stem, int(ending[1]) - first if ending else None)
         if path.name == CLASS_FILE:

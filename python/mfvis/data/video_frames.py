@@ -1,0 +1,135 @@
+"""Frames of a video file by their indices, in order or at random, always as decoding from the start gives them.
+
+Reading starts at the key frame before a frame. The packets after a seek are compared with the index one by one, and
+the decoded frames by packet and checksum. Where anything differs, reading starts earlier, in the end with the file.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import av
+import numpy as np
+
+from mfvis.data.video_index import VideoIndex, index_video, place_of
+from mfvis.data.video_stream import REMEDY, Damaged, decode_packets, open_stream, packets_of, to_rgb
+from mfvis.errors import VideoError
+
+SEEK_GAIN = 12
+"""Frames that a seek must save; decoding fewer is faster than opening the file again."""
+
+Run = Iterator[tuple[int, av.VideoFrame]]
+"""Decoded frames with their indices, one after the other."""
+
+
+class _Differs(Exception):
+    """The decoder returns other frames than the index says."""
+
+
+class _SeekMissed(Exception):
+    """A seek led behind the packet that was sought, or to unknown packets."""
+
+
+def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
+    """Frames at ascending indices, each RGB uint8 ``[H, W, 3]``, upright.
+
+    Raises:
+        VideoError: names the file and the frame that does not exist or cannot be decoded.
+    """
+    run: Run = iter(())
+    reached = -math.inf
+    for frame in frames:
+        index = index_video(path)
+        if frame >= index.length:
+            raise VideoError(f"{path}: frame {frame} does not exist, the file has {index.length} frames")
+        picture_HW3 = None
+        if max((start for start in index.starts if start <= frame), default=0) <= reached + SEEK_GAIN:
+            with suppress(Damaged, _Differs, _SeekMissed):  # another start may lead to it
+                picture_HW3 = _advance(run, index, frame)
+        if picture_HW3 is None:
+            picture_HW3, run = _start(path, index, frame)
+        reached = frame
+        yield picture_HW3
+
+
+def _start(path: Path, index: VideoIndex, frame: int) -> tuple[np.ndarray, Run]:
+    """The picture of a frame, and the run that goes on after it."""
+    failures: dict[int, Exception] = {}
+    for start in [*reversed([start for start in index.starts if start <= frame][-2:]), 0]:
+        for seek in [True, False] if start in index.times else [False]:
+            run = _run(path, index, start, seek)
+            try:
+                picture_HW3 = _advance(run, index, frame)
+            except _SeekMissed:
+                index.times = {}
+            except (Damaged, _Differs) as error:
+                failures[start] = error
+                break
+            else:
+                index.starts = [start for start in index.starts if start not in failures]
+                return picture_HW3, run
+    if index.checksums_T is None and not any(isinstance(error, Damaged) for error in failures.values()):
+        return _start(path, index_video(path, decode=True), frame)
+    raise VideoError(f"{path}: frame {frame} cannot be decoded ({next(iter(failures.values()))}). {REMEDY}")
+
+
+def _advance(run: Run, index: VideoIndex, frame: int) -> np.ndarray:
+    """The picture of a frame that a run has ahead of it."""
+    for reached, decoded in run:
+        if reached == frame:
+            picture_HW3 = to_rgb(decoded)
+            if index.checksums_T is not None and zlib.crc32(picture_HW3) != index.checksums_T[frame]:
+                raise _Differs("its data is damaged: it is another picture each time")
+            return picture_HW3
+    raise _Differs("the data ends")
+
+
+def _run(path: Path, index: VideoIndex, start: int, seek: bool) -> Run:
+    """The frames from `start` on, compared with the index."""
+    first = int(index.packets_T[start]) if start else 0
+    with open_stream(path) as (container, stream):
+        packets = _seek(container, stream, index, start) if seek else enumerate(packets_of(container, stream))
+        due = start
+        for packet, decoded in decode_packets(stream, ((i, packet) for i, packet in packets if i >= first)):
+            if start and due == start and packet != first:
+                continue  # frames that are coded after the key frame and shown before it
+            if decoded.is_corrupt:
+                raise Damaged(f"the data of frame {due} is damaged")
+            if due == len(index.packets_T) or packet != index.packets_T[due]:
+                raise _Differs(f"the decoder leaves out frame {due}")
+            yield due, decoded
+            due += 1
+
+
+def _seek(
+    container: av.container.InputContainer, stream: av.VideoStream, index: VideoIndex, start: int
+) -> Iterator[tuple[int, av.Packet]]:
+    """The packets from the one of frame `start` on, or from an earlier one, with their indices."""
+    try:
+        if index.checksums_T is not None:
+            # The first packet may hold what a decoder keeps: a palette, or the version of the encoder.
+            stream.codec_context.decode(next(packets_of(container, stream)))
+        container.seek(index.times[start], stream=stream)
+    except av.FFmpegError as error:
+        raise _SeekMissed(error.strerror) from error
+    reached = -1
+    for packet in packets_of(container, stream):
+        place = place_of(packet)
+        if reached < 0:
+            places = np.flatnonzero((index.places_P2 == place).all(1))
+            if len(places) != 1:
+                continue
+            reached = int(places[0])
+            if reached > index.packets_T[start]:
+                raise _SeekMissed
+        else:
+            reached += 1
+            if reached == len(index.places_P2) or (index.places_P2[reached] != place).any():
+                raise _SeekMissed
+        yield reached, packet
+    if reached < 0:
+        raise _SeekMissed

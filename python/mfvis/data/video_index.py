@@ -1,0 +1,201 @@
+"""Which packet of a video file holds which frame, and where decoding can start.
+
+A frame is identified by its packet, since time stamps can be missing, repeated, or run backward:
+
+    packets  P0 P1 P2 P3 ...   in the order of the file
+    frames   P0 P2 P1 P3 ...   in the order in which a decoder returns them from the start; some packets have none
+
+MP4 and Matroska files in good order are indexed from their packets only. All others are decoded once, and their index
+has a checksum of each frame.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from mfvis.data.images import require_file
+from mfvis.data.video_stream import REMEDY, Damaged, decode_packets, open_stream, packets_of, to_rgb
+from mfvis.errors import VideoError
+
+CACHED = 4096
+"""Indexes that a process keeps."""
+_IDR = 5
+"""NAL unit type of the H.264 pictures that nothing after them looks behind."""
+
+
+class Place(NamedTuple):
+    """The facts by which a packet is found again after a seek."""
+
+    position: int
+    """Byte in the file; in formats that do not know it the time stamp."""
+    size: int
+
+
+@dataclass
+class VideoIndex:
+    """The frames of a video file."""
+
+    places_P2: np.ndarray
+    """int64, the `Place` of each packet."""
+    packets_T: np.ndarray
+    """int64, the packet of each frame."""
+    starts: list[int]
+    """Key frames, ascending, without the start of the file. One from which decoding fails is removed."""
+    times: dict[int, int]
+    """The time to seek to for each start, in the stream's time base. Emptied once a seek misses."""
+    fps: float | None
+    checksums_T: np.ndarray | None = None
+    """CRC-32 of each frame as RGB; None where the file was not decoded."""
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Width and height, by the frame from which on they hold; empty where the file was not decoded."""
+    damage: dict[int, str] = field(default_factory=dict)
+    """Reasons by damaged frame, where the file was decoded."""
+    unread: int = 0
+    """Frames from the one on at which decoding ended early; `packets_T` has none for them."""
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return len(self.packets_T) + self.unread
+
+
+_indexes: OrderedDict[tuple[str, int, int], VideoIndex] = OrderedDict()
+
+
+def index_video(path: Path, *, decode: bool = False) -> VideoIndex:
+    """The index of a video file, from memory if the file has not changed since.
+
+    Args:
+        path: the file.
+        decode: decode all frames, even if the packets are in good order.
+
+    Raises:
+        VideoError: when the file is missing, not a video, or no frame of it can be decoded.
+    """
+    require_file(path, "the video file", "Check the path")
+    status = path.stat()
+    key = str(path), status.st_mtime_ns, status.st_size
+    index = _indexes.get(key)
+    if index is None or (decode and index.checksums_T is None):
+        index = (None if decode else _index_packets(path)) or _index_frames(path)
+        _indexes[key] = index
+        if len(_indexes) > CACHED:
+            _indexes.popitem(last=False)
+    return index
+
+
+def place_of(packet: av.Packet) -> Place:
+    """The place of a packet."""
+    times = (time for time in (packet.pts, packet.dts, -1) if time is not None)
+    return Place(packet.pos if packet.pos is not None and packet.pos >= 0 else next(times), packet.size)
+
+
+def _index_packets(path: Path) -> VideoIndex | None:
+    """The index of a file whose packets say all about its frames; None if they do not."""
+    with open_stream(path) as (container, stream):
+        codec, header = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
+        # Other containers repeat, guess, or leave out time stamps; other codecs have packets of no or several frames.
+        # x264 once wrote 4:4:4 in another way, which decoders know from its version in the first packet.
+        is_trusted = (
+            ("mp4" in container.format.name or "matroska" in container.format.name)
+            and codec in ("h264", "hevc", "vp9", "av1")
+            and "4:4:4" not in str(stream.codec_context.profile)
+        )
+        if not is_trusted:
+            return None
+        rows, places = [], []
+        try:
+            for packet in packets_of(container, stream):
+                if packet.pts is None or packet.is_discard or not _is_sound(packet, codec, header):
+                    return None
+                dts = packet.pts if packet.dts is None else packet.dts
+                rows.append((packet.pts, min(packet.pts, dts), packet.is_keyframe))
+                places.append(place_of(packet))
+        except av.FFmpegError:
+            return None
+        rate = stream.average_rate
+    if not rows:
+        return None
+    pts_P, times_P, is_key_P = np.array(rows, np.int64).T
+    packets_T = pts_P.argsort(kind="stable")
+    if not is_key_P[0] or packets_T[0] != 0 or (np.diff(pts_P[packets_T]) == 0).any():
+        return None
+    return _index(places, packets_T, is_key_P, times_P.tolist(), rate)
+
+
+def _index_frames(path: Path) -> VideoIndex:
+    """The index of a file from decoding all of it."""
+    places, times, is_key, is_corrupt = [], [], [], []
+    packets, checksums, sizes, damage, unread = [], [], [], {}, 0
+
+    def numbered(source: Iterator[av.Packet]) -> Iterator[tuple[int, av.Packet]]:
+        for i, packet in enumerate(source):
+            places.append(place_of(packet))
+            times.append(min((time for time in (packet.pts, packet.dts) if time is not None), default=None))
+            is_key.append(packet.is_keyframe)
+            is_corrupt.append(packet.is_corrupt)
+            yield i, packet
+
+    with open_stream(path) as (container, stream):
+        rate = stream.average_rate
+        try:
+            for packet, frame in decode_packets(stream, numbered(packets_of(container, stream))):
+                picture_HW3 = to_rgb(frame)
+                if frame.is_corrupt:
+                    damage[len(packets)] = "its data is damaged"
+                packets.append(packet)
+                checksums.append(zlib.crc32(picture_HW3))
+                sizes.append(picture_HW3.shape[1::-1])
+        except Damaged as error:
+            if not packets:
+                raise VideoError(f"{path}: no frame can be decoded ({error}). {REMEDY}") from error
+            damage[len(packets)], unread = str(error), 1
+            with suppress(av.FFmpegError):
+                for _ in packets_of(container, stream):
+                    unread += 1
+    # A packet that lost data and gives no frame is damage, too, next to about as many frames as packets precede it.
+    for lost in set(np.flatnonzero(is_corrupt[: len(places) - (unread > 0)]).tolist()).difference(packets):
+        damage.setdefault(min(sum(packet < lost for packet in packets), len(packets) - 1), "data next to it is lost")
+    index = _index(places, np.array(packets, np.int64), np.array(is_key), times, rate)
+    index.checksums_T = np.array(checksums, np.uint32)
+    index.sizes = {0: sizes[0]} | {i: sizes[i] for i in range(1, len(sizes)) if sizes[i] != sizes[i - 1]}
+    index.damage, index.unread = damage, unread
+    return index
+
+
+def _index(
+    places: list[Place], packets_T: np.ndarray, is_key_P: np.ndarray, times: list[int | None], rate: Fraction | None
+) -> VideoIndex:
+    starts = (np.flatnonzero(is_key_P[packets_T][1:]) + 1).tolist()
+    seekable = {start: times[packets_T[start]] for start in starts if times[packets_T[start]] is not None}
+    fps = float(rate) if rate else None
+    return VideoIndex(np.array(places, np.int64), packets_T, starts, seekable, fps)
+
+
+def _is_sound(packet: av.Packet, codec: str, header: bytes | None) -> bool:
+    """Whether the NAL units of a packet fill it, and decoding can start at it if it is an H.264 key frame.
+
+    Open groups of pictures and gradual refreshes have key frames from which a decoder gets other pictures.
+    """
+    if codec not in ("h264", "hevc"):
+        return True
+    if not header or header[0] != 1:  # no lengths before the NAL units
+        return False
+    length_size = (header[4 if codec == "h264" else 21] & 3) + 1
+    data, position, types = memoryview(packet), 0, []
+    while position + length_size < len(data):
+        types.append(data[position + length_size] & 31)
+        position += length_size + int.from_bytes(data[position : position + length_size], "big")
+    if codec == "h264" and packet.is_keyframe and next((kind for kind in types if 1 <= kind <= _IDR), None) != _IDR:
+        return False
+    return position == len(data)

@@ -1,0 +1,125 @@
+"""The best video stream of a file: its packets, its decoded frames, and their pictures as RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+
+from mfvis.data.images import MAX_PIXELS, require_file
+from mfvis.errors import VideoError
+
+REMEDY = "Copy it again, or encode it again: ffmpeg -i OLD -c:v libx264 NEW.mp4"
+
+
+class Damaged(Exception):
+    """The decoder reports damaged data; the text is its reason."""
+
+
+@contextmanager
+def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The container of a video file, and the stream that FFmpeg takes for the video, never an attached picture.
+
+    Only local files are opened, also those that a playlist names.
+
+    Raises:
+        VideoError: when there is no file, no video in it, or none that can be decoded.
+    """
+    require_file(path, "the video file", "Check the path")
+    try:
+        container = av.open(
+            f"file:{path.absolute()}", options={"protocol_whitelist": "file"}, metadata_errors="replace"
+        )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(f"{path}: not a video file, or a damaged one ({reason}). {REMEDY}") from error
+    with container:
+        stream = container.streams.best("video")
+        if stream is None:
+            raise VideoError(f"{path}: the file has no video stream. Give a video")
+        context = stream.codec_context
+        if context is None:
+            raise VideoError(f"{path}: FFmpeg cannot decode its video stream. Encode it as H.264")
+        if context.width * context.height > MAX_PIXELS:
+            raise VideoError(f"{path}: its frames are {context.width} x {context.height}, too large. Scale it down")
+        yield container, stream
+
+
+def packets_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a stream from where the container is. Empty ones, which repeat a frame, are none."""
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def decode_packets(
+    stream: av.VideoStream, packets: Iterable[tuple[int, av.Packet]]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames of numbered packets in the order of the decoder, each with the number of its packet.
+
+    Raises:
+        Damaged: after the frames before it, at the first packet that cannot be decoded; also when there is no frame.
+    """
+    context, failure, skipped, has_key, is_empty = stream.codec_context, None, "", False, True
+
+    def decode(packet: av.Packet | None) -> Iterator[tuple[int, av.VideoFrame]]:
+        nonlocal is_empty
+        for frame in context.decode(packet):
+            is_empty = False
+            yield frame.pts, frame
+
+    try:
+        for i, packet in packets:
+            packet.pts = i  # decoders hand time stamps on, whatever they are
+            has_key = has_key or packet.is_keyframe
+            try:
+                yield from decode(packet)
+            except av.FFmpegError as error:
+                if has_key and not _is_without_frame(error):  # before the first key frame no player shows anything
+                    raise
+                skipped = error.strerror
+    except av.FFmpegError as error:
+        failure = error.strerror
+    try:
+        yield from decode(None)
+    except av.FFmpegError as error:
+        failure = failure or error.strerror
+    if is_empty and not failure:
+        failure = skipped if has_key and skipped else "it has no key frame"
+    if failure:
+        raise Damaged(failure)
+
+
+def _is_without_frame(error: av.FFmpegError) -> bool:
+    """Whether a packet has no frame in it: headers where two files were joined, or no picture data."""
+    return isinstance(error, PermissionError) or bool(error.log and "no frame" in error.log[2])
+
+
+def to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """The picture of a frame, RGB uint8 ``[H, W, 3]``, contiguous, turned and mirrored as its display matrix says.
+
+    Raises:
+        Damaged: when no picture can be made of its pixels.
+    """
+    try:
+        picture_HW3 = np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+    except (OSError, ValueError) as error:
+        raise Damaged(f"its pixel format {frame.format.name} cannot be converted to RGB") from error
+    if frame.format.name == "pal8" and not np.frombuffer(frame.planes[1], np.uint32).any():
+        raise Damaged("it has no palette")
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return picture_HW3
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # a pixel goes to x' = a x + c y, y' = b x + d y
+    if a == b == c == d == 0:  # which players ignore
+        return picture_HW3
+    straight, swapped = min(abs(a), abs(d)), min(abs(b), abs(c))
+    if max(abs(b), abs(c)) * 100 < straight:
+        flip_x, flip_y = a < 0, d < 0
+    elif max(abs(a), abs(d)) * 100 < swapped:
+        picture_HW3 = picture_HW3.transpose(1, 0, 2)
+        flip_x, flip_y = c < 0, b < 0
+    else:
+        raise Damaged("its display matrix is no quarter turn")
+    return np.ascontiguousarray(picture_HW3[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
