@@ -36,7 +36,7 @@ class Command:
 COMMANDS = {
     "train": Command("train a model from box tracks", "mfvis.train.engine:train", plan="mfvis.train.plan:plan"),
     "label": Command("give box tracks their masks: boxes in, masks out", "mfvis.infer.label:run", "label"),
-    "predict": Command("find and segment the objects of a video", "mfvis.infer.predictor:run"),
+    "predict": Command("find and segment the objects of a video", "mfvis.infer.predict:run"),
     "eval": Command("measure: AP of YouTube-VIS, OVIS and COCO, BDD100K MOTS, J of labels", "mfvis.eval.run:run"),
     "convert": Command("weights of other programs for mfvis, and mfvis' for them", "mfvis.models.convert:run"),
     "demo": Command("synthetic videos, box-only training, evaluation, an HTML report", "mfvis.demo:run", "demo"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from mfvis.config import Config
 from mfvis.data.augment import pad_frames, resize_frames
 from mfvis.data.clips import ClipConfig
 from mfvis.data.rle import decode_mask, mask_box
-from mfvis.data.video import open_video, read_frames, video_writer
-from mfvis.errors import ConfigError
-from mfvis.infer import predictor
+from mfvis.data.video import open_video, read_frames, video_writer, write_image
+from mfvis.errors import CheckpointError, ConfigError, DataError, VideoError
+from mfvis.infer import predict
 from mfvis.infer.full_size import encode_tubes
-from mfvis.infer.predictor import InferConfig, predict_video
+from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
 from mfvis.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from mfvis.models.mask2former import VideoMask2Former
 from tiny import CATEGORIES, TINY, every_mask, tiny_model
@@ -116,10 +117,10 @@ def test_masks_come_out_where_their_logits_are():
 
 
 def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(predictor, "load_model", lambda path, device: (model, CATEGORIES, TRAINED))
+    monkeypatch.setattr(predict, "load_model", lambda path, device: (model, CATEGORIES, TRAINED))
     out = tmp_path / "out"
-    config = predictor.PredictConfig(str(video_file), Path("any"), out, 0.0, "cpu")
-    predictor.run(config)
+    config = predict.PredictConfig((str(video_file),), Path("any"), out, min_score=0.0, device="cpu")
+    predict.run(config)
     results = json.loads((out / "results.json").read_text())
     tracks = json.loads((out / "tracks.json").read_text())
     with zipfile.ZipFile(out / "results.zip") as archive:
@@ -135,7 +136,7 @@ def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp
 
     assert "11 frames, 10 tracks\n" in capsys.readouterr().out
 
-    predictor.run(replace(config, min_score=1.0))
+    predict.run(replace(config, min_score=1.0))
     best = max(result["score"] for result in results)
     reason = f"0 tracks: the best of 10 candidates scores {best:.3f}, --min-score is 1\n"
     assert reason in capsys.readouterr().out
@@ -143,17 +144,197 @@ def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp
 
 
 def test_frames_are_sized_as_in_training_unless_told_otherwise():
-    assert predictor.sized_as_trained(InferConfig(), TRAINED.clip).short_side == 32
-    assert predictor.sized_as_trained(InferConfig(short_side=64), TRAINED.clip).short_side == 64
+    assert sized_as_trained(InferConfig(), TRAINED.clip).short_side == 32
+    assert sized_as_trained(InferConfig(short_side=64), TRAINED.clip).short_side == 64
 
 
 @pytest.mark.parametrize("score", [float("nan"), -0.1, 1.1])
 def test_scores_are_probabilities(score):
     with pytest.raises(ConfigError, match=f"min_score is {score}; expected 0 to 1"):
-        predictor.PredictConfig("film.mp4", Path("run"), min_score=score)
+        predict.PredictConfig(("film.mp4",), Path("run"), min_score=score)
 
 
 @pytest.mark.parametrize("name", ["short_side", "max_side", "max_tracks", "chunk"])
 def test_sizes_are_positive(name):
     with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):
         InferConfig(**{name: 0})
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """Three folders of two frames each."""
+    random = np.random.default_rng(1)
+    for name in "abc":
+        for t in range(2):
+            write_image(tmp_path / name / f"{t}.jpg", random.integers(0, 255, (40, 56, 3), dtype=np.uint8))
+    return [tmp_path / name for name in "abc"]
+
+
+@pytest.fixture
+def config(model, folders, tmp_path, monkeypatch) -> predict.PredictConfig:
+    monkeypatch.setattr(predict, "load_model", lambda path, device: (model, CATEGORIES, TRAINED))
+    return predict.PredictConfig(tuple(map(str, folders)), Path("any"), tmp_path / "out", device="cpu", min_score=0.0)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def killed_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `predict_video` end the process in its call number `count`."""
+    original, calls = predict.predict_video, []
+
+    def stub(*given):
+        calls.append(given)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    monkeypatch.setattr(predict, "predict_video", stub)
+
+
+def test_a_killed_run_resumes_bit_for_bit(config, monkeypatch, capsys):
+    whole = replace(config, out=config.out.with_name("whole"))
+    predict.run(whole)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        killed_after(2, patched)
+        predict.run(config)
+    assert not (config.out / "results.json").exists()
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        killed_after(1, patched)  # no more than the third is left to do
+        predict.run(config)
+    assert capsys.readouterr().out.count("from an earlier run") == 2
+    results, expected = files(config.out), files(whole.out)
+    assert results == expected and {"results.json", "results.zip", "tracks.json", "a.mp4", "b.mp4"} < set(results)
+
+
+def test_videos_of_several_sources_have_ids_of_their_own(config, folders, tmp_path, capsys):
+    record = {"width": 56, "height": 40, "length": 2, "file_names": ["a/0.jpg", "a/1.jpg"], "name": "in a file"}
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps({"videos": [{"id": 2} | record, {"id": 9} | record], "categories": []}))
+    config = replace(config, sources=(str(folders[0]), str(data), str(folders[2])), overlays=False)
+    predict.run(config)
+    tracks = json.loads((config.out / "tracks.json").read_text())
+    assert [entry["video_id"] for entry in tracks] == [1, 2, 9, 3]
+    results = json.loads((config.out / "results.json").read_text())
+    by_video = {id: [r["score"] for r in results if r["video_id"] == id] for id in (1, 2, 9, 3)}
+    assert by_video[1] == by_video[2] == by_video[9] != by_video[3]
+    assert sorted(path.name for path in config.out.iterdir()) == ["parts", "results.json", "results.zip", "tracks.json"]
+    assert "wrote results.json, results.zip, tracks.json to" in capsys.readouterr().out
+
+
+def test_data_sets_that_share_ids_are_refused(config, tmp_path):
+    for name in "xy":
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"videos": [{"id": 7, "width": 56, "height": 40, "file_names": ["a/0.jpg"]}], "categories": []})
+        )
+    with pytest.raises(ConfigError, match="1 video ids in common, such as 7"):
+        predict.run(replace(config, sources=(str(tmp_path / "x.json"), str(tmp_path / "y.json"))))
+
+
+def test_what_changed_is_predicted_again_and_nothing_else(config, folders, monkeypatch, capsys, model):
+    predict.run(config)
+
+    def predicted(config: predict.PredictConfig) -> list[str]:
+        """The videos that a run has to look at."""
+        original, seen = predict.predict_video, []
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                predict, "predict_video", lambda m, video, *rest: seen.append(video.name) or original(m, video, *rest)
+            )
+            predict.run(config)
+        return seen
+
+    assert predicted(config) == []
+    assert predicted(replace(config, min_score=0.9, overlays=False)) == []
+    assert predicted(replace(config, sources=config.sources[::-1])) == [], "whatever the order"
+    moved = folders[0].rename(folders[0].with_name("moved"))
+    assert predicted(replace(config, sources=(str(moved), *config.sources[1:]))) == [], "wherever the frames lie"
+    (moved / "0.jpg").write_bytes((moved / "1.jpg").read_bytes())
+    assert predicted(replace(config, sources=(str(moved), *config.sources[1:]))) == ["moved"]
+    config = replace(config, sources=config.sources[1:])
+    assert predicted(replace(config, infer=InferConfig(max_tracks=3))) == ["b", "c"]
+    with torch.no_grad():
+        model.decoder.query_features.weight += 0.01
+    assert predicted(config) == ["b", "c"], "other weights under the same name"
+    assert len(list((config.out / "parts").iterdir())) == 2, "results that nothing uses any more are removed"
+
+
+def test_an_overlay_is_drawn_where_it_is_missing_or_of_another_score(config, monkeypatch):
+    config = replace(config, sources=config.sources[:1])
+    drawn, original = [], predict.write_overlay
+    monkeypatch.setattr(predict, "write_overlay", lambda path, *rest: drawn.append(path.name) or original(path, *rest))
+    for change, expected in (
+        ({"overlays": False}, []),
+        ({}, ["a.mp4"]),
+        ({}, []),
+        ({"min_score": 0.5}, ["a.mp4"]),
+        ({"min_score": 0.5}, []),
+    ):
+        predict.run(replace(config, **change))
+        assert drawn == expected
+        drawn.clear()
+    (config.out / "a.mp4").unlink()
+    predict.run(replace(config, min_score=0.5))
+    assert drawn == ["a.mp4"] and (config.out / "a.mp4").exists()
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"made_from": {}, "content": 1}', "flip", "other"])
+def test_a_damaged_part_is_made_again(damage, config, capsys):
+    predict.run(config)
+    expected = files(config.out)
+    first, second, _ = sorted((config.out / "parts").iterdir())
+    if damage == "flip":
+        first.write_text(first.read_text().replace('"score":0.', '"score":1.', 1))
+    else:
+        first.write_text(second.read_text() if damage == "other" else damage)
+    capsys.readouterr()
+    predict.run(config)
+    said = capsys.readouterr().out
+    assert said.count("from an earlier run") == 2 and said.count("it is predicted again") == 1
+    assert files(config.out) == expected
+
+
+def test_frames_are_checked_before_anything_is_predicted(config, folders):
+    (folders[1] / "1.jpg").write_bytes(b"no picture")
+    (folders[2] / "0.jpg").write_bytes(b"nor this")
+    config = replace(config, sources=(str(folders[0]), str(folders[1])))
+    with pytest.raises(DataError) as raised:
+        predict.run(config)
+    assert [problem.file for problem in raised.value.problems] == [str(folders[1] / "1.jpg")]
+    assert not config.out.exists()
+
+
+def test_frames_that_change_meanwhile_are_noticed(config, folders, monkeypatch):
+    original = predict.predict_video
+
+    def replaced(*given):
+        results = original(*given)
+        (folders[0] / "0.jpg").write_bytes((folders[1] / "0.jpg").read_bytes())
+        return results
+
+    monkeypatch.setattr(predict, "predict_video", replaced)
+    with pytest.raises(VideoError, match="video a: its frames changed while"):
+        predict.run(config)
+    assert not list(config.out.glob("parts/*"))
+
+
+@pytest.mark.parametrize("part", ["decoder.query_features.weight", "decoder.class_head.bias", "backbone"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_predictions_that_are_not_finite_are_one_error(part, value, config, model):
+    for name, parameter in model.named_parameters():
+        if name.startswith(part):
+            parameter.data.flatten()[:1] = value
+    try:
+        predict.run(config)
+        assert value == 1e38, "NaN and infinity come through"
+    except CheckpointError as error:
+        assert "video a, frames 0 to 1: the model predicts NaN or infinity" in str(error)
+
+
+def test_a_pipe_is_not_waited_for(config, tmp_path):
+    os.mkfifo(tmp_path / "film.mp4")
+    for source in (str(tmp_path / "film.mp4"), "/dev/zero"):
+        with pytest.raises(ConfigError, match="is a pipe or a device"):
+            predict.run(replace(config, sources=(source,)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -43,9 +44,20 @@ def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
 
 
 def zip_results(path: str | Path, results: str | Path) -> None:
-    """Write the zip that evaluation servers take: the file `results` as ``results.json``, in no folder."""
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(results, "results.json")
+    """Write the zip that evaluation servers take: the file `results` as ``results.json``, in no folder.
+
+    The same results give the same bytes, as the entry has no date.
+    """
+    entry = zipfile.ZipInfo("results.json")
+    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+    entry.file_size = Path(results).stat().st_size  # decides about ZIP64
+    with (
+        atomic_write(path) as temporary,
+        open(results, "rb") as source,
+        zipfile.ZipFile(temporary, "w") as archive,
+        archive.open(entry, "w") as target,
+    ):
+        shutil.copyfileobj(source, target, 1 << 20)
 
 
 @dataclass(frozen=True)

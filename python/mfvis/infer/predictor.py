@@ -1,34 +1,24 @@
-"""``mfvis predict``: the objects of a whole video, each with its class, score and mask tube, from the model alone."""
+"""The objects of a whole video, each with its class, score and mask tube, from the model alone."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import tyro
 
 from mfvis.data.augment import fitted_size, pad_frames, padded_size, resize_frames
-from mfvis.data.bdd100k_results import write_bdd100k_results
 from mfvis.data.clips import ClipConfig
-from mfvis.data.datasets import load_source, parse_source
-from mfvis.data.jsonfile import write_json
-from mfvis.data.results import write_results, zip_results
-from mfvis.data.video import open_video, stream_frames
-from mfvis.device import device_of
-from mfvis.errors import require
+from mfvis.data.video import stream_frames
+from mfvis.errors import CheckpointError, require
 from mfvis.infer.full_size import encode_tubes
 from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
-from mfvis.train.checkpoint import load_model
-from mfvis.types import Category, TrackResult, Video, VideoDataset, present
-from mfvis.vis.overlay import overlay_paths, write_overlay
-from mfvis.writing import run_lock
+from mfvis.text import printable
+from mfvis.types import Category, TrackResult, Video
 
 
 @dataclass(frozen=True)
@@ -58,82 +48,6 @@ class InferConfig:
             known = "no more than window" if self.window else "none without a window"
             checks["stride"] = (self.stride <= (self.window or 0), known)
         require(self, checks)
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Find and segment the objects of a video, a folder of frames, or all videos of a data set."""
-
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO|FOLDER|DATA")]
-    """A video file, a folder of frames, a YouTube-VIS JSON, or a data set by its name, such as ytvis2021:FOLDER: then
-    its valid split, or another with @split=test. Annotations are not needed."""
-    checkpoint: Path
-    """A checkpoint of `mfvis train`."""
-    out: Path = Path("predictions")
-    """Directory for results.json, results.zip (for evaluation servers), tracks.json and the overlays: an MP4 per video,
-    a JPEG where it is a single picture, as in coco; of bdd100k-mots also bdd100k.json, which its own evaluation
-    takes."""
-    min_score: float = 0.3
-    """Tracks below this are not drawn and not in tracks.json and bdd100k.json; results.json has them all."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one and the operators were built for it."""
-    infer: InferConfig = field(default_factory=InferConfig)
-
-    def __post_init__(self) -> None:
-        require(self, {"min_score": (0 <= self.min_score <= 1, "0 to 1")})
-
-
-def run(config: PredictConfig) -> None:
-    """Write results.json (YouTube-VIS) and its zip, tracks.json (for people) and one overlay per video into
-    `config.out`.
-
-    Raises:
-        ConfigError: before anything is computed, when an overlay there would replace what it is drawn over.
-    """
-    with run_lock(config.out):
-        _run(config)
-
-
-def _run(config: PredictConfig) -> None:
-    source = parse_source(config.source)
-    if source.name or source.path.suffix == ".json":
-        dataset = load_source(replace(source, boxes_from_masks=True), "valid", with_masks=False)
-    else:
-        dataset = VideoDataset(source.path, (), (open_video(source.path),))
-    for note in dataset.notes:
-        print(note)
-    videos = dataset.videos
-    overlays = overlay_paths(config.out, videos)
-    model, categories, trained = load_model(config.checkpoint, device_of(config.device))
-    if dataset.categories and dataset.categories != categories:
-        print(f"the classes and their ids are those of {config.checkpoint}, not of {config.source}")
-    infer = sized_as_trained(config.infer, trained.clip)
-    names = {category.id: category.name for category in categories}
-    results: list[TrackResult] = []
-    for number, (video, path) in enumerate(zip(videos, overlays, strict=True), start=1):
-        found = predict_video(model, video, categories, infer)
-        kept = [result for result in found if result.score >= config.min_score]
-        labels = [f"{names[result.category_id]} {result.score:.2f}" for result in kept]
-        write_overlay(path, video, kept, labels)
-        results += found
-        reason = ""
-        if found and not kept:
-            best = max(result.score for result in found)
-            reason = f": the best of {len(found)} candidates scores {best:.3f}, --min-score is {config.min_score:g}"
-        print(f"[{number}/{len(videos)}] {video.name}: {video.length} frames, {len(kept)} tracks{reason}")
-    written = ["results.json", "results.zip", "tracks.json"]
-    write_results(config.out / "results.json", results)
-    zip_results(config.out / "results.zip", config.out / "results.json")
-    if source.name == "bdd100k-mots":
-        # Its evaluation knows no scores: what is too unsure to be drawn would count as a false alarm.
-        sure = [result for result in results if result.score >= config.min_score]
-        write_bdd100k_results(config.out / "bdd100k.json", dataset, sure)
-        written.append("bdd100k.json")
-    write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
-    pictures = sum(video.length == 1 for video in videos)
-    drawn = {"overlay videos": len(videos) - pictures, "overlay pictures": pictures}
-    counts = " and ".join(f"{count} {what}" for what, count in drawn.items() if count)
-    print(f"wrote {', '.join(written)} and {counts} to {config.out}")
 
 
 def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
@@ -169,6 +83,11 @@ def predict_video(
         # One query may be chosen for several classes; its masks are made once.
         chosen_M = (flat_D // scores_QK.shape[1]).unique()
         masks_MTHW = prediction.masks.select(0, chosen_M[None])[0]
+        if not (torch.isfinite(scores_QK).all() and torch.isfinite(masks_MTHW).all()):
+            raise CheckpointError(
+                f"video {printable(video.name)}, frames {frames.start} to {frames.stop - 1}: the model predicts NaN or "
+                "infinity. Its weights are damaged or too large; use another checkpoint"
+            )
         # Frames shared with the window before, and with the next.
         head = windows[number - 1].stop - frames.start if number > 0 else 0
         tail = frames.stop - windows[number + 1].start if number + 1 < len(windows) else 0
@@ -239,25 +158,3 @@ class WindowFeatures:
             pictures = resize_frames(torch.stack(list(itertools.islice(self.stream, count))), *self.resized)
             padded = pad_frames(pictures, *padded_size(*self.resized))
             yield self.model.encode(padded.to(device))
-
-
-def readable(
-    results: Sequence[TrackResult], videos: Sequence[Video], categories: Sequence[Category], min_score: float
-) -> list[dict]:
-    """Per video its tracks with class name, score and box ``[x1, y1, x2, y2]`` or null per frame, for JSON."""
-    names = {category.id: category.name for category in categories}
-    return [
-        {
-            "video": video.name,
-            "tracks": [
-                {
-                    "class": names[result.category_id],
-                    "score": round(result.score, 4),
-                    "boxes": [box.tolist() if present(box) else None for box in result.boxes_T4],
-                }
-                for result in results
-                if result.video_id == video.id and result.score >= min_score
-            ],
-        }
-        for video in videos
-    ]

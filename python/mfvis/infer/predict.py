@@ -1,0 +1,234 @@
+"""``mfvis predict``: the objects of videos, with masks, as results for evaluation, tracks for people, and overlays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from mfvis.data.bdd100k_results import write_bdd100k_results
+from mfvis.data.check import check_frames_of
+from mfvis.data.datasets import Source, load_source, parse_source
+from mfvis.data.jsonfile import write_json
+from mfvis.data.results import write_results, zip_results
+from mfvis.data.video import open_video
+from mfvis.device import device_of
+from mfvis.errors import ConfigError, DataError, require
+from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
+from mfvis.infer.state import Inputs, hash_of, hash_of_frames, hash_of_weights, read_part, require_unchanged, write_part
+from mfvis.parsing import to_plain
+from mfvis.text import printable
+from mfvis.train.checkpoint import load_model
+from mfvis.types import Category, TrackResult, Video, VideoDataset, present
+from mfvis.vis.overlay import overlay_paths, write_overlay
+from mfvis.writing import run_lock
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Find and segment the objects of videos: files, folders of frames, or all videos of a data set."""
+
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO|FOLDER|DATA [...]")]
+    """Video files, folders of frames, YouTube-VIS JSONs, or data sets by name, such as ytvis2021:FOLDER: then the valid
+    split, or another with @split=test. Annotations are not needed."""
+    checkpoint: Path
+    """A checkpoint of `mfvis train`."""
+    out: Path = Path("predictions")
+    """Directory for results.json, results.zip (for evaluation servers), tracks.json, the overlays, and the state from
+    which an interrupted run resumes; of bdd100k-mots also bdd100k.json, which its own evaluation takes."""
+    overlays: bool = True
+    """Write an MP4 per video, a JPEG where it has one frame, with the tracks drawn over it."""
+    min_score: float = 0.3
+    """Tracks below this are not drawn and not in tracks.json and bdd100k.json; results.json has them all."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one and the operators were built for it."""
+    infer: InferConfig = field(default_factory=InferConfig)
+
+    def __post_init__(self) -> None:
+        wanted = {"min_score": (0 <= self.min_score <= 1, "0 to 1")}
+        require(self, wanted | {"sources": (len(self.sources) > 0, "one or more videos or data sets")})
+
+
+def run(config: PredictConfig) -> None:
+    """Write results.json (YouTube-VIS) and its zip, tracks.json (for people) and one overlay per video into
+    `config.out`.
+
+    The results of every video are kept as soon as they are there. A run that was killed continues with the next video,
+    and writes the same files, bit for bit.
+
+    Raises:
+        ConfigError: another run uses `config.out`, an overlay would replace a video, or video ids collide.
+        DataError: with all frames that cannot be read, before anything is computed.
+        CheckpointError: the checkpoint is damaged, or its model predicts NaN.
+    """
+    with run_lock(config.out, ("parts",)):
+        _run(config)
+
+
+def _run(config: PredictConfig) -> None:
+    # ---- Load ---------------------------------------------------------------------------------------------------
+    sources, datasets = _load(config.sources)
+    for note in (note for dataset in datasets for note in dataset.notes):
+        print(note)
+    videos = [video for dataset in datasets for video in dataset.videos]
+    overlays = overlay_paths(config.out, videos) if config.overlays else []
+    model, categories, trained = load_model(config.checkpoint, device_of(config.device))
+    for text, dataset in zip(config.sources, datasets, strict=True):
+        if dataset.categories and dataset.categories != categories:
+            print(f"the classes and their ids are those of {config.checkpoint}, not of {text}")
+    infer = sized_as_trained(config.infer, trained.clip)
+    made_from = {
+        # The chunk changes what fits into the memory, not the result.
+        "settings": hash_of([to_plain(replace(infer, chunk=1)), [[c.id, c.name] for c in categories]]),
+        "weights": hash_of_weights(model),
+    }
+    parts = [_Part(config.out / "parts", video, made_from) for video in videos]
+    kept = [part.read() for part in parts]
+    if problems := check_frames_of([video for video, part in zip(videos, kept, strict=True) if part is None]):
+        raise DataError(problems)
+
+    # ---- Video by video: predict, draw, keep --------------------------------------------------------------------
+    names = {category.id: category.name for category in categories}
+    results: list[TrackResult] = []
+    for i, (video, part) in enumerate(zip(videos, parts, strict=True)):
+        found = kept[i]
+        resumed = found is not None
+        if found is None:
+            found = predict_video(model, video, categories, infer)
+        sure = [result for result in found if result.score >= config.min_score]
+        if overlays and not (resumed and part.drawn == config.min_score and overlays[i].is_file()):
+            write_overlay(overlays[i], video, sure, [f"{names[r.category_id]} {r.score:.2f}" for r in sure])
+            part.drawn = config.min_score
+            resumed = False
+        if not resumed:
+            require_unchanged(video, part.frames)
+            part.write(found)
+        kept[i] = None  # in `results` from here on
+        results += found
+        reason = ", from an earlier run" if resumed else ""
+        if found and not sure:
+            best = max(result.score for result in found)
+            reason = f": the best of {len(found)} candidates scores {best:.3f}, --min-score is {config.min_score:g}"
+        head = f"[{i + 1}/{len(videos)}] {printable(video.name)}"
+        print(f"{head}: {video.length} frames, {len(sure)} tracks{reason}", flush=True)
+
+    # ---- Write --------------------------------------------------------------------------------------------------
+    written = ["results.json", "results.zip", "tracks.json"]
+    write_results(config.out / "results.json", results)
+    zip_results(config.out / "results.zip", config.out / "results.json")
+    for source, dataset in zip(sources, datasets, strict=True):
+        if source.name == "bdd100k-mots":
+            # Its evaluation knows no scores: what is too unsure to be drawn would count as a false alarm.
+            ids = {video.id for video in dataset.videos}
+            sure = [result for result in results if result.score >= config.min_score and result.video_id in ids]
+            write_bdd100k_results(config.out / "bdd100k.json", dataset, sure)
+            written.append("bdd100k.json")
+    write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
+    for stale in set((config.out / "parts").glob("*.json")) - {part.path for part in parts}:
+        stale.unlink()
+    pictures = sum(video.length == 1 for video in videos) if overlays else 0
+    drawn = {"overlay videos": len(overlays) - pictures, "overlay pictures": pictures}
+    counts = "".join(f" and {count} {what}" for what, count in drawn.items() if count)
+    print(f"wrote {', '.join(written)}{counts} to {config.out}")
+
+
+def _load(texts: Sequence[str]) -> tuple[list[Source], list[VideoDataset]]:
+    """The data sets that the arguments name; films and folders are data sets of one video, with ids that are free.
+
+    Raises:
+        ConfigError: two data sets have videos of the same id.
+    """
+    sources = [parse_source(text) for text in texts]
+    datasets: list[VideoDataset] = []
+    for source in sources:
+        if source.name or source.path.suffix == ".json":
+            datasets.append(load_source(replace(source, boxes_from_masks=True), "valid", with_masks=False))
+        elif source.path.exists() and not source.path.is_file() and not source.path.is_dir():
+            raise ConfigError(f"sources: {source.path} is a pipe or a device; name a video file or a folder of frames")
+        else:
+            datasets.append(VideoDataset(source.path, (), (open_video(source.path),)))
+    is_film = [not (source.name or source.path.suffix == ".json") for source in sources]
+    owners = Counter(v.id for film, dataset in zip(is_film, datasets, strict=True) if not film for v in dataset.videos)
+    if shared := [id for id, count in owners.items() if count > 1]:
+        both = [str(d.path) for film, d in zip(is_film, datasets, strict=True) if not film][:5]
+        raise ConfigError(
+            f"sources: {', '.join(both)} have {len(shared)} video ids in common, such as {shared[0]}; results.json "
+            "could not tell these videos apart. Predict each data set with an --out of its own"
+        )
+    free = (id for id in range(1, len(owners) + len(datasets) + 1) if id not in owners)
+    for i, dataset in enumerate(datasets):
+        if is_film[i]:
+            datasets[i] = replace(dataset, videos=tuple(replace(video, id=next(free)) for video in dataset.videos))
+    return sources, datasets
+
+
+class _Part:
+    """The kept results of one video. The file is called after what they were made from, whatever its id in this run."""
+
+    def __init__(self, folder: Path, video: Video, made_from: Inputs):
+        self.video = video
+        self.frames = hash_of_frames(video)
+        size = f"{video.width} x {video.height}, {video.length}"
+        self.inputs = {**made_from, "size": size, "frames": self.frames}
+        self.path = folder / f"{hash_of(self.inputs)[:32]}.json"
+        self.drawn: float | None = None
+        """The least score on the overlay; None if there is none."""
+
+    def read(self) -> list[TrackResult] | None:
+        """The results that an earlier run kept; None if there are none, or they are damaged."""
+        content, reason = read_part(self.path, self.inputs)
+        if content is None:
+            if reason:
+                print(f"{printable(self.video.name)}: {reason}; it is predicted again", flush=True)
+            return None
+        self.drawn = content["drawn"]
+        return [
+            TrackResult(
+                self.video.id,
+                track["category_id"],
+                track["score"],
+                tuple(track["segmentations"]),
+                np.array(track["boxes"], np.float32),
+            )
+            for track in content["tracks"]
+        ]
+
+    def write(self, results: Sequence[TrackResult]) -> None:
+        tracks: list[dict[str, Any]] = [
+            {
+                "category_id": result.category_id,
+                "score": result.score,
+                "segmentations": list(result.segmentations),
+                "boxes": result.boxes_T4.tolist(),
+            }
+            for result in results
+        ]
+        write_part(self.path, self.inputs, {"drawn": self.drawn, "tracks": tracks})
+
+
+def readable(
+    results: Sequence[TrackResult], videos: Sequence[Video], categories: Sequence[Category], min_score: float
+) -> list[dict[str, Any]]:
+    """Per video its tracks with class name, score and box ``[x1, y1, x2, y2]`` or null per frame, for JSON."""
+    names = {category.id: category.name for category in categories}
+    return [
+        {
+            "video": video.name,
+            "video_id": video.id,
+            "tracks": [
+                {
+                    "class": names[result.category_id],
+                    "score": round(result.score, 4),
+                    "boxes": [box.tolist() if present(box) else None for box in result.boxes_T4],
+                }
+                for result in results
+                if result.video_id == video.id and result.score >= min_score
+            ],
+        }
+        for video in videos
+    ]

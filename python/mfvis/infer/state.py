@@ -1,0 +1,110 @@
+"""Results of single videos on the disk, from which an interrupted run resumes.
+
+Each file says what it was made from, as hashes of the contents: settings, weights, boxes, frames. It is used only where
+these are the same, so that results of other inputs are never mixed in, however files were moved or edited in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mfvis.data.jsonfile import read_json, write_json
+from mfvis.errors import CheckpointError, VideoError
+from mfvis.train.checkpoint import read_tensors, save_tensors
+from mfvis.types import Video
+
+Inputs = Mapping[str, str | None]
+"""Hashes of what a result is made from, by name; None where it is not known."""
+
+
+def hash_of(value: Any) -> str:
+    """Hash of plain values, as JSON has them."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def hash_of_frames(video: Video) -> str | None:
+    """Hash of the contents of a video's files; None if one cannot be read."""
+    digest = hashlib.sha256()
+    files = (video.frames,) if isinstance(video.frames, Path) else video.frames
+    try:
+        for path in files:
+            if not path.is_file():
+                return None
+            digest.update(str(path.stat().st_size).encode() + b" ")
+            with path.open("rb") as file:
+                for block in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(block)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def hash_of_weights(module: nn.Module) -> str:
+    """Hash of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def require_unchanged(video: Video, frames: str | None) -> None:
+    """VideoError unless the video's files still have this hash."""
+    if hash_of_frames(video) != frames:
+        raise VideoError(
+            f"video {video.name}: its frames changed while they were worked on. Start again when they are complete"
+        )
+
+
+def differences(before: Inputs, now: Inputs) -> list[str]:
+    """Names of the inputs that are not the same. What is not known counts as the same."""
+    return [name for name in now if None not in (now[name], before.get(name, "")) and before.get(name, "") != now[name]]
+
+
+def write_part(path: Path, inputs: Inputs, content: Any) -> None:
+    """Keep the result of a video, of plain values as JSON has them."""
+    write_json(path, {"made_from": dict(inputs), "crc32": _checksum(content), "content": content})
+
+
+def read_part(path: Path, inputs: Inputs) -> tuple[Any | None, str]:
+    """What `write_part` kept, and nothing to say; or None and why it cannot be used, nothing if it is not there."""
+    if not path.exists():
+        return None, ""
+    part = read_json(path, [])
+    if not isinstance(part, dict) or not isinstance(part.get("made_from"), dict) or "content" not in part:
+        return None, f"{path} is damaged"
+    if part.get("crc32") != _checksum(part["content"]):
+        return None, f"{path} is damaged"
+    changed = differences(part["made_from"], inputs)
+    return (None, f"its {' and '.join(changed)} changed") if changed else (part["content"], "")
+
+
+def write_logits(path: Path, inputs: Inputs, logits: Tensor) -> None:
+    """Keep mask logits."""
+    save_tensors(path, {"made_from": dict(inputs), "logits": logits})
+
+
+def read_logits(path: Path, inputs: Inputs) -> Tensor | None:
+    """What `write_logits` kept; None where there is nothing, it is damaged, or of other inputs."""
+    if not path.exists():
+        return None
+    try:
+        content = read_tensors(path)
+    except CheckpointError:
+        print(f"{path} is damaged; it is made again", flush=True)
+        return None
+    made_from, logits = content.get("made_from"), content.get("logits")
+    sound = isinstance(made_from, dict) and isinstance(logits, Tensor)
+    return logits if sound and not differences(made_from, inputs) else None
+
+
+def _checksum(content: Any) -> int:
+    return zlib.crc32(json.dumps(content).encode())
