@@ -38,6 +38,15 @@ def imported(file: Path, frames: Path, **options: Any) -> dict[str, Any]:
     return import_tracks(file, frames, file.with_name("out.json"), **options)[0]
 
 
+def notes_of(file: Path, frames: Path, **options: Any) -> str:
+    return "\n".join(import_tracks(file, frames, file.with_name("out.json"), **options)[1])
+
+
+def ids_of(root: dict[str, Any]) -> list[tuple[int, Any]]:
+    """The annotation id and the file's own id of every track."""
+    return [(annotation["id"], annotation["track_id"]) for annotation in root["annotations"]]
+
+
 def tracks_of(root: dict[str, Any]) -> list[tuple[str, list[Any]]]:
     """Category and boxes of every track."""
     names = {category["id"]: category["name"] for category in root["categories"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import Any
 from xml.etree import ElementTree
 
@@ -35,17 +36,21 @@ def visible(tracks: Tracks) -> Tracks:
 
 
 def mot(content: bytes) -> Tracks:
-    tracks: dict[str, Any] = {}
-    for row in content.decode("utf-8-sig").split("\n"):
-        if row.strip():
-            values = [float(word) for word in row.split(",")]
-            if len(values) > 6 and values[6] == 0:
-                continue
-            x, y = values[2] - 1, values[3] - 1
-            name = {1: "pedestrian", 2: "person on vehicle", 3: "car", 7: "static person", 8: "distractor"}[values[7]]
-            boxes = tracks.setdefault(int(values[1]), (name, {}))[1]
-            assert values[0] - 1 not in boxes
-            boxes[int(values[0]) - 1] = (x, y, x + values[4], y + values[5])
+    tracks: dict[int, Any] = {}
+    rows = [row.rstrip(", ").replace(",", " , ").split(" , ") for row in content.decode("utf-8-sig").split("\n")]
+    rows = [[word.strip() for word in row] for row in rows if any(row)]
+    flags = all(len(row) > 6 and float(row[6]) in (0, 1) for row in rows)
+    for row in rows:
+        has_no_id = row[1] in ("", "nan") or float(row[1]) < 0
+        if has_no_id or flags and float(row[6]) == 0 or 0 in map(float, row[4:6]):
+            continue
+        x, y, width, height = map(float, row[2:6])
+        if len(row) < 8 or float(row[7]) == -1:
+            continue  # without a class, where others have one
+        name = {1: "pedestrian", 2: "person on vehicle", 3: "car", 7: "static person", 8: "distractor"}[float(row[7])]
+        boxes = tracks.setdefault(int(float(row[1])), (name, {}))[1]
+        assert float(row[0]) - 1 not in boxes
+        boxes[int(float(row[0])) - 1] = (x - 1, y - 1, x - 1 + width, y - 1 + height)
     return visible(list(tracks.values()))
 
 
@@ -53,7 +58,10 @@ def kitti(content: bytes) -> Tracks:
     tracks: dict[str, Any] = {}
     for row in content.decode("utf-8-sig").split("\n"):
         words = row.split()
-        if words and words[2] != "DontCare":
+        if words and words[2] != "DontCare" and float(words[1]) >= 0:
+            x1, y1, x2, y2 = map(float, words[6:10])
+            if x1 == x2 or y1 == y2:
+                continue
             boxes = tracks.setdefault(float(words[1]), (words[2], {}))[1]
             assert float(words[0]) not in boxes
             boxes[int(float(words[0]))] = tuple(map(float, words[6:10]))
@@ -65,8 +73,13 @@ def csv_table(content: bytes) -> Tracks:
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
     first = 0 if any(float(row["frame"]) == 0 for row in rows) else 1
     for row in rows:
+        row["id"] = row["id"].strip()
+        if row["id"] in ("", "nan") or re.fullmatch(r"-\d.*", row["id"]) and float(row["id"]) < 0:
+            continue
         x, y, width, height = (float(row[name]) for name in "xywh")
-        name, boxes = tracks.setdefault(row["id"].strip(), (row["class"].strip(), {}))
+        if 0 in (width, height) or not (row["class"] or "").strip():
+            continue
+        name, boxes = tracks.setdefault(row["id"].removeprefix("-"), (row["class"].strip(), {}))
         t = int(float(row["frame"])) - first
         assert name == row["class"].strip() and t not in boxes
         boxes[t] = (x, y, x + width, y + height)
@@ -75,7 +88,7 @@ def csv_table(content: bytes) -> Tracks:
 
 def coco_video(content: bytes) -> Tracks:
     root = json.loads(content)
-    names = {category["id"]: category["name"] for category in root["categories"]}
+    names = {category["id"]: str(category["name"]) for category in root["categories"]}
     tracks: dict[Any, Any] = {}
     for video in root["videos"]:
         images = [image for image in root["images"] if image["video_id"] == video["id"]]
@@ -83,9 +96,13 @@ def coco_video(content: bytes) -> Tracks:
             images.sort(key=lambda image: image["frame_id"])
         places = {image["id"]: place for place, image in enumerate(images)}
         for annotation in root["annotations"]:
-            if annotation["image_id"] in places and not annotation.get("iscrowd"):
+            track = annotation.get("track_id")
+            without = track in (None, "") or isinstance(track, (int, float)) and track < 0
+            if annotation["image_id"] in places and not annotation.get("iscrowd") and not without:
                 x, y, width, height = annotation["bbox"]
-                key = (video["id"], str(annotation["track_id"]))
+                if 0 in (width, height):
+                    continue
+                key = (video["id"], str(track))
                 boxes = tracks.setdefault(key, (names[annotation["category_id"]], {}))[1]
                 boxes[places[annotation["image_id"]]] = (x, y, x + width, y + height)
     return visible(list(tracks.values()))
@@ -114,16 +131,22 @@ def key_frames(keys: list[tuple[int, list[float], bool, bool]], pivot: tuple[flo
 
 
 def cvat(content: bytes) -> Tracks:
-    tracks = []
-    for track in ElementTree.fromstring(content).findall("track"):
-        keys = []
+    tracks, all_written = [], []
+    elements = ElementTree.fromstring(content).findall("track")
+    for track in elements:
+        written = []
         for box in track:
             assert box.tag == "box"
-            if box.get("keyframe") == "1":
-                seen = box.get("outside") == "0"
-                sides = [float(box.get(name, 0)) for name in ("xtl", "ytl", "xbr", "ybr", "rotation")]
-                keys.append((int(box.get("frame")), sides, seen, seen))
-        tracks.append((track.get("label"), key_frames(keys, (0.5, 0.5))))
+            seen = box.get("outside") == "0"
+            sides = [float(box.get(name, 0)) for name in ("xtl", "ytl", "xbr", "ybr", "rotation")]
+            written.append((int(box.get("frame")), sides, seen, seen))
+        all_written.append(written)
+    # with its own interpolation in the file, CVAT has written all frames in which something is seen
+    every = any(box.get("keyframe") == "0" for track in elements for box in track)
+    for track, written in zip(elements, all_written, strict=True):
+        boxes = key_frames(written, (0.5, 0.5)) if written else {}
+        others = {frame for keys in all_written for frame, *_ in keys} - {frame for frame, *_ in written}
+        tracks.append((track.get("label"), {t: box for t, box in boxes.items() if not (every and t in others)}))
     return visible(tracks)
 
 
@@ -132,13 +155,15 @@ def label_studio(content: bytes) -> Tracks:
     (task,) = root if isinstance(root, list) else [root]
     tracks = []
     for result in task["annotations"][0]["result"] if "annotations" in task else []:
-        if result.get("type") == "videorectangle":
+        labels = result["value"].get("labels") or []
+        labels = {str(label) for label in (labels if isinstance(labels, list) else [labels])}
+        if result.get("type") == "videorectangle" and labels:  # none of a region without a label
             keys = []
             for key in result["value"]["sequence"]:
                 x, y = key["x"] / 100 * WIDTH, key["y"] / 100 * HEIGHT
                 sides = [x, y, x + key["width"] / 100 * WIDTH, y + key["height"] / 100 * HEIGHT, key.get("rotation", 0)]
                 keys.append((key["frame"] - 1, sides, True, key["enabled"]))
-            tracks.append((result["value"]["labels"][0], key_frames(keys, (0, 0))))
+            tracks += [(label, key_frames(keys, (0, 0))) for label in labels]
     return visible(tracks)
 
 

@@ -17,7 +17,8 @@ def test_command_writes_what_the_reader_and_the_check_take(tmp_path: Path, capsy
     argv = ["data", "import", str(file), "--frames", str(tmp_path / "frames"), "--out", str(out)]
     assert main([*argv, "--categories", "pedestrian", "car"]) == 0
     printed = capsys.readouterr().out
-    assert "1 videos, 2 tracks (1 pedestrian, 1 car), 3 boxes" in printed and "1 boxes outside" in printed
+    assert "1 videos, 2 tracks (1 pedestrian, 1 car), 3 boxes" in printed
+    assert "note: 1 box outside the picture was left out" in printed
     assert check_file(out) == []
     dataset = load_dataset(out)
     assert [category.name for category in dataset.categories] == ["pedestrian", "car"]
@@ -41,8 +42,10 @@ FAULTS = {
     "youtube-vis": ({"videos": [], "annotations": []}, ["is a YouTube-VIS JSON. Use it as it is"]),
     "words": ("hello world", ["is of no format that can be guessed"]),
     "nothing": ("", ["is of no format that can be guessed"]),
-    "zip": (b"PK\x03\x04", ["is a ZIP archive. Unpack it"]),
+    "zip": (b"PK\x03\x04", ["cannot be unpacked (File is not a zip file). Export or copy"]),
     "binary": (b"\x93\xff\x00", ["is not a text file in UTF-8"]),
+    "json": ({"a": 1, "b": 2}, ["is a JSON of no format that is known (a, b). Export tracks: CVAT for video 1.1"]),
+    "json cut off": ('{"videos": [{"id": 1}, ', ["ends in the middle of the JSON"]),
 }
 
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
-from importing import LENGTH, check_told, imported, left_sides, tracks_of, write, write_pictures
+from importing import (
+    LENGTH,
+    check_told,
+    ids_of,
+    imported,
+    left_sides,
+    notes_of,
+    problems_of,
+    tracks_of,
+    write,
+    write_pictures,
+)
 
 
-def key(frame: int, x: float, enabled: bool = True, **more: Any) -> dict[str, Any]:
+def key(at: int, x: float, enabled: bool = True, **more: Any) -> dict[str, Any]:
     sides = {"x": x, "y": 10, "width": 25, "height": 50}
-    return {"frame": frame, "enabled": enabled, "rotation": 0, "time": frame / 25} | sides | more
+    return {"frame": at, "enabled": enabled, "rotation": 0, "time": at / 25} | sides | more
 
 
 def label_studio(*sequence: dict[str, Any], **value: Any) -> list[dict[str, Any]]:
@@ -58,6 +70,90 @@ def test_label_studio_tasks_and_short_form(tmp_path: Path) -> None:
     ]
 
 
+def test_angles_go_straight_from_one_to_the_next(tmp_path: Path, six_pictures: Path) -> None:
+    keys = key(1, 50, rotation=350), key(3, 50, False, rotation=10)
+    root = imported(write(tmp_path / "a.json", label_studio(*keys)), six_pictures)
+    # in the middle 180 degrees about the upper left corner (40, 6), not 0
+    assert tracks_of(root)[0][1][1] == pytest.approx([20, 0, 20, 6])
+
+
+@pytest.mark.parametrize("value", [{}, {"labels": []}, {"labels": None}])
+def test_one_category_is_the_class_of_regions_without_labels(
+    tmp_path: Path, six_pictures: Path, value: dict[str, Any]
+) -> None:
+    task = label_studio(key(1, 10), labels=None)
+    task[0]["annotations"][0]["result"][0]["value"].update(value)
+    root = imported(write(tmp_path / "a.json", task), six_pictures, categories=["dog"])
+    assert tracks_of(root)[0][0] == "dog" and ids_of(root) == [(1, "a")]
+    other = label_studio(key(1, 10))[0]["annotations"][0]["result"][0] | {"id": "b"}
+    task[0]["annotations"][0]["result"].append(other)
+    file = write(tmp_path / "a.json", task)
+    assert ids_of(imported(file, six_pictures, categories=["Man"])) == [(1, "b")]
+    assert "1 region without a label was left out" in notes_of(file, six_pictures)
+
+
+def test_attributes_of_a_region_repeat_its_key_frames(tmp_path: Path, six_pictures: Path) -> None:
+    task = label_studio(key(1, 10), labels=None)
+    results = task[0]["annotations"][0]["result"]
+    value = results[0]["value"]
+    results += [{"id": "a", "type": "labels", "value": value | {"labels": [7]}}]
+    results += [{"id": "a", "type": "choices", "value": value | {"choices": ["red"]}}]
+    results += [{"id": "b", "type": "videopolygon", "value": value}]
+    file = write(tmp_path / "a.json", task)
+    root = imported(file, six_pictures)
+    assert tracks_of(root)[0][0] == "7" and ids_of(root) == [(1, "a")]
+    assert "1 region of type 'videopolygon' was left out" in notes_of(file, six_pictures)
+
+
+@pytest.mark.parametrize("form", ["task", "prediction", "result", "with annotations"])
+def test_predictions(tmp_path: Path, six_pictures: Path, form: str) -> None:
+    (task,) = label_studio(key(1, 10), labels=["Dog"])
+    results = [{k: v for k, v in r.items() if k != "id"} for r in task["annotations"][0]["result"][:1]]
+    prediction = {"model_version": "yolo", "result": results * 2}
+    content: Any = {
+        "task": [{"data": {"video": "clip.mp4"}, "predictions": [prediction]}],
+        "prediction": [prediction],
+        "result": results * 2,
+        "with annotations": [task | {"predictions": [prediction] * 2}],
+    }[form]
+    file = write(tmp_path / "a.json", content)
+    assert [name for name, _ in tracks_of(imported(file, six_pictures))] == ["Dog"] * (1 + (form != "with annotations"))
+    assert ("its prediction was imported" in notes_of(file, six_pictures)) is (form == "task")
+    if form == "task":
+        content[0]["predictions"] *= 2
+        assert "has 2 predictions of one video. Keep one" in problems_of(write(file, content), six_pictures)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/data/local-files/?d={}.mp4",
+        "/data/local-files/?d=clips%5C{}.mp4",
+        "http://localhost:8080/data/local-files/?d=clips/{}.mp4",
+        "D:\\clips\\{}.mp4",
+        "https://bucket.s3.amazonaws.com/clips/{}.mp4?X-Amz-Signature=d%2F0",
+        "/tasks/5/resolve/?fileuri=BASE64",
+        "/data/upload/1/0123abcd-{}.mp4",
+    ],
+)
+def test_names_of_videos(tmp_path: Path, address: str) -> None:
+    tasks = []
+    for name in ("my clip", "b"):
+        write_pictures(tmp_path / "frames" / name)
+        uri = base64.urlsafe_b64encode(f"s3://bucket/clips/{name}.mp4".encode()).decode().rstrip("=")
+        tasks.append(label_studio(key(1, 10))[0] | {"data": {"video": address.format(name).replace("BASE64", uri)}})
+    root = imported(write(tmp_path / "a.json", tasks), tmp_path / "frames")
+    assert [video["name"] for video in root["videos"]] == ["my clip", "b"]
+
+
+def test_key_frames_in_which_nothing_is_seen(tmp_path: Path, six_pictures: Path) -> None:
+    nothing = {"y": 0, "width": 0, "height": 0}
+    keys = key(1, 0, False, **nothing), key(2, 10.0, frame=2.0), key(3, 20, False), key(4, 0, False, **nothing)
+    assert left_sides(imported(write(tmp_path / "a.json", label_studio(*keys)), six_pictures)) == [
+        *(None, 8, 16, None, None, None)
+    ]
+
+
 FAULTS = {
     "label studio": (
         label_studio(key(0, 1), key(9, 1), key(1, 1, "yes"), key(2, 1, width=0), key(3, 1), key(3, 1), key(4, None)),
@@ -66,7 +162,12 @@ FAULTS = {
     ),
     "label studio count": (label_studio(key(1, 1), framesCount=9), ["framesCount is 9, the video has 6", "frame rate"]),
     "label studio labels": (label_studio(key(1, 1), labels=["a", "b"]), ["labels are ['a', 'b']"]),
-    "label studio empty": (label_studio(), ["sequence is []"]),
+    "label studio empty": (label_studio(), ["has no box track (1 region without a key frame was left out)"]),
+    "label studio label": (
+        label_studio(key(1, 1), labels=[]),
+        ["has no class. Name the one class of all objects with"],
+    ),
+    "label studio result": ([{"data": {}, "annotations": [{"result": {}}]}], ["result is an object, expected a list"]),
     "label studio twice": (
         [label_studio(key(1, 1))[0] | {"annotations": label_studio(key(1, 1))[0]["annotations"] * 2}],
         ["task 5: has 2 annotations of one video"],

@@ -11,47 +11,58 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mfvis.data.importers.boxes import Box
+from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo
+from mfvis.data.importers.class_names import parse_class_names
 from mfvis.data.importers.source import ImportedFile
 from mfvis.data.importers.table import FORMATS, read_videos
+from mfvis.data.importers.track_lines import is_number
 from mfvis.data.jsonfile import write_json
 from mfvis.errors import ConfigError, DataError
 from mfvis.text import name_fault, shortened
 
 Format = Literal[FORMATS]
 SLIVER = 0.01
-"""Pixels below which what the picture's edge leaves of a box is nothing."""
+"""Pixels below which what the edge of the picture leaves of a box is nothing."""
+LARGEST_ID = 2**53
+"""Ids from here on are not exact in programs that read JSON's numbers as floating-point ones."""
 
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Import box tracks of MOTChallenge, CSV, KITTI, YOLO, CVAT for video, COCO-VID, Label Studio or Scalabel."""
+    """Import box tracks of other tools and data sets as a YouTube-VIS JSON."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The file, or a folder of Scalabel files or of YOLO texts."""
+    """The file, a ZIP archive, or a folder of files of one format, each a video (MOT17/train, labels of YOLO)."""
     frames: Path
-    """The pictures: a folder of them or a video file; for several videos the folder that has them by name."""
+    """The pictures: a folder of them or a video file; for several videos the folder in which they lie by name."""
     out: Path
     """The YouTube-VIS JSON to write."""
     format: Format | None = None
-    """What the file is; guessed from its content if not given."""
+    """The format of the file; recognized by its content if not given."""
     categories: tuple[str, ...] = ()
-    """Import these only, with ids 1, 2, ... in this order; default all, in the order of their names."""
+    """Import these only, with ids 1, 2, ... in this order; default all, in the order of their names. A single one is
+    also the class of boxes that name none."""
+    class_names: tuple[str, ...] = ()
+    """Names of numbered classes, 0=person 2=car, or a file of them: a name per line, from 0 on, or YOLO's data.yaml."""
     first_frame: int | None = None
-    """The number of the first frame in motchallenge and yolo (default 1), kitti (0) and csv (as its rows show)."""
+    """Index of the first frame in texts and tables; default 1 in motchallenge, 0 in kitti, else as the rows show."""
+    first_pixel: Literal[0, 1] | None = None
+    """Index of the first pixel of a row in texts; default 1 in ground truth that MATLAB wrote, else 0."""
 
 
 def run(config: ImportConfig) -> None:
-    """Import, write, and say what became of it."""
+    """Import, write, and print what was imported and what was left out."""
     if config.out.resolve() == config.file.resolve():
         raise ConfigError(f"--out is the file to import, {config.file}; name another")
-    root, left_out = import_tracks(
+    root, notes = import_tracks(
         config.file,
         config.frames,
         config.out,
         format=config.format,
         categories=config.categories,
+        class_names=config.class_names,
         first_frame=config.first_frame,
+        first_pixel=config.first_pixel,
     )
     write_json(config.out, root)
     names = {category["id"]: category["name"] for category in root["categories"]}
@@ -59,8 +70,8 @@ def run(config: ImportConfig) -> None:
     boxes = sum(box is not None for annotation in root["annotations"] for box in annotation["bboxes"])
     shown = ", ".join(f"{counts[name]} {name}" for name in names.values())
     print(f"{config.out}: {len(root['videos'])} videos, {len(root['annotations'])} tracks ({shown}), {boxes} boxes")
-    if left_out:
-        print(f"{left_out} boxes outside their picture were left out")
+    for note in notes:
+        print(f"note: {note}")
 
 
 def import_tracks(
@@ -70,58 +81,107 @@ def import_tracks(
     *,
     format: Format | None = None,
     categories: Sequence[str] = (),
+    class_names: Sequence[str] = (),
     first_frame: int | None = None,
-) -> tuple[dict[str, Any], int]:
-    """The content of a YouTube-VIS JSON at `out` with the tracks of `file`; how many boxes were outside their picture.
+    first_pixel: Literal[0, 1] | None = None,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The content of a YouTube-VIS JSON at `out` with the tracks of `file`, and notes on what was decided or left out.
 
-    Boxes are clipped to the picture; the arguments are `ImportConfig`'s. Nothing is written.
+    Boxes are clipped to the picture. ``track_id`` of an annotation is the file's own id, and so is ``id`` if all of
+    them are positive whole numbers that occur once. The arguments are those of `ImportConfig`. Nothing is written.
 
     Raises:
+        ConfigError: for `class_names` that name nothing.
         DataError: with every problem of the file.
     """
-    source = ImportedFile(Path(file), Path(frames), tuple(categories), first_frame)
+    names = parse_class_names(class_names)
+    source = ImportedFile(Path(file), Path(frames), tuple(categories), first_frame, first_pixel, names)
     videos = read_videos(source, format)
+    if not source.problems:
+        _check_content(source, videos)
+    if source.problems:
+        raise DataError(source.problems)
     found = sorted({track.category for video in videos for track in video.tracks.values()})
-    if not source.problems and not found:
-        source.report("file", "has no box track", "Give a file with tracks, and the right --format and --categories")
-    elif not source.problems and categories and not set(found) & set(categories):
-        source.report("file", f"has none of {', '.join(categories)}, but {', '.join(found)}", "Name categories of it")
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(categories or found), 1)}
+    root: dict[str, Any] = {
+        "videos": [_video_record(video, i, Path(out)) for i, video in enumerate(videos, 1)],
+        "annotations": [],
+        "categories": [{"id": i, "name": name} for name, i in numbers.items()],
+    }
+    for record, video in zip(root["videos"], videos, strict=True):
+        for track_id, track in video.tracks.items():
+            bboxes = [_clipped(track.boxes.get(t), record["width"], record["height"]) for t in range(record["length"])]
+            source.leave_out("outside the picture", count=len(track.boxes) - sum(map(bool, bboxes)))
+            if track.category in numbers and any(bboxes):
+                ids = {"id": 0, "track_id": int(track_id) if is_number(track_id) else track_id}
+                fields = {"video_id": record["id"], "category_id": numbers[track.category], "iscrowd": 0}
+                shape = {key: record[key] for key in ("width", "height", "length")}
+                root["annotations"].append(ids | fields | {"bboxes": bboxes} | shape)
+    if not root["annotations"]:
+        source.report("file", f"has no box within the pictures{_in_brackets(source)}", "Check --frames and the boxes")
+        raise DataError(source.problems)
+    _number(root["annotations"])
+    return root, _notes(source)
+
+
+def _check_content(source: ImportedFile, videos: Sequence[BoxVideo]) -> None:
+    """Reports a file without tracks, without those that are asked for, and boxes in shares of the picture."""
+    tracks = [track for video in videos for track in video.tracks.values() if track.boxes]
+    found = sorted({track.category for track in tracks})
     for what, name in [("category", name) for name in found] + [("video", entry.video.name) for entry in videos]:
         if fault := name_fault(name):
             source.report(f"{what} {shortened(name)}", fault, "Give it a shorter, plain name")
-    if source.problems:
-        raise DataError(source.problems)
-    names = list(dict.fromkeys(categories or found))
-    base = Path(out).parent / "JPEGImages"
+    if not found:
+        remedy = "Give a file with tracks, and the right --format and --categories"
+        source.report("file", f"has no box track{_in_brackets(source)}", remedy)
+    elif source.categories and not set(found) & set(source.categories):
+        problem = f"has none of {', '.join(source.categories)}, but {', '.join(found)}"
+        source.report("file", problem, "Name categories of it")
+    elif max(map(_longest_side, tracks)) <= 1:
+        problem = "no box is as large as a pixel: are these shares of the picture?"
+        source.report("file", problem, "Multiply by its size")
+
+
+def _longest_side(track: BoxTrack) -> float:
+    return max(max(box[2] - box[0], box[3] - box[1]) for box in track.boxes.values())
+
+
+def _video_record(video: BoxVideo, number: int, out: Path) -> dict[str, Any]:
+    """The JSON of a video, its files relative to the folder in which mfvis looks for them."""
+    base = out.parent / "JPEGImages"
     base = base if base.is_dir() else base.parent
-    root: dict[str, Any] = {
-        "videos": [],
-        "annotations": [],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
-    }
-    left_out = 0
-    for number, entry in enumerate(videos, 1):
-        video = entry.video
-        shape = {"width": video.width, "height": video.height, "length": video.length}
-        files = [video.frames] if isinstance(video.frames, Path) else video.frames
-        rate = {} if video.fps is None else {"fps": video.fps}
-        names_of_files = [Path(os.path.relpath(path, base)).as_posix() for path in files]
-        root["videos"].append({"id": number, "name": video.name, "file_names": names_of_files} | shape | rate)
-        for track in entry.tracks.values():
-            if track.category not in names:
-                continue
-            bboxes = [_clipped(track.boxes.get(t), video.width, video.height) for t in range(video.length)]
-            left_out += len(track.boxes) - sum(box is not None for box in bboxes)
-            if any(bboxes):
-                ids = {"id": len(root["annotations"]) + 1, "video_id": number}
-                category = {"category_id": names.index(track.category) + 1, "iscrowd": 0}
-                root["annotations"].append(ids | category | {"bboxes": bboxes} | shape)
-    return root, left_out
+    frames = video.video.frames
+    files = [frames] if isinstance(frames, Path) else frames
+    names = [Path(os.path.relpath(path, base)).as_posix() for path in files]
+    shape = {"width": video.video.width, "height": video.video.height, "length": video.video.length}
+    rate = {} if video.video.fps is None else {"fps": video.video.fps}
+    return {"id": number, "name": video.video.name, "file_names": names} | shape | rate
 
 
 def _clipped(box: Box | None, width: int, height: int) -> list[float] | None:
-    """``[x, y, w, h]`` of what the picture shows of a box."""
+    """``[x, y, w, h]`` of the part of a box that lies in the picture."""
     if box is None:
         return None
     x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
     return [x1, y1, x2 - x1, y2 - y1] if x2 - x1 >= SLIVER and y2 - y1 >= SLIVER else None
+
+
+def _number(annotations: Sequence[dict[str, Any]]) -> None:
+    """Annotation ids: the file's own if they can be, else 1, 2, ..."""
+    own = {annotation["track_id"] for annotation in annotations}
+    usable = len(own) == len(annotations) and all(isinstance(i, int) and 0 < i < LARGEST_ID for i in own)
+    for i, annotation in enumerate(annotations, 1):
+        annotation["id"] = annotation["track_id"] if usable else i
+
+
+def _notes(source: ImportedFile) -> tuple[str, ...]:
+    counts = []
+    for (noun, why), count in source.left_out.items():
+        plural = "" if count == 1 else "es" if noun.endswith("x") else "s"
+        counts += [f"{count} {noun}{plural} {why} {'was' if count == 1 else 'were'} left out"] if count else []
+    return (*source.notes, *counts)
+
+
+def _in_brackets(source: ImportedFile) -> str:
+    notes = "; ".join(_notes(source))
+    return f" ({notes})" if notes else ""

@@ -53,11 +53,6 @@ def between(start: Sequence[float], end: Sequence[float], share: float) -> list[
     return [a + (b - a) * share for a, b in zip(start, end, strict=True)]
 
 
-def angle_between(start: float, end: float, share: float) -> float:
-    """An angle in degrees, on the shorter way from `start` to `end`."""
-    return start + ((end - start + 180) % 360 - 180) * share
-
-
 def hull(box: Box, angle: float, pivot: tuple[float, float]) -> Box:
     """The upright box around a box that was turned about `pivot` by an angle in degrees, clockwise."""
     if angle % 360 == 0:

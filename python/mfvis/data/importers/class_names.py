@@ -1,16 +1,89 @@
-"""Names of classes that a file of box tracks numbers."""
+"""Names of the classes that a file of box tracks only numbers."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from mfvis.data.importers.boxes import whole_number_in
 from mfvis.data.importers.source import ImportedFile
+from mfvis.errors import ConfigError
 
 
-def class_names(path: Path, source: ImportedFile) -> tuple[str, ...]:
-    """The names in a text, one per line."""
+def parse_class_names(values: Sequence[str]) -> dict[int, str]:
+    """Names by number, from ``NUMBER=NAME`` texts or from one file (see `read_class_names`).
+
+    Raises:
+        ConfigError: for any other text, and for a file that cannot be read.
+    """
+    pairs = [re.fullmatch(r"(\d{1,9})=(.+)", value) for value in values]
+    if all(pairs):
+        return {int(pair[1]): pair[2].strip() for pair in pairs}
+    if len(values) == 1 and Path(values[0]).is_file():
+        try:
+            return read_class_names(Path(values[0]))
+        except ValueError as error:
+            raise ConfigError(f"--class-names {values[0]} cannot be read: {error}") from None
+    wrong = next(value for value, pair in zip(values, pairs, strict=True) if not pair)
+    raise ConfigError(
+        f"--class-names {wrong!r} is neither NUMBER=NAME nor a file; write 0=person 2=car, or classes.txt"
+    )
+
+
+def read_class_names(path: Path, first: int = 0) -> dict[int, str]:
+    """Names by number of a text with a name per line, the first numbered `first`, or of a YAML file's ``names``.
+
+    Raises:
+        ValueError: when it is neither.
+    """
     try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix not in (".yaml", ".yml"):
+            return {i: line.strip() for i, line in enumerate(text.splitlines(), first) if line.strip()}
+        root = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(str(error)) from None
+    names = root.get("names") if isinstance(root, dict) else None
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not all(map(_is_named, names, names.values())):
+        raise ValueError("'names' is neither a list of names nor one of NUMBER: NAME")
+    return {int(number): str(name) for number, name in names.items()}
+
+
+def names_beside(source: ImportedFile, path: Path, first: int = 0) -> dict[int, str]:
+    """`read_class_names` of a file that belongs to the imported one; empty, reported, where that cannot be read."""
+    try:
+        return read_class_names(path, first)
+    except ValueError as error:
         source.report(path.name, f"cannot be read ({error})", "Write one class per line, or remove it")
-        return ()
+        return {}
+
+
+def name_classes(source: ImportedFile, numbers: Collection[int], names: Mapping[int, str]) -> dict[int, str]:
+    """A name for each of the numbers, or none, reported, where one has no name.
+
+    --class-names come first, then `names`. A class that is the only one needs no name if --categories has just one,
+    and categories may be called by their numbers there.
+    """
+    names = dict(names) | source.class_names
+    if len(numbers) == 1 and not numbers & names.keys() and len(source.categories) == 1:
+        return dict.fromkeys(numbers, source.categories[0])
+    names = {number: str(number) for number in numbers if str(number) in source.categories} | names
+    unnamed = sorted(number for number in numbers if number not in names)
+    if unnamed:
+        shown = ", ".join(map(str, unnamed[:10])) + (", ..." if len(unnamed) > 10 else "")
+        pairs = " ".join(f"{number}=NAME" for number in unnamed[:3]) + (" ..." if len(unnamed) > 3 else "")
+        problem = f"has class {shown} without a name" if len(unnamed) == 1 else f"has classes {shown} without names"
+        source.report("file", problem, f"Name them: --class-names {pairs}, or a text with a name per line, from 0 on")
+        return {}
+    return names
+
+
+def _is_named(number: Any, name: Any) -> bool:
+    is_number = isinstance(number, int) or isinstance(number, str) and whole_number_in(number) is not None
+    return is_number and isinstance(name, str | int) and bool(str(name).strip())

@@ -1,115 +1,209 @@
-"""Tracks as a table with named columns: the CSV that trackers and people's own scripts write."""
+"""Tracks as a table with named columns: the CSV and JSON rows that trackers and people's own scripts write."""
 
 from __future__ import annotations
 
-import csv
-import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from mfvis.data.importers.boxes import BoxVideo, number_in
+from mfvis.data.importers.boxes import Box, BoxVideo, number_in, whole_number_in
+from mfvis.data.importers.class_names import name_classes
 from mfvis.data.importers.source import ImportedFile, Importer
+from mfvis.data.importers.table_rows import (
+    KINDS_OF_CLASS,
+    KINDS_OF_VIDEO,
+    Rows,
+    header_of,
+    indices_of,
+    looks_like,
+    rows_of_csv,
+    rows_of_records,
+    table_text,
+)
+from mfvis.data.importers.track_lines import track_id_of
 
-COLUMNS = {
-    "frame": ("frame", "frameid", "frameindex", "frameidx", "framenumber"),
-    "id": ("id", "trackid", "trackerid", "objectid", "instanceid"),
-    "left": ("x", "x1", "xmin", "left", "xtl", "bbleft"),
-    "top": ("y", "y1", "ymin", "top", "ytl", "bbtop"),
-    "right": ("x2", "xmax", "right", "xbr"),
-    "bottom": ("y2", "ymax", "bottom", "ybr"),
-    "width": ("w", "width", "bbwidth"),
-    "height": ("h", "height", "bbheight"),
-    "category": ("class", "classname", "category", "label"),
-}
-"""What a column may be called, in any case and with any ``_``, ``-``, blank or quotation mark about it."""
-NO_ID = ("", "-1", "-1.0", "nan", "None")
-"""What trackers and pandas write for a detection that belongs to no track."""
-SEPARATORS = ",;\t"
+YES, NO = frozenset({"1", "1.0", "true", "yes"}), frozenset({"0", "0.0", "false", "no"})
+ENDS = (("right", "bottom"), ("width", "height"))
+STARTS = (("left", "top"), ("center x", "center y"))
 
 
-def header_of(text: str) -> tuple[str, dict[str, int]]:
-    """The separator of a table, and at which place each of `COLUMNS` stands; without "frame" it is no such table."""
-    first = text.partition("\n")[0].strip()
-    separator = max(SEPARATORS, key=first.count)
-    names = [_plain(name) for name in first.split(separator)]
-    places = {}
-    for column, spellings in COLUMNS.items():
-        found = [names.index(spelling) for spelling in spellings if spelling in names]
-        if found:
-            places[column] = found[0]
-    return separator, places
+class _Row(NamedTuple):
+    record: str
+    fields: dict[str, str]
+    frame: int | str
+    """Its index, or the name of its picture."""
+    box: Box
 
 
 def sniff_csv(source: ImportedFile) -> bool:
-    """Whether the first line names columns, one of them the frame."""
-    return source.is_text and "frame" in header_of(source.text or "")[1]
+    """Whether the first line, or the first of a list of objects, names columns for a frame and a box."""
+    if source.is_text:
+        columns = indices_of(header_of(table_text(source).lstrip().partition("\n")[0])[1])
+        return "frame" in columns and len(columns) > 2 or {"picture", "left", "top"} <= columns.keys()
+    records = source.root if isinstance(source.root, list) else []
+    first = records[0] if records and isinstance(records[0], dict) else {}
+    columns = indices_of(tuple(first))
+    return columns.keys() >= {"id", "left", "top"} and bool({"frame", "picture"} & columns.keys())
 
 
 def read_csv(source: ImportedFile) -> list[BoxVideo]:
     """A row of column names, then a row per box: ``frame,id,x,y,w,h,class`` or ``x1,y1,x2,y2``, in any order.
 
-    x, y are the left upper corner, in pixels from 0 on; other columns are passed over. Frames count from 0 if there is
-    a frame 0, from 1 if there is one of the video's length, else --first-frame must say. Without a class --categories
-    names the one class.
+    x, y are the left upper corner, in pixels from 0 on (cx, cy the center); a frame is its index or the name of its
+    picture. Indices count from 0 if there is a frame 0, from 1 if there is one of the video's length, else
+    --first-frame must say. A column video tells several videos apart. Numbered classes (class_id) need --class-names;
+    without a class --categories names the one class. Boxes without a track, or marked as hidden, are left out.
     """
-    text = source.text
-    if text is None:
+    table = rows_of_records(source.root) if isinstance(source.root, list) else rows_of_csv(source)
+    if table is None or not _is_unambiguous(source, table):
         return []
-    separator, places = header_of(text)
-    ends = ("right", "bottom") if {"right", "bottom"} <= places.keys() else ("width", "height")
-    missing = [name for name in ("frame", "id", "left", "top", *ends) if name not in places]
-    if missing:
-        header = text.partition("\n")[0].strip()
-        source.report("line 1", f"{header[:60]!r} names no {missing[0]}", "Name the columns frame,id,x,y,w,h,class")
+    names = _category_names(source, table)
+    rows = [row for record, fields in table.rows if (row := _row(source, table, record, fields)) is not None]
+    videos = _videos(source, table)
+    if not videos:
         return []
-    video = source.video("file", source.file.stem)
-    if video is None:
+    first = _first_frame(source, rows, videos)
+    if first is None:
         return []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    try:
-        lines = [(f"line {reader.line_num}", fields) for fields in reader][1:]
-    except csv.Error as error:
-        source.report(f"line {reader.line_num}", f"cannot be read ({error})", "Close the quotation marks")
-        return []
-    rows = []
-    for record, fields in lines:
-        if not any(field.strip() for field in fields):
+    column = _category_column(table)
+    for row in rows:
+        video = videos.get(_video_name(row.fields)) if len(videos) > 1 else next(iter(videos.values()))
+        if video is None:
+            source.report(row.record, "names no video", "Name the video of each row, or of none")
             continue
-        told = {column: fields[place].strip() for column, place in places.items() if place < len(fields)}
-        numbers = [number_in(told.get(name, "")) for name in ("frame", "left", "top", *ends)]
-        if None in numbers:
-            source.report(record, f"{separator.join(fields)[:60]!r} lacks a number", "Give each box its numbers")
-        elif numbers[0] != int(numbers[0]):
-            source.report(record, f"frame {numbers[0]:g} is not whole", "Write whole numbers")
-        elif told.get("id", "") in NO_ID:
-            source.report(record, f"id {told.get('id', '')!r} stands for no object", "Give tracks, not detections")
-        else:
-            rows.append((record, told, numbers))
-    first = _first_frame([int(numbers[0]) for _, _, numbers in rows], video.length, source)
-    result = BoxVideo(video)
-    for record, told, (frame, left, top, *end) in rows if first is not None else ():
-        right, bottom = end if ends[0] == "right" else (left + end[0], top + end[1])
-        category = told.get("category") or source.only_category(record)
-        if not first <= frame < first + video.length:
-            source.report_frame(record, frame, first, video.length)
-        elif right <= left or bottom <= top:
-            source.report(record, f"the box is {right - left:g} x {bottom - top:g}", "Leave out rows without a box")
-        elif category is not None:
-            source.put(record, result, told["id"], category, int(frame) - first, (left, top, right, bottom))
-    return [result]
+        value = row.fields.get(column, "") if column else ""
+        if not value and column:
+            source.leave_out("without a class")
+            continue
+        category = names.get(value) if column else source.only_category(row.record)
+        frame = _frame_index(source, row, video, first)
+        if frame is not None and category is not None:
+            source.put(row.record, video, row.fields["id"], category, frame, row.box)
+    return list(videos.values())
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter not in "_- '\"")
+def _is_unambiguous(source: ImportedFile, table: Rows) -> bool:
+    """Whether the columns say what they must, and none contradicts them; reports what is missing or unclear."""
+    have = table.indices.keys()
+    start = next((pair for pair in STARTS if set(pair) <= have), None)
+    missing = [name for name in ("frame", "id") if name not in have and not (name == "frame" and "picture" in have)]
+    missing += [] if start else [name for name in STARTS[0] if name not in have]
+    if not any(set(pair) <= have for pair in ENDS[1 if start == STARTS[1] else 0 :]):
+        missing += [name for name in ENDS[1] if name not in have]
+    if missing:
+        header = ",".join(table.header)
+        source.report("line 1", f"{header[:60]!r} names no {missing[0]}", "Name the columns frame,id,x,y,w,h,class")
+        return False
+    turned = any(number_in(value) != 0 for value in table.values("rotation"))
+    if turned:
+        problem = f"has turned boxes (column {table.header[table.indices['rotation']]})"
+        source.report("line 1", problem, "Write the upright boxes around them, and remove the column")
+    suspects = [] if "video" in have else looks_like(table, KINDS_OF_VIDEO)
+    if suspects:
+        problem = f"the column {suspects[0]} may tell several videos apart"
+        source.report("line 1", problem, "Call it video if it does, else remove it")
+    named = [table.header[table.indices["name"]]] if len(table.values("name")) > 1 else []
+    suspects = [] if _category_column(table) else named + looks_like(table, KINDS_OF_CLASS)
+    if suspects:
+        problem = f"the column {suspects[0]} may be the class"
+        source.report("line 1", problem, "Call it class if it is, else remove it")
+    return not (turned or suspects or source.problems)
 
 
-def _first_frame(frames: list[int], length: int, source: ImportedFile) -> int | None:
-    """The number of the first frame, as said or as the rows show it; None, reported, where they do not."""
-    if source.first_frame is not None or not frames:
-        return source.first_frame or 0
-    if 0 in frames or length in frames:
-        return 0 if 0 in frames else 1
-    problem = f"has frames {min(frames)} to {max(frames)} of {length}, which may count from 0 or from 1"
-    source.report("file", problem, "Say --first-frame 0 or --first-frame 1")
-    return None
+def _category_column(table: Rows) -> str | None:
+    """The column of the class: one of names before one of numbers, if there are values in it."""
+    columns = [column for column in ("class name", "class", "class number") if table.values(column)]
+    columns += ["name"] if columns and table.values("name") else []  # Ultralytics' name of a class
+    return next((column for column in columns if not _all_whole(table.values(column))), next(iter(columns), None))
 
 
-CSV = Importer("csv", sniff_csv, read_csv, frozenset({"first_frame"}))
+def _category_names(source: ImportedFile, table: Rows) -> dict[str, str]:
+    """The category of each value in the column of the class."""
+    column = _category_column(table)
+    values = table.values(column) if column else set()
+    if not values or not _all_whole(values):
+        return {value: value for value in values}
+    numbers = {value: whole_number_in(value) for value in values}
+    if column == "class number":
+        names = name_classes(source, set(numbers.values()), {})
+    else:
+        names = {number: str(number) for number in numbers.values()} | dict(source.class_names)
+        source.note("classes are called by their numbers; --class-names names them")
+    return {value: names[number] for value, number in numbers.items() if number in names}
+
+
+def _all_whole(values: Iterable[str]) -> bool:
+    return all(whole_number_in(value) is not None for value in values)
+
+
+def _row(source: ImportedFile, table: Rows, record: str, fields: Sequence[str]) -> _Row | None:
+    """What a row says; None where it has no box to import."""
+    told = {column: fields[index] for column, index in table.indices.items()}
+    track_id = track_id_of(told["id"])
+    if told.get("hidden", "").lower() in YES or told.get("visible", "").lower() in NO:
+        return source.leave_out("that the file marks as hidden")
+    if track_id is None:
+        return source.leave_out("without a track")
+    starts = STARTS[0] if {*STARTS[0]} <= told.keys() else STARTS[1]
+    ends = ENDS[0] if starts == STARTS[0] and {*ENDS[0]} <= told.keys() else ENDS[1]
+    x, y, *end = (number_in(told[name]) for name in (*starts, *ends))
+    frame = told["frame"] if "frame" in told else told["picture"]
+    if None in (x, y, *end) or not frame:
+        problem = f"{','.join(fields)[:60]!r} lacks a number"
+        return source.report(record, problem, "Give each box its frame and its corner and size")
+    if number_in(frame) is not None and whole_number_in(frame) is None:
+        return source.report(record, f"frame {frame} is not whole", "Write whole numbers")
+    width, height = end if ends == ENDS[1] else (end[0] - x, end[1] - y)
+    if starts == STARTS[1]:
+        x, y = x - width / 2, y - height / 2
+    box = (x, y, *end) if ends == ENDS[0] else (x, y, x + width, y + height)
+    number = whole_number_in(frame)
+    return _Row(record, told | {"id": track_id}, re.split(r"[/\\]", frame)[-1] if number is None else number, box)
+
+
+def _video_name(fields: dict[str, str]) -> str:
+    return re.split(r"[/\\]", fields.get("video", ""))[-1]
+
+
+def _videos(source: ImportedFile, table: Rows) -> dict[str, BoxVideo]:
+    """The videos of the table by name; none, reported, where their frames are not all there."""
+    names = sorted({re.split(r"[/\\]", value)[-1] for value in table.values("video")})
+    if len(names) < 2:
+        name = names[0] if names and not source.is_one_video() else Path(source.shown).stem
+        video = source.video("file", name)
+        return {} if video is None else {name: BoxVideo(video)}
+    if source.is_one_video():
+        column = table.header[table.indices["video"]]
+        problem = f"has rows of {len(names)} videos (column {column}: {', '.join(names[:5])})"
+        source.report("file", problem, "Name the folder in which they lie by these names with --frames")
+        return {}
+    videos = {name: source.video(f"video {name!r}", name, several=True) for name in names}
+    return {name: BoxVideo(video) for name, video in videos.items() if video is not None}
+
+
+def _first_frame(source: ImportedFile, rows: Sequence[_Row], videos: dict[str, BoxVideo]) -> int | None:
+    """The index of the first frame in all videos; None, reported, where the rows do not show it."""
+    frames = [(_video_name(row.fields), row.frame) for row in rows if isinstance(row.frame, int)]
+    longest = max(video.video.length for video in videos.values())
+    if len(videos) > 1 and any(name in videos and frame == videos[name].video.length for name, frame in frames):
+        frames.append(("", longest))
+    return source.first_index([frame for _, frame in frames], longest)
+
+
+def _frame_index(source: ImportedFile, row: _Row, video: BoxVideo, first: int) -> int | None:
+    """The frame of a row, counted from 0; None, reported, where the video does not have it."""
+    length, frames = video.video.length, video.video.frames
+    if isinstance(row.frame, int):
+        if first <= row.frame < first + length:
+            return row.frame - first
+        return source.report_frame(row.record, row.frame, first, length)
+    names = {} if isinstance(frames, Path) else {path.name: t for t, path in enumerate(frames)}
+    stems = {Path(name).stem: t for name, t in names.items()}
+    index = names.get(row.frame, stems.get(Path(row.frame).stem))
+    if index is None:
+        source.report(row.record, f"no picture is called {row.frame!r}", "Name the right frames with --frames")
+    return index
+
+
+CSV = Importer("csv", sniff_csv, read_csv, options=frozenset({"first_frame", "class_names"}))

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from xml.etree.ElementTree import Element
 
-from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, angle_between, between, hull, number_in
+from mfvis.data.importers.boxes import BoxTrack, BoxVideo
+from mfvis.data.importers.cvat_meta import Task, parse_xml, read_tasks, whole
+from mfvis.data.importers.cvat_shapes import READABLE, Shape, shape_of, visible_boxes
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.types import Video
 
-ROUNDING = 0.05
-"""Pixels by which a box that CVAT computed may differ from ours: it writes two decimals."""
-
-
-class _Shape(NamedTuple):
-    corners: list[float]
-    angle: float
-    outside: bool
-
-
-class _DoctypeError(Exception):
-    pass
+Shapes = dict[int, Shape]
 
 
 def sniff_cvat(source: ImportedFile) -> bool:
@@ -33,13 +22,14 @@ def sniff_cvat(source: ImportedFile) -> bool:
 
 
 def read_cvat(source: ImportedFile) -> list[BoxVideo]:
-    """The box tracks of a task: key frames, between them straight lines, as CVAT shows and imports them itself.
+    """The tracks of a task, of a job, or of each task of a project, as CVAT shows and imports them itself.
 
-    A key frame that is "outside" ends an object until the next key frame; the last one that is not holds to the end.
-    Boxes between key frames (keyframe="0") are CVAT's own interpolation: they are compared with ours, not taken.
-    Turned boxes become the upright boxes around them. Occluded boxes are boxes.
+    Between key frames boxes and ellipses move on straight lines; one that is "outside" ends an object until the next,
+    the last holds to the end unless other tracks show that CVAT wrote every frame. Shapes between key frames
+    (keyframe="0") are CVAT's own interpolation: they are compared with ours, and taken where ours cannot be known.
+    Turned shapes, ellipses, polygons and masks become the boxes around them; tracks of other shapes are left out.
     """
-    root = _parsed(source)
+    root = parse_xml(source)
     if root is None:
         return []
     if root.tag != "annotations":
@@ -48,153 +38,92 @@ def read_cvat(source: ImportedFile) -> list[BoxVideo]:
     if root.find("image") is not None:
         source.report("top level", "has images, not tracks", "Export as CVAT for video 1.1, not for images")
         return []
-    task = next((found for found in (root.find("meta/task"), root.find("meta/job")) if found is not None), None)
-    if task is None and root.find("meta/project") is not None:
-        source.report("meta", "is of a project", "Export each task by itself")
-        return []
-    task = Element("task") if task is None else task
-    video = source.video("file", Path(task.findtext("source") or source.file.stem).name)
-    if video is None:
-        return []
-    before = len(source.problems)
-    first, step = _frame_numbers(task, video, source)
-    if len(source.problems) > before:
-        return []
-    result = BoxVideo(video)
-    for place, element in enumerate(root.findall("track")):
+    tasks = read_tasks(root, source)
+    tracks = _tracks_by_task(root, tasks, source)
+    videos = []
+    for task in tasks:
+        if len(tasks) > 1 and not tracks[task.id]:
+            source.leave_out("without a track to import", "task")
+            continue
+        video = source.video(task.record, task.name or PurePath(source.shown).stem, several=len(tasks) > 1)
+        if video is not None and task.fits(video, source):
+            videos.append(_box_video(video, task, tracks[task.id], source))
+    return videos
+
+
+def _tracks_by_task(root: Element, tasks: list[Task], source: ImportedFile) -> dict[str, list[tuple[str, Element]]]:
+    """The tracks of each task, with words for which they are; those without a box are left out."""
+    ids = {task.id for task in tasks}
+    tracks = defaultdict(list)
+    for i, element in enumerate(root.findall("track")):
         label = element.get("label")
-        record = f"track {element.get('id', f'at place {place}')}"
+        record = f"track {element.get('id', f'at index {i}')}"
+        task_id = element.get("task_id", "") if len(tasks) > 1 else tasks[0].id if tasks else ""
+        others = {child.tag for child in element} - READABLE
         if not label:
             source.report(record, "has no label", "Give it one")
-        elif not source.unwanted(label):
-            boxes = _boxes(element, record, first, step, video.length, source)
-            result.tracks[str(place)] = BoxTrack(label, boxes)
-    return [result]
-
-
-def _parsed(source: ImportedFile) -> Element | None:
-    """The XML's tree. A DOCTYPE is refused: only there are entities declared, which name files and grow without end."""
-    builder, parser = TreeBuilder(), expat.ParserCreate()
-
-    def refuse(*_: Any) -> None:
-        raise _DoctypeError
-
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    try:
-        parser.Parse(source.file.read_bytes(), True)
-        return builder.close()
-    except _DoctypeError:
-        source.report("file", "has a DOCTYPE, which CVAT never writes", "Remove it")
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        source.report("file", f"is not whole XML ({error})", "Export or copy it again")
-    return None
-
-
-def _frame_numbers(task: Element, video: Video, source: ImportedFile) -> tuple[int, int]:
-    """The number of the task's first frame and the step from one to the next; reports what does not fit the video."""
-    numbers = {}
-    for name in ("size", "start_frame", "original_size/width", "original_size/height"):
-        text = task.findtext(name)
-        numbers[name] = None if text is None else _whole(text.strip())
-        if text is not None and numbers[name] is None:
-            source.report("meta", f"{name} is {text[:40]!r}", "Write a whole number")
-    step_text = task.findtext("frame_filter") or ""
-    step = re.fullmatch(r"\s*(step\s*=\s*([1-9]\d{0,6}))?\s*", step_text, re.ASCII)
-    if step is None:
-        source.report("meta", f"frame_filter is {step_text[:40]!r}", "Write step=N, or leave it empty")
-    first, every = numbers["start_frame"] or 0, int(step[2]) if step and step[2] else 1
-    if numbers["size"] not in (None, video.length):
-        problem = f"the task has {numbers['size']} frames, the video {video.length}"
-        taken = f" (from {first} on, every {every}.)" if (first, every) != (0, 1) else ""
-        source.report("meta", problem, f"Give the frames of the task{taken} with --frames")
-    declared = numbers["original_size/width"], numbers["original_size/height"]
-    if None not in declared and declared != (video.width, video.height):
-        problem = f"the task is {declared[0]} x {declared[1]}, the video {video.width} x {video.height}"
-        source.report("meta", problem, "Give the frames that were annotated")
-    return first, every
-
-
-def _boxes(element: Element, record: str, first: int, step: int, length: int, source: ImportedFile) -> dict[int, Box]:
-    """The boxes of one track by frame."""
-    keys: dict[int, _Shape] = {}
-    computed: dict[int, _Shape] = {}
-    before = len(source.problems)
-    for child in element:
-        where = f"{record}, frame {child.get('frame', '?')[:20]}"
-        if child.tag != "box":
-            source.report(where, f"is a {child.tag[:40]}, not a box", "Leave its label out with --categories")
-            return {}
-        number = _whole(child.get("frame", ""))
-        place, rest = divmod(number - first, step) if number is not None else (-1, 0)
-        if rest or not 0 <= place < length:
-            source.report(where, f"is none of the video's {length} frames", "Give the frames of the task")
+        elif source.unwanted(label):
             continue
-        shape = _shape(child, where, source)
-        if shape is not None and (place in keys or place in computed):
-            source.report(where, "the frame occurs twice", "Keep one of the two")
-        elif shape is not None:
-            (keys if child.get("keyframe") == "1" else computed)[place] = shape
-    if len(source.problems) == before and not keys:
-        source.report(record, "has no key frame", "Export it again")
-    if len(source.problems) > before:
-        return {}
-    shown = _interpolated(keys, length)
-    for place, theirs in computed.items():
-        if not _agree(shown.get(place), theirs):
-            where = f"{record}, frame {place * step + first}"
+        elif tasks and task_id not in ids:
+            source.report(record, f"task_id {task_id[:40]!r} is no task of the project", "Export the project again")
+        elif others:
+            source.leave_out(f"of type {sorted(others)[0][:40]}", "track")
+        elif len(element) == 0:
+            source.leave_out("without a shape", "track")
+        else:
+            tracks[task_id].append((record, element))
+    return tracks
+
+
+def _box_video(video: Video, task: Task, tracks: list[tuple[str, Element]], source: ImportedFile) -> BoxVideo:
+    result = BoxVideo(video)
+    written = {}
+    for i, (record, element) in enumerate(tracks):
+        before = len(source.problems)
+        shapes = _shapes(element, record, task, video.length, source)
+        track_id = element.get("id", "")
+        if len(source.problems) == before:
+            written[track_id if track_id and track_id not in written else f"track {i}"] = (record, element, shapes)
+    all_shapes = [shapes for *_, shapes in written.values()]
+    # Where CVAT's own interpolation is in the file, CVAT has written every frame in which an object is seen.
+    every_frame = any(not shape.is_key for shapes in all_shapes for shape in shapes.values())
+    known = frozenset(t for shapes in all_shapes for t in shapes) if every_frame else frozenset()
+    for track_id, (record, element, shapes) in written.items():
+        boxes, wrong, unknown = visible_boxes(shapes, video.length, known)
+        source.leave_out("between key frames of an outline", "frame", unknown)
+        for t in wrong:
+            where = f"{record}, frame {task.number(t)}"
             source.report(where, "is not what its key frames make of it", 'Write keyframe="1" if it is meant')
-    return {
-        place: hull(tuple(corners), angle, ((corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2))
-        for place, (corners, angle, _) in sorted(shown.items())
-    }
+        result.tracks[track_id] = BoxTrack(element.get("label", ""), boxes)
+    return result
 
 
-def _shape(box: Element, where: str, source: ImportedFile) -> _Shape | None:
-    corners = [number_in(box.get(name, "")) for name in ("xtl", "ytl", "xbr", "ybr")]
-    angle = number_in(box.get("rotation", "0"))
-    outside = box.get("outside")
-    if None in corners or angle is None or outside not in ("0", "1") or box.get("keyframe") not in ("0", "1"):
-        problem = "has no sound xtl, ytl, xbr, ybr, outside, keyframe or rotation"
-        source.report(where, problem, "Write numbers, and 0 or 1")
-        return None
-    sides = corners[2] - corners[0], corners[3] - corners[1]
-    if min(sides) < 0 or outside == "0" and min(sides) == 0:
-        source.report(where, f"the box {corners} has no size", "Write xtl < xbr and ytl < ybr")
-        return None
-    return _Shape(corners, angle, outside == "1")
+def _shapes(element: Element, record: str, task: Task, length: int, source: ImportedFile) -> Shapes:
+    """The shapes of a track by frame, counted from 0."""
+    shapes: Shapes = {}
+    for where, child in _children(element, record):
+        shape = shape_of(child)
+        number = whole(child.get("frame", ""))
+        t = task.frame(number) if number is not None else None
+        if shape is None:
+            problem = f"has no sound shape: {_shown(child.attrib)}"
+            source.report(where, problem, "Write numbers with xtl < xbr and ytl < ybr, and 0 or 1 for the flags")
+        elif t is None or t < 0 or t >= length and not shape.outside:  # an end may lie behind the last frame
+            source.report(where, f"is none of the video's {length} frames", "Give the frames of the task")
+        elif t in shapes:
+            source.report(where, "the frame occurs twice", "Keep one of the two")
+        else:
+            shapes[t] = shape
+    return shapes
 
 
-def _interpolated(keys: dict[int, _Shape], length: int) -> dict[int, _Shape]:
-    """The shape in every frame in which the object is seen."""
-    shown = {place: shape for place, shape in keys.items() if not shape.outside}
-    places = sorted(keys)
-    for left, right in pairwise(places):
-        start, end = keys[left], keys[right]
-        for place in range(left + 1, right) if not start.outside else ():
-            share = (place - left) / (right - left)
-            # Also towards a key frame that is outside: CVAT moves the box there before it leaves it out.
-            corners = between(start.corners, end.corners, share)
-            shown[place] = _Shape(corners, angle_between(start.angle, end.angle, share), False)
-    last = places[-1]
-    if not keys[last].outside:
-        shown |= dict.fromkeys(range(last + 1, length), keys[last])
-    return shown
+def _children(element: Element, record: str) -> Iterator[tuple[str, Element]]:
+    for child in element:
+        yield f"{record}, frame {child.get('frame', '?')[:20]}", child
 
 
-def _agree(ours: _Shape | None, theirs: _Shape) -> bool:
-    """Whether a shape that CVAT computed is the one that we compute (None: not seen)."""
-    if ours is None or theirs.outside:
-        return ours is None and theirs.outside
-    turned = (ours.angle - theirs.angle + 180) % 360 - 180
-    gaps = [a - b for a, b in zip(ours.corners, theirs.corners, strict=True)]
-    return max(map(abs, [*gaps, turned])) <= ROUNDING
-
-
-def _whole(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"\d{1,8}", text, re.ASCII) else None
+def _shown(attributes: Mapping[str, str]) -> str:
+    return " ".join(f'{name}="{value[:20]}"' for name, value in attributes.items() if name != "frame")[:120]
 
 
 CVAT = Importer("cvat", sniff_cvat, read_cvat)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mfvis.data.importers.boxes import BoxVideo, number_in
+from mfvis.data.importers.boxes import BoxVideo, number_in, whole_number_in
 from mfvis.data.importers.source import ImportedFile, Importer
+from mfvis.data.importers.track_lines import is_number, sequence_video, track_id_of
 
 
 def sniff_kitti(source: ImportedFile) -> bool:
@@ -15,9 +16,9 @@ def sniff_kitti(source: ImportedFile) -> bool:
 def read_kitti(source: ImportedFile) -> list[BoxVideo]:
     """``frame id type truncated occluded alpha x1 y1 x2 y2 h w l X Y Z yaw[ score]`` per line; frames from 0 on.
 
-    Regions of type DontCare are left out.
+    Regions of type DontCare and boxes without a track are left out.
     """
-    video = source.video("file", source.file.stem)
+    video = sequence_video(source)
     if video is None:
         return []
     first = source.first_frame or 0
@@ -29,24 +30,22 @@ def read_kitti(source: ImportedFile) -> list[BoxVideo]:
             continue
         category = fields.pop(2)
         values = [number_in(field) for field in fields]
+        values[1] = values[1] if track_id_of(fields[1]) is None else 0  # an id of any size is one
+        frame, track_id, box = whole_number_in(fields[0]), track_id_of(fields[1]), tuple(values[5:9])
         if None in values:
             wrong = fields[values.index(None)]
             source.report(record, f"{wrong[:60]!r} is not a number", "Correct that column")
-            continue
-        frame, number, box = values[0], values[1], tuple(values[5:9])
-        if frame != int(frame) or number != int(number):
-            source.report(record, f"frame {frame:g} and id {number:g} are not whole", "Write whole numbers")
+        elif frame is None or track_id is not None and not is_number(track_id):
+            source.report(record, f"frame {fields[0]} and id {fields[1]} are not whole", "Write whole numbers")
         elif not first <= frame < first + video.length:
             source.report_frame(record, frame, first, video.length)
         elif category == "DontCare":
-            continue
-        elif number < 0:
-            source.report(record, f"id {number:g} stands for no object", "Give tracks, not detections")
-        elif box[2] <= box[0] or box[3] <= box[1]:
-            source.report(record, f"the box {list(box)} has no size", "Write x1 y1 x2 y2 with x1 < x2 and y1 < y2")
+            source.leave_out("of type DontCare", "region")
+        elif track_id is None:
+            source.leave_out("without a track")
         else:
-            source.put(record, result, str(int(number)), category, int(frame) - first, box)
+            source.put(record, result, track_id, category, frame - first, box)
     return [result]
 
 
-KITTI = Importer("kitti", sniff_kitti, read_kitti, frozenset({"first_frame"}))
+KITTI = Importer("kitti", sniff_kitti, read_kitti, options=frozenset({"first_frame"}))

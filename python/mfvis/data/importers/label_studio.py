@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Any
-from urllib.parse import unquote
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, angle_between, between, hull
+from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, between, hull
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.jsonfile import is_finite, is_integer, kind_of
 from mfvis.data.video import VIDEO_SUFFIXES
@@ -17,21 +19,30 @@ from mfvis.text import shortened
 
 COUNT_SLACK = 1
 """Label Studio computes framesCount from duration and frame rate, and rounds; more than this is a wrong frame rate."""
+Record = dict[str, Any]
+
+
+class _Region(NamedTuple):
+    record: str
+    track_id: str
+    labels: list[Any]
+    value: Record
+
+
+class _Key(NamedTuple):
+    sides: list[float]
+    """x, y, width, height in percent."""
+    angle: float
+    enabled: bool
 
 
 def sniff_label_studio(source: ImportedFile) -> bool:
-    """Whether a JSON holds tasks with annotations, or with regions of key frames."""
+    """Whether a JSON holds tasks, predictions or regions with sequences of key frames, or tasks with annotations."""
     tasks = source.root if isinstance(source.root, list) else [source.root]
     task = tasks[0] if tasks and isinstance(tasks[0], dict) else {}
-    return (
-        "annotations" in task
-        and not {"images", "videos"} & task.keys()
-        or any(
-            isinstance(value, dict) and "sequence" in value
-            for values in task.values()
-            for value in (values if isinstance(values, list) else ())
-        )
-    )
+    if "data" in task and {"annotations", "predictions"} & task.keys():
+        return True
+    return bool(_sequences(task)) or any(_sequences(region) for region in _results(task))
 
 
 def read_label_studio(source: ImportedFile) -> list[BoxVideo]:
@@ -39,12 +50,16 @@ def read_label_studio(source: ImportedFile) -> list[BoxVideo]:
 
     Frames count from 1; x, y, width, height are percent of the picture. A key frame that is not "enabled" is the last
     of a span: it is seen itself, and nothing from there to the next key frame. An enabled one with none after it holds
-    to the end. Turned boxes (about their upper left corner) become the upright boxes around them.
+    to the end. Turned boxes (about their upper left corner) become the upright boxes around them; angles go straight
+    from one to the next, also through 180 degrees. Predictions are taken of tasks that have no annotation.
     """
-    tasks = source.root if isinstance(source.root, list) else [source.root]
+    root = source.root
+    if isinstance(root, list) and root and isinstance(root[0], dict) and root[0].get("type") == "videorectangle":
+        root = {"result": root}
+    tasks = root if isinstance(root, list) else [root]
     videos = []
-    for place, task in enumerate(tasks):
-        record = f"task {task.get('id', f'at place {place}')}" if isinstance(task, dict) else f"tasks[{place}]"
+    for i, task in enumerate(tasks):
+        record = f"task {task.get('id', f'at index {i}')}" if isinstance(task, dict) else f"tasks[{i}]"
         if not isinstance(task, dict):
             source.report(record, f"is {kind_of(task)}, expected an object", "Export as JSON again")
             continue
@@ -52,111 +67,178 @@ def read_label_studio(source: ImportedFile) -> list[BoxVideo]:
         video = source.video(record, _video_name(task), several=len(tasks) > 1)
         if video is None:
             continue
-        result = BoxVideo(video)
-        for where, region in regions:
-            label, sequence = _label(where, region, source), region.get("sequence")
-            if label is None or source.unwanted(label):
-                continue
-            counted = region.get("framesCount")
-            if counted is not None and not (is_finite(counted) and abs(counted - video.length) <= COUNT_SLACK):
-                problem = f"framesCount is {shortened(counted)}, the video has {video.length} frames"
-                source.report(where, problem, "Set the video's own frame rate in Label Studio, or give its frames")
-                continue
-            result.tracks[where] = BoxTrack(label, _boxes(where, sequence, result, source))
-        videos.append(result)
+        videos.append(BoxVideo(video))
+        for region in regions:
+            label = _label(region, source, any(other.labels for other in regions))
+            if label is not None and not source.unwanted(label) and _counts(region, video.length, source):
+                track = BoxTrack(label, _boxes(region, videos[-1], source))
+                track_id = region.track_id if region.track_id not in videos[-1].tracks else region.record
+                videos[-1].tracks[track_id] = track
     return videos
 
 
-def _regions(record: str, task: dict[str, Any], source: ImportedFile) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The values of a task's video regions, of the full JSON or of JSON-MIN, with words for where they are."""
-    if "annotations" not in task:
+def _results(task: Record) -> Iterator[Record]:
+    """All regions of a task, an annotation or a prediction, whatever they are."""
+    holders = [task]
+    for key in ("annotations", "predictions"):
+        holders += task[key] if isinstance(task.get(key), list) else []
+    for holder in holders:
+        results = holder.get("result") if isinstance(holder, dict) else None
+        yield from (result for result in results or () if isinstance(result, dict)) if isinstance(results, list) else ()
+
+
+def _sequences(holder: Record) -> list[Record]:
+    """The values in an object that have key frames."""
+    values = [value for item in holder.values() for value in (item if isinstance(item, list) else [item])]
+    return [value for value in values if isinstance(value, dict) and "sequence" in value]
+
+
+def _regions(record: str, task: Record, source: ImportedFile) -> Iterator[_Region]:
+    """The video regions of a task, of the full JSON or of JSON-MIN."""
+    if not {"annotations", "predictions", "result"} & task.keys():
         for key, values in task.items():
-            for place, value in enumerate(values if isinstance(values, list) else ()):
+            for i, value in enumerate(values if isinstance(values, list) else ()):
                 if isinstance(value, dict) and "sequence" in value:
-                    yield f"{record}, {key}[{place}]", value
+                    where = f"{record}, {key}[{i}]"
+                    yield _Region(where, str(value.get("id", f"{key}-{i}")), _labels_of(value), value)
         return
-    annotations = task["annotations"]
-    if not isinstance(annotations, list) or not all(isinstance(annotation, dict) for annotation in annotations):
-        source.report(record, f"annotations is {shortened(annotations)}", "Export as JSON again")
-        return
-    finished = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
-    if len(finished) > 1:
-        source.report(record, f"has {len(finished)} annotations of one video", "Keep one of them")
-        return
-    for annotation in finished:
-        results = annotation.get("result")
-        if not isinstance(results, list):
-            source.report(record, f"result is {kind_of(results)}, expected a list", "Export as JSON again")
-            continue
-        for place, result in enumerate(results):
-            where = f"{record}, result[{place}]"
-            value = result.get("value") if isinstance(result, dict) else None
-            if not isinstance(value, dict):
-                source.report(where, f"is {shortened(result)}", "Export as JSON again")
-            elif result.get("type") == "videorectangle":
-                yield where, value
-            elif "sequence" in value:
-                source.report(where, f"is a {shortened(result.get('type'))}, not a box", "Leave other regions out")
+    results = []
+    for i, result in enumerate(_annotation(record, task, source)):
+        if isinstance(result, dict) and isinstance(result.get("value"), dict):
+            results.append((f"{record}, result[{i}]", str(result.get("id") or i), result.get("type"), result["value"]))
+        else:
+            source.report(f"{record}, result[{i}]", f"is {shortened(result)}", "Export as JSON again")
+    # What is said of a region besides its box is another result with the same id, which repeats the key frames.
+    boxes = {track_id for _, track_id, kind, _ in results if kind == "videorectangle"}
+    for where, track_id, kind, value in results:
+        if kind == "videorectangle":
+            labels = [label for _, other, _, said in results if other == track_id for label in _labels_of(said)]
+            labels = [label for k, label in enumerate(labels) if label not in labels[:k]]
+            yield _Region(where, track_id, labels, value)
+        elif "sequence" in value and track_id not in boxes:
+            source.leave_out(f"of type {shortened(kind)}", "region")
 
 
-def _video_name(task: dict[str, Any]) -> str | None:
+def _annotation(record: str, task: Record, source: ImportedFile) -> list[Any]:
+    """The results of the one annotation of a task, else of its one prediction; none, reported, where it has several."""
+    holders = [task] if "result" in task else []
+    for key in ("annotations", "predictions"):
+        entries = task.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            source.report(record, f"{key} is {shortened(entries)}", "Export as JSON again")
+            return []
+        if entries and not holders:
+            holders = [entry for entry in entries if not entry.get("was_cancelled")]
+            if len(holders) > 1:
+                source.report(record, f"has {len(holders)} {key} of one video", "Keep one of them")
+                return []
+            if key == "predictions":
+                source.note(f"{record} has no annotation: its prediction was imported")
+            break
+    results = holders[0].get("result") if holders else []
+    if not isinstance(results, list):
+        source.report(record, f"result is {kind_of(results)}, expected a list", "Export as JSON again")
+        return []
+    return results
+
+
+def _labels_of(value: Record) -> list[Any]:
+    """The labels of a region, those that are numbers as texts."""
+    labels = value.get("labels", value.get("rectanglelabels"))
+    labels = labels if isinstance(labels, list) else [] if labels is None else [labels]
+    return [str(label) if is_integer(label) else label for label in labels]
+
+
+def _video_name(task: Record) -> str | None:
     """The file name of a task's video, without the hash that an upload puts before it; None if it has no one video."""
     data = task["data"] if isinstance(task.get("data"), dict) else task
     texts = [data["video"]] if isinstance(data.get("video"), str) else [v for v in data.values() if isinstance(v, str)]
-    paths = [PurePosixPath(unquote(text)) for text in texts]
-    names = [path.name for path in paths if len(texts) == 1 or path.suffix.lower() in VIDEO_SUFFIXES]
+    names = [name for name in map(_file_name, texts) if len(texts) == 1 or PurePosixPath(name).suffix in VIDEO_SUFFIXES]
     return re.sub(r"^[0-9a-f]{8}-", "", names[0]) if len(names) == 1 else None
 
 
-def _label(where: str, region: dict[str, Any], source: ImportedFile) -> str | None:
-    labels = region.get("labels")
-    if isinstance(labels, list) and len(labels) == 1 and isinstance(labels[0], str) and labels[0]:
-        return labels[0]
-    source.report(where, f"labels are {shortened(labels)}", "Give each region one label")
+def _file_name(address: str) -> str:
+    """The last part of a path or a URL; of local storage ``?d=``, of a cloud's the ``fileuri``, which is in base 64."""
+    try:
+        parts = urlsplit(address)
+        query = parse_qs(parts.query)
+        if "fileuri" in query:
+            path = base64.b64decode(query["fileuri"][0] + "==", altchars=b"-_").decode()
+        else:
+            path = query["d"][0] if "d" in query else unquote(parts.path)
+    except (ValueError, binascii.Error):  # no URL at all
+        path = address
+    return re.split(r"[/\\]", path)[-1]
+
+
+def _label(region: _Region, source: ImportedFile, labelled: bool) -> str | None:
+    """The class of a region; `labelled`: whether others have labels, so that one without is of none."""
+    if not region.labels:
+        return source.leave_out("without a label", "region") if labelled else source.only_category(region.record)
+    if all(isinstance(label, str) and label for label in region.labels):
+        wanted = [label for label in region.labels if not source.unwanted(label)]
+        if len(region.labels) == 1 or len(wanted) == 1:
+            return wanted[0] if wanted else region.labels[0]
+    source.report(region.record, f"labels are {shortened(region.labels)}", "Give each region one label")
     return None
 
 
-def _boxes(where: str, sequence: Any, video: BoxVideo, source: ImportedFile) -> dict[int, Box]:
+def _counts(region: _Region, length: int, source: ImportedFile) -> bool:
+    """Whether a region was drawn on a video of this length; reports another."""
+    counted = region.value.get("framesCount")
+    if counted is None or is_finite(counted) and abs(counted - length) <= COUNT_SLACK:
+        return True
+    problem = f"framesCount is {shortened(counted)}, the video has {length} frames"
+    source.report(region.record, problem, "Set the video's own frame rate in Label Studio, or give its frames")
+    return False
+
+
+def _boxes(region: _Region, video: BoxVideo, source: ImportedFile) -> dict[int, Box]:
     """The boxes of one region by frame, counted from 0."""
-    length = video.video.length
-    keys: dict[int, tuple[list[float], float, bool]] = {}
+    keys = _keys(region, video.video.length, source)
+    shown = {t: (key.sides, key.angle) for t, key in keys.items() if min(key.sides[2:]) > 0}
+    frames = sorted(keys)
+    for left, right in pairwise(frames):
+        start, end = keys[left], keys[right]
+        for t in range(left + 1, right) if start.enabled else ():
+            share = (t - left) / (right - left)
+            *sides, angle = between([*start.sides, start.angle], [*end.sides, end.angle], share)
+            shown[t] = sides, angle
+    if frames and keys[frames[-1]].enabled:
+        shown |= dict.fromkeys(range(frames[-1] + 1, video.video.length), shown[frames[-1]])
+    unit_x, unit_y = video.video.width / 100, video.video.height / 100
+    boxes = {}
+    for t, ((x, y, width, height), angle) in sorted(shown.items()):
+        x1, y1 = x * unit_x, y * unit_y
+        boxes[t] = hull((x1, y1, x1 + width * unit_x, y1 + height * unit_y), angle, (x1, y1))
+    return {t: box for t, box in boxes.items() if t < video.video.length}
+
+
+def _keys(region: _Region, length: int, source: ImportedFile) -> dict[int, _Key]:
+    """The key frames of a region by frame, counted from 0; none, reported, where one is not sound."""
+    sequence = region.value.get("sequence")
+    keys: dict[int, _Key] = {}
     before = len(source.problems)
-    if not isinstance(sequence, list) or not sequence:
-        source.report(where, f"sequence is {shortened(sequence)}", "Give a list of key frames")
-        return {}
-    for place, key in enumerate(sequence):
-        record = f"{where}, sequence[{place}]"
+    if sequence == []:
+        source.leave_out("without a key frame", "region")
+    elif not isinstance(sequence, list):
+        source.report(region.record, f"sequence is {shortened(sequence)}", "Give a list of key frames")
+    for i, key in enumerate(sequence if isinstance(sequence, list) else ()):
+        record = f"{region.record}, sequence[{i}]"
         fields = key if isinstance(key, dict) else {}
         frame, enabled, angle = fields.get("frame"), fields.get("enabled"), fields.get("rotation", 0)
         sides = [fields.get(name) for name in ("x", "y", "width", "height")]
-        if not is_integer(frame) or not isinstance(enabled, bool) or not all(map(is_finite, [*sides, angle])):
+        if not isinstance(enabled, bool) or not all(map(is_finite, [frame, *sides, angle])) or frame != int(frame):
             source.report(record, f"is {shortened(key)}", "Write frame, enabled, x, y, width, height")
         elif not 1 <= frame <= length + COUNT_SLACK:
             source.report(record, f"frame {frame} is not 1 to {length}", "Give the frames of this video")
-        elif sides[2] <= 0 or sides[3] <= 0:
+        elif min(sides[2:]) < 0 or enabled and min(sides[2:]) == 0:
             source.report(record, f"the box is {sides[2]} x {sides[3]} percent", "Give it a size")
         elif frame - 1 in keys:
             source.report(record, f"frame {frame} occurs twice", "Keep one of the two")
         else:
-            keys[frame - 1] = sides, angle, enabled
-    if len(source.problems) > before:
-        return {}
-    shown = {place: (sides, angle) for place, (sides, angle, _) in keys.items()}
-    places = sorted(keys)
-    for left, right in pairwise(places):
-        (start, start_angle, enabled), (end, end_angle, _) = keys[left], keys[right]
-        for place in range(left + 1, right) if enabled else ():
-            share = (place - left) / (right - left)
-            shown[place] = between(start, end, share), angle_between(start_angle, end_angle, share)
-    last = places[-1]
-    if keys[last][2]:
-        shown |= dict.fromkeys(range(last + 1, length), shown[last])
-    unit_x, unit_y = video.video.width / 100, video.video.height / 100
-    boxes = {}
-    for place, ((x, y, width, height), angle) in sorted(shown.items()):
-        x1, y1 = x * unit_x, y * unit_y
-        boxes[place] = hull((x1, y1, x1 + width * unit_x, y1 + height * unit_y), angle, (x1, y1))
-    return {place: box for place, box in boxes.items() if place < length}
+            keys[int(frame) - 1] = _Key(sides, angle, enabled)
+    return keys if len(source.problems) == before else {}
 
 
 LABEL_STUDIO = Importer("label-studio", sniff_label_studio, read_label_studio)

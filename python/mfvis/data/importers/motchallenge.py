@@ -1,75 +1,91 @@
-"""Tracks as MOTChallenge has them: a line of comma-separated numbers per box."""
+"""Tracks as MOTChallenge has them: its ground truth, results of trackers, exports of CVAT and Datumaro."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mfvis.data.importers.boxes import BoxVideo, number_in
-from mfvis.data.importers.class_names import class_names
+from mfvis.data.importers.class_names import name_classes, names_beside
 from mfvis.data.importers.source import ImportedFile, Importer
+from mfvis.data.importers.track_lines import TrackLine, fields_of, put_lines, sequence_video, track_lines
 
 MOT_CLASSES = (
     *("pedestrian", "person on vehicle", "car", "bicycle", "motorbike", "non motorized vehicle", "static person"),
     *("distractor", "occluder", "occluder on the ground", "occluder full", "reflection", "crowd"),
 )
-"""Of MOT16, MOT17 and MOT20, by their numbers from 1 on."""
+"""Classes of MOT16, MOT17 and MOT20, numbered from 1 on."""
+COLUMNS = 11
+"""PathTrack and some trackers append one to the ten of MOT15."""
 
 
 def sniff_motchallenge(source: ImportedFile) -> bool:
-    """Whether the first line is at least five numbers, separated by commas."""
+    """Whether the first line is at least five numbers."""
     if not source.is_text or not source.lines:
         return False
-    fields = source.lines[0][1].split(",")
-    return len(fields) >= 5 and None not in map(number_in, map(str.strip, fields))
+    fields = fields_of(source.lines[0][1])
+    return 5 <= len(fields) <= COLUMNS and None not in map(number_in, fields[:1] + fields[2:])
 
 
 def read_motchallenge(source: ImportedFile) -> list[BoxVideo]:
-    """``frame, id, left, top, width, height[, conf[, class[, visibility]]]`` per line; frames, left and top from 1 on.
+    """``frame, id, left, top, width, height[, conf[, class[, visibility]]]`` per line; frames from 1 on.
 
-    Lines with conf 0 are to be ignored. With ten columns (MOT15, output of trackers) the last three are a place in the
-    world and there is no class; --categories then names the one class. ``labels.txt`` beside the file (as CVAT writes
-    it) names other classes than MOTChallenge's. --first-frame 0 is for trackers that count frames and pixels from 0.
+    Where conf is a flag, 0 or 1, lines with 0 are left out. A class is named by ``labels.txt`` next to the file (which
+    CVAT and Datumaro write), by --class-names, or, in MOTChallenge's own ground truth, by its list. That ground truth
+    counts pixels from 1, everything else from 0. --first-frame 0 is for trackers that count frames from 0.
     """
-    # The official place is <video>/gt/gt.txt.
-    name = source.file.parent.parent.name if source.file.stem == "gt" else source.file.stem
-    video = source.video("file", name)
+    lines = track_lines(source, COLUMNS)
+    labels = source.file.with_name("labels.txt")
+    video = sequence_video(source)
     if video is None:
         return []
-    labels = source.file.with_name("labels.txt")
-    classes = class_names(labels, source) if labels.is_file() else MOT_CLASSES
-    first = 1 if source.first_frame is None else source.first_frame
-    origin = min(first, 1)
-    result = BoxVideo(video)
-    for record, line in source.lines:
-        fields = [number_in(field.strip()) for field in line.split(",")]
-        if not 6 <= len(fields) <= 10 or None in fields:
-            source.report(record, f"{line[:60]!r} is not 6 to 10 numbers", "Write frame, id, left, top, width, height")
-            continue
-        frame, number, left, top, width, height = fields[:6]
-        if frame != int(frame) or number != int(number):
-            source.report(record, f"frame {frame:g} and id {number:g} are not whole", "Write whole numbers")
-        elif not first <= frame < first + video.length:
-            source.report_frame(record, frame, first, video.length)
-        elif len(fields) > 6 and fields[6] == 0:
-            continue
-        elif number < 0:
-            source.report(record, f"id {number:g} stands for no object", "Give tracks, not detections")
-        elif width <= 0 or height <= 0:
-            source.report(record, f"the box is {width:g} x {height:g}", "Leave out lines without a box")
-        else:
-            category = _class_of(record, fields, classes, source)
-            if category is not None:
-                box = (left - origin, top - origin, left - origin + width, top - origin + height)
-                source.put(record, result, str(int(number)), category, int(frame) - first, box)
-    return [result]
+    is_flag = _conf_is_flag(lines)
+    own = is_flag and not labels.is_file() and _is_ground_truth(source, lines)
+    numbers = {number for line in lines if (number := _class_number(line)) is not None}
+    if any(number != int(number) for number in numbers):
+        source.report("file", "has classes that are not whole", "Leave the eighth column out, or write -1")
+        return []
+    names = names_beside(source, labels, first=1) if labels.is_file() else {}
+    if own and numbers:
+        names = dict(enumerate(MOT_CLASSES, 1))
+        source.note("classes are named after MOTChallenge's list; --class-names says otherwise")
+    names = name_classes(source, {int(number) for number in numbers}, names)
+    first_pixel = source.pixel_origin(1 if own and source.first_frame != 0 else 0)
+
+    def category_of(line: TrackLine) -> str | None:
+        if is_flag and line.rest[0] == 0:
+            return source.leave_out("that the file marks as ignored")
+        number = _class_number(line)
+        if number is None:
+            return source.leave_out("without a class") if numbers else source.only_category(line.record)
+        return names.get(int(number))
+
+    return [put_lines(source, video, lines, category_of, first_pixel=first_pixel)]
 
 
-def _class_of(record: str, fields: list[float], classes: tuple[str, ...], source: ImportedFile) -> str | None:
-    """The name of a line's class; None, reported, where it has none."""
-    if len(fields) in (8, 9) and fields[7] != -1:
-        if fields[7] in range(1, len(classes) + 1):
-            return classes[int(fields[7]) - 1]
-        source.report(record, f"class {fields[7]:g} is not 1 to {len(classes)}", "Name the classes in labels.txt")
+def _class_number(line: TrackLine) -> float | None:
+    """The class of a line; none where it is -1, or where the last three of ten columns are a position in the world."""
+    if len(line.rest) < 2 or line.rest[1] == -1 or len(line.rest) > 3 and set(line.rest[2:]) != {-1}:
         return None
-    return source.only_category(record)
+    return line.rest[1]
 
 
-MOTCHALLENGE = Importer("motchallenge", sniff_motchallenge, read_motchallenge, frozenset({"first_frame"}))
+def _conf_is_flag(lines: Sequence[TrackLine]) -> bool:
+    """Whether the seventh column says which boxes count, as in ground truth, and is no score."""
+    return {line.rest[0] if line.rest else None for line in lines} in ({1}, {0, 1})
+
+
+def _is_ground_truth(source: ImportedFile, lines: Sequence[TrackLine]) -> bool:
+    """Whether lines with flags are MOTChallenge's own: ``gt.txt``, or classes of its list with partial visibility."""
+    classes = {_class_number(line) for line in lines}
+    visibilities = {line.rest[2] for line in lines if len(line.rest) == 3}
+    if not classes <= {None, *range(1, len(MOT_CLASSES) + 1)} or not all(0 <= value <= 1 for value in visibilities):
+        return False
+    return source.file.stem == "gt" or not visibilities <= {0, 1}
+
+
+MOTCHALLENGE = Importer(
+    "motchallenge",
+    sniff_motchallenge,
+    read_motchallenge,
+    options=frozenset({"first_frame", "first_pixel", "class_names"}),
+)

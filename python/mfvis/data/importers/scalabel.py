@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mfvis.data.importers.boxes import BoxVideo
@@ -11,9 +12,10 @@ from mfvis.errors import DataError
 
 
 def sniff_scalabel(source: ImportedFile) -> bool:
-    """Whether a JSON is a list of frames, or has one; or whether it is a folder of JSON files."""
+    """Whether a JSON is a list of frames, or has one; or whether the first of a folder is."""
     if source.file.is_dir():
-        return any(source.file.glob("[!.]*.json"))
+        files = sorted(source.file.glob("[!.]*.json"))
+        return bool(files) and sniff_scalabel(replace(source, file=files[0], problems=[]))
     frames = source.root.get("frames") if isinstance(source.root, dict) else source.root
     frame = frames[0] if isinstance(frames, list) and frames else None
     return isinstance(frame, dict) and bool({"videoName", "frameIndex", "labels"} & frame.keys())
@@ -59,4 +61,4 @@ def read_scalabel_boxes(source: ImportedFile) -> list[BoxVideo]:
     return results
 
 
-SCALABEL = Importer("scalabel", sniff_scalabel, read_scalabel_boxes)
+SCALABEL = Importer("scalabel", sniff_scalabel, read_scalabel_boxes, reads_folders=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -34,20 +35,42 @@ class ImportedFile:
     """The categories to import; empty for all. A reader may pass over the others."""
     first_frame: int | None = None
     """The index that the file gives its first frame, where it is not the format's own."""
+    first_pixel: int | None = None
+    """The index that the file gives the first pixel of a row, 0 or 1, where it is not the format's own."""
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    """Names of the classes that the file numbers."""
     several: bool = False
     """Whether other files are imported with this one, so that `frames` holds the videos of all."""
     problems: list[Problem] = field(default_factory=list)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many things were not imported, by noun and reason."""
+    notes: dict[str, None] = field(default_factory=dict)
+    """What was decided by evidence, each once."""
     shown_path: str = ""
     """The path in messages, where the file was unpacked from an archive."""
 
+    @property
+    def shown(self) -> str:
+        """The path for messages and names."""
+        return self.shown_path or str(self.file)
+
     def report(self, record: str, problem: str, remedy: str) -> None:
-        self.problems.append(Problem(self.shown_path or str(self.file), record, problem, remedy))
+        self.problems.append(Problem(self.shown, record, problem, remedy))
 
     def leave_out(self, why: str, noun: str = "box", count: int = 1) -> None:
-        """Count things that are not imported, to be told at the end."""
+        """Count things that are not imported, for a note at the end."""
         self.left_out[noun, why] += count
+
+    def note(self, text: str) -> None:
+        """Say what was decided by evidence, and which flag decides otherwise."""
+        self.notes[text] = None
+
+    def pixel_origin(self, evidence: int) -> int:
+        """The index of a row's first pixel: --first-pixel, else what the evidence says, with a note."""
+        if self.first_pixel is not None:
+            return self.first_pixel
+        self.note(f"pixels are counted from {evidence}; --first-pixel {1 - evidence} says otherwise")
+        return evidence
 
     @cached_property
     def head(self) -> bytes:
@@ -84,7 +107,8 @@ class ImportedFile:
         if not self.head.lstrip().startswith((b"{", b"[")):
             return None
         problems: list[Problem] = []
-        root = read_json(self.file, problems)
+        root = _json_lines(self.text) if b"\n" in self.head else None
+        root = read_json(self.file, problems) if root is None else root
         for problem in problems:
             self.report(problem.record, problem.problem, problem.remedy)
         return root
@@ -101,13 +125,22 @@ class ImportedFile:
         problem = f"frame {frame:g} is not {first} to {first + length - 1}"
         self.report(record, problem, "Give the frames of this video, or say how the first is called: --first-frame")
 
+    def first_index(self, frames: Sequence[int], length: int) -> int | None:
+        """The index of the first frame, as said or as the frames show it; None, reported, where they do not."""
+        if self.first_frame is not None or not frames:
+            return self.first_frame or 0
+        if 0 in frames or length in frames:
+            return 0 if 0 in frames else 1
+        problem = f"has frames {min(frames)} to {max(frames)} of {length}, which may count from 0 or from 1"
+        self.report("file", problem, "Say --first-frame 0 or --first-frame 1")
+        return None
+
     def only_category(self, record: str) -> str | None:
         """The class of a box that names none, if just one is asked for; else None, reported once for the file."""
         if len(self.categories) == 1:
             return self.categories[0]
-        problem = Problem(self.shown_path or str(self.file), record, "has no class", "")
-        if not any(known.problem == problem.problem and known.file == problem.file for known in self.problems):
-            self.report(record, problem.problem, "Name the one class of all objects with --categories")
+        if not any(problem.file == self.shown and problem.problem == "has no class" for problem in self.problems):
+            self.report(record, "has no class", "Name the one class of all objects with --categories")
         return None
 
     def video(
@@ -124,7 +157,7 @@ class ImportedFile:
         path: Path | None = None
         if folder is not None and folder.parts and not folder.is_absolute() and ".." not in folder.parts:
             path = self.frames / folder if _exists(self.frames / folder) else None
-        if path is None and not several and not self.several and self._is_one_video():
+        if path is None and not several and not self.several and self.is_one_video():
             path = self.frames
         elif path is None and name is not None and re.fullmatch(r"[^/\\\0]+", name) and name not in (".", ".."):
             # Under its name with a suffix, or as a folder without.
@@ -144,7 +177,7 @@ class ImportedFile:
             return video
         return replace(video, name=Path(name).stem if Path(name).suffix.lower() in VIDEO_SUFFIXES else name)
 
-    def _is_one_video(self) -> bool:
+    def is_one_video(self) -> bool:
         """Whether `frames` is a video file or a folder of pictures; or not there at all, which opening it tells."""
         if self.frames.is_file() or not self.frames.is_dir():
             return True
@@ -165,21 +198,36 @@ class ImportedFile:
             self.report(record, problem, "Give the frames that were annotated")
             return None
         if isinstance(video.frames, Path):
-            if list(indices) == list(range(video.length)):
+            numbers = indices if None not in indices else [number_at_end(file) for file in files]
+            first = 0 if None not in indices else numbers[0]
+            if None not in numbers and list(numbers) == list(range(first, first + video.length)):
                 return video
             problem = f"has labels of {len(files)} frames, the film {video.length}"
             self.report(record, problem, "Number all frames 0, 1, ..., or give a folder of pictures")
             return None
-        pictures = {path.name: path for path in video.frames}
-        missing = [file for file in files if file not in pictures]
-        if missing or len(set(files)) < len(files):
-            problem = f"has no picture {missing[0]!r}" if missing else "names a picture twice"
-            self.report(record, problem, "Name the right frames with --frames")
+        if len(set(files)) < len(files):
+            self.report(record, "names a picture twice", "Name the right frames with --frames")
             return None
-        return replace(video, length=len(files), frames=tuple(pictures[file] for file in files))
+        frames = _called(files, video.frames)
+        if frames is None and _count_alike(files, video.frames):
+            frames = list(video.frames)
+            self.note(f"{record}: pictures are called otherwise in the file, and were taken in their order")
+        if frames is None:
+            names = {path.name for path in video.frames}
+            missing = next(file for file in files if file not in names)
+            self.report(record, f"has no picture {missing!r}", "Name the right frames with --frames")
+            return None
+        return replace(video, length=len(files), frames=tuple(frames))
 
     def put(self, record: str, video: BoxVideo, track_id: str, category: str, frame: int, box: Box) -> None:
-        """Give an object its box in a frame; reports a second box there, and a second category."""
+        """Give an object its box in a frame; reports a second box there, a second category, and swapped corners."""
+        width, height = box[2] - box[0], box[3] - box[1]
+        if min(width, height) < 0:
+            self.report(record, f"the box is {width:g} x {height:g}", "Write its left upper corner first")
+            return
+        if min(width, height) == 0:
+            self.leave_out("without a size")
+            return
         track = video.tracks.setdefault(track_id, BoxTrack(category))
         if track.category != category:
             problem = f"object {track_id} is {category!r} here and {track.category!r} elsewhere"
@@ -201,8 +249,49 @@ class Importer:
     """Whether a file looks like one of this format. It may be a folder, and reports nothing."""
     read: Callable[[ImportedFile], list[BoxVideo]]
     """The videos with their tracks; faults are reported to the file."""
+    reads_folders: bool = False
+    """Whether a folder is one file of this format; of others it has a file for every video."""
     options: frozenset[str] = frozenset()
     """Which of --first-frame, ... mean something in this format, as the fields of `ImportedFile` are named."""
+
+
+def _called(files: Sequence[str], pictures: Sequence[Path]) -> list[Path] | None:
+    """The pictures of these names, with their suffix or without; None where one is not there."""
+    for key in (lambda path: path.name, lambda path: path.stem):
+        by_name = {key(path): path for path in pictures}
+        if len(by_name) == len(pictures) and all(key(Path(file)) in by_name for file in files):
+            return [by_name[key(Path(file))] for file in files]
+    return None
+
+
+def _count_alike(files: Sequence[str], pictures: Sequence[Path]) -> bool:
+    """Whether there are as many pictures as names, and from one to the next both count on alike."""
+    if len(files) != len(pictures):
+        return False
+    numbers = [(number_at_end(file), number_at_end(path.name)) for file, path in zip(files, pictures, strict=True)]
+    return all(None not in pair for pair in numbers) and len({theirs - ours for theirs, ours in numbers}) == 1
+
+
+def number_at_end(name: str) -> int | None:
+    """The last number in a file's name, without its suffix."""
+    match = re.search(r"(\d{1,9})\D*$", Path(name).stem, re.ASCII)
+    return int(match[1]) if match else None
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names as people count: 2.jpg before 10.jpg."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _json_lines(text: str | None) -> list[Any] | None:
+    """The values of a file with a JSON value in every line; None where it is another."""
+    lines = [line for line in (text or "").split("\n") if line.strip()]
+    if len(lines) < 2:
+        return None
+    try:
+        return [json.loads(line) for line in lines]
+    except (ValueError, RecursionError):  # most often in the first line
+        return None
 
 
 def _with_pictures(path: Path) -> Path:

@@ -2,51 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mfvis.data.importers.boxes import BoxVideo
-from mfvis.data.importers.coco_video import COCO_VIDEO
+from mfvis.data.importers.coco_tracks import COCO_TRACKS
+from mfvis.data.importers.containers import annotation_files, member, unpacked
 from mfvis.data.importers.csv_table import CSV
 from mfvis.data.importers.cvat import CVAT
 from mfvis.data.importers.kitti import KITTI
 from mfvis.data.importers.label_studio import LABEL_STUDIO
 from mfvis.data.importers.motchallenge import MOTCHALLENGE
+from mfvis.data.importers.other_kinds import report_other_kind
 from mfvis.data.importers.scalabel import SCALABEL
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.yolo import YOLO
 
-IMPORTERS = (MOTCHALLENGE, CSV, KITTI, YOLO, CVAT, COCO_VIDEO, LABEL_STUDIO, SCALABEL)
+IMPORTERS = (*(CSV, MOTCHALLENGE, KITTI, YOLO, CVAT, COCO_TRACKS, LABEL_STUDIO, SCALABEL),)
+"""The first that recognizes a file reads it."""
 FORMATS = tuple(importer.name for importer in IMPORTERS)
+OPTIONS = ("first_frame", "first_pixel", "class_names")
 
 
 def read_videos(source: ImportedFile, format: str | None) -> list[BoxVideo]:
-    """The videos of a file of a named format, or of one that is recognized by its content; faults are reported."""
-    importer = _named(format) if format else _recognized(source)
-    if importer is None or source.problems:
-        return []
-    for option in ("first_frame",):
-        if getattr(source, option) is not None and option not in importer.options:
-            flag = f"--{option.replace('_', '-')}"
-            source.report("file", f"is {importer.name}, in which {flag} has no meaning", f"Leave {flag} out")
-    return [] if source.problems else importer.read(source)
+    """The videos of a file, a folder or an archive, of a named format or of one that is recognized by its content.
 
-
-def _named(format: str) -> Importer:
-    return next(importer for importer in IMPORTERS if importer.name == format)
-
-
-def _recognized(source: ImportedFile) -> Importer | None:
-    """The format that a file looks like; None, reported, where it is none of them."""
+    Whatever is not sound is reported to `source`.
+    """
     if not source.file.exists():
         source.report("file", "does not exist", "Check the path")
-        return None
-    for importer in IMPORTERS:
+        return []
+    importers = [importer for importer in IMPORTERS if format in (None, importer.name)]
+    with unpacked(source) as content:
+        return [] if source.problems else _read(content, importers)
+
+
+def _read(source: ImportedFile, importers: Sequence[Importer]) -> list[BoxVideo]:
+    importer = _recognized(source, importers)
+    if source.problems:
+        return []
+    is_folder = source.file.is_dir()
+    if importer is None and len(importers) == 1 and (not is_folder or importers[0].reads_folders):
+        importer = importers[0]  # named, so that it says what is wrong
+    if importer is not None:
+        return _read_by(importer, source)
+    if is_folder:
+        return _read_folder(source, importers)
+    if not report_other_kind(source):
+        source.report("file", "is of no format that can be guessed", f"Say --format {'|'.join(FORMATS)}")
+    return []
+
+
+def _recognized(source: ImportedFile, importers: Sequence[Importer]) -> Importer | None:
+    """The first format that the content looks like; None where there is none, or the content is damaged."""
+    before = len(source.problems)
+    for importer in importers:
         if importer.sniff(source):
             return importer
-        if source.problems:
+        if len(source.problems) > before:
             return None
-    if source.head.startswith(b"PK"):
-        source.report("file", "is a ZIP archive", "Unpack it, and give the file with the annotations")
-    elif isinstance(source.root, dict) and "videos" in source.root:
-        source.report("file", "is a YouTube-VIS JSON", "Use it as it is")
-    else:
-        source.report("file", "is of no format that can be guessed", f"Say --format {'|'.join(FORMATS)}")
     return None
+
+
+def _read_by(importer: Importer, source: ImportedFile) -> list[BoxVideo]:
+    before = len(source.problems)
+    for option in OPTIONS:
+        if getattr(source, option) not in (None, {}) and option not in importer.options:
+            flag = f"--{option.replace('_', '-')}"
+            source.report("file", f"is {importer.name}, in which {flag} has no meaning", f"Leave {flag} out")
+    return importer.read(source) if len(source.problems) == before else []
+
+
+def _read_folder(source: ImportedFile, importers: Sequence[Importer]) -> list[BoxVideo]:
+    """The videos of the files in a folder, which must be of one format; files of none are left out."""
+    paths, others = annotation_files(source.file)
+    files = [member(source, path, several=len(paths) > 1) for path in paths]
+    formats = [(file, _recognized(file, importers)) for file in files]
+    chosen = {importer.name: importer for _, importer in formats if importer is not None}
+    if source.problems:
+        return []
+    if not files:
+        remedy = "Name the file, such as gt/gt.txt or annotations.xml, or the folder of the texts"
+        source.report("folder", "has no file of box tracks in it", remedy)
+    elif len(chosen) > 1:
+        source.report("folder", f"has files of several formats: {', '.join(chosen)}", "Say --format, or name a file")
+    elif not chosen:
+        return _read(files[0], importers)  # which says what it is
+    else:
+        unknown = sum(importer is None for _, importer in formats)
+        source.leave_out("of other formats", "file", unknown + others)
+        return [video for file, importer in formats if importer for video in _read_by(importer, file)]
+    return []

@@ -3,94 +3,178 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from mfvis.data.importers.boxes import Box, BoxVideo, number_in
-from mfvis.data.importers.class_names import class_names
+from mfvis.data.importers.boxes import Box, BoxVideo, number_in, whole_number_in
+from mfvis.data.importers.class_names import name_classes, names_beside
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.types import Video
 
-CLASS_FILE = "classes.txt"
+NAME_FILES = ("classes.txt", "data.yaml", "dataset.yaml", "obj.names")
+"""Files that name the classes, in the folder of the texts or up to two folders above."""
+OTHER_TEXTS = frozenset({"classes.txt", "labels.txt", "train.txt", "val.txt", "test.txt"})
+
+
+class _Line(NamedTuple):
+    record: str
+    number: int
+    """Of the class."""
+    track_id: str
+    box: Box
+    """In shares of the picture."""
 
 
 def sniff_yolo(source: ImportedFile) -> bool:
-    """Whether it is a folder of texts."""
-    return source.file.is_dir() and any(source.file.glob("[!.]*.txt")) and not any(source.file.glob("[!.]*.json"))
+    """Whether it is a folder of texts, the first of which begins with a class and four shares, or is empty."""
+    folder = _label_folder(source.file)
+    if folder is None:
+        return False
+    lines = replace(source, file=_texts_in(folder)[0], problems=[]).lines
+    fields = [number_in(word) for word in lines[0][1].split()] if lines else []
+    shares = fields[1:5]
+    return not lines or len(fields) > 4 and None not in shares and all(0 <= share <= 1 for share in shares)
 
 
 def read_yolo(source: ImportedFile) -> list[BoxVideo]:
     """A folder with a text per frame, a line per box: ``class x y width height[ conf] id``, as shares of the picture.
 
-    x, y are the centre. Ultralytics' ``track`` writes this with ``save_txt``. A text is called as its picture, or its
-    name ends in ``_`` and the number of the frame, from 1 on. ``classes.txt`` there names the classes, one per line;
-    without it --categories names the one class.
+    x, y are the center; a line may have the corners of an outline instead, of which the box is taken. Ultralytics'
+    ``track`` writes this with ``save_txt``. Lines without id are left out. A text is called as its picture, or its
+    name ends in the index of the frame, from 0 on if there is a frame 0, else from 1 on; several names before that
+    index are several videos. ``classes.txt`` or ``data.yaml`` names the classes, or --class-names; without them
+    --categories names the one class.
     """
-    if not source.file.is_dir():
-        source.report("file", "is no folder", "Give the folder of the texts, such as labels")
+    folder = _label_folder(source.file)
+    if folder is None:
+        source.report("file", "is no folder of YOLO's texts", "Give the folder of the texts, such as labels")
         return []
+    texts = _texts_in(folder)
+    words = {path: [(where, line.split()) for where, line in replace(source, file=path).lines] for path in texts}
+    has_conf = _has_conf([fields for lines in words.values() for _, fields in lines])
+    lines: dict[Path, list[_Line]] = defaultdict(list)
+    for path, members in words.items():
+        for where, fields in members:
+            line = _line(source, f"{path.name}, {where}", fields, has_conf)
+            lines[path] += [] if line is None else [line]
+    named = [path / name for path in _near(folder, source) for name in NAME_FILES if (path / name).is_file()]
+    numbers = {line.number for members in lines.values() for line in members}
+    names = name_classes(source, numbers, names_beside(source, named[0]) if named else {})
+    videos = []
+    for video, frames in _videos(source, texts):
+        videos.append(BoxVideo(video))
+        for t, path in frames:
+            for record, number, track_id, (x1, y1, x2, y2) in lines[path] if names else ():
+                box = (x1 * video.width, y1 * video.height, x2 * video.width, y2 * video.height)
+                source.put(record, videos[-1], track_id, names[number], t, box)
+    return videos
+
+
+def _label_folder(folder: Path) -> Path | None:
+    """The folder of the texts: the given one, its ``labels``, or the only folder in that; None if there is none."""
+    for path in (folder / "labels", folder):
+        if path.is_dir() and _texts_in(path):
+            return path
+    inner = (folder / "labels").iterdir() if (folder / "labels").is_dir() else ()
+    inner = [path for path in inner if path.is_dir() and _texts_in(path)]
+    return inner[0] if len(inner) == 1 else None
+
+
+def _near(folder: Path, source: ImportedFile) -> list[Path]:
+    """The folders of a data set: that of the texts, and those up to the one that has ``labels``."""
+    above = [folder, *folder.parents[: 2 if folder.parent.name == "labels" else 1]]
+    return [path for path in above if not source.shown_path or source.file in (path, *path.parents)]
+
+
+def _texts_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.txt") if path.name not in OTHER_TEXTS and path.name[0] != ".")
+
+
+def _has_conf(lines: Sequence[Sequence[str]]) -> bool:
+    """Whether a confidence precedes the id, so that in a line without an id it is the last."""
+    last = [number_in(fields[-1]) for fields in lines if len(fields) == 6]
+    if not all(value is not None and 0 <= value <= 1 for value in last):
+        return False
+    fractional = sum(value != int(value) for value in last)
+    return any(len(fields) == 7 for fields in lines) or 2 * fractional > len(last)
+
+
+def _line(source: ImportedFile, record: str, fields: list[str], has_conf: bool) -> _Line | None:
+    """The class, the track and the box of a line; None where it has no track, and, reported, where it is not sound."""
+    numbers = [number_in(field) for field in fields]
+    is_box = len(fields) in (5, 6, 7)
+    with_id = len(fields) == 7 or len(fields) == 6 and not has_conf if is_box else len(fields) % 2 == 0
+    shares = numbers[1:5] if is_box else numbers[1 : len(fields) - with_id]
+    shown = " ".join(fields)[:60]
+    if len(fields) < 5 or None in numbers[: len(fields) - with_id]:
+        source.report(record, f"{shown!r} is not class, x, y, width, height, id", "Give the texts of a tracker")
+    elif not all(0 <= share <= 1 for share in shares):
+        source.report(record, f"{shown!r} has no shares of the picture", "Divide pixels by its size")
+    elif not with_id or (whole_number_in(fields[0]) or 0) < 0 or (whole_number_in(fields[-1]) or 0) < 0:
+        source.leave_out("without a track")
+    elif whole_number_in(fields[0]) is None or whole_number_in(fields[-1]) is None:
+        problem = f"class {fields[0]} and id {fields[-1]} are not both 0, 1, 2, ..."
+        source.report(record, problem, "Give tracks, not detections")
+    else:
+        x, y, width, height = shares[:4]
+        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        if not is_box:
+            box = (min(shares[::2]), min(shares[1::2]), max(shares[::2]), max(shares[1::2]))
+        return _Line(record, whole_number_in(fields[0]), str(whole_number_in(fields[-1])), box)
+    return None
+
+
+def _videos(source: ImportedFile, texts: Sequence[Path]) -> list[tuple[Video, list[tuple[int, Path]]]]:
+    """The videos of the texts, with the frame of each text, counted from 0; texts of no frame are reported."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path in texts:
+        groups[_ending(path)[0]].append(path)
+    first = source.first_frame
+    if first is None:
+        first = 0 if any(_ending(path)[1] == 0 for path in texts) else 1
+    if not source.is_one_video():
+        videos = {name: source.video(f"texts {name}_*", name, several=len(groups) > 1) for name in groups}
+        return [(v, _frames(source, v, groups[name], first)) for name, v in videos.items() if v is not None]
     video = source.video("folder", None)
     if video is None:
         return []
-    names = class_names(source.file / CLASS_FILE, source) if (source.file / CLASS_FILE).is_file() else ()
-    result, numbers = BoxVideo(video), set()
-    for t, path in _texts(video, source):
-        text = replace(source, file=path)
-        for where, line in text.lines:
-            record = f"{path.name}, {where}"
-            told = _told(record, line, source)
-            if told is None:
-                continue
-            number, track, (x1, y1, x2, y2) = told
-            numbers.add(number)
-            if names and number >= len(names):
-                source.report(record, f"class {number} is not 0 to {len(names) - 1}", f"Name it in {CLASS_FILE}")
-                continue
-            category = names[number] if names else source.only_category(record)
-            if category is not None:
-                box = (x1 * video.width, y1 * video.height, x2 * video.width, y2 * video.height)
-                source.put(record, result, str(track), category, t, box)
-    if not names and len(numbers) > 1:
-        problem = f"has classes {', '.join(map(str, sorted(numbers)))} without names"
-        source.report("folder", problem, f"Name all classes from 0 on in {CLASS_FILE}, one per line")
-    return [result]
+    others = [path for path in texts if path.stem not in _pictures(video)]
+    names = sorted({name for name, index in map(_ending, others) if index is not None})
+    if len(names) > 1:
+        problem = f"has texts of {len(names)} videos: {', '.join(names[:5])}"
+        source.report("folder", problem, "Name the folder in which they lie by these names with --frames")
+        return []
+    return [(video, _frames(source, video, texts, first))]
 
 
-def _texts(video: Video, source: ImportedFile) -> list[tuple[int, Path]]:
+def _ending(path: Path) -> tuple[str, int | None]:
+    """What a text is called before the index of its frame, and that index; None if there is none."""
+    match = re.fullmatch(r"(|.*\D)(\d{1,8})", path.stem, re.ASCII)
+    return (match[1].rstrip("_-"), int(match[2])) if match else (path.stem, None)
+
+
+def _pictures(video: Video) -> dict[str, int]:
+    """The frame of each picture, by its name without suffix; none of a film."""
+    return {} if isinstance(video.frames, Path) else {path.stem: t for t, path in enumerate(video.frames)}
+
+
+def _frames(source: ImportedFile, video: Video, texts: Sequence[Path], first: int) -> list[tuple[int, Path]]:
     """The texts with the frame of each, counted from 0; those of no frame are reported."""
-    pictures = {} if isinstance(video.frames, Path) else {path.stem: t for t, path in enumerate(video.frames)}
-    first = 1 if source.first_frame is None else source.first_frame
-    texts = []
-    for path in sorted(source.file.glob("[!.]*.txt")):
-        ending = re.search(r"_(\d{1,8})$", path.stem, re.ASCII)
-        t = pictures.get(path.stem, int(ending[1]) - first if ending else None)
-        if path.name == CLASS_FILE:
-            continue
+    pictures = _pictures(video)
+    frames = []
+    for path in texts:
+        index = _ending(path)[1]
+        t = pictures.get(path.stem, None if index is None else index - first)
         if t is None:
             source.report(path.name, "is called as no picture, and ends in no number", "Name it after its picture")
         elif not 0 <= t < video.length:
             source.report_frame(path.name, t + first, first, video.length)
         else:
-            texts.append((t, path))
-    return texts
+            frames.append((t, path))
+    return frames
 
 
-def _told(record: str, line: str, source: ImportedFile) -> tuple[int, int, Box] | None:
-    """Class, track and box (in shares of the picture) of a line; None, reported, where it is not sound."""
-    fields = [number_in(field) for field in line.split()]
-    if len(fields) not in (6, 7) or None in fields:
-        problem = f"{line[:60]!r} is not class, x, y, width, height, id"
-        source.report(record, problem, "Give boxes with the ids of their tracks, not detections or outlines")
-        return None
-    kind, x, y, width, height, *_, track = fields
-    if kind != int(kind) or kind < 0 or track != int(track) or track < 0:
-        problem = f"class {kind:g} and id {track:g} are not both 0, 1, 2, ..."
-        source.report(record, problem, "Give tracks, not detections")
-        return None
-    if not all(0 <= share <= 1 for share in (x, y, width, height)) or 0 in (width, height):
-        source.report(record, f"{line[:60]!r} has no shares of the picture", "Divide pixels by its size")
-        return None
-    return int(kind), int(track), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-
-
-YOLO = Importer("yolo", sniff_yolo, read_yolo, frozenset({"first_frame"}))
+YOLO = Importer("yolo", sniff_yolo, read_yolo, reads_folders=True, options=frozenset({"first_frame", "class_names"}))
