@@ -12,12 +12,21 @@ from mfvis.data.importers.cvat import CVAT
 from mfvis.data.importers.kitti import KITTI
 from mfvis.data.importers.label_studio import LABEL_STUDIO
 from mfvis.data.importers.motchallenge import MOTCHALLENGE
+from mfvis.data.importers.mots import MOTS, MOTS_TEXT
 from mfvis.data.importers.other_kinds import report_other_kind
+from mfvis.data.importers.sav import SAV
 from mfvis.data.importers.scalabel import SCALABEL
+from mfvis.data.importers.sot import SOT
 from mfvis.data.importers.source import ImportedFile, Importer
+from mfvis.data.importers.ultralytics import ULTRALYTICS
+from mfvis.data.importers.via import VIA
+from mfvis.data.importers.visdrone import UAVDT, VISDRONE
 from mfvis.data.importers.yolo import YOLO
 
-IMPORTERS = (*(CSV, MOTCHALLENGE, KITTI, YOLO, CVAT, COCO_TRACKS, LABEL_STUDIO, SCALABEL),)
+IMPORTERS = (
+    *(CSV, VISDRONE, UAVDT, SOT, MOTCHALLENGE, KITTI, MOTS_TEXT, MOTS, YOLO, CVAT),
+    *(COCO_TRACKS, LABEL_STUDIO, SCALABEL, SAV, ULTRALYTICS, VIA),
+)
 """The first that recognizes a file reads it."""
 FORMATS = tuple(importer.name for importer in IMPORTERS)
 OPTIONS = ("first_frame", "first_pixel", "class_names")
