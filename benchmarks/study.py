@@ -168,14 +168,15 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
 # ---- One run --------------------------------------------------------------------------------------------------------
 def complete(run: Run, data: Path, threads: int, device: int | None) -> str:
     """Train and predict unless that is done; returns what happened. RuntimeError if `mfvis train` fails."""
-    if run.results.exists():
-        return "was done"
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Others start from the weights of such a run, so it is worth waiting for.
+            fcntl.flock(lock, fcntl.LOCK_EX if run.filled else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return "is in the hands of another process"
+            return "is being trained by another process"
+        if run.results.exists():
+            return "was done"
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)

@@ -121,6 +121,19 @@ def test_a_study_trains_what_is_missing_and_reports_it(
     assert (folders["boxes"] / "results.json").read_bytes() == whole
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_run_that_another_process_trains_is_left_to_it(study, data: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    run = study.runs_of(study.read_study(tmp_path / "tiny.yaml"), data, None, tmp_path)[1]
+    run.folder.mkdir()
+    with (run.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert study.complete(run, data, 1, None) == "is being trained by another process"
+    assert not (run.folder / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_study_that_is_shipped_builds_its_runs(study, file: Path, tmp_path: Path) -> None:
     read = study.read_study(file)
