@@ -67,8 +67,8 @@ def _check_rgb(frames: Tensor) -> None:
 class TKLoss(nn.Module):
     """The temporal KNN-patch loss of MaskFreeVIS (Ke et al., CVPR 2023, section 3.2) in a training loop of your own.
 
-    The defaults are the paper's setting; its released code is ``radius=1, dilation=3``. The matches depend on the
-    pictures alone, so a clip is matched once, however many decoder layers the loss is then taken of.
+    The defaults are the paper's settings; its released code searches with ``radius=1, dilation=3``. The matches depend
+    only on the frames, so a clip is matched once for all decoder layers.
 
     Args:
         patch_size, radius, dilation, k: search settings, see `temporal_topk`; in pixels of the mask logits.
