@@ -8,25 +8,26 @@ from torch import Tensor
 
 
 def box_spans(boxes_NT4: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """bool ``[N, T, H]`` and ``[N, T, W]``: the rows and the columns of pixels whose centres lie in the box."""
+    """bool ``[N, T, H]`` and ``[N, T, W]``: the rows and the columns of pixels whose centers lie in the box."""
     x1, y1, x2, y2 = boxes_NT4[..., None].unbind(-2)
     x = torch.arange(width, device=boxes_NT4.device) + 0.5
     y = torch.arange(height, device=boxes_NT4.device) + 0.5
     return (y1 <= y) & (y < y2), (x1 <= x) & (x < x2)
 
 
-def background_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, normaliser: Tensor | float) -> Tensor:
+def background_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, normalizer: Tensor | float) -> Tensor:
     """Mean of -log(1 - σ(logit)) over the pixels outside each object's box, in all frames of the clip.
 
     A frame without a box is outside everywhere. masks: logits; boxes: on the grid of the masks. The sum over the
-    objects is divided by `normaliser`. The projection alone pushes down one pixel per row and column; this all of them.
+    objects is divided by `normalizer`. The projection loss pushes down one pixel per row and column; this
+    one pushes down all of them.
     """
     _, frames, height, width = masks_NTHW.shape
     rows, columns = (span.float() for span in box_spans(boxes_NT4, height, width))
     cost = F.softplus(masks_NTHW.float())
-    # Rows beside the box, and in its rows the columns beside it: no box mask is built, and nothing cancels.
-    beside = torch.einsum("nth,nth->n", cost.sum(-1), 1 - rows) + torch.einsum(
+    # Rows outside the box, and in its rows the columns outside: no box mask is built, and nothing cancels.
+    outside = torch.einsum("nth,nth->n", cost.sum(-1), 1 - rows) + torch.einsum(
         "nthw,nth,ntw->n", cost, rows, 1 - columns
     )
     pixels = frames * height * width - (rows.sum(-1) * columns.sum(-1)).sum(-1)
-    return (beside / pixels.clamp(min=1)).sum() / normaliser
+    return (outside / pixels.clamp(min=1)).sum() / normalizer

@@ -58,11 +58,11 @@ def uncertain_points(logits_MHW: Tensor, points: int, config: MaskConfig) -> Ten
 
 
 def mask_losses(
-    masks_LNTHW: Tensor, truth_NTHW: Tensor, config: MaskConfig, normaliser: Tensor | float
+    masks_LNTHW: Tensor, truth_NTHW: Tensor, config: MaskConfig, normalizer: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and dice (Mask2Former, eq. 3) on points, summed over layers, objects and frames.
 
-    The sums are divided by `normaliser`, the number of objects, as in Mask2Former for videos: the losses of a clip grow
+    The sums are divided by `normalizer`, the number of objects, as in Mask2Former for videos: the losses of a clip grow
     with its frames. masks: logits on the stride-4 grid; truth: bool at the size of the padded frames.
     """
     layers, objects, frames, height, width = masks_LNTHW.shape
@@ -78,4 +78,4 @@ def mask_losses(
     bce = F.binary_cross_entropy_with_logits(predicted, true, reduction="none").mean(1)
     probability = predicted.sigmoid()
     dice = 1 - (2 * (probability * true).sum(1) + 1) / (probability.sum(1) + true.sum(1) + 1)
-    return bce.sum() / normaliser, dice.sum() / normaliser
+    return bce.sum() / normalizer, dice.sum() / normalizer

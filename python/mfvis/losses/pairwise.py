@@ -9,20 +9,20 @@ from mfvis.errors import require
 
 @dataclass(frozen=True)
 class PairwiseConfig:
-    """Which neighbours count; the defaults are BoxInst's and the paper's."""
+    """Which neighbors count; the defaults are BoxInst's and the paper's."""
 
     weight: float = 5.0
     """On -log of the probability that the two of a pair have one label."""
     start: int = 0
-    """Steps without this term. From scratch there must be some: agreeing on "nowhere" is the easiest agreement."""
+    """Delay in steps before the loss starts; without it, training from scratch can collapse to empty masks."""
     warmup: int = 0
     """Steps after these in which the weight rises."""
     kernel_size: int = 3
-    """Side of the neighbourhood, odd."""
+    """Side of the neighborhood, odd."""
     dilation: int = 2
-    """Cells of the stride-4 grid between neighbours."""
+    """Cells of the stride-4 grid between neighbors."""
     threshold: float = 0.3
-    """Least colour similarity exp(-|difference in LAB| / 2) of a pair that counts."""
+    """Least color similarity exp(-|difference in LAB| / 2) of a pair that counts."""
 
     def __post_init__(self) -> None:
         wanted = {

@@ -7,9 +7,9 @@ from torch import Tensor
 import mfvis_ext
 
 
-def projection_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, normaliser: Tensor | float) -> Tensor:
+def projection_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, normalizer: Tensor | float) -> Tensor:
     """Dice between the projections of the masks and of the boxes on x and y, BoxInst eq. 2, averaged over frames.
 
-    masks: logits; boxes: on the grid of the masks. The sum over the objects is divided by `normaliser`.
+    masks: logits; boxes: on the grid of the masks. The sum over the objects is divided by `normalizer`.
     """
-    return mfvis_ext.box_projection_loss(masks_NTHW, boxes_NT4) * (masks_NTHW.shape[0] / normaliser)
+    return mfvis_ext.box_projection_loss(masks_NTHW, boxes_NT4) * (masks_NTHW.shape[0] / normalizer)

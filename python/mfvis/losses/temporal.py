@@ -18,7 +18,7 @@ class TemporalConfig:
     warmup: int = 200
     """Steps in which the weight rises from 0."""
     tube: Literal["cyclic", "chain", "dense"] = "cyclic"
-    """Pairs of frames: neighbours and last with first, neighbours only, or each with each."""
+    """Pairs of frames: neighbors and last with first, neighbors only, or each with each."""
     radius: int = 5
     """Candidates lie up to this many steps away in both directions."""
     dilation: int = 1
