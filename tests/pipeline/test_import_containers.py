@@ -98,6 +98,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     "supervisely": ({"framesCount": 5, "objects": [], "frames": []}, "Supervisely"),
     "darwin": ({"version": "2.0", "item": {}, "annotations": []}, "V7's Darwin"),
     "sa-1b": ({"image": {}, "annotations": []}, "SA-1B"),
+    "voc": ("<?xml version='1.0'?>\n<annotation><filename/></annotation>", "Pascal VOC, the boxes of one picture"),
     "nothing": ([], "a JSON of no format that is known (no keys)"),
     "a list of numbers": ([1, 2], "a JSON of no format that is known (no keys)"),
 }
@@ -108,5 +109,5 @@ def test_files_of_other_kinds_are_told_by_name(tmp_path: Path, six_pictures: Pat
     content, name = KINDS[kind]
     told = problems_of(write(tmp_path / "a.json", content), six_pictures)
     assert f"file: is {name}" in told and told.startswith("1 problem") and "Scalabel" not in told
-    folder = write(tmp_path / "folder" / "a.json", content).parent
-    assert f"a.json: file: is {name}" in problems_of(folder, six_pictures)
+    folder = write(tmp_path / "folder" / f"a.{'xml' if kind == 'voc' else 'json'}", content).parent
+    assert f": file: is {name}" in problems_of(folder, six_pictures)

@@ -191,7 +191,7 @@ def test_cvat_refuses_declarations(tmp_path: Path, six_pictures: Path, doctype: 
 
 FAULTS = {
     "xml cut off": ('<annotations><track label="a">', ["is not whole XML"]),
-    "other xml": ("<svg/>", ["is <svg>, expected <annotations>"]),
+    "other xml": ("<svg/>", ["is XML of no format that is known (<svg>). Export tracks: CVAT for video 1.1"]),
     "cvat images": ('<annotations><image id="0"/></annotations>', ["has images, not tracks"]),
     "cvat project": (
         "<annotations><meta><project/></meta></annotations>",

@@ -47,6 +47,10 @@ def test_a_data_set_with_its_names(tmp_path: Path, six_pictures: Path, file: str
     write(labels / "frame_000005.txt", "1 0.125 0.5 0.25 0.5 7\n")
     for folder in (labels, tmp_path / "set"):
         assert tracks_of(imported(folder, six_pictures)) == [("dog", DOG)]
+    (tmp_path / "set" / "labels" / "train").rename(tmp_path / "set" / "obj_train_data")
+    if not file.startswith("labels"):
+        (tmp_path / "set" / "labels").rmdir()
+        assert tracks_of(imported(tmp_path / "set", six_pictures)) == [("dog", DOG)]
 
 
 def test_lines_without_a_track_are_left_out(tmp_path: Path, six_pictures: Path) -> None:

@@ -42,6 +42,8 @@ def number_in(text: str) -> float | None:
 
 def whole_number_in(text: str) -> int | None:
     """The whole number that a text says, of any size (7, 7.0, 7e0); None for anything else."""
+    if text.isdecimal() and text.isascii() and len(text) < 100:
+        return int(text)
     if not _NUMBER.fullmatch(text):
         return None
     value = Decimal(text)

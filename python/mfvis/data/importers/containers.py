@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import tempfile
 import zipfile
 import zlib
@@ -61,7 +63,9 @@ def unpacked(source: ImportedFile) -> Iterator[ImportedFile]:
                     source.report("file", problem, "Unpack it, and give the file with the annotations")
                 else:
                     archive.extractall(folder, members)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise  # of the disk, not of the archive
             source.report("file", f"cannot be unpacked ({error})", "Export or copy the archive again")
         yield replace(source, file=Path(folder), shown_path=source.shown)
 
@@ -69,4 +73,4 @@ def unpacked(source: ImportedFile) -> Iterator[ImportedFile]:
 def _is_annotation(info: zipfile.ZipInfo) -> bool:
     path = PurePosixPath(info.filename)
     mask = path.suffix.lower() == ".png" and "instances" in path.parts
-    return not info.is_dir() and (path.suffix.lower() in SUFFIXES or mask)
+    return not info.filename.endswith("/") and (path.suffix.lower() in SUFFIXES or mask)

@@ -17,8 +17,8 @@ Shapes = dict[int, Shape]
 
 
 def sniff_cvat(source: ImportedFile) -> bool:
-    """Whether it is XML."""
-    return source.head.lstrip().startswith(b"<")
+    """Whether it is XML with annotations."""
+    return source.head.lstrip().startswith(b"<") and b"<annotations" in source.head
 
 
 def read_cvat(source: ImportedFile) -> list[BoxVideo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,14 @@ from mfvis.data.importers.source import ImportedFile
 
 TRACKS = "Export tracks: CVAT for video 1.1, COCO with a track_id in every annotation, MOTChallenge, or CSV"
 VIDEO = 'Export "CVAT for video 1.1"'
+
+
+XML_KINDS = {
+    "annotation": "Pascal VOC, the boxes of one picture",
+    "sequence": "UA-DETRAC, the boxes of a sequence",
+    "html": "a web page",
+}
+"""Names of other XML files by their first element."""
 
 
 class Kind(NamedTuple):
@@ -60,8 +69,13 @@ KINDS = (
 
 
 def report_other_kind(source: ImportedFile) -> bool:
-    """Report that a JSON file is of another kind, or of no kind that is known; False if it is no JSON."""
+    """Report that a JSON or XML file is of another kind, or of no kind that is known; False if it is neither."""
     root = source.root
+    if source.head.lstrip().startswith(b"<"):
+        element = re.search(rb"<([A-Za-z][\w.-]{0,40})", source.head)
+        name = element[1].decode() if element else ""
+        source.report("file", f"is {XML_KINDS.get(name, f'XML of no format that is known (<{name}>)')}", TRACKS)
+        return True
     if root is None:
         return False
     entries = root if isinstance(root, list) else [root]

@@ -93,7 +93,7 @@ def _attribute(region: Record, names: tuple[str, ...]) -> str:
 
 def _box(shape: Record) -> Box | None:
     """The box around a shape; None where it has no area, or is not sound."""
-    kind = shape.get("name")
+    kind = str(shape.get("name"))
     if kind in ("polygon", "freehand"):
         xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
         sound = isinstance(xs, list) and isinstance(ys, list) and xs and all(map(is_finite, xs + ys))

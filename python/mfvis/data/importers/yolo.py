@@ -74,12 +74,11 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _label_folder(folder: Path) -> Path | None:
-    """The folder of the texts: the given one, its ``labels``, or the only folder in that; None if there is none."""
-    for path in (folder / "labels", folder):
-        if path.is_dir() and _texts_in(path):
-            return path
-    inner = (folder / "labels").iterdir() if (folder / "labels").is_dir() else ()
-    inner = [path for path in inner if path.is_dir() and _texts_in(path)]
+    """The folder of the texts: the given one, its ``labels``, or the only one in it with texts; None without any."""
+    outer = folder / "labels" if (folder / "labels").is_dir() else folder
+    if not outer.is_dir() or _texts_in(outer):
+        return outer if outer.is_dir() else None
+    inner = [path for path in sorted(outer.iterdir()) if path.is_dir() and _texts_in(path)]
     return inner[0] if len(inner) == 1 else None
 
 
