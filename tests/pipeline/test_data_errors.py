@@ -172,9 +172,9 @@ MASKS = {
     "polygon of half a point": ([[1, 2, 3, 4, 5, 6, 7]], "polygon 0 is not a list of points"),
     "polygons far beyond": (
         [[s * 1e7 for k in range(200) for s in ((-1) ** k, (-1) ** (k // 2))]],
-        "the outline of the polygons is longer than 2097152 pixels, most of it outside the picture. Clip",
+        "the outlines of its polygons are longer than 2097152 pixels, too long to be drawn. Clip",
     ),
-    "many polygons beyond": ([[-9e4, -9e4, 9e4, -9e4, 9e4, 9e4]] * 6, "longer than 2097152 pixels"),
+    "many polygons beyond": ([[-9e4, -9e4, 9e4, -9e4, 9e4, 9e4]] * 6, "are longer than 2097152 pixels"),
     "polygon of NaN": ([[1, 2, 3, 4, 5, float("nan")]], "polygon 0 is not"),
 }
 

@@ -68,6 +68,8 @@ def test_eval_of_a_labelled_data_set_prints_mean_j(files, capsys):
     [
         ({"score": "high"}, "score is 'high', expected a number"),
         ({"score": float("nan")}, "score is nan"),
+        ({"score": 10**400}, "score is <an integer of 1329 bits>"),
+        ({"score": True}, "score is True, expected a number"),
         ({"video_id": 5}, "video 5 is unknown"),
         ({"segmentations": [None]}, "segmentations has 1 entries, the video 2 frames"),
         ({"segmentations": [None, {"size": [5, 5], "counts": "0"}]}, r"frame 1: the mask's size is \[5, 5\]"),

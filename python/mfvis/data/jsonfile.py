@@ -54,7 +54,7 @@ def read_object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
     value = read_json(path, problems)
     if isinstance(value, dict) or len(problems) > before:
         return value
-    remedy = "Give an annotation file, not results"
+    remedy = "Give an annotation file, not results; mfvis data import makes one of other box tracks"
     problems.append(Problem(str(path), "top level", f"is {kind_of(value)}, expected an object", remedy))
     return None
 

@@ -71,7 +71,8 @@ class RecordReader:
         entries = root.get(name)
         if entries is None:
             if needed:
-                self.report("top level", f"has no {name!r}", f"Add the list {name!r}")
+                remedy = f"Add the list {name!r}; mfvis data import makes a JSON of other box tracks"
+                self.report("top level", f"has no {name!r}", remedy)
             return
         if not isinstance(entries, list):
             self.report(

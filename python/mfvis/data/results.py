@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfvis.data.jsonfile import as_integer, is_finite, kind_of, read_json, write_json
+from mfvis.data.jsonfile import as_integer, kind_of, read_json, write_json
 from mfvis.data.masks import compress_masks
 from mfvis.data.records import RecordReader
 from mfvis.errors import DataError, Problem
@@ -150,7 +151,8 @@ def _result(
 ) -> TrackResult | None:
     """One entry of a results file; None, reported, if it cannot be read."""
     score = entry.get("score")
-    if not is_finite(score):
+    # any finite number: some programs write logits
+    if not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= sys.float_info.max:
         reader.report(record, f"score is {shortened(score)}, expected a number", "Write a confidence in 0..1")
         return None
     if entry.get("segmentation") is not None and "segmentations" not in entry and video.length == 1:

@@ -12,7 +12,7 @@ from mfvis.data.jsonfile import is_finite, is_integer, kind_of
 from mfvis.errors import DataError, Problem
 
 MAX_OUTLINE = 2**21
-"""Pixels of the longest outline of a polygon: pycocotools takes 100 bytes for each, and crashes where 32 bits end."""
+"""Pixels of a mask's longest outline: pycocotools takes 100 bytes for each, and crashes where 32 bits end."""
 
 
 def decode_mask(
@@ -90,10 +90,10 @@ def _polygons(segmentation: list[Any], broken: Callable[[str, str], DataError]) 
     drawn = [polygon for polygon in polygons if len(polygon) >= 6]
     if polygons and not drawn:
         raise broken("no polygon has three or more points", "Write [[x1, y1, x2, y2, x3, y3, ...]], or null")
-    most = sum((max(polygon) - min(polygon) + 1) * len(polygon) / 2 for polygon in drawn)
-    if most > MAX_OUTLINE and sum(map(_outline, drawn)) > MAX_OUTLINE:
-        problem = f"the outline of the polygons is longer than {MAX_OUTLINE} pixels, most of it outside the picture"
-        raise broken(problem, "Clip the polygons to the picture")
+    bound = sum((max(polygon) - min(polygon) + 1) * len(polygon) / 2 for polygon in drawn)
+    if bound > MAX_OUTLINE and sum(map(_outline, drawn)) > MAX_OUTLINE:
+        problem = f"the outlines of its polygons are longer than {MAX_OUTLINE} pixels, too long to be drawn"
+        raise broken(problem, "Clip the polygons to the picture, or encode the mask with pycocotools.mask.encode")
     return drawn
 
 
