@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from mfvis.data.clips import ClipConfig
-from mfvis.data.datasets import Source, parse_source
+from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_spec
 from mfvis.errors import ConfigError
 from mfvis.losses.criterion import LossConfig
 from mfvis.models.mask2former import ModelConfig
@@ -53,10 +56,15 @@ class TrainConfig(OptimConfig):
 class Config:
     """Train a model from box tracks."""
 
-    data: tuple[str, ...]
-    """What to train on; boxes are enough. YouTube-VIS JSON files, or NAME:FOLDER of ytvis2019, ytvis2021, ytvis2022,
-    ovis, bdd100k-mots or coco. Several are mixed in every batch, in the classes of the first. Options follow an @:
-    @0.25 (share of the batch), @length=3 (frames of a clip), @supervision=masks, @split=valid, @boxes=masks."""
+    data: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            help="What to train on; boxes are enough. JSON files in the layout of YouTube-VIS or COCO, or NAME:FOLDER "
+            f"of a published data set, with NAME one of {DATASET_NAMES}. Several are mixed in every batch, in the "
+            "classes of the first. Options follow an @: @0.25 (share of the batch), @length=3 (frames of a clip), "
+            "@supervision=masks, @split=valid, @boxes=masks."
+        ),
+    ]
     frames: Path | None = None
     """Directory of the frames of a single JSON; by default JPEGImages beside it, else its own directory."""
     out: Path = Path("runs/train")
@@ -79,16 +87,16 @@ class Config:
                 f"train.prompt_probability is {self.train.prompt_probability}, but the model takes no boxes; "
                 "set model.box_prompts too"
             )
-        sources = self.sources()
-        if self.frames is not None and len(sources) > 1:
-            raise ConfigError(f"frames is {self.frames}, but there are {len(sources)} data sets; name their folders")
-        shares(sources)
+        if self.frames is not None and len(self.specs) > 1:
+            raise ConfigError(f"frames is {self.frames}, but there are {len(self.specs)} data sets; name their folders")
+        shares(self.specs)
 
-    def sources(self) -> tuple[Source, ...]:
+    @cached_property
+    def specs(self) -> tuple[DatasetSpec, ...]:
         """The data sets that `data` names. ConfigError if it names none, or one wrongly."""
         if not self.data:
             raise ConfigError("data names no data set; write FILE.json or NAME:FOLDER")
-        return tuple(map(parse_source, self.data))
+        return tuple(map(parse_spec, self.data))
 
 
 def accumulation(train: TrainConfig, processes: int) -> int:
@@ -103,20 +111,20 @@ def accumulation(train: TrainConfig, processes: int) -> int:
     return train.batch_size // at_a_time
 
 
-def shares(sources: Sequence[Source]) -> list[float]:
+def shares(specs: Sequence[DatasetSpec]) -> list[float]:
     """The part of every batch that each data set has; they add up to 1.
 
     Data sets without a share divide what the others leave, equally. ConfigError if nothing is left for them.
     """
-    given = sum(source.share or 0 for source in sources)
-    without = [source for source in sources if source.share is None]
+    given = sum(spec.share or 0 for spec in specs)
+    without = [spec for spec in specs if spec.share is None]
     if without and given >= 1:
         raise ConfigError(
             f"data {without[0].path}: the shares of the others add up to {given:g}; nothing is left for it"
         )
     rest = (1 - given) / len(without) if without else 0.0
     total = 1.0 if without else given
-    return [(rest if source.share is None else source.share) / total for source in sources]
+    return [(rest if spec.share is None else spec.share) / total for spec in specs]
 
 
 def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
@@ -133,11 +141,10 @@ def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
         f"batch {train.batch_size} = {per_device} clips x {processes} processes x {passes} forward passes",
         f"clips {clips} = batch {train.batch_size} x {train.steps} steps",
     ]
-    sources = config.sources()
-    if len(sources) == 1:
+    if len(config.specs) == 1:
         lines.append(f"epochs {clips / max(videos[0], 1):.1f} = {clips} clips / {videos[0]} videos")
     else:
-        for text, share, count in zip(config.data, shares(sources), videos, strict=True):
+        for text, share, count in zip(config.data, shares(config.specs), videos, strict=True):
             epochs = share * clips / max(count, 1)
             lines.append(f"epochs {epochs:.1f} of {text} = {clips} clips x {share:.3g} / {count} videos")
     return [

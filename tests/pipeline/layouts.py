@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mfvis.data.datasets import LAYOUTS
+from mfvis.data.datasets import DATASETS
 from mfvis.data.rle import decode_mask
 from mfvis.data.synthetic import SyntheticConfig, write_demo
 
@@ -49,7 +49,7 @@ def publish(name: str, root: Path, videos: int = 2) -> Path | str:
 def _with_classes(name: str, made: Path) -> dict[str, Any]:
     """The content of a synthetic JSON in the classes of the data set `name`: its first ones, in their order."""
     content = json.loads(made.read_text())
-    classes = LAYOUTS[name].classes
+    classes = DATASETS[name].categories
     numbers = {category["id"]: classes[place].id for place, category in enumerate(content["categories"])}
     content["categories"] = [{"id": category.id, "name": category.name} for category in classes]
     for annotation in content["annotations"]:

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from layouts import publish
-from mfvis.data.check import check_source
-from mfvis.data.datasets import (
-    COUNTERPARTS,
-    LAYOUTS,
-    Source,
-    counterparts,
-    files_of,
-    load_source,
-    parse_source,
-    translated,
-)
+from mfvis.data import datasets
+from mfvis.data.categories import CATEGORY_MAPS, category_map, remap_categories
+from mfvis.data.check import check_dataset
+from mfvis.data.datasets import DATASETS, OWN_FILE, DatasetSpec, locate, parse_spec
 from mfvis.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize(
-    ("text", "source"),
+    ("text", "spec"),
     [
-        ("train.json", Source(Path("train.json"))),
-        ("ytvis2021:/data/y", Source(Path("/data/y"), "ytvis2021")),
-        ("coco:c@0.25", Source(Path("c"), "coco", share=0.25)),
-        ("coco:c@.5,length=3", Source(Path("c"), "coco", share=0.5, length=3)),
-        ("a.json@share=2,supervision=masks", Source(Path("a.json"), share=2.0, supervision="masks")),
-        ("ovis:o@split=test", Source(Path("o"), "ovis", split="test")),
-        ("a.json@boxes=masks", Source(Path("a.json"), boxes_from_masks=True)),
-        ("ovis:/home/me@work/ovis", Source(Path("/home/me@work/ovis"), "ovis")),
-        ("ovis:/home/me@work/ovis@1", Source(Path("/home/me@work/ovis"), "ovis", share=1.0)),
-        ("./odd:name.json", Source(Path("./odd:name.json"))),
+        ("train.json", DatasetSpec(Path("train.json"))),
+        ("ytvis2021:/data/y", DatasetSpec(Path("/data/y"), "ytvis2021")),
+        ("coco:c@0.25", DatasetSpec(Path("c"), "coco", share=0.25)),
+        ("coco:c@.5,length=3", DatasetSpec(Path("c"), "coco", share=0.5, length=3)),
+        ("a.json@share=2,supervision=masks", DatasetSpec(Path("a.json"), share=2.0, supervision="masks")),
+        ("ovis:o@split=test", DatasetSpec(Path("o"), "ovis", split="test")),
+        ("a.json@boxes=masks", DatasetSpec(Path("a.json"), boxes_from_masks=True)),
+        ("ovis:/home/me@work/ovis", DatasetSpec(Path("/home/me@work/ovis"), "ovis")),
+        ("ovis:/home/me@work/ovis@1", DatasetSpec(Path("/home/me@work/ovis"), "ovis", share=1.0)),
+        ("./odd:name.json", DatasetSpec(Path("./odd:name.json"))),
     ],
 )
-def test_how_a_data_set_is_written(text: str, source: Source) -> None:
-    assert parse_source(text) == source
+def test_how_a_data_set_is_written(text: str, spec: DatasetSpec) -> None:
+    assert parse_spec(text) == spec
 
 
 @pytest.mark.parametrize(
@@ -47,37 +41,51 @@ def test_how_a_data_set_is_written(text: str, source: Source) -> None:
         ("cityscapes:/data", "there is no data set 'cityscapes'; there are ytvis2019"),
         ("coco:", "names no file or folder"),
         ("", "names no file or folder"),
-        ("coco:c@share=0", "'share=0' is no option"),
-        ("coco:c@length=0", "'length=0' is no option"),
-        ("coco:c@lenght=3", "'lenght=3' is no option"),
+        ("coco:c@share=0", "'share=0' is not an option"),
+        ("coco:c@length=0", "'length=0' is not an option"),
+        ("coco:c@lenght=3", "'lenght=3' is not an option"),
         ("coco:c@supervision=points", "expected share=NUMBER"),
         ("coco:c@0.5,share=0.5", "share is given twice"),
-        ("coco:c@1.2.3", "'1.2.3' is no option"),
+        ("coco:c@1.2.3", "'1.2.3' is not an option"),
     ],
 )
 def test_errors_in_how_it_is_written(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match="data") as raised:
-        parse_source(text)
+        parse_spec(text)
     assert message in str(raised.value)
 
 
 def test_a_path_that_exists_is_that_path(tmp_path: Path) -> None:
     (odd := tmp_path / "coco:x@2").mkdir()
-    assert parse_source(str(odd)) == Source(odd)
+    assert parse_spec(str(odd)) == DatasetSpec(odd)
+
+
+def test_what_is_done_with_each_data_set() -> None:
+    """The table is the only place that says it: no other module compares names."""
+    assert {name for name, info in DATASETS.items() if info.can_be_split} == {
+        *("ytvis2019", "ytvis2021", "ytvis2022", "ovis")
+    }
+    assert {name for name, info in DATASETS.items() if info.evaluator == "tracking"} == {"bdd100k-mots"}
+    assert all(info.num_videos > 0 and info.categories for info in DATASETS.values())
+    assert DatasetSpec(Path("own.json")).info is OWN_FILE and not OWN_FILE.categories
+    named = re.compile("|".join(f'"{name}"' for name in DATASETS))
+    sources = Path(datasets.__file__).parents[1].rglob("*.py")
+    found = {path.name for path in sources if named.search(path.read_text())}
+    assert found == {"datasets.py", "categories.py"}
 
 
 def test_class_lists_are_the_published_ones() -> None:
-    assert {name: len(layout.classes) for name, layout in LAYOUTS.items()} == {
+    assert {name: len(info.categories) for name, info in DATASETS.items()} == {
         **{"ytvis2019": 40, "ytvis2021": 40, "ytvis2022": 40, "ovis": 25, "coco": 80, "bdd100k-mots": 8}
     }
-    named = {name: {c.id: c.name for c in layout.classes} for name, layout in LAYOUTS.items()}
+    named = {name: {c.id: c.name for c in info.categories} for name, info in DATASETS.items()}
     assert (named["coco"][1], named["coco"][13], named["coco"][90]) == ("person", "stop sign", "toothbrush")
     assert named["coco"][44] == "bottle" and named["coco"][67] == "dining table" and named["coco"][84] == "book"
     assert named["ytvis2019"][40] == "tennis_racket" and named["ytvis2021"][26] == "person"
     assert named["ovis"][25] == "Vehical"
 
 
-def test_counterparts_mean_the_same() -> None:
+def test_mapped_categories_mean_the_same() -> None:
     meant = {
         "bicycle": {"motorbike", "Bicycle"},
         "motorcycle": {"motorbike"},
@@ -88,16 +96,16 @@ def test_counterparts_mean_the_same() -> None:
         "skis": {"snowboard"},
         "person": {"pedestrian"},
     }
-    for (name, target), ids in COUNTERPARTS.items():
-        here, there = ({c.id: c.name for c in LAYOUTS[n].classes} for n in (name, target))
+    for (name, target), ids in CATEGORY_MAPS.items():
+        here, there = ({c.id: c.name for c in DATASETS[n].categories} for n in (name, target))
         for number, other in ids.items():
             alike = here[number].replace(" ", "_").lower() == there[other].lower()
             assert alike or there[other] in meant[here[number]], (target, here[number], there[other])
 
 
 def test_other_data_sets_are_joined_by_name() -> None:
-    ovis, ytvis = LAYOUTS["ovis"].classes, LAYOUTS["ytvis2021"].classes
-    ids = counterparts("ovis", ovis, "ytvis2021", ytvis)
+    ovis, ytvis = DATASETS["ovis"].categories, DATASETS["ytvis2021"].categories
+    ids = category_map("ovis", ovis, "ytvis2021", ytvis)
     assert ids[13] == 17, "Giant_panda"
     assert 12 not in ids, "Poultry has no counterpart"
 
@@ -105,29 +113,29 @@ def test_other_data_sets_are_joined_by_name() -> None:
 @pytest.mark.parametrize("name", ["ytvis2019", "ovis", "coco"])
 def test_train_and_valid_as_published(name: str, tmp_path: Path) -> None:
     answers = publish(name, tmp_path)
-    train = load_source(Source(tmp_path, name))
-    assert train.categories == LAYOUTS[name].classes
+    train = DatasetSpec(tmp_path, name).load()
+    assert train.categories == DATASETS[name].categories
     assert any(video.tracks for video in train.videos)
     assert all(file.is_file() for video in train.videos for file in video.frames)
-    valid = load_source(Source(tmp_path, name), "valid")
+    valid = DatasetSpec(tmp_path, name).load("valid")
     assert all(file.is_file() for video in valid.videos for file in video.frames)
     if name != "coco":
         assert not any(video.tracks for video in valid.videos)
-        own = load_source(Source(Path(answers), name, split="valid"))
+        own = DatasetSpec(Path(answers), name, split="valid").load()
         assert own.videos[0].frames == valid.videos[0].frames, "a file of one's own finds the frames of its split"
 
 
 def test_where_it_was_sought(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no annotations; sought: .*train.json.*\n.*has no frames"):
-        load_source(Source(tmp_path, "ytvis2019"))
-    _, problems = check_source(Source(tmp_path, "coco"))
+        DatasetSpec(tmp_path, "ytvis2019").load()
+    _, problems = check_dataset(DatasetSpec(tmp_path, "coco"))
     assert len(problems) == 2 and "instances_train2017.json" in problems[0].problem
 
 
 def test_another_data_set_under_the_name(tmp_path: Path) -> None:
     publish("ytvis2019", tmp_path)
     with pytest.raises(DataError, match="category 1: is 'person', in ytvis2021 it is 'airplane'"):
-        load_source(Source(tmp_path, "ytvis2021"))
+        DatasetSpec(tmp_path, "ytvis2021").load()
 
 
 def test_what_nobody_can_mend_is_noted(tmp_path: Path) -> None:
@@ -136,31 +144,31 @@ def test_what_nobody_can_mend_is_noted(tmp_path: Path) -> None:
     first, second = (next(a for a in content["annotations"] if a["video_id"] == v["id"]) for v in content["videos"])
     first["bboxes"][0], second["bboxes"][0] = [3, 4, 0, 5], [-20, 4, 30, 5]
     (tmp_path / "train.json").write_text(json.dumps(content))
-    dataset = load_source(Source(tmp_path, "ytvis2019"))
+    dataset = DatasetSpec(tmp_path, "ytvis2019").load()
     assert [note.split(": ")[1] for note in dataset.notes] == [
         "1 boxes without size, taken as absent",
         "1 boxes that reached outside their picture, clipped to it",
     ]
-    by_file = load_source(Source(tmp_path / "train.json"))
+    by_file = DatasetSpec(tmp_path / "train.json").load()
     assert by_file.notes == dataset.notes
     assert [video.frames for video in by_file.videos] == [video.frames for video in dataset.videos]
 
 
-def test_translated_tracks(tmp_path: Path) -> None:
+def test_remapped_tracks(tmp_path: Path) -> None:
     publish("coco", tmp_path)
-    dataset = load_source(Source(tmp_path, "coco"))
-    person, *_ = LAYOUTS["ytvis2019"].classes
-    kept = translated(dataset, LAYOUTS["ytvis2019"].classes, {1: person.id})
+    dataset = DatasetSpec(tmp_path, "coco").load()
+    person, *_ = DATASETS["ytvis2019"].categories
+    kept = remap_categories(dataset, DATASETS["ytvis2019"].categories, {1: person.id})
     before = sum(track.category_id == 1 for video in dataset.videos for track in video.tracks)
     assert sum(len(video.tracks) for video in kept.videos) == before
     assert "1 of 80 classes" in kept.notes[-1]
     with pytest.raises(DataError, match="none of its 80 classes is one of the 25 that are trained"):
-        translated(dataset, LAYOUTS["ovis"].classes, {})
+        remap_categories(dataset, DATASETS["ovis"].categories, {})
 
 
-def test_files_of_prefers_the_frames_of_the_named_split(tmp_path: Path) -> None:
+def test_a_file_is_located_with_the_frames_of_the_named_split(tmp_path: Path) -> None:
     publish("coco", tmp_path)
-    _, frames = files_of(Source(tmp_path / "annotations" / "instances_val2017.json", "coco"), "train")
+    _, frames = locate(DatasetSpec(tmp_path / "annotations" / "instances_val2017.json", "coco"), "train")
     assert frames == tmp_path / "val2017"
 
 
@@ -171,7 +179,7 @@ def test_boxes_of_masks_on_request(demo_data: tuple[Path, Path], tmp_path: Path)
     (path := tmp_path / "masks.json").write_text(json.dumps(content))
     frames = demo_data[0].parent / "JPEGImages"
     with pytest.raises(DataError, match="FILE@boxes=masks"):
-        load_source(parse_source(str(path)), frames_dir=frames)
-    whole, made = load_source(Source(demo_data[0])), load_source(parse_source(f"{path}@boxes=masks"), frames_dir=frames)
+        parse_spec(str(path)).load(frames_dir=frames)
+    whole, made = DatasetSpec(demo_data[0]).load(), parse_spec(f"{path}@boxes=masks").load(frames_dir=frames)
     for video, other in zip(whole.videos, made.videos, strict=True):
         assert [t.boxes_T4.tolist() for t in video.tracks] == [t.boxes_T4.tolist() for t in other.tracks]

@@ -18,7 +18,7 @@ from mfvis.config import Config, derived, shares
 from mfvis.data.augment import pan
 from mfvis.data.clips import ClipConfig, ClipDataset, ClipSampler, collate_alike
 from mfvis.data.coco import load_coco
-from mfvis.data.datasets import parse_source
+from mfvis.data.datasets import parse_spec
 from mfvis.data.rle import mask_box
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError
@@ -61,7 +61,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_shares(texts: list[str], expected: list[float]) -> None:
-    assert shares([parse_source(text) for text in texts]) == pytest.approx(expected)
+    assert shares([parse_spec(text) for text in texts]) == pytest.approx(expected)
 
 
 def test_a_data_set_that_would_get_nothing(tmp_path: Path) -> None:

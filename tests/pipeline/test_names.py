@@ -12,7 +12,7 @@ import pytest
 from importing import write_pictures
 from mfvis.cli import main
 from mfvis.data.bdd100k_results import write_bdd100k_results
-from mfvis.data.datasets import parse_source
+from mfvis.data.datasets import parse_spec
 from mfvis.data.video import open_video
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError, DataError, Problem
@@ -219,8 +219,8 @@ def test_videos_of_one_name_get_different_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize("digits", ["²3", "٣", "9" * 400])
 def test_digits_that_are_no_numbers(digits: str, six_pictures: Path, tmp_path: Path, run) -> None:
     for option in (f"share={digits}", f"length={digits}"):
-        with pytest.raises(ConfigError, match="is no option"):
-            parse_source(f"coco:a@{option},split=train")
+        with pytest.raises(ConfigError, match="is not an option"):
+            parse_spec(f"coco:a@{option},split=train")
     names = [f"{digits[:9]}{t}.jpg" for t in (10, 2)]
     for path, name in zip(sorted(six_pictures.iterdir()), names, strict=False):
         (tmp_path / name).write_bytes(path.read_bytes())

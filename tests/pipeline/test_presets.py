@@ -9,7 +9,7 @@ import pytest
 import torch
 from mfvis.cli import main
 from mfvis.config import Config
-from mfvis.data.datasets import LAYOUTS, parse_source
+from mfvis.data.datasets import DATASETS, parse_spec
 from mfvis.errors import ConfigError
 from mfvis.models.backbone import BackboneConfig
 from mfvis.parsing import PRESETS, build, load_preset
@@ -40,7 +40,7 @@ def configure(preset: str) -> Config:
 
 def test_there_is_one_for_every_data_set() -> None:
     assert set(SCHEDULES) <= set(SHIPPED)
-    assert {parse_source(text).name for name in SCHEDULES for text in configure(name).data} == set(LAYOUTS)
+    assert {parse_spec(text).name for name in SCHEDULES for text in configure(name).data} == set(DATASETS)
 
 
 @pytest.mark.parametrize("preset", [*SHIPPED, "ytvis2021,swin-l,masks", "ovis-coco,r101,reference-code", "paper,r50"])
@@ -52,9 +52,9 @@ def test_dry_run(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
     config = configure(preset)
     assert f"batch {config.train.batch_size} = {config.train.batch_size_per_device} clips x" in told
     assert f"x {config.train.steps} steps" in told and "learning rate" in told
-    for source in config.sources():
-        assert f"{source.path} is not there: {LAYOUTS[source.name].videos} videos" in told
-    assert f"classes {len(LAYOUTS[config.sources()[0].name].classes)}" in told
+    for spec in config.specs:
+        assert f"{spec.path} is not there: {spec.info.num_videos} videos" in told
+    assert f"classes {len(config.specs[0].info.categories)}" in told
     assert "parameters" in told and "memory about" in told and "GiB per process" in told
     assert ("padded to one size" in told) == (config.train.batch_size_per_device > 1)
     assert not list(tmp_path.iterdir())
@@ -89,9 +89,9 @@ def test_presets_are_laid_over_one_another() -> None:
 
 
 def test_a_part_of_a_joint_batch_is_what_it_says() -> None:
-    sources = configure("ytvis2019-coco").sources()
-    assert [source.name for source in sources] == ["ytvis2019", "coco"]
-    assert sum(source.share for source in sources) == pytest.approx(1)
+    specs = configure("ytvis2019-coco").specs
+    assert [spec.name for spec in specs] == ["ytvis2019", "coco"]
+    assert sum(spec.share for spec in specs) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("amp", ["no", "bf16"])

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from layouts import publish
 from mfvis.cli import main
-from mfvis.data.datasets import LAYOUTS, load_source, parse_source
+from mfvis.data.datasets import DATASETS, parse_spec
 from mfvis.train.checkpoint import load_model
 
 TINY = ["--preset", "test", "--train.steps", "2", "--clip.short-sides", "32"]
 
 
-@pytest.mark.parametrize("name", list(LAYOUTS))
+@pytest.mark.parametrize("name", list(DATASETS))
 def test_check_train_predict_evaluate(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = publish(name, tmp_path)
     data = f"{name}:{tmp_path}"
@@ -25,12 +25,12 @@ def test_check_train_predict_evaluate(name: str, tmp_path: Path, capsys: pytest.
     run = str(tmp_path / "run")
     assert main(["train", *TINY, "--data", data, "--out", run]) == 0
     _, categories, config = load_model(run)
-    assert categories == LAYOUTS[name].classes and config.supervision == "boxes"
+    assert categories == DATASETS[name].categories and config.supervision == "boxes"
 
     found = tmp_path / "found"
     assert main(["predict", data, "--checkpoint", run, "--out", str(found), "--device", "cpu"]) == 0
     results = json.loads((found / "results.json").read_text())
-    videos = load_source(parse_source(data), "valid").videos
+    videos = parse_spec(data).load("valid").videos
     assert {result["video_id"] for result in results} == {video.id for video in videos}
     assert {result["category_id"] for result in results} <= {category.id for category in categories}
     with zipfile.ZipFile(found / "results.zip") as archive:

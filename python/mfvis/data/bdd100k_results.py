@@ -65,6 +65,17 @@ def write_bdd100k_results(
             _bitmasks(temporary / stem, video, ranked[video.id], classes)
 
 
+def write_tracking_file(
+    folder: Path, dataset: VideoDataset, results: Sequence[TrackResult], min_score: float
+) -> list[str]:
+    """Write bdd100k.json, which the evaluation of BDD100K takes; returns the names of the files.
+
+    That evaluation does not know scores: a track below `min_score` would be a false positive, and is left out.
+    """
+    write_bdd100k_results(folder / "bdd100k.json", dataset, [each for each in results if each.score >= min_score])
+    return ["bdd100k.json"]
+
+
 def _scalabel(video: Video, tracks: Sequence[TrackResult], classes: Mapping[int, int]) -> Iterator[dict[str, Any]]:
     """The frames of a video in Scalabel's words, one after the other."""
     for name, index, masks in _frames(video, tracks):

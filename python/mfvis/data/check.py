@@ -12,8 +12,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from mfvis.data.datasets import Source, load_source, parse_file, parse_source
-from mfvis.data.images import MAX_PIXELS, UNKNOWN_RANGE, open_image, orientation
+from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_file, parse_spec
+from mfvis.data.images import UNKNOWN_RANGE, open_image, orientation
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video_index import index_video
 from mfvis.data.video_stream import REMEDY
@@ -28,16 +28,22 @@ LEAST_AGREEMENT = 0.5
 class CheckConfig:
     """Report every problem of an annotation file, of the frames it names, and of its masks."""
 
-    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A YouTube-VIS JSON, or a data set by its name, such as ovis:FOLDER: then its train split, or another with
-    @split=valid."""
+    file: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="DATA",
+            help="A JSON in the layout of YouTube-VIS or COCO, or a data set by its name, NAME:FOLDER: then its train "
+            f"split, or another with @split=valid. Names: {DATASET_NAMES}.",
+        ),
+    ]
     frames: Path | None = None
     """The folder that file_names start from; default JPEGImages beside the JSON, else its folder."""
 
 
 def run(config: CheckConfig) -> int:
-    """Print what `check_source` finds; status 1 if that is anything."""
-    dataset, problems = check_source(parse_source(config.file), config.frames)
+    """Print what `check_dataset` finds; status 1 if that is anything."""
+    dataset, problems = check_dataset(parse_spec(config.file), config.frames)
     for problem in problems:
         print(problem)
     for note in dataset.notes:
@@ -51,34 +57,30 @@ def run(config: CheckConfig) -> int:
     return 0
 
 
-def check_source(source: Source, frames_dir: str | Path | None = None) -> tuple[VideoDataset, list[Problem]]:
+def check_dataset(spec: DatasetSpec, frames_dir: str | Path | None = None) -> tuple[VideoDataset, list[Problem]]:
     """A data set as far as it can be read, and every problem of it: of the annotations, of the frames on the disk, of
     the masks.
 
     Every frame is opened and read to its end; every mask, where there are masks, is decoded. A record that is broken
     itself is reported, and what hangs on it is not looked at.
     """
-    if source.name:
+    if spec.name:
         try:
-            dataset, problems = load_source(source, "train", frames_dir), []
+            dataset, problems = spec.load("train", frames_dir), []
         except DataError as error:
-            return VideoDataset(source.path, (), ()), list(error.problems)
+            return VideoDataset(spec.path, (), ()), list(error.problems)
     else:
-        dataset, problems = parse_file(source, frames_dir)
+        dataset, problems = parse_file(spec, frames_dir)
     for video in dataset.videos:
         problems += check_frames(video)
-        if video.width * video.height > MAX_PIXELS:
-            problem = f"is declared {video.width} x {video.height}, too large to decode its masks"
-            problems.append(Problem(str(dataset.path), f"video {video.id}", problem, "Write the size of the pictures"))
-            continue
         for track in video.tracks:
             problems += _masks(str(dataset.path), video, track)
     return dataset, problems
 
 
 def check_file(json_path: str | Path, frames_dir: str | Path | None = None) -> list[Problem]:
-    """Every problem of a YouTube-VIS file, as `check_source` finds them."""
-    return check_source(Source(Path(json_path)), frames_dir)[1]
+    """Every problem of a YouTube-VIS file, as `check_dataset` finds them."""
+    return check_dataset(DatasetSpec(Path(json_path)), frames_dir)[1]
 
 
 def check_frames_of(videos: Sequence[Video]) -> list[Problem]:

@@ -77,7 +77,7 @@ class ClipDataset(Dataset[Clip]):
     `videos` are those of the data set in which some object has a box; ``len`` counts them. Crowd tracks are left out.
 
     Args:
-        dataset: what `mfvis.data.datasets.load_source` returned.
+        dataset: what `mfvis.data.datasets.DatasetSpec.load` returned.
         config: sampling and augmentation.
         with_masks: decode masks too. Without, no mask is ever looked at.
 

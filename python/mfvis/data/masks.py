@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mfvis.data.jsonfile import MAX_PIXELS
 from mfvis.data.rle import decode_mask, encode_mask, uncompress
 from mfvis.errors import DataError, Problem
 
 CHUNK = 1 << 17
 """Characters that `check_counts` works on at a time, so that they stay in the cache."""
-MOST_PIXELS = 1 << 27
 JOINTS = ("runs", "first", "second", "third", "before_last", "last", "first_end", "third_end")
 _DIGITS = np.arange(256, dtype=np.uint8) - np.uint8(48)
 # What a character adds to its number: five bits, of which the highest of the last character (bit 5 clear) is the sign.
@@ -55,9 +55,9 @@ def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, pro
     for place in sorted(others):
         record, mask, height, width = masks[place]
         rles[place] = None
-        if height * width > MOST_PIXELS:
+        if height * width > MAX_PIXELS:
             problem = f"a picture of {width} x {height} pixels is more than can be worked with"
-            problems.append(Problem(file, record, problem, f"Give pictures of at most {MOST_PIXELS} pixels"))
+            problems.append(Problem(file, record, problem, f"Give pictures of at most {MAX_PIXELS} pixels"))
             continue
         try:
             if _listed_runs(mask, height, width):
@@ -111,7 +111,7 @@ def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> dict[str, np.nd
     """Of N compressed strings of runs at once what `_check_chunk` finds in them, int64 ``[N]`` each.
 
     Sound are runs that add up to the picture's pixels (int64 ``[N]``), positive ones but for the first, which may be 0.
-    Strings with a number of more than six characters, and pictures of more than `MOST_PIXELS`, are not called sound.
+    Strings with a number of more than six characters, and pictures of more than `MAX_PIXELS`, are not called sound.
     All else of an unsound string is void.
     """
     found = {name: np.zeros(len(counts), np.int64) for name in ("sound", "area", *JOINTS)}
@@ -177,7 +177,7 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
     run_NC += odd_NC * (odd_run_NC - run_NC)
     run_NC *= last_NC
     # As unsigned, a negative run is a huge one. No step exceeds 2^30, so that none within the bound has wrapped around.
-    sound &= pixels_N <= MOST_PIXELS
+    sound &= pixels_N <= MAX_PIXELS
     sound &= (run_NC.view(np.uint32).max(1) <= pixels_N) & (first_N >= 0) & (first_N <= pixels_N)
     sound &= run_NC.sum(1, dtype=np.int64) + first_N == pixels_N
 

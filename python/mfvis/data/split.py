@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from mfvis.data.datasets import files_of, load_source, parse_source
+from mfvis.data.datasets import DATASETS, locate, parse_spec
 from mfvis.data.jsonfile import as_integer, read_object, write_json
 from mfvis.data.ytvis import frames_beside, video_name
 from mfvis.errors import ConfigError, require
@@ -23,8 +23,15 @@ from mfvis.writing import run_lock
 class SplitConfig:
     """Deal the videos of an annotation file out to train.json and val.json."""
 
-    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A YouTube-VIS JSON, or the training file of a data set by its name, such as ovis:FOLDER."""
+    file: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="DATA",
+            help="A YouTube-VIS JSON, or a data set by its name, NAME:FOLDER: then its training file. Names: "
+            + ", ".join(name for name, info in DATASETS.items() if info.can_be_split),
+        ),
+    ]
     out: Path
     """Directory for train.json and val.json. The frames stay where they are."""
     share: float = 0.1
@@ -51,13 +58,11 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
             where every video has a class of its own.
         DataError: for any problem of the file.
     """
-    source = parse_source(config.file)
-    if source.name in ("coco", "bdd100k-mots"):
+    spec = parse_spec(config.file)
+    dataset = spec.load("train", config.frames) if spec.info.can_be_split else None
+    if dataset is None or dataset.of_images:
         raise ConfigError(f"file is {config.file}: only data sets of YouTube-VIS' format can be split")
-    json_path, frames_dir = files_of(source, "train")
-    dataset = load_source(source, "train", config.frames)
-    if dataset.of_images:
-        raise ConfigError(f"file is {config.file}: only data sets of YouTube-VIS' format can be split")
+    json_path, frames_dir = locate(spec, "train")
     root = read_object(json_path, [])
     frames_dir = config.frames or frames_dir or frames_beside(json_path)
     paths = config.out / "train.json", config.out / "val.json"

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from mfvis.data.bdd100k import FOLDERS, Labels, label_path
-from mfvis.data.datasets import Source, load_source, parse_source
+from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_spec
 from mfvis.data.jsonfile import write_json
 from mfvis.data.masks import compress_masks
 from mfvis.data.results import parse_results
@@ -33,9 +33,14 @@ class EvalConfig:
     results: Annotated[Path, tyro.conf.Positional]
     """A results.json of YouTube-VIS, OVIS or COCO; BDD100K's Scalabel JSON or folder of bitmasks; or a YouTube-VIS
     data set whose tracks were given masks."""
-    data: str
-    """The true masks: a YouTube-VIS or OVIS JSON, coco:JSON, or NAME:FOLDER (its split valid; others: @split=train);
-    for BDD100K also its Scalabel JSON, or folder of bitmasks, itself."""
+    data: Annotated[
+        str,
+        tyro.conf.arg(
+            help="The true masks: a JSON in the layout of YouTube-VIS, OVIS or COCO, or a data set by its name, "
+            "NAME:FOLDER or NAME:JSON (its split valid; others: @split=train); for BDD100K also its Scalabel JSON, or "
+            f"folder of bitmasks, itself. Names: {DATASET_NAMES}."
+        ),
+    ]
     out: Path | None = None
     """Where to write the numbers as JSON."""
 
@@ -56,23 +61,23 @@ def run(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
 
 
 def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
-    source = parse_source(str(config.data))
-    for path, remedy in ((config.results, "Check the path of the results"), (source.path, "Check --data")):
+    spec = parse_spec(str(config.data))
+    for path, remedy in ((config.results, "Check the path of the results"), (spec.path, "Check --data")):
         if not path.exists():
             raise DataError([Problem(str(path), "file", "does not exist", remedy)])
     metrics: Metrics | MotsMetrics | MeanJ
     if _has_bitmasks(config.results):
-        metrics = evaluate_mots(read_bitmask_tracks(config.results, _mots_labels(source, "bitmasks")))
+        metrics = evaluate_mots(read_bitmask_tracks(config.results, _mots_labels(spec, "bitmasks")))
         print(mots_table(metrics))
     elif _is_scalabel(config.results):
-        labels = _mots_labels(source, "rles", "boxes")
-        metrics = evaluate_mots(read_scalabel_tracks(config.results, labels, _box_labels(source)))
+        labels = _mots_labels(spec, "rles", "boxes")
+        metrics = evaluate_mots(read_scalabel_tracks(config.results, labels, _box_labels(spec)))
         print(mots_table(metrics))
     elif config.results.is_dir():
         problem, remedy = "has neither bitmasks (PNG) nor Scalabel JSON in it", "Name the file of the results"
         raise DataError([Problem(str(config.results), "folder", problem, remedy)])
     else:
-        dataset = _with_masks(source)
+        dataset = _with_masks(spec)
         # A labelled data set is an object, a results file a list; `parse_results` says what is wrong with the rest.
         if config.results.read_bytes()[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
             if dataset.of_images:
@@ -104,41 +109,39 @@ def _is_scalabel(path: Path) -> bool:
     return any(file.is_file() and b'"videoName"' in file.read_bytes() for file in files)
 
 
-def _mots_labels(source: Source, *forms: Labels) -> Path:
+def _mots_labels(spec: DatasetSpec, *forms: Labels) -> Path:
     """Where the annotations lie that results are compared with, in the first of these forms that is there."""
-    if not source.name:
-        return source.path
-    if source.name != "bdd100k-mots":
-        problem = Problem(
-            str(source.path), source.name, "is no data set of bitmasks or Scalabel labels", "Correct --data"
-        )
+    if not spec.name:
+        return spec.path
+    if spec.info.evaluator != "tracking":
+        problem = Problem(str(spec.path), spec.name, "is no data set of bitmasks or Scalabel labels", "Correct --data")
         raise DataError([problem])
-    split = {None: "val", "valid": "val"}.get(source.split, source.split)
-    found = next((path for form in forms if (path := label_path(source.path, form, split))), None)
+    (split,) = spec.info.splits[spec.split or "valid"]
+    found = next((path for form in forms if (path := label_path(spec.path, form, split))), None)
     if found is None:
         remedy = "Unpack the labels of BDD100K's tracking, or name their folder or file: --data PATH"
         folders = ", ".join(f"{FOLDERS[form]}/{split}" for form in forms)
-        raise DataError([Problem(str(source.path), f"split {split}", f"has no {folders}", remedy)])
+        raise DataError([Problem(str(spec.path), f"split {split}", f"has no {folders}", remedy)])
     return found
 
 
-def _box_labels(source: Source) -> Path | None:
+def _box_labels(spec: DatasetSpec) -> Path | None:
     """Where BDD100K's annotated box tracks lie; None for data that are named by their path."""
-    return _mots_labels(source, "boxes", "rles") if source.name else None
+    return _mots_labels(spec, "boxes", "rles") if spec.name else None
 
 
-def _with_masks(source: Source) -> VideoDataset:
+def _with_masks(spec: DatasetSpec) -> VideoDataset:
     """The data set; DataError unless it has masks to compare with."""
-    if not source.name and source.path.is_dir() and not _has_bitmasks(source.path):
-        problem, remedy = "is a folder, expected the JSON of the true masks", f"Name the file, or NAME:{source.path}"
-        raise DataError([Problem(str(source.path), "annotations", problem, remedy)])
-    if not source.name and (source.path.is_dir() or _is_scalabel(source.path)):
+    if not spec.name and spec.path.is_dir() and not _has_bitmasks(spec.path):
+        problem, remedy = "is a folder, expected the JSON of the true masks", f"Name the file, or NAME:{spec.path}"
+        raise DataError([Problem(str(spec.path), "annotations", problem, remedy)])
+    if not spec.name and (spec.path.is_dir() or _is_scalabel(spec.path)):
         remedy = "Give results of the same form, or the YouTube-VIS JSON of the true masks"
-        raise DataError([Problem(str(source.path), "annotations", "are BDD100K's, the results are not", remedy)])
-    dataset = load_source(replace(source, boxes_from_masks=True), "valid")
+        raise DataError([Problem(str(spec.path), "annotations", "are BDD100K's, the results are not", remedy)])
+    dataset = replace(spec, boxes_from_masks=True).load("valid")
     if not any(track.segmentations for video in dataset.videos for track in video.tracks):
         remedy = "Give a file with masks: those of published valid and test splits are with the servers"
-        raise DataError([Problem(str(source.path), "annotations", "no track has masks to compare with", remedy)])
+        raise DataError([Problem(str(spec.path), "annotations", "no track has masks to compare with", remedy)])
     return dataset
 
 

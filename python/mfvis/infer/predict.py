@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from mfvis.data.bdd100k_results import write_bdd100k_results
 from mfvis.data.check import check_frames_of
-from mfvis.data.datasets import Source, load_source, parse_source
+from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_spec
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results, zip_results
 from mfvis.data.video import open_video
@@ -33,9 +32,16 @@ from mfvis.writing import run_lock
 class PredictConfig:
     """Find and segment the objects of videos: files, folders of frames, or all videos of a data set."""
 
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO|FOLDER|DATA [...]")]
-    """Video files, folders of frames, YouTube-VIS JSONs, or data sets by name, such as ytvis2021:FOLDER: then the valid
-    split, or another with @split=test. Annotations are not needed."""
+    sources: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="VIDEO|FOLDER|DATA [...]",
+            help="Video files, folders of frames, JSONs in the layout of YouTube-VIS or COCO, or data sets by name, "
+            "NAME:FOLDER: then the valid split, or another with @split=test. Annotations are not needed. "
+            f"Names: {DATASET_NAMES}.",
+        ),
+    ]
     checkpoint: Path
     """A checkpoint of `mfvis train`."""
     out: Path = Path("predictions")
@@ -72,7 +78,7 @@ def run(config: PredictConfig) -> None:
 
 def _run(config: PredictConfig) -> None:
     # ---- Load ---------------------------------------------------------------------------------------------------
-    sources, datasets = _load(config.sources)
+    specs, datasets = _load(config.sources)
     for note in (note for dataset in datasets for note in dataset.notes):
         print(note)
     videos = [video for dataset in datasets for video in dataset.videos]
@@ -121,13 +127,10 @@ def _run(config: PredictConfig) -> None:
     written = ["results.json", "results.zip", "tracks.json"]
     write_results(config.out / "results.json", results)
     zip_results(config.out / "results.zip", config.out / "results.json")
-    for source, dataset in zip(sources, datasets, strict=True):
-        if source.name == "bdd100k-mots":
-            # Its evaluation knows no scores: what is too unsure to be drawn would count as a false alarm.
-            ids = {video.id for video in dataset.videos}
-            sure = [result for result in results if result.score >= config.min_score and result.video_id in ids]
-            write_bdd100k_results(config.out / "bdd100k.json", dataset, sure)
-            written.append("bdd100k.json")
+    for spec, dataset in zip(specs, datasets, strict=True):
+        ids = {video.id for video in dataset.videos}
+        its = [result for result in results if result.video_id in ids]
+        written += spec.info.write_own_results(config.out, dataset, its, config.min_score)
     write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
     for stale in set((config.out / "parts").glob("*.json")) - {part.path for part in parts}:
         stale.unlink()
@@ -137,22 +140,22 @@ def _run(config: PredictConfig) -> None:
     print(f"wrote {', '.join(written)}{counts} to {config.out}")
 
 
-def _load(texts: Sequence[str]) -> tuple[list[Source], list[VideoDataset]]:
+def _load(texts: Sequence[str]) -> tuple[list[DatasetSpec], list[VideoDataset]]:
     """The data sets that the arguments name; films and folders are data sets of one video, with ids that are free.
 
     Raises:
         ConfigError: two data sets have videos of the same id.
     """
-    sources = [parse_source(text) for text in texts]
+    specs = [parse_spec(text) for text in texts]
     datasets: list[VideoDataset] = []
-    for source in sources:
-        if source.name or source.path.suffix == ".json":
-            datasets.append(load_source(replace(source, boxes_from_masks=True), "valid", with_masks=False))
-        elif source.path.exists() and not source.path.is_file() and not source.path.is_dir():
-            raise ConfigError(f"sources: {source.path} is a pipe or a device; name a video file or a folder of frames")
+    for spec in specs:
+        if spec.name or spec.path.suffix == ".json":
+            datasets.append(replace(spec, boxes_from_masks=True).load("valid", with_masks=False))
+        elif spec.path.exists() and not spec.path.is_file() and not spec.path.is_dir():
+            raise ConfigError(f"sources: {spec.path} is a pipe or a device; name a video file or a folder of frames")
         else:
-            datasets.append(VideoDataset(source.path, (), (open_video(source.path),)))
-    is_film = [not (source.name or source.path.suffix == ".json") for source in sources]
+            datasets.append(VideoDataset(spec.path, (), (open_video(spec.path),)))
+    is_film = [not (spec.name or spec.path.suffix == ".json") for spec in specs]
     owners = Counter(v.id for film, dataset in zip(is_film, datasets, strict=True) if not film for v in dataset.videos)
     if shared := [id for id, count in owners.items() if count > 1]:
         both = [str(d.path) for film, d in zip(is_film, datasets, strict=True) if not film][:5]
@@ -164,7 +167,7 @@ def _load(texts: Sequence[str]) -> tuple[list[Source], list[VideoDataset]]:
     for i, dataset in enumerate(datasets):
         if is_film[i]:
             datasets[i] = replace(dataset, videos=tuple(replace(video, id=next(free)) for video in dataset.videos))
-    return sources, datasets
+    return specs, datasets
 
 
 class _Part:

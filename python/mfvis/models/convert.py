@@ -13,8 +13,7 @@ import tyro
 from torch import Tensor
 
 from mfvis.config import Config
-from mfvis.data.datasets import LAYOUTS
-from mfvis.data.ytvis import load_dataset
+from mfvis.data.datasets import DATASET_NAMES, DATASETS, DatasetSpec
 from mfvis.errors import CheckpointError, ConfigError, require
 from mfvis.models.backbone import NAMES, Backbone, BackboneConfig
 from mfvis.models.foreign import Named, to_detectron2
@@ -39,7 +38,7 @@ class ConvertConfig:
     to: Literal["mfvis", "detectron2"] = "mfvis"
     """Whose names the tensors get."""
     classes: str | None = None
-    """The classes that the weights were trained for: a YouTube-VIS JSON or ytvis2019, ytvis2021, ovis, ... Writes a run
+    """The classes that the weights were trained for: the JSON or the name of a data set. Writes a run
     that `mfvis predict --checkpoint` takes."""
     num_heads: int = 8
     """Attention heads, the one size that weights do not show."""
@@ -128,7 +127,7 @@ def _write_run(config: ConvertConfig, model: ModelConfig, tensors: Mapping[str, 
         raise ConfigError(f"classes is {config.classes}, which has {len(categories)}; the weights have {classes}")
     module = VideoMask2Former(model, classes, pretrained=False)
     load_weights(module, tensors, config.source)
-    data = f"{config.classes}:{config.classes}" if config.classes in LAYOUTS else config.classes
+    data = f"{config.classes}:{config.classes}" if config.classes in DATASETS else config.classes
     description = checkpoint.Description(0, Config(data=(data,), model=model), categories)
     with run_lock(config.out, ("checkpoints",)):
         if checkpoint.locate(config.out):
@@ -139,11 +138,11 @@ def _write_run(config: ConvertConfig, model: ModelConfig, tensors: Mapping[str, 
 
 
 def _categories(classes: str) -> tuple[Category, ...]:
-    if classes in LAYOUTS:
-        return LAYOUTS[classes].classes
+    if classes in DATASETS:
+        return DATASETS[classes].categories
     if not classes.endswith(".json"):
-        raise ConfigError(f"classes is {classes!r}; expected a YouTube-VIS JSON or one of {', '.join(LAYOUTS)}")
-    return load_dataset(classes).categories
+        raise ConfigError(f"classes is {classes!r}; expected a JSON file of a data set or one of {DATASET_NAMES}")
+    return DatasetSpec(Path(classes)).load().categories
 
 
 def find_backbone(named: Named, source: str) -> BackboneConfig:

@@ -16,9 +16,9 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from mfvis.config import Config, accumulation, derived, shares
+from mfvis.data.categories import category_map, remap_categories
 from mfvis.data.check import check_frames_of
 from mfvis.data.clips import ClipDataset, ClipSampler, Draw, collate_alike
-from mfvis.data.datasets import counterparts, load_source, translated
 from mfvis.device import device_of
 from mfvis.errors import DataError, MfvisError, TrainingError
 from mfvis.losses.criterion import Criterion
@@ -68,7 +68,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
     clips = clip_datasets(config)
     categories = clips[0].dataset.categories
     _check_frames(clips, accelerator)
-    sampler = ClipSampler([len(part) for part in clips], settings.seed, shares(config.sources()), together=processes)
+    sampler = ClipSampler([len(part) for part in clips], settings.seed, shares(config.specs), together=processes)
 
     # ---- Model, losses, optimiser -------------------------------------------------------------------------------
     torch.manual_seed(settings.seed)
@@ -174,14 +174,14 @@ def clip_datasets(config: Config) -> list[ClipDataset]:
         DataError: with the problems of the first data set that has any, or where no class of one is among the classes.
     """
     parts: list[ClipDataset] = []
-    for source in config.sources():
-        with_masks = (source.supervision or config.supervision) == "masks"
-        dataset = load_source(source, "train", config.frames, with_masks=with_masks)
+    for spec in config.specs:
+        with_masks = (spec.supervision or config.supervision) == "masks"
+        dataset = spec.load("train", config.frames, with_masks=with_masks)
         if parts:
-            name, categories = config.sources()[0].name, parts[0].dataset.categories
-            ids = counterparts(source.name, dataset.categories, name, categories)
-            dataset = translated(dataset, categories, ids)
-        clip = replace(config.clip, frames=source.length or config.clip.frames)
+            name, categories = config.specs[0].name, parts[0].dataset.categories
+            ids = category_map(spec.name, dataset.categories, name, categories)
+            dataset = remap_categories(dataset, categories, ids)
+        clip = replace(config.clip, frames=spec.length or config.clip.frames)
         parts.append(ClipDataset(dataset, clip, with_masks))
     return parts
 

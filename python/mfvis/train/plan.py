@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from mfvis.config import Config, derived
 from mfvis.data.augment import fitted_size, padded_size
-from mfvis.data.datasets import LAYOUTS, Source, load_source
+from mfvis.data.datasets import DatasetSpec
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train.engine import clip_datasets
 from mfvis.train.step import autocast
@@ -38,16 +38,16 @@ class Memory:
 def plan(config: Config) -> list[str]:
     """The derived numbers of a training. Annotations are read if they are there; of a published data set that is not,
     classes and number of videos are known."""
-    absent = [source for source in config.sources() if source.name and not source.path.exists()]
+    absent = [spec for spec in config.specs if spec.name and not spec.path.exists()]
     if absent:
-        videos = [_videos(source) for source in config.sources()]
-        first = config.sources()[0]
-        classes = len(LAYOUTS[first.name].classes if first.name else load_source(first).categories)
+        videos = [_num_videos(spec) for spec in config.specs]
+        first = config.specs[0]
+        classes = len(first.info.categories or first.load().categories)
     else:
         clips = clip_datasets(config)
         classes, videos = len(clips[0].dataset.categories), [len(part) for part in clips]
     lines = derived(config, int(os.environ.get("WORLD_SIZE", 1)), videos)
-    lines += [f"{s.path} is not there: {_videos(s)} videos, as {s.name} was published" for s in absent]
+    lines += [f"{s.path} is not there: {_num_videos(s)} videos, as {s.name} was published" for s in absent]
     memory = estimate(config, classes)
     state, activations, logits = memory.state / GIB, memory.activations / GIB, memory.logits / GIB
     lines += [
@@ -63,8 +63,8 @@ def plan(config: Config) -> list[str]:
     return lines
 
 
-def _videos(source: Source) -> int:
-    return LAYOUTS[source.name].videos if source.name else len(load_source(source).videos)
+def _num_videos(spec: DatasetSpec) -> int:
+    return spec.info.num_videos or len(spec.load().videos)
 
 
 def _largest(config: Config) -> tuple[int, int]:
@@ -78,7 +78,7 @@ def estimate(config: Config, classes: int) -> Memory:
     autocast casts as it casts others (a Swin's residuals stay in float32, a ResNet's features do not)."""
     with torch.device("meta"):
         model = VideoMask2Former(config.model, classes, pretrained=False).train()
-    length = max(source.length or config.clip.frames for source in config.sources())
+    length = max(spec.length or config.clip.frames for spec in config.specs)
     # Held until they are counted: the address of a storage that is gone would be given to another.
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -186,7 +186,7 @@ def _none_usable(out: Path, problems: Sequence[str]) -> str:
 
 def _comparable(config: Config) -> dict[str, object]:
     """The configuration, and of its data sets everything but where they lie."""
-    return to_plain(config) | {"data sets": [to_plain(replace(source, path=Path())) for source in config.sources()]}
+    return to_plain(config) | {"data sets": [to_plain(replace(spec, path=Path())) for spec in config.specs]}
 
 
 def _flat(values: dict, prefix: str = "") -> dict[str, object]:
