@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from mfvis.config import Config
 from mfvis.data.augment import pad_frames, resize_frames
 from mfvis.data.clips import ClipConfig
+from mfvis.data.images import write_image
 from mfvis.data.rle import decode_mask, mask_box
-from mfvis.data.video import open_video, read_frames, video_writer, write_image
+from mfvis.data.video import open_video, read_frames, video_writer
 from mfvis.errors import CheckpointError, ConfigError, DataError, VideoError
 from mfvis.infer import predict
 from mfvis.infer.full_size import encode_tubes
