@@ -91,7 +91,7 @@ def test_pictures_that_are_called_otherwise(tmp_path: Path, six_pictures: Path) 
     names = tuple(f"frame_{t:06d}.PNG" for t in range(6))
     file = write(tmp_path / "a.json", coco_pictures(*boxes, names=names))
     assert tracks_of(imported(file, six_pictures))[0][1] == [[1, 2, 8, 9], None, None, None, None, None]
-    assert "were taken in their order" in notes_of(file, six_pictures)
+    assert "were matched in their order" in notes_of(file, six_pictures)
     file = write(tmp_path / "a.json", coco_pictures(*boxes, names=("000002.PNG", "000004.PNG")))
     assert [Path(name).name for name in imported(file, six_pictures)["videos"][0]["file_names"]] == [
         *("000002.jpg", "000004.jpg")

@@ -74,7 +74,7 @@ def test_numbers_of_classes_need_names(tmp_path: Path, six_pictures: Path) -> No
     assert tracks_of(imported(one, six_pictures, categories=["dog"])) == [DOG]
     named = write(tmp_path / "a.csv", table.replace("class_id", "class"))
     assert [category["name"] for category in imported(named, six_pictures)["categories"]] == ["0", "2"]
-    assert "classes are called by their numbers; --class-names names them" in notes_of(named, six_pictures)
+    assert "classes are named by their numbers; --class-names names them" in notes_of(named, six_pictures)
     assert tracks_of(imported(named, six_pictures, class_names=["0=dog"]))[0] == DOG
 
 
@@ -85,6 +85,7 @@ def test_numbers_of_classes_need_names(tmp_path: Path, six_pictures: Path) -> No
         ("name", ("a", "b"), "the column name may be the class"),
         ("videoTitle", ("a", "b"), "the column videoTitle may tell several videos apart. Call it video if it does"),
         ("angle", ("0", "0.5"), "has turned boxes (column angle). Write the upright boxes"),
+        ("x3", ("0", "5"), "has turned boxes (column x3)"),
     ],
 )
 def test_columns_that_may_change_the_meaning(
@@ -95,6 +96,13 @@ def test_columns_that_may_change_the_meaning(
     assert told in problems_of(file, six_pictures, **BALL)
     write(file, file.read_text().replace(values[1], values[0]))  # one value says nothing
     assert len(imported(file, six_pictures, **BALL)["annotations"]) == 2
+
+
+def test_two_columns_of_classes(tmp_path: Path, six_pictures: Path) -> None:
+    file = write(tmp_path / "a.csv", "frame,id,x,y,w,h,class,class_id\n0,1,1,2,8,9,dog,0\n0,2,9,9,9,9,cat,2\n")
+    assert [name for name, _ in tracks_of(imported(file, six_pictures))] == ["dog", "cat"]
+    write(file, file.read_text().replace("cat", "dog"))
+    assert "the columns class and class_id are different classes. Keep the one" in problems_of(file, six_pictures)
 
 
 def test_several_videos(tmp_path: Path, six_pictures: Path) -> None:

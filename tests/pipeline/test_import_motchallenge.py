@@ -62,9 +62,7 @@ def test_detections_without_a_track_are_left_out(tmp_path: Path, six_pictures: P
     notes = notes_of(file, six_pictures, **BALL)
     assert "3 boxes without a track were left out" in notes and "1 box without a size was left out" in notes
     told = problems_of(write(file, text.partition("2,9")[0]), six_pictures, **BALL)
-    assert (
-        "has no box track (pixels are counted from 0; --first-pixel 1 says otherwise; 2 boxes without a track" in told
-    )
+    assert "has no box track (pixels are counted from 0; --first-pixel 1 overrides it; 2 boxes without a track" in told
 
 
 def test_ids_of_any_size_are_kept(tmp_path: Path, six_pictures: Path) -> None:
@@ -98,7 +96,9 @@ def test_frames_that_a_tracker_counts_from_zero(tmp_path: Path, six_pictures: Pa
     file = write(tmp_path / "clip.txt", "0,1,1,1,8,8,0.7,-1,-1,-1\n5,1,2,1,8,8,-1,-1,-1,-1\n")
     root = imported(file, six_pictures, first_frame=0, **BALL)
     assert tracks_of(root) == [("ball", [[1, 1, 8, 8], None, None, None, None, [2, 1, 8, 8]])]
-    assert "frame 0 is not 1 to 6. Give the frames of this video, or say" in problems_of(file, six_pictures, **BALL)
+    assert "frame 0 is not 1 to 6. Give the frames of this video, or the index" in problems_of(
+        file, six_pictures, **BALL
+    )
 
 
 def test_sequences_with_their_frame_rate(tmp_path: Path) -> None:

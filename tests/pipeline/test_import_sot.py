@@ -21,7 +21,7 @@ def test_lasot(tmp_path: Path) -> None:
     for file in (sequence, sequence / "groundtruth.txt", sequence.parent):
         root = imported(file, sequence.parent)
         assert tracks_of(root) == expected and root["videos"][0]["name"] == "bear-1"
-    assert "pixels are counted from 1; --first-pixel 0 says otherwise" in notes_of(sequence, sequence)
+    assert "pixels are counted from 1; --first-pixel 0 overrides it" in notes_of(sequence, sequence)
     write(sequence / "out_of_view.txt", "0,0,0")
     assert "out_of_view.txt: has 3 values for 4 frames" in problems_of(sequence, sequence)
 

@@ -20,7 +20,7 @@ def test_visdrone(tmp_path: Path, six_pictures: Path) -> None:
     ]
     notes = notes_of(file, six_pictures)
     assert "2 boxes that the file marks as ignored were left out" in notes
-    assert "pixels are counted from 0; --first-pixel 1 says otherwise" in notes
+    assert "pixels are counted from 0; --first-pixel 1 overrides it" in notes
     assert tracks_of(imported(file, six_pictures, categories=["motor"])) == [("motor", [[5, 5, 9, 9], *NONE])]
     # what a tracker writes has no truncation; its classes are named by whoever trained it
     file = write(tmp_path / "tracker.txt", "1,0,10,20,30,5,0.9,4,-1,-1\n")

@@ -23,7 +23,7 @@ def test_yolo(tmp_path: Path, six_pictures: Path) -> None:
     assert tracks_of(imported(labels, six_pictures)) == expected
     (labels / "classes.txt").unlink()
     told = problems_of(labels, six_pictures, categories=["dog"])
-    assert "has classes 0, 1 without names. Name them: --class-names 0=NAME 1=NAME, or a text" in told
+    assert "has classes 0, 1 without names. Name them: --class-names 0=NAME 1=NAME, or a file" in told
     assert tracks_of(imported(labels, six_pictures, class_names=["0=cat", "1=dog"])) == expected
     write(labels / "000001.txt", "1 0.5 0.5 0.25 0.5 7\n")
     assert tracks_of(imported(labels, six_pictures, categories=["dog"])) == [("dog", DOG)]
@@ -107,6 +107,6 @@ def test_malformed_boxes(tmp_path: Path, six_pictures: Path) -> None:
         *("readme.txt: is called as no picture", "a_2.txt: file: is not a text file"),
     ):
         assert message in told, told
-    assert "is no folder" in problems_of(labels / "a_1.txt", six_pictures, format="yolo")
+    assert "is not a folder" in problems_of(labels / "a_1.txt", six_pictures, format="yolo")
     (labels / "classes.txt").unlink()
     assert "'names' is neither" in problems_of(write(labels / "data.yaml", "names: 3").parent, six_pictures)

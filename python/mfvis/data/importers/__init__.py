@@ -32,22 +32,23 @@ class ImportConfig:
     """Import box tracks of other tools and data sets as a YouTube-VIS JSON."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The file, a ZIP archive, or a folder of files of one format, each a video (MOT17/train, labels of YOLO)."""
+    """A file, a ZIP archive, or a folder, such as a sequence or a split of MOT17, or the labels of YOLO."""
     frames: Path
-    """The pictures: a folder of them or a video file; for several videos the folder in which they lie by name."""
+    """Folder of pictures, or a video file; for several videos, the folder that contains them by name."""
     out: Path
     """The YouTube-VIS JSON to write."""
     format: Format | None = None
-    """The format of the file; recognized by its content if not given."""
+    """Format of the file; default: recognized by its content."""
     categories: tuple[str, ...] = ()
-    """Import these only, with ids 1, 2, ... in this order; default all, in the order of their names. A single one is
-    also the class of boxes that name none."""
+    """Import only these, with ids 1, 2, ... in this order; default all, sorted by name. A single one is also the class
+    of boxes in files without classes."""
     class_names: tuple[str, ...] = ()
-    """Names of numbered classes, 0=person 2=car, or a file of them: a name per line, from 0 on, or YOLO's data.yaml."""
+    """Names of numbered classes: 0=person 2=car, or a file with a name per line, from 0 on, or YOLO's data.yaml."""
     first_frame: int | None = None
-    """Index of the first frame in texts and tables; default 1 in motchallenge, 0 in kitti, else as the rows show."""
+    """Index of the first frame in texts and tables. Default: 1 for motchallenge, 0 for kitti, else by evidence."""
     first_pixel: Literal[0, 1] | None = None
-    """Index of the first pixel of a row in texts; default 1 in ground truth that MATLAB wrote, else 0."""
+    """Index of the first pixel of a row in texts. Default: 1 for ground truth of MOTChallenge and of single-object
+    tracking, else 0."""
 
 
 def run(config: ImportConfig) -> None:
@@ -87,11 +88,11 @@ def import_tracks(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The content of a YouTube-VIS JSON at `out` with the tracks of `file`, and notes on what was decided or left out.
 
-    Boxes are clipped to the picture. ``track_id`` of an annotation is the file's own id, and so is ``id`` if all of
-    them are positive whole numbers that occur once. The arguments are those of `ImportConfig`. Nothing is written.
+    Boxes are clipped to the picture. ``track_id`` of an annotation is the original id, and so is ``id`` if all original
+    ids are unique positive integers. The arguments are those of `ImportConfig`. Nothing is written.
 
     Raises:
-        ConfigError: for `class_names` that name nothing.
+        ConfigError: for `class_names` of another form.
         DataError: with every problem of the file.
     """
     names = parse_class_names(class_names)
@@ -101,8 +102,8 @@ def import_tracks(
         _check_content(source, videos)
     if source.problems:
         raise DataError(source.problems)
-    found = sorted({track.category for video in videos for track in video.tracks.values()})
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(categories or found), 1)}
+    present = sorted({track.category for video in videos for track in video.tracks.values()})
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(categories or present), 1)}
     root: dict[str, Any] = {
         "videos": [_video_record(video, i, Path(out)) for i, video in enumerate(videos, 1)],
         "annotations": [],
@@ -127,15 +128,15 @@ def import_tracks(
 def _check_content(source: ImportedFile, videos: Sequence[BoxVideo]) -> None:
     """Reports a file without tracks, without those that are asked for, and boxes in shares of the picture."""
     tracks = [track for video in videos for track in video.tracks.values() if track.boxes]
-    found = sorted({track.category for track in tracks})
-    for what, name in [("category", name) for name in found] + [("video", entry.video.name) for entry in videos]:
+    present = sorted({track.category for track in tracks})
+    for what, name in [("category", name) for name in present] + [("video", entry.video.name) for entry in videos]:
         if fault := name_fault(name):
             source.report(f"{what} {shortened(name)}", fault, "Give it a shorter, plain name")
-    if not found:
+    if not present:
         remedy = "Give a file with tracks, and the right --format and --categories"
         source.report("file", f"has no box track{_in_brackets(source)}", remedy)
-    elif source.categories and not set(found) & set(source.categories):
-        problem = f"has none of {', '.join(source.categories)}, but {', '.join(found)}"
+    elif source.categories and not set(present) & set(source.categories):
+        problem = f"has none of {', '.join(source.categories)}, but {', '.join(present)}"
         source.report("file", problem, "Name categories of it")
     elif max(map(_longest_side, tracks)) <= 1:
         problem = "no box is as large as a pixel: are these shares of the picture?"
@@ -167,9 +168,9 @@ def _clipped(box: Box | None, width: int, height: int) -> list[float] | None:
 
 
 def _number(annotations: Sequence[dict[str, Any]]) -> None:
-    """Annotation ids: the file's own if they can be, else 1, 2, ..."""
-    own = {annotation["track_id"] for annotation in annotations}
-    usable = len(own) == len(annotations) and all(isinstance(i, int) and 0 < i < LARGEST_ID for i in own)
+    """Set the annotation ids: the original track ids if they are unique positive integers, else 1, 2, ..."""
+    originals = {annotation["track_id"] for annotation in annotations}
+    usable = len(originals) == len(annotations) and all(isinstance(i, int) and 0 < i < LARGEST_ID for i in originals)
     for i, annotation in enumerate(annotations, 1):
         annotation["id"] = annotation["track_id"] if usable else i
 

@@ -1,4 +1,4 @@
-"""Names of the classes that a file of box tracks only numbers."""
+"""Names of numbered classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mfvis.errors import ConfigError
 
 
 def parse_class_names(values: Sequence[str]) -> dict[int, str]:
-    """Names by number, from ``NUMBER=NAME`` texts or from one file (see `read_class_names`).
+    """Names by number, from ``NUMBER=NAME`` strings or from one file (see `read_class_names`).
 
     Raises:
         ConfigError: for any other text, and for a file that cannot be read.
@@ -35,7 +35,7 @@ def parse_class_names(values: Sequence[str]) -> dict[int, str]:
 
 
 def read_class_names(path: Path, first: int = 0) -> dict[int, str]:
-    """Names by number of a text with a name per line, the first numbered `first`, or of a YAML file's ``names``.
+    """Names by number: the lines of a text, numbered from `first` on, or ``names`` of a YAML file.
 
     Raises:
         ValueError: when it is neither.
@@ -55,8 +55,8 @@ def read_class_names(path: Path, first: int = 0) -> dict[int, str]:
     return {int(number): str(name) for number, name in names.items()}
 
 
-def names_beside(source: ImportedFile, path: Path, first: int = 0) -> dict[int, str]:
-    """`read_class_names` of a file that belongs to the imported one; empty, reported, where that cannot be read."""
+def read_names_near(source: ImportedFile, path: Path, first: int = 0) -> dict[int, str]:
+    """`read_class_names` of a file next to the imported one; empty, reported, if it cannot be read."""
     try:
         return read_class_names(path, first)
     except ValueError as error:
@@ -65,10 +65,9 @@ def names_beside(source: ImportedFile, path: Path, first: int = 0) -> dict[int, 
 
 
 def name_classes(source: ImportedFile, numbers: Collection[int], names: Mapping[int, str]) -> dict[int, str]:
-    """A name for each of the numbers, or none, reported, where one has no name.
+    """Names of these classes: --class-names, then `names`. Empty, reported, if one has no name.
 
-    --class-names come first, then `names`. A class that is the only one needs no name if --categories has just one,
-    and categories may be called by their numbers there.
+    The only class of a file takes its name from a single --categories, which may also list classes by their numbers.
     """
     names = dict(names) | source.class_names
     if len(numbers) == 1 and not numbers & names.keys() and len(source.categories) == 1:
@@ -79,7 +78,7 @@ def name_classes(source: ImportedFile, numbers: Collection[int], names: Mapping[
         shown = ", ".join(map(str, unnamed[:10])) + (", ..." if len(unnamed) > 10 else "")
         pairs = " ".join(f"{number}=NAME" for number in unnamed[:3]) + (" ..." if len(unnamed) > 3 else "")
         problem = f"has class {shown} without a name" if len(unnamed) == 1 else f"has classes {shown} without names"
-        source.report("file", problem, f"Name them: --class-names {pairs}, or a text with a name per line, from 0 on")
+        source.report("file", problem, f"Name them: --class-names {pairs}, or a file with a name per line, from 0 on")
         return {}
     return names
 

@@ -43,8 +43,8 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 def member(source: ImportedFile, path: Path, *, several: bool) -> ImportedFile:
     """A file of the folder `source`, imported with others or not."""
-    shown = f"{source.shown}/{path.relative_to(source.file).as_posix()}"
-    return replace(source, file=path, several=several or source.several, shown_path=shown)
+    inside = f"{source.unpacked_from}/{path.relative_to(source.file).as_posix()}" if source.unpacked_from else ""
+    return replace(source, file=path, several=several or source.several, unpacked_from=inside)
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def unpacked(source: ImportedFile) -> Iterator[ImportedFile]:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise  # of the disk, not of the archive
             source.report("file", f"cannot be unpacked ({error})", "Export or copy the archive again")
-        yield replace(source, file=Path(folder), shown_path=source.shown)
+        yield replace(source, file=Path(folder), unpacked_from=source.display_path)
 
 
 def _is_annotation(info: zipfile.ZipInfo) -> bool:

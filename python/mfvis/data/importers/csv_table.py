@@ -1,4 +1,4 @@
-"""Tracks as a table with named columns: the CSV and JSON rows that trackers and people's own scripts write."""
+"""Tracks as a table with named columns: the CSV and JSON rows that trackers and scripts write."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from mfvis.data.importers.track_lines import track_id_of
 
 YES, NO = frozenset({"1", "1.0", "true", "yes"}), frozenset({"0", "0.0", "false", "no"})
 ENDS = (("right", "bottom"), ("width", "height"))
+CLASS_COLUMNS = ("class name", "class", "class number")
 STARTS = (("left", "top"), ("center x", "center y"))
 
 
@@ -67,6 +68,7 @@ def read_csv(source: ImportedFile) -> list[BoxVideo]:
     if first is None:
         return []
     column = _category_column(table)
+    pictures = {id(video): _pictures(video) for video in videos.values()}
     for row in rows:
         video = videos.get(_video_name(row.fields)) if len(videos) > 1 else next(iter(videos.values()))
         if video is None:
@@ -77,7 +79,7 @@ def read_csv(source: ImportedFile) -> list[BoxVideo]:
             source.leave_out("without a class")
             continue
         category = names.get(value) if column else source.only_category(row.record)
-        frame = _frame_index(source, row, video, first)
+        frame = _frame_index(source, row, video, first, pictures[id(video)])
         if frame is not None and category is not None:
             source.put(row.record, video, row.fields["id"], category, frame, row.box)
     return list(videos.values())
@@ -108,12 +110,26 @@ def _is_unambiguous(source: ImportedFile, table: Rows) -> bool:
     if suspects:
         problem = f"the column {suspects[0]} may be the class"
         source.report("line 1", problem, "Call it class if it is, else remove it")
-    return not (turned or suspects or source.problems)
+    contradiction = _contradicting_class(table)
+    if contradiction:
+        problem = f"the columns {contradiction} are different classes"
+        source.report("line 1", problem, "Keep the one that is the class, and rename or remove the other")
+    return not (turned or suspects or contradiction or source.problems)
+
+
+def _contradicting_class(table: Rows) -> str | None:
+    """The names of two columns of classes, the second of which distinguishes objects that the first does not."""
+    chosen = _category_column(table)
+    for column in CLASS_COLUMNS if chosen else ():
+        pairs = table.pairs(chosen, column)
+        if column != chosen and len(pairs) > len({value for value, _ in pairs}):
+            return f"{table.header[table.indices[chosen]]} and {table.header[table.indices[column]]}"
+    return None
 
 
 def _category_column(table: Rows) -> str | None:
     """The column of the class: one of names before one of numbers, if there are values in it."""
-    columns = [column for column in ("class name", "class", "class number") if table.values(column)]
+    columns = [column for column in CLASS_COLUMNS if table.values(column)]
     columns += ["name"] if columns and table.values("name") else []  # Ultralytics' name of a class
     return next((column for column in columns if not _all_whole(table.values(column))), next(iter(columns), None))
 
@@ -129,7 +145,7 @@ def _category_names(source: ImportedFile, table: Rows) -> dict[str, str]:
         names = name_classes(source, set(numbers.values()), {})
     else:
         names = {number: str(number) for number in numbers.values()} | dict(source.class_names)
-        source.note("classes are called by their numbers; --class-names names them")
+        source.note("classes are named by their numbers; --class-names names them")
     return {value: names[number] for value, number in numbers.items() if number in names}
 
 
@@ -138,17 +154,17 @@ def _all_whole(values: Iterable[str]) -> bool:
 
 
 def _row(source: ImportedFile, table: Rows, record: str, fields: Sequence[str]) -> _Row | None:
-    """What a row says; None where it has no box to import."""
-    told = {column: fields[index] for column, index in table.indices.items()}
-    track_id = track_id_of(told["id"])
-    if told.get("hidden", "").lower() in YES or told.get("visible", "").lower() in NO:
+    """A row; None if it has no box to import."""
+    values = {column: fields[index] for column, index in table.indices.items()}
+    track_id = track_id_of(values["id"])
+    if values.get("hidden", "").lower() in YES or values.get("visible", "").lower() in NO:
         return source.leave_out("that the file marks as hidden")
     if track_id is None:
         return source.leave_out("without a track")
-    starts = STARTS[0] if {*STARTS[0]} <= told.keys() else STARTS[1]
-    ends = ENDS[0] if starts == STARTS[0] and {*ENDS[0]} <= told.keys() else ENDS[1]
-    x, y, *end = (number_in(told[name]) for name in (*starts, *ends))
-    frame = told["frame"] if "frame" in told else told["picture"]
+    starts = STARTS[0] if {*STARTS[0]} <= values.keys() else STARTS[1]
+    ends = ENDS[0] if starts == STARTS[0] and {*ENDS[0]} <= values.keys() else ENDS[1]
+    x, y, *end = (number_in(values[name]) for name in (*starts, *ends))
+    frame = values["frame"] if "frame" in values else values["picture"]
     if None in (x, y, *end) or not frame:
         problem = f"{','.join(fields)[:60]!r} lacks a number"
         return source.report(record, problem, "Give each box its frame and its corner and size")
@@ -159,7 +175,8 @@ def _row(source: ImportedFile, table: Rows, record: str, fields: Sequence[str]) 
         x, y = x - width / 2, y - height / 2
     box = (x, y, *end) if ends == ENDS[0] else (x, y, x + width, y + height)
     number = whole_number_in(frame)
-    return _Row(record, told | {"id": track_id}, re.split(r"[/\\]", frame)[-1] if number is None else number, box)
+    frame = re.split(r"[/\\]", frame)[-1] if number is None else number
+    return _Row(record, values | {"id": track_id}, frame, box)
 
 
 def _video_name(fields: dict[str, str]) -> str:
@@ -170,7 +187,7 @@ def _videos(source: ImportedFile, table: Rows) -> dict[str, BoxVideo]:
     """The videos of the table by name; none, reported, where their frames are not all there."""
     names = sorted({re.split(r"[/\\]", value)[-1] for value in table.values("video")})
     if len(names) < 2:
-        name = names[0] if names and not source.is_one_video() else Path(source.shown).stem
+        name = names[0] if names and not source.is_one_video() else Path(source.display_path).stem
         video = source.video("file", name)
         return {} if video is None else {name: BoxVideo(video)}
     if source.is_one_video():
@@ -191,16 +208,20 @@ def _first_frame(source: ImportedFile, rows: Sequence[_Row], videos: dict[str, B
     return source.first_index([frame for _, frame in frames], longest)
 
 
-def _frame_index(source: ImportedFile, row: _Row, video: BoxVideo, first: int) -> int | None:
+def _pictures(video: BoxVideo) -> dict[str, int]:
+    """The frame of each picture, by its name with and without suffix; empty for a video file."""
+    frames = () if isinstance(video.video.frames, Path) else video.video.frames
+    return {path.stem: t for t, path in enumerate(frames)} | {path.name: t for t, path in enumerate(frames)}
+
+
+def _frame_index(source: ImportedFile, row: _Row, video: BoxVideo, first: int, pictures: dict[str, int]) -> int | None:
     """The frame of a row, counted from 0; None, reported, where the video does not have it."""
-    length, frames = video.video.length, video.video.frames
+    length = video.video.length
     if isinstance(row.frame, int):
         if first <= row.frame < first + length:
             return row.frame - first
         return source.report_frame(row.record, row.frame, first, length)
-    names = {} if isinstance(frames, Path) else {path.name: t for t, path in enumerate(frames)}
-    stems = {Path(name).stem: t for name, t in names.items()}
-    index = names.get(row.frame, stems.get(Path(row.frame).stem))
+    index = pictures.get(row.frame, pictures.get(Path(row.frame).stem))
     if index is None:
         source.report(row.record, f"no picture is called {row.frame!r}", "Name the right frames with --frames")
     return index

@@ -24,10 +24,10 @@ def sniff_cvat(source: ImportedFile) -> bool:
 def read_cvat(source: ImportedFile) -> list[BoxVideo]:
     """The tracks of a task, of a job, or of each task of a project, as CVAT shows and imports them itself.
 
-    Between key frames boxes and ellipses move on straight lines; one that is "outside" ends an object until the next,
-    the last holds to the end unless other tracks show that CVAT wrote every frame. Shapes between key frames
-    (keyframe="0") are CVAT's own interpolation: they are compared with ours, and taken where ours cannot be known.
-    Turned shapes, ellipses, polygons and masks become the boxes around them; tracks of other shapes are left out.
+    Between key frames boxes and ellipses are interpolated linearly; a key frame that is "outside" ends an object until
+    the next one, and the last one holds to the end, except in frames that CVAT wrote for other tracks. Shapes between
+    key frames (keyframe="0") are CVAT's interpolation: they are compared with ours, or used where ours is unknown.
+    Rotated shapes, ellipses, polygons and masks become their bounding boxes; tracks of other shapes are left out.
     """
     root = parse_xml(source)
     if root is None:
@@ -45,14 +45,14 @@ def read_cvat(source: ImportedFile) -> list[BoxVideo]:
         if len(tasks) > 1 and not tracks[task.id]:
             source.leave_out("without a track to import", "task")
             continue
-        video = source.video(task.record, task.name or PurePath(source.shown).stem, several=len(tasks) > 1)
+        video = source.video(task.record, task.name or PurePath(source.display_path).stem, several=len(tasks) > 1)
         if video is not None and task.fits(video, source):
             videos.append(_box_video(video, task, tracks[task.id], source))
     return videos
 
 
 def _tracks_by_task(root: Element, tasks: list[Task], source: ImportedFile) -> dict[str, list[tuple[str, Element]]]:
-    """The tracks of each task, with words for which they are; those without a box are left out."""
+    """The tracks of each task, each after its name for messages; those without a box are left out."""
     ids = {task.id for task in tasks}
     tracks = defaultdict(list)
     for i, element in enumerate(root.findall("track")):
@@ -85,7 +85,7 @@ def _box_video(video: Video, task: Task, tracks: list[tuple[str, Element]], sour
         if len(source.problems) == before:
             written[track_id if track_id and track_id not in written else f"track {i}"] = (record, element, shapes)
     all_shapes = [shapes for *_, shapes in written.values()]
-    # Where CVAT's own interpolation is in the file, CVAT has written every frame in which an object is seen.
+    # A file with CVAT's interpolation has a shape for every frame in which an object is visible.
     every_frame = any(not shape.is_key for shapes in all_shapes for shape in shapes.values())
     known = frozenset(t for shapes in all_shapes for t in shapes) if every_frame else frozenset()
     for track_id, (record, element, shapes) in written.items():

@@ -1,4 +1,4 @@
-"""What CVAT's XML says of its tasks: their frames, their size, where they begin."""
+"""Tasks in CVAT's XML: their frames, their size, their first frame."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mfvis.types import Video
 
 @dataclass(frozen=True)
 class Task:
-    """A task of the file, or the job that it is an export of."""
+    """A task of the file, or the exported job."""
 
     record: str
     id: str
     name: str | None
-    """The file of its video, else its own name."""
+    """The name of its video file, else of the task."""
     size: int | None
     """Its number of frames."""
     first: int
@@ -103,7 +103,7 @@ def read_tasks(root: Element, source: ImportedFile) -> list[Task]:
 def _task(element: Element, meta: Element, record: str, offset: int, source: ImportedFile) -> Task:
     numbers = {}
     for name in ("size", "start_frame", "original_size/width", "original_size/height"):
-        text = element.findtext(name) or meta.findtext(name)  # a job has its size beside it
+        text = element.findtext(name) or meta.findtext(name)  # a job has its size next to it
         numbers[name] = None if text is None else whole(text.strip())
         if text is not None and numbers[name] is None:
             source.report(record, f"{name} is {text[:40]!r}", "Write a whole number")

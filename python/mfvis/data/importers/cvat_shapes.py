@@ -1,4 +1,4 @@
-"""The shapes of a track of CVAT, and the box that is seen in every frame."""
+"""Shapes of a CVAT track, and the bounding box in every frame."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 from mfvis.data.importers.boxes import Box, between, hull, number_in
 
 LINEAR = frozenset({"box", "ellipse"})
-"""Shapes whose numbers go on straight lines from key frame to key frame."""
+"""Shapes that CVAT interpolates linearly."""
 READABLE = LINEAR | {"polygon", "mask"}
 ROUNDING = 0.05
 """Pixels by which a shape that CVAT computed may differ from ours: it writes two decimals."""
@@ -26,9 +26,9 @@ class Shape(NamedTuple):
     angle: float
     """Degrees, clockwise about the center."""
     outside: bool
-    """The object is not seen."""
+    """The object is not visible."""
     is_key: bool
-    """Drawn, not computed by CVAT."""
+    """A key frame, not computed by CVAT."""
 
     def box(self) -> Box:
         """The upright box around the shape."""
@@ -72,17 +72,16 @@ def _numbers(element: Element) -> tuple[float, float, float, float] | None:
 
 
 def visible_boxes(shapes: dict[int, Shape], length: int, known: Set[int]) -> tuple[dict[int, Box], list[int], int]:
-    """The box in every frame in which the object is seen.
+    """The bounding box in every frame in which the object is visible.
 
     Args:
-        shapes: by frame, key frames and what CVAT computed between them; an end may lie behind the last frame.
-        length: frames of the video.
-        known: the frames of which every object that is seen has a shape, so that one without is not seen. Empty where
-            only key frames were written.
+        shapes: key frames and shapes that CVAT computed, by frame; an end may lie after the last frame.
+        length: number of frames of the video.
+        known: frames in which every visible object has a shape. Empty if only key frames were written.
 
     Returns:
-        The boxes by frame; the frames whose computed shape is not what its key frames make of it; the number of frames
-        between key frames of which nothing can be said.
+        The boxes by frame; the frames whose computed shape contradicts the key frames; the number of frames between key
+        frames for which the shape is unknown.
     """
     seen = {t: shape for t, shape in shapes.items() if not shape.outside}
     wrong = [t for t, ours in _computed(shapes, length).items() if not _agree(ours, shapes[t])]
@@ -94,7 +93,7 @@ def visible_boxes(shapes: dict[int, Shape], length: int, known: Set[int]) -> tup
             if t in known:
                 continue
             if start.kind in LINEAR or start.numbers == end.numbers:
-                # Also towards an end that is outside: CVAT moves the shape there before it leaves it out.
+                # CVAT also interpolates towards an end that is outside.
                 seen[t] = _between(start, end, (t - left) / (right - left))
             else:
                 unknown += 1
@@ -102,10 +101,10 @@ def visible_boxes(shapes: dict[int, Shape], length: int, known: Set[int]) -> tup
 
 
 def _computed(shapes: dict[int, Shape], length: int) -> dict[int, Shape | None]:
-    """What the key frames make of the frames whose shapes CVAT computed (None: not seen), where that is certain.
+    """Our interpolation of the frames whose shapes CVAT computed (None: not visible), where it must be the same.
 
-    It is not in spans with gaps, since CVAT leaves out what lies on deleted frames, key frames among it; nor of
-    outlines; nor of half turns, which its server exports in another way than its player shows.
+    It need not be in spans with gaps, since CVAT omits the shapes on deleted frames, key frames included; for outlines;
+    and for half turns, which the server of CVAT exports differently than its player shows them.
     """
     computed: dict[int, Shape | None] = {}
     keys = sorted(t for t, shape in shapes.items() if shape.is_key)
@@ -126,12 +125,12 @@ def _between(start: Shape, end: Shape, share: float) -> Shape:
 
 
 def _turn(start: float, end: float) -> float:
-    """Degrees from one angle to another on the shorter way, more than -180 and at most 180."""
+    """Degrees from one angle to another by the shorter way, in (-180, 180]."""
     return 180 - (180 - end + start) % 360
 
 
 def _agree(ours: Shape | None, theirs: Shape) -> bool:
-    """Whether a shape that CVAT computed is the one that we compute (None: not seen)."""
+    """Whether a shape that CVAT computed equals ours (None: not visible)."""
     if ours is None or theirs.outside:
         return ours is None and theirs.outside
     gaps = [a - b for a, b in zip(ours.numbers, theirs.numbers, strict=True)]

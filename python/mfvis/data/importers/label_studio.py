@@ -108,7 +108,7 @@ def _regions(record: str, task: Record, source: ImportedFile) -> Iterator[_Regio
             results.append((f"{record}, result[{i}]", str(result.get("id") or i), result.get("type"), result["value"]))
         else:
             source.report(f"{record}, result[{i}]", f"is {shortened(result)}", "Export as JSON again")
-    # What is said of a region besides its box is another result with the same id, which repeats the key frames.
+    # Attributes of a region are further results with the same id, which repeat its key frames.
     boxes = {track_id for _, track_id, kind, _ in results if kind == "videorectangle"}
     for where, track_id, kind, value in results:
         if kind == "videorectangle":
@@ -150,10 +150,13 @@ def _labels_of(value: Record) -> list[Any]:
 
 
 def _video_name(task: Record) -> str | None:
-    """The file name of a task's video, without the hash that an upload puts before it; None if it has no one video."""
+    """The file name of a task's video, without the hash that uploads prepend; None if there is not exactly one."""
     data = task["data"] if isinstance(task.get("data"), dict) else task
-    texts = [data["video"]] if isinstance(data.get("video"), str) else [v for v in data.values() if isinstance(v, str)]
-    names = [name for name in map(_file_name, texts) if len(texts) == 1 or PurePosixPath(name).suffix in VIDEO_SUFFIXES]
+    if isinstance(data.get("video"), str):
+        names = [_file_name(data["video"])]
+    else:
+        names = [_file_name(value) for value in data.values() if isinstance(value, str)]
+        names = [name for name in names if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
     return re.sub(r"^[0-9a-f]{8}-", "", names[0]) if len(names) == 1 else None
 
 

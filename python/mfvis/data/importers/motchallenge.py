@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mfvis.data.importers.boxes import BoxVideo, number_in
-from mfvis.data.importers.class_names import name_classes, names_beside
+from mfvis.data.importers.class_names import name_classes, read_names_near
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.track_lines import TrackLine, fields_of, put_lines, sequence_video, track_lines
 
@@ -30,8 +30,8 @@ def read_motchallenge(source: ImportedFile) -> list[BoxVideo]:
     """``frame, id, left, top, width, height[, conf[, class[, visibility]]]`` per line; frames from 1 on.
 
     Where conf is a flag, 0 or 1, lines with 0 are left out. A class is named by ``labels.txt`` next to the file (which
-    CVAT and Datumaro write), by --class-names, or, in MOTChallenge's own ground truth, by its list. That ground truth
-    counts pixels from 1, everything else from 0. --first-frame 0 is for trackers that count frames from 0.
+    CVAT and Datumaro write), by --class-names, or, in the ground truth of MOTChallenge, by its list. That ground truth
+    counts pixels from 1, all other files from 0. --first-frame 0 is for trackers that count frames from 0.
     """
     lines = track_lines(source, COLUMNS)
     labels = source.file.with_name("labels.txt")
@@ -39,17 +39,17 @@ def read_motchallenge(source: ImportedFile) -> list[BoxVideo]:
     if video is None:
         return []
     is_flag = _conf_is_flag(lines)
-    own = is_flag and not labels.is_file() and _is_ground_truth(source, lines)
+    is_ground_truth = is_flag and not labels.is_file() and _is_ground_truth(source, lines)
     numbers = {number for line in lines if (number := _class_number(line)) is not None}
     if any(number != int(number) for number in numbers):
         source.report("file", "has classes that are not whole", "Leave the eighth column out, or write -1")
         return []
-    names = names_beside(source, labels, first=1) if labels.is_file() else {}
-    if own and numbers:
+    names = read_names_near(source, labels, first=1) if labels.is_file() else {}
+    if is_ground_truth and numbers:
         names = dict(enumerate(MOT_CLASSES, 1))
-        source.note("classes are named after MOTChallenge's list; --class-names says otherwise")
+        source.note("classes are named after MOTChallenge's list; --class-names overrides it")
     names = name_classes(source, {int(number) for number in numbers}, names)
-    first_pixel = source.pixel_origin(1 if own and source.first_frame != 0 else 0)
+    first_pixel = source.pixel_origin(1 if is_ground_truth and source.first_frame != 0 else 0)
 
     def category_of(line: TrackLine) -> str | None:
         if is_flag and line.rest[0] == 0:
@@ -70,12 +70,12 @@ def _class_number(line: TrackLine) -> float | None:
 
 
 def _conf_is_flag(lines: Sequence[TrackLine]) -> bool:
-    """Whether the seventh column says which boxes count, as in ground truth, and is no score."""
+    """Whether the seventh column is the flag of ground truth, not a score."""
     return {line.rest[0] if line.rest else None for line in lines} in ({1}, {0, 1})
 
 
 def _is_ground_truth(source: ImportedFile, lines: Sequence[TrackLine]) -> bool:
-    """Whether lines with flags are MOTChallenge's own: ``gt.txt``, or classes of its list with partial visibility."""
+    """Whether lines with flags are those of MOTChallenge: a ``gt.txt``, or classes of its list and visibilities."""
     classes = {_class_number(line) for line in lines}
     visibilities = {line.rest[2] for line in lines if len(line.rest) == 3}
     if not classes <= {None, *range(1, len(MOT_CLASSES) + 1)} or not all(0 <= value <= 1 for value in visibilities):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mfvis.data.importers.boxes import BoxVideo, whole_number_in
-from mfvis.data.importers.class_names import name_classes, names_beside
+from mfvis.data.importers.class_names import name_classes, read_names_near
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.track_lines import sequence_video
 from mfvis.data.rle import mask_box, rle_box
@@ -27,7 +27,7 @@ OPTIONS = frozenset({"first_frame", "class_names"})
 
 
 def sniff_mots_text(source: ImportedFile) -> bool:
-    """Whether the first line has six columns, the last of which is no number."""
+    """Whether the first line has six columns, of which only the last is not a number."""
     words = source.lines[0][1].split() if source.is_text and source.lines else []
     return len(words) == 6 and None not in map(whole_number_in, words[:5]) and whole_number_in(words[5]) is None
 
@@ -61,7 +61,7 @@ def read_mots_text(source: ImportedFile) -> list[BoxVideo]:
             source.report_frame(record, frame, first, video.length)
             continue
         try:
-            box = rle_box(rle, video.height, video.width, file=source.shown, record=record).tolist()
+            box = rle_box(rle, video.height, video.width, file=source.display_path, record=record).tolist()
         except DataError as error:
             source.problems += error.problems
             continue
@@ -95,7 +95,7 @@ def read_mots(source: ImportedFile) -> list[BoxVideo]:
 def _box_video(source: ImportedFile, folder: Path, video: Video) -> BoxVideo:
     result = BoxVideo(video)
     labels = folder / "labels.txt"
-    names = names_beside(source, labels, first=1) if labels.is_file() else CLASSES
+    names = read_names_near(source, labels, first=1) if labels.is_file() else CLASSES
     frames = _frames(source, video, _pngs(folder))
     objects = [(path.name, t, *entry) for path, t in frames for entry in _boxes(source, path, video)]
     if IGNORED not in names:

@@ -50,7 +50,9 @@ def read_sav(source: ImportedFile) -> list[BoxVideo]:
         for i, mask in enumerate(masks):
             record = f"masklet[{t}][{i}]"
             try:
-                box = rle_box(mask, video.height, video.width, file=source.shown, record=record) if mask else None
+                box = (
+                    rle_box(mask, video.height, video.width, file=source.display_path, record=record) if mask else None
+                )
             except DataError as error:
                 source.problems += error.problems
                 continue

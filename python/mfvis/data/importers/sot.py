@@ -31,7 +31,7 @@ def read_sot(source: ImportedFile) -> list[BoxVideo]:
     absent or fully hidden. Pixels count from 1, as in LaSOT and GOT-10k, unless a box begins at 0. The class is that of
     GOT-10k's ``meta_info.ini`` or LaSOT's folder, else --categories names it.
     """
-    path = PurePath(source.shown_path or source.file.absolute())
+    path = PurePath(source.unpacked_from or source.file.absolute())
     in_folder = path.stem.startswith("groundtruth")
     name = path.parent.name.removesuffix(".zip") if in_folder else path.stem
     video = source.video("file", name)
@@ -85,7 +85,7 @@ def _absent_frames(source: ImportedFile, length: int) -> frozenset[int]:
 
 
 def _category(source: ImportedFile, name: str) -> str | None:
-    """The class that a data set says besides the boxes: GOT-10k in a file, LaSOT in the name of the folder."""
+    """The class of the object: from a file in GOT-10k, from the folder's name in LaSOT, else None."""
     information = source.file.with_name("meta_info.ini")
     if information.is_file():
         text = information.read_text(encoding="utf-8-sig", errors="replace")

@@ -21,6 +21,7 @@ from mfvis.types import Video
 
 PICTURE_FOLDERS = ("img1", "img", "images", "JPEGImages", "frames")
 """Where data sets keep the pictures of a video within its folder."""
+COMMENTS = ("#", "%", "//")
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -34,42 +35,42 @@ class ImportedFile:
     categories: tuple[str, ...] = ()
     """The categories to import; empty for all. A reader may pass over the others."""
     first_frame: int | None = None
-    """The index that the file gives its first frame, where it is not the format's own."""
+    """Index of the first frame in the file; None: as the format has it."""
     first_pixel: int | None = None
-    """The index that the file gives the first pixel of a row, 0 or 1, where it is not the format's own."""
+    """Index of the first pixel of a row in the file, 0 or 1; None: as the evidence says."""
     class_names: Mapping[int, str] = field(default_factory=dict)
-    """Names of the classes that the file numbers."""
+    """Names of numbered classes."""
     several: bool = False
     """Whether other files are imported with this one, so that `frames` holds the videos of all."""
     problems: list[Problem] = field(default_factory=list)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """How many things were not imported, by noun and reason."""
+    """Number of things that were not imported, by noun and reason."""
     notes: dict[str, None] = field(default_factory=dict)
-    """What was decided by evidence, each once."""
-    shown_path: str = ""
-    """The path in messages, where the file was unpacked from an archive."""
+    """Decisions that were made by evidence, each once."""
+    unpacked_from: str = ""
+    """The path within an archive, if the file was unpacked from one."""
 
     @property
-    def shown(self) -> str:
-        """The path for messages and names."""
-        return self.shown_path or str(self.file)
+    def display_path(self) -> str:
+        """The path in messages."""
+        return self.unpacked_from or str(self.file)
 
     def report(self, record: str, problem: str, remedy: str) -> None:
-        self.problems.append(Problem(self.shown, record, problem, remedy))
+        self.problems.append(Problem(self.display_path, record, problem, remedy))
 
     def leave_out(self, why: str, noun: str = "box", count: int = 1) -> None:
         """Count things that are not imported, for a note at the end."""
         self.left_out[noun, why] += count
 
     def note(self, text: str) -> None:
-        """Say what was decided by evidence, and which flag decides otherwise."""
+        """Add a decision that was made by evidence, and the flag that overrides it."""
         self.notes[text] = None
 
     def pixel_origin(self, evidence: int) -> int:
-        """The index of a row's first pixel: --first-pixel, else what the evidence says, with a note."""
+        """The index of the first pixel of a row: --first-pixel, else as the evidence says, with a note."""
         if self.first_pixel is not None:
             return self.first_pixel
-        self.note(f"pixels are counted from {evidence}; --first-pixel {1 - evidence} says otherwise")
+        self.note(f"pixels are counted from {evidence}; --first-pixel {1 - evidence} overrides it")
         return evidence
 
     @cached_property
@@ -83,7 +84,7 @@ class ImportedFile:
 
     @cached_property
     def text(self) -> str | None:
-        """The file as a text, its lines separated by newlines; None where it is none, which is reported once."""
+        """The file as text with newlines only; None, reported once, if it is not text."""
         try:
             content = self.file.read_bytes()
             text = content.decode("utf-16" if content.startswith(UTF16) else "utf-8-sig")
@@ -97,9 +98,9 @@ class ImportedFile:
 
     @cached_property
     def lines(self) -> list[tuple[str, str]]:
-        """The lines with something in them but comments, each with the words for where it is."""
-        lines = enumerate((self.text or "").split("\n"), 1)
-        return [(f"line {i}", line.strip()) for i, line in lines if line.strip() and not line.strip().startswith("#")]
+        """The lines that are neither empty nor comments, each after its name for messages."""
+        lines = [(f"line {i}", line.strip()) for i, line in enumerate((self.text or "").split("\n"), 1)]
+        return [(record, line) for record, line in lines if line and not line.startswith(COMMENTS)]
 
     @cached_property
     def root(self) -> Any | None:
@@ -115,18 +116,18 @@ class ImportedFile:
 
     @property
     def is_text(self) -> bool:
-        """Whether the file may hold lines of text: it is no folder, no XML, no JSON, no archive."""
+        """Whether the file can hold lines of text: it is not a folder, XML, JSON or an archive."""
         return bool(self.head) and not self.head.lstrip().startswith((b"<", b"{", b"[", b"PK"))
 
     def unwanted(self, category: str) -> bool:
         return bool(self.categories) and category not in self.categories
 
-    def report_frame(self, record: str, frame: float, first: int, length: int) -> None:
-        problem = f"frame {frame:g} is not {first} to {first + length - 1}"
-        self.report(record, problem, "Give the frames of this video, or say how the first is called: --first-frame")
+    def report_frame(self, record: str, frame: int, first: int, length: int) -> None:
+        problem = f"frame {frame} is not {first} to {first + length - 1}"
+        self.report(record, problem, "Give the frames of this video, or the index of the first with --first-frame")
 
     def first_index(self, frames: Sequence[int], length: int) -> int | None:
-        """The index of the first frame, as said or as the frames show it; None, reported, where they do not."""
+        """The index of the first frame: --first-frame, else as the frames show it; None, reported, if they do not."""
         if self.first_frame is not None or not frames:
             return self.first_frame or 0
         if 0 in frames or length in frames:
@@ -136,10 +137,12 @@ class ImportedFile:
         return None
 
     def only_category(self, record: str) -> str | None:
-        """The class of a box that names none, if just one is asked for; else None, reported once for the file."""
+        """The class of a box without one, if --categories has exactly one; else None, reported once per file."""
         if len(self.categories) == 1:
             return self.categories[0]
-        if not any(problem.file == self.shown and problem.problem == "has no class" for problem in self.problems):
+        if not any(
+            problem.file == self.display_path and problem.problem == "has no class" for problem in self.problems
+        ):
             self.report(record, "has no class", "Name the one class of all objects with --categories")
         return None
 
@@ -149,10 +152,10 @@ class ImportedFile:
         """The pictures of a video; None, reported, where there are none.
 
         Args:
-            record: words for where the video is named.
-            name: its name, under which it lies in `frames` unless that is the video itself; None if it has none.
+            record: the part of the file that names the video, for messages.
+            name: its name, to be found in `frames` unless that is the video itself; None if it has none.
             several: whether the file has other videos, so that `frames` cannot be this one.
-            folder: where the file says that the pictures are, within `frames`; taken first, if it is there.
+            folder: its folder within `frames` according to the file; taken first, if it exists.
         """
         path: Path | None = None
         if folder is not None and folder.parts and not folder.is_absolute() and ".." not in folder.parts:
@@ -188,8 +191,11 @@ class ImportedFile:
     ) -> Video | None:
         """The video of the pictures that an imported file names; None, reported, where they do not fit.
 
-        indices: the indices of the frames, by which those of a film are known. sizes: what the file says that the
-        pictures have, (height, width).
+        Args:
+            video: the video in `frames`.
+            files: names of the pictures, in order.
+            indices: indices of the frames, by which those of a film are identified; None if the file has none.
+            sizes: sizes of the pictures according to the file, (height, width).
         """
         record = f"video {video.name!r}"
         sizes = sizes - {(video.height, video.width)}
@@ -198,12 +204,11 @@ class ImportedFile:
             self.report(record, problem, "Give the frames that were annotated")
             return None
         if isinstance(video.frames, Path):
-            numbers = indices if None not in indices else [number_at_end(file) for file in files]
-            first = 0 if None not in indices else numbers[0]
-            if None not in numbers and list(numbers) == list(range(first, first + video.length)):
+            numbers = list(indices if None not in indices else map(number_at_end, files))
+            if None not in numbers and numbers == list(range(numbers[0], numbers[0] + video.length)):
                 return video
             problem = f"has labels of {len(files)} frames, the film {video.length}"
-            self.report(record, problem, "Number all frames 0, 1, ..., or give a folder of pictures")
+            self.report(record, problem, "Number all of its frames, 0, 1, ..., or give a folder of pictures")
             return None
         if len(set(files)) < len(files):
             self.report(record, "names a picture twice", "Name the right frames with --frames")
@@ -211,7 +216,7 @@ class ImportedFile:
         frames = _called(files, video.frames)
         if frames is None and _count_alike(files, video.frames):
             frames = list(video.frames)
-            self.note(f"{record}: pictures are called otherwise in the file, and were taken in their order")
+            self.note(f"{record}: the file has other names for the pictures; they were matched in their order")
         if frames is None:
             names = {path.name for path in video.frames}
             missing = next(file for file in files if file not in names)
@@ -220,7 +225,7 @@ class ImportedFile:
         return replace(video, length=len(files), frames=tuple(frames))
 
     def put(self, record: str, video: BoxVideo, track_id: str, category: str, frame: int, box: Box) -> None:
-        """Give an object its box in a frame; reports a second box there, a second category, and swapped corners."""
+        """Set the box of an object in a frame; reports a second box there, a second category, and swapped corners."""
         width, height = box[2] - box[0], box[3] - box[1]
         if min(width, height) < 0:
             self.report(record, f"the box is {width:g} x {height:g}", "Write its left upper corner first")
@@ -233,9 +238,8 @@ class ImportedFile:
             problem = f"object {track_id} is {category!r} here and {track.category!r} elsewhere"
             self.report(record, problem, "Give it one category, or two ids")
         elif frame in track.boxes:
-            self.report(
-                record, f"object {track_id} has a second box in this frame", "Give each object an id of its own"
-            )
+            problem = f"object {track_id} has a second box in this frame"
+            self.report(record, problem, "Give each object its own id")
         else:
             track.boxes[frame] = box
 
@@ -250,13 +254,13 @@ class Importer:
     read: Callable[[ImportedFile], list[BoxVideo]]
     """The videos with their tracks; faults are reported to the file."""
     reads_folders: bool = False
-    """Whether a folder is one file of this format; of others it has a file for every video."""
+    """Whether a folder is read as a whole; else each file in it is read as a video."""
     options: frozenset[str] = frozenset()
-    """Which of --first-frame, ... mean something in this format, as the fields of `ImportedFile` are named."""
+    """Fields of `ImportedFile` that this format heeds: first_frame, first_pixel, class_names."""
 
 
 def _called(files: Sequence[str], pictures: Sequence[Path]) -> list[Path] | None:
-    """The pictures of these names, with their suffix or without; None where one is not there."""
+    """The pictures of these names, with or without their suffix; None if one does not exist."""
     for key in (lambda path: path.name, lambda path: path.stem):
         by_name = {key(path): path for path in pictures}
         if len(by_name) == len(pictures) and all(key(Path(file)) in by_name for file in files):
@@ -265,7 +269,7 @@ def _called(files: Sequence[str], pictures: Sequence[Path]) -> list[Path] | None
 
 
 def _count_alike(files: Sequence[str], pictures: Sequence[Path]) -> bool:
-    """Whether there are as many pictures as names, and from one to the next both count on alike."""
+    """Whether there are as many pictures as names, numbered alike up to an offset."""
     if len(files) != len(pictures):
         return False
     numbers = [(number_at_end(file), number_at_end(path.name)) for file, path in zip(files, pictures, strict=True)]
@@ -279,12 +283,12 @@ def number_at_end(name: str) -> int | None:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts names as people count: 2.jpg before 10.jpg."""
+    """Sort key for natural order: 2.jpg before 10.jpg."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _json_lines(text: str | None) -> list[Any] | None:
-    """The values of a file with a JSON value in every line; None where it is another."""
+    """The values of a file with a JSON value in every line; None for other files."""
     lines = [line for line in (text or "").split("\n") if line.strip()]
     if len(lines) < 2:
         return None
@@ -295,7 +299,7 @@ def _json_lines(text: str | None) -> list[Any] | None:
 
 
 def _with_pictures(path: Path) -> Path:
-    """The folder itself, or the one in it that has the pictures."""
+    """The folder, or the one in it that holds the pictures."""
     if not path.is_dir() or image_files(path):
         return path
     inner = [path / name for name in PICTURE_FOLDERS if (path / name).is_dir()]

@@ -31,10 +31,9 @@ COLUMNS = {
     + ("sequenceid", "seq", "seqname", "seqid", "clip", "clipname", "clipid", "film", "camera", "cameraid", "cam"),
     "hidden": ("outside", "lost", "outofview", "deleted"),
     "visible": ("visible", "isvisible"),
-    "rotation": ("angle", "rotation", "theta", "rot", "rotationangle"),
+    "rotation": ("angle", "rotation", "theta", "rot", "rotationangle", "x3", "y3"),
 }
-"""Names of columns, in any case and with any ``_``, ``-``, blank or quotation mark in it; the first that is there is
-taken."""
+"""Names of columns by preference, without case, ``_``, ``-``, blanks and quotation marks."""
 KINDS_OF_CLASS = frozenset({"class", "cls", "category", "label", "species", "type"})
 KINDS_OF_VIDEO = frozenset({"video", "film", "clip", "sequence", "seq", "camera", "cam", "scene"})
 OTHER_WORDS = frozenset({"score", "conf", "confidence", "prob", "probability", "color", "count", "time", "timestamp"})
@@ -43,18 +42,24 @@ SEPARATORS = ",;\t"
 
 @dataclass(frozen=True)
 class Rows:
-    """A table: its header, and what stands in each row."""
+    """A table: its header and its rows."""
 
     header: tuple[str, ...]
     indices: dict[str, int]
-    """Of each of `COLUMNS` that the header has, the column that it is."""
+    """Index of the column for each of `COLUMNS` that the header has."""
     rows: tuple[tuple[str, tuple[str, ...]], ...]
-    """Words for where a row is, and its fields."""
+    """Each row after its name for messages."""
 
     def values(self, column: str) -> set[str]:
-        """The different values of a column; none if it is not there."""
-        index = self.indices.get(column)
-        return set() if index is None else {fields[index] for _, fields in self.rows if fields[index]}
+        """The distinct values of a column; none if it does not exist."""
+        return {value for value, _ in self.pairs(column, column)}
+
+    def pairs(self, first: str, second: str) -> set[tuple[str, str]]:
+        """The distinct values of two columns in one row, where neither is empty; none if one does not exist."""
+        if not {first, second} <= self.indices.keys():
+            return set()
+        a, b = self.indices[first], self.indices[second]
+        return {(fields[a], fields[b]) for _, fields in self.rows if fields[a] and fields[b]}
 
 
 def table_text(source: ImportedFile) -> str:
@@ -73,7 +78,7 @@ def header_of(line: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def indices_of(header: Sequence[str]) -> dict[str, int]:
-    """Where each of `COLUMNS` stands in a header."""
+    """Index of the column for each of `COLUMNS` in a header."""
     names = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in header]
     columns = {
         column: next(names.index(spelling) for spelling in spellings if spelling in names)
@@ -115,7 +120,7 @@ def rows_of_records(records: Sequence[Any]) -> Rows:
 
 
 def looks_like(table: Rows, kinds: frozenset[str]) -> list[str]:
-    """Columns that are none of ours but are called like a class or a video, and have more than one value."""
+    """Unknown columns that are named like a class or a video and have more than one value."""
     suspects = []
     for index, name in enumerate(table.header):
         words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()))

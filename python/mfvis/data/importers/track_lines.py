@@ -14,7 +14,7 @@ from mfvis.data.importers.source import ImportedFile
 from mfvis.types import Video
 
 NO_ID = frozenset({"", "nan", "none", "null", "<na>", "na", "n/a"})
-"""What trackers and pandas write, in any case, for a detection that belongs to no track; so is any negative id."""
+"""Spellings, in any case, of the id of a detection without a track; negative ids mean the same."""
 
 
 class TrackLine(NamedTuple):
@@ -38,7 +38,7 @@ def fields_of(line: str) -> list[str]:
 
 
 def track_id_of(text: str) -> str | None:
-    """A track id as it is kept: whole numbers of any size without sign, zeros and fraction; None for no track."""
+    """A track id in normal form, with whole numbers as digits only; None for a detection without a track."""
     if text.lower() in NO_ID:
         return None
     number = whole_number_in(text)
@@ -53,7 +53,7 @@ def is_number(track_id: str) -> bool:
 
 
 def track_lines(source: ImportedFile, most: int) -> list[TrackLine]:
-    """All lines of at most so many columns; reports the others, and whatever is no number."""
+    """The lines of 6 to `most` columns; reports lines of other lengths and fields that are not numbers."""
     lines = []
     for record, line in source.lines:
         fields = fields_of(line)
@@ -96,15 +96,15 @@ def put_lines(
 
 
 def sequence_video(source: ImportedFile) -> Video | None:
-    """The frames of a text, which is called as its video or lies in ``VIDEO/gt``; with what ``seqinfo.ini`` says."""
-    path = PurePath(source.shown_path or source.file.absolute())
+    """The video of a text, which has its name or lies in ``VIDEO/gt``, with the frame rate of ``seqinfo.ini``."""
+    path = PurePath(source.unpacked_from or source.file.absolute())
     name = path.stem
     if path.stem in ("gt", "det"):
         folder = path.parent.parent if path.parent.name in ("gt", "det") else path.parent
         name = folder.name.removesuffix(".zip")
     video = source.video("file", re.sub("_gt(_whole)?$", "", name))
-    beside = [folder / "seqinfo.ini" for folder in (source.file.parent, source.file.parent.parent)]
-    information = next((path for path in beside if path.is_file()), None) if path.stem in ("gt", "det") else None
+    candidates = [folder / "seqinfo.ini" for folder in (source.file.parent, source.file.parent.parent)]
+    information = next((path for path in candidates if path.is_file()), None) if path.stem in ("gt", "det") else None
     return video if video is None or information is None else _checked(video, information, source)
 
 

@@ -66,7 +66,7 @@ def _is_unnamed(entry: Any) -> bool:
 
 
 def _frames(root: Any) -> list[list[Any]] | None:
-    """The list of each frame, some of them as JSON in a text; None where it is no list of lists."""
+    """The list of each frame, which may be JSON in a string; None if it is not a list of lists."""
     frames = []
     for frame in root if isinstance(root, list) else (None,):
         if isinstance(frame, str):

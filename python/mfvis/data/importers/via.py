@@ -15,7 +15,7 @@ from mfvis.text import shortened
 
 TRACK = ("trackid", "track", "objectid", "instanceid", "trackerid", "id")
 CATEGORY = ("class", "classname", "category", "label", "type", "object", "objectname", "name", "species")
-"""What the attributes of a region may be called, in any case and with any ``_``, ``-`` or blank in it."""
+"""Names of the attributes of a region, without case, ``_``, ``-`` and blanks."""
 Record = dict[str, Any]
 
 

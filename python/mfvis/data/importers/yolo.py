@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mfvis.data.importers.boxes import Box, BoxVideo, number_in, whole_number_in
-from mfvis.data.importers.class_names import name_classes, names_beside
+from mfvis.data.importers.class_names import name_classes, read_names_near
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.types import Video
 
@@ -22,7 +22,7 @@ OTHER_TEXTS = frozenset({"classes.txt", "labels.txt", "train.txt", "val.txt", "t
 class _Line(NamedTuple):
     record: str
     number: int
-    """Of the class."""
+    """The number of the class."""
     track_id: str
     box: Box
     """In shares of the picture."""
@@ -50,7 +50,7 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
     """
     folder = _label_folder(source.file)
     if folder is None:
-        source.report("file", "is no folder of YOLO's texts", "Give the folder of the texts, such as labels")
+        source.report("file", "is not a folder of YOLO's texts", "Give the folder of the texts, such as labels")
         return []
     texts = _texts_in(folder)
     words = {path: [(where, line.split()) for where, line in replace(source, file=path).lines] for path in texts}
@@ -62,7 +62,7 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
             lines[path] += [] if line is None else [line]
     named = [path / name for path in _near(folder, source) for name in NAME_FILES if (path / name).is_file()]
     numbers = {line.number for members in lines.values() for line in members}
-    names = name_classes(source, numbers, names_beside(source, named[0]) if named else {})
+    names = name_classes(source, numbers, read_names_near(source, named[0]) if named else {})
     videos = []
     for video, frames in _videos(source, texts):
         videos.append(BoxVideo(video))
@@ -74,7 +74,7 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _label_folder(folder: Path) -> Path | None:
-    """The folder of the texts: the given one, its ``labels``, or the only one in it with texts; None without any."""
+    """The folder of the texts: `folder`, its ``labels``, or their only subfolder with texts; None if there is none."""
     outer = folder / "labels" if (folder / "labels").is_dir() else folder
     if not outer.is_dir() or _texts_in(outer):
         return outer if outer.is_dir() else None
@@ -85,7 +85,7 @@ def _label_folder(folder: Path) -> Path | None:
 def _near(folder: Path, source: ImportedFile) -> list[Path]:
     """The folders of a data set: that of the texts, and those up to the one that has ``labels``."""
     above = [folder, *folder.parents[: 2 if folder.parent.name == "labels" else 1]]
-    return [path for path in above if not source.shown_path or source.file in (path, *path.parents)]
+    return [path for path in above if not source.unpacked_from or source.file in (path, *path.parents)]
 
 
 def _texts_in(folder: Path) -> list[Path]:
@@ -150,7 +150,7 @@ def _videos(source: ImportedFile, texts: Sequence[Path]) -> list[tuple[Video, li
 
 
 def _ending(path: Path) -> tuple[str, int | None]:
-    """What a text is called before the index of its frame, and that index; None if there is none."""
+    """The name of a text up to the index of its frame, and that index; None if there is none."""
     match = re.fullmatch(r"(|.*\D)(\d{1,8})", path.stem, re.ASCII)
     return (match[1].rstrip("_-"), int(match[2])) if match else (path.stem, None)
 
