@@ -6,9 +6,11 @@ Each component checks its part in ``__post_init__``; what is wrong in several pa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
+import math
 import re
 import types
 import typing
@@ -20,9 +22,23 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from mfvis.errors import ConfigError
+from mfvis.text import path_fault, shortened
 
 T = TypeVar("T")
 PRESETS = Path(__file__).parent / "presets"
+_LARGEST = 2**53
+"""Of whole numbers in a configuration: JSON readers elsewhere take no larger ones."""
+_PRESET_BYTES, _PRESET_VALUES = 100_000, 10_000
+"""Larger files are no presets, and YAML is slow to read."""
+
+_KINDS = {
+    int: "an integer",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a text (in YAML: in quotes)",
+    Path: "a path (in YAML: in quotes)",
+}
+"""How messages call the types of fields."""
 
 
 def load_preset(preset: str | Path) -> dict[str, Any]:
@@ -46,15 +62,47 @@ def _read_preset(preset: str) -> dict[str, Any]:
                 f"no preset {preset!r}{_suggestion(preset, names)}; there are {', '.join(names)}, or name a .yaml file"
             )
         path = PRESETS / f"{preset}.yaml"
+    if path_fault(preset) is not None or not path.is_file():
+        raise ConfigError(f"no preset file {path}")
+    if path.stat().st_size > _PRESET_BYTES:
+        raise ConfigError(f"preset {path} has {path.stat().st_size} bytes; expected a few lines of flags")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no preset file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), _PresetLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date such as 2020-13-45
         raise ConfigError(f"preset {path} cannot be read: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"preset {path} is nested too deeply; expected keys such as 'train: {{lr: 1e-4}}'") from None
     if not isinstance(values, dict):
         raise ConfigError(f"preset {path} holds {type(values).__name__}; expected keys such as 'train: {{lr: 1e-4}}'")
+    if _count(values, _PRESET_VALUES) > _PRESET_VALUES:
+        raise ConfigError(f"preset {path} stands for more than {_PRESET_VALUES} values; write them without aliases")
     return values
+
+
+class _PresetLoader(yaml.SafeLoader):
+    """YAML without surprises: a key that occurs twice is an error, where PyYAML takes the last one in silence."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.YAMLError(f"key {shortened(key.value)} occurs twice{key.start_mark}")
+            seen.add(key.value)
+        return node
+
+
+def _count(value: Any, limit: int) -> int:
+    """The values in nested lists and mappings, or some number above `limit`: aliases can stand for any number."""
+    count, stack = 0, [value]
+    while stack and count <= limit:
+        inner = stack.pop()
+        count += 1
+        if isinstance(inner, Mapping):
+            stack += inner.values()
+        elif isinstance(inner, (list, tuple, set)):
+            stack += inner
+    return count
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,13 +198,15 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: An
     if dataclasses.is_dataclass(values):
         values = _shallow(values)
     if not isinstance(values, Mapping):
-        problems.append(f"{prefix.rstrip('.') or 'the top level'} is {values!r}; expected keys")
+        problems.append(f"{prefix.rstrip('.') or 'the top level'} is {shortened(values)}; expected keys")
         return None
     before = len(problems)
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     problems += [
-        f"unknown key {prefix}{key}{_suggestion(str(key), list(fields), prefix)}" for key in values if key not in fields
+        f"unknown key {prefix}{key}{_suggestion(key, list(fields), prefix)}"
+        for key in map(_key, values)
+        if key not in fields
     ]
     arguments = {}
     for name, f in fields.items():
@@ -199,24 +249,32 @@ def _convert(kind: Any, value: Any, name: str, problems: list[str], missing: Any
     if origin is Literal:
         if value in arguments and type(value) is not bool:
             return value
-        guess = _suggestion(str(value), [str(a) for a in arguments])
-        raise ValueError(f"{name} is {value!r}{guess}; expected one of {', '.join(map(repr, arguments))}")
+        guess = _suggestion(shortened(value).strip("'"), [str(a) for a in arguments])
+        raise ValueError(f"{name} is {shortened(value)}{guess}; expected one of {', '.join(map(repr, arguments))}")
     if origin is tuple and isinstance(value, (str, Path)):
         value = [str(value)]  # one of several, as a YAML file may say it
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
             return tuple(_convert(k, v, name, problems, missing) for k, v in zip(kinds, value, strict=True))
-    if kind is Path and isinstance(value, (str, Path)):
-        return Path(value)
-    if kind is float and not isinstance(value, bool):
-        try:  # YAML reads 1e-4, without a point, as text
-            return float(value)
-        except (TypeError, ValueError):
-            pass
+    if kind in (str, Path) and isinstance(value, (str, Path)):
+        if fault := path_fault(str(value)):
+            raise ValueError(f"{name} {shortened(str(value))} {fault}")
+        return kind(value)
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):  # YAML reads 1e-4, without a point, as text
+            if math.isfinite(number := float(value)):
+                return number
+        raise ValueError(f"{name} is {shortened(value)}; expected a finite number")
+    if kind is int and type(value) is int and abs(value) > _LARGEST:
+        raise ValueError(f"{name} is {shortened(value)}; expected at most {_LARGEST}")
     if isinstance(kind, type) and type(value) is kind:
         return value
-    raise ValueError(f"{name} is {value!r}; expected {kind.__name__ if origin is None else kind}")
+    raise ValueError(f"{name} is {shortened(value)}; expected {_KINDS.get(kind, kind)}")
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) and len(key) <= 60 and key.isprintable() else shortened(key)
 
 
 def _suggestion(word: str, known: Sequence[str], prefix: str = "") -> str:

@@ -100,7 +100,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "absurd step": (edit(lambda c: c.update(step=10**400)), "step is <an integer of"),
     "infinite step": (lambda f: (f / "checkpoint.json").write_text('{"format": 1, "step": 1e999}'), "step is inf"),
     "no categories": (edit(lambda c: c.update(categories=[])), "there is no category"),
-    "nested too deeply": (lambda f: (f / "checkpoint.json").write_text("[" * 10**5), "is not JSON"),
+    "nested too deeply": (lambda f: (f / "checkpoint.json").write_text("[" * 10**5), "is nested too deeply"),
     "a pipe": (lambda f: ((f / "training.pt").unlink(), os.mkfifo(f / "training.pt")), "no regular file"),
     "a byte of the weights": (lambda f: flip(f / "model.safetensors"), "the checksum in its metadata is another"),
     "a byte of the training state": (lambda f: flip(f / "training.pt"), "checksum"),

@@ -164,11 +164,9 @@ def test_prompts_need_a_model_with_prompts():
     [
         ({"hidden_dim": 30}, "hidden_dim is 30; expected a multiple of the 4 heads, and of 4"),
         ({"num_heads": 3}, "hidden_dim is 32; expected a multiple of the 3 heads"),
-        (
-            {"num_heads": 0, "num_queries": 0},
-            "num_heads is 0; expected 1 or more\nnum_queries is 0; expected 1 or more",
-        ),
-        ({"decoder_layers": -1}, "decoder_layers is -1; expected 0 or more"),
+        ({"num_heads": 0, "num_queries": 0}, "num_heads is 0; expected 1 to 8192\nnum_queries is 0; expected 1 to"),
+        ({"decoder_layers": -1}, "decoder_layers is -1; expected 0 to 100"),
+        ({"hidden_dim": 2**40}, "hidden_dim is 1099511627776; expected a multiple of the 4 heads, .* up to 8192"),
         ({"dropout": 1.0}, "dropout is 1.0; expected 0 to below 1"),
     ],
 )

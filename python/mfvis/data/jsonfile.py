@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mfvis.errors import Problem
+from mfvis.text import shortened
 from mfvis.writing import atomic_write
 
 LARGEST = 10**7
@@ -36,7 +37,7 @@ def read_json(path: Path, problems: list[Problem]) -> Any | None:
     if not text.strip():
         return report("is empty", "Write the file again")
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         if text.lstrip()[0] not in "{[":
@@ -44,8 +45,20 @@ def read_json(path: Path, problems: list[Problem]) -> Any | None:
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
             return report(f"ends in the middle of the JSON ({where})", "It was cut off: write or copy it again")
         return report(f"is not JSON ({where})", "Mend that line, or write the file again")
-    except (RecursionError, ValueError) as error:  # nested a thousand deep, or a number of thousands of digits
+    except RecursionError:
+        return report("is nested too deeply", "Give a JSON file of annotations or results")
+    except ValueError as error:  # a key that occurs twice, or a number of thousands of digits
         return report(f"is not JSON that can be read ({error})", "Write the file again")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the file. Readers of JSON take the last of two values of one key, and the other would be lost."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        for key, item in pairs:
+            if item != value[key]:
+                raise ValueError(f"key {shortened(key)} has two different values in one object")
+    return value
 
 
 def read_object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
@@ -59,10 +72,14 @@ def read_object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
     return None
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value`; a reader never sees half a file."""
+def write_json(path: str | Path, value: Any, *, allow_nan: bool = False) -> None:
+    """Write `value`; a reader never sees half a file.
+
+    allow_nan: for fields of somebody else's file that are passed on as they were read. In values of our own NaN is a
+    bug, and a ValueError.
+    """
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, allow_nan=False, separators=(",", ":")), encoding="utf-8")
+        temporary.write_text(json.dumps(value, allow_nan=allow_nan, separators=(",", ":")), encoding="utf-8")
 
 
 def is_integer(value: Any) -> bool:

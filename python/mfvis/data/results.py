@@ -199,7 +199,7 @@ def write_labelled(source: str | Path, path: str | Path, results: Sequence[Track
         annotation["areas"] = [None if rle is None else int(coco_mask.area(rle)) for rle in result.segmentations]
     if problems:
         raise DataError(problems)
-    write_json(path, root)
+    write_json(path, root, allow_nan=True)
 
 
 def _bboxes(boxes_T4: np.ndarray) -> list[list[float] | None]:

@@ -75,7 +75,7 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     with run_lock(config.out):  # or the two files could be of two splits
         for path, wanted in zip(paths, (False, True), strict=True):
             part = _part(root, {video.id for video in dataset.videos if (video.id in chosen) == wanted}, lead)
-            write_json(path, part)
+            write_json(path, part, allow_nan=True)
             classes = len({annotation["category_id"] for annotation in part["annotations"]})
             print(f"{path}: {len(part['videos'])} videos, {len(part['annotations'])} tracks of {classes} classes")
     return paths

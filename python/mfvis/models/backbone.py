@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,17 @@ class BackboneConfig:
             raise ConfigError(f"weights: the hub has no weights for {self.name!r}; leave them out")
         if self.stride_in_1x1 and self.name not in _RESNET_DEPTHS:
             raise ConfigError(f"stride_in_1x1: of ResNets alone, but the backbone is {self.name!r}")
+
+
+def offline(config: BackboneConfig) -> BackboneConfig:
+    """The configuration with its hub name replaced by the folder of the local cache that holds the model.
+
+    For names in files that came from elsewhere: building the backbone then contacts no server.
+
+    Raises:
+        ConfigError: the model is not on this machine.
+    """
+    return config if config.name in NAMES else replace(config, name=hub.local_folder(config.name))
 
 
 class Backbone(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor
 from mfvis.config import Config
 from mfvis.data.datasets import DATASET_NAMES, DATASETS, DatasetSpec
 from mfvis.errors import CheckpointError, ConfigError, require
-from mfvis.models.backbone import NAMES, Backbone, BackboneConfig
+from mfvis.models.backbone import NAMES, Backbone, BackboneConfig, offline
 from mfvis.models.foreign import Named, to_detectron2
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.models.pixel_decoder import LEVELS
@@ -80,7 +80,7 @@ def run(config: ConvertConfig) -> None:
         f"{model.decoder_layers} decoder layers, width {model.hidden_dim}"
     )
     with torch.device("meta"):
-        module = VideoMask2Former(model, classes, pretrained=False)
+        module = VideoMask2Former(replace(model, backbone=offline(model.backbone)), classes, pretrained=False)
     tensors = under_names_of(module, named.tensors)
     report = compare(module, tensors)
     if report.missing or report.reinitialised:
@@ -125,7 +125,7 @@ def _write_run(config: ConvertConfig, model: ModelConfig, tensors: Mapping[str, 
     categories = _categories(config.classes)
     if len(categories) != classes:
         raise ConfigError(f"classes is {config.classes}, which has {len(categories)}; the weights have {classes}")
-    module = VideoMask2Former(model, classes, pretrained=False)
+    module = VideoMask2Former(replace(model, backbone=offline(model.backbone)), classes, pretrained=False)
     load_weights(module, tensors, config.source)
     data = f"{config.classes}:{config.classes}" if config.classes in DATASETS else config.classes
     description = checkpoint.Description(0, Config(data=(data,), model=model), categories)

@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import AutoBackbone, AutoConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
 from mfvis.errors import ConfigError
 from mfvis.models.foreign import IMAGENET_MEAN, IMAGENET_STD
+from mfvis.text import printable, shortened
+
+DOWNLOAD = "run `hf download {name} {files}`"
+"""What messages recommend; the command comes with huggingface_hub."""
+
+
+def is_reachable() -> bool:
+    """Whether the hub's address is found. Where it is not, each request would be repeated for most of a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies():  # they find addresses themselves
+        return True
+    try:
+        return bool(socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443))
+    except OSError:
+        return False
+
+
+def local_folder(name: str) -> str:
+    """The folder on this machine that holds the model: `name` itself, or its place in the hub's cache.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if Path(name).is_dir():
+        return name
+    try:
+        file = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        file = None
+    if not isinstance(file, str):
+        raise ConfigError(
+            f"model.backbone.name: {shortened(name)} is a model of the Hugging Face hub that is not on this machine, "
+            "and a file does not make mfvis contact the hub. If you trust the model, "
+            + DOWNLOAD.format(name=printable(name)[:100], files="config.json preprocessor_config.json")
+        )
+    return str(Path(file).parent)
 
 
 def backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
@@ -20,11 +64,13 @@ def backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[float, ...],
         ConfigError: there is none of this name, transformers has no backbone of its kind, or its strides are others.
     """
     try:
-        config = AutoConfig.from_pretrained(name)
+        options = {"local_files_only": Path(name).is_dir() or not is_reachable()}
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
         stages = list(getattr(config, "stage_names", ()))[-4:]
-        net = AutoBackbone.from_config(AutoConfig.from_pretrained(name, out_features=stages))
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, out_features=stages, **options)
+        net = AutoBackbone.from_config(config, trust_remote_code=False)
         if pretrained:  # by its class, as AutoBackbone's own method takes no folders
-            net = type(net).from_pretrained(name, out_features=stages)
+            net = type(net).from_pretrained(name, out_features=stages, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
@@ -37,7 +83,7 @@ def backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[float, ...],
     if strides != [4, 8, 16, 32]:
         raise ConfigError(f"model.backbone.name: {name} gives maps at strides {strides}; 4, 8, 16 and 32 are needed")
     try:
-        processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        processing, _ = ImageProcessingMixin.get_image_processor_dict(name, **options)
     except (OSError, ValueError):  # it has no preprocessor_config.json
         processing = {}
     scale = 1 / processing.get("rescale_factor", 1 / 255)

@@ -43,14 +43,16 @@ class ModelConfig:
     """Also learn to make queries from given box tubes."""
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("num_heads", "encoder_ffn_dim", "decoder_ffn_dim", "num_queries", "points"), 1)
-        least |= {"encoder_layers": 0, "decoder_layers": 0}
-        wanted = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
-        fits = self.hidden_dim >= 1 and self.hidden_dim % 4 == 0 and self.hidden_dim % max(self.num_heads, 1) == 0
-        wanted["hidden_dim"] = (
-            fits,
-            f"a multiple of the {self.num_heads} heads, and of 4 (sines and cosines of x and y)",
-        )
+        # Damaged checkpoints ask for sizes that no machine can hold; nothing near these limits was ever trained.
+        limits = {"num_heads": (1, 8192), "num_queries": (1, 100_000), "points": (1, 100)}
+        limits |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), (1, 100_000))
+        limits |= dict.fromkeys(("encoder_layers", "decoder_layers"), (0, 100))
+        wanted = {
+            name: (low <= getattr(self, name) <= high, f"{low} to {high}") for name, (low, high) in limits.items()
+        }
+        even = self.hidden_dim % 4 == 0 and self.hidden_dim % max(self.num_heads, 1) == 0
+        expected = f"a multiple of the {self.num_heads} heads, and of 4 (sines and cosines of x and y), up to 8192"
+        wanted["hidden_dim"] = (even and 1 <= self.hidden_dim <= 8192, expected)
         wanted["dropout"] = (0 <= self.dropout < 1, "0 to below 1")
         require(self, wanted)
 

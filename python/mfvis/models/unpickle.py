@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mfvis.errors import CheckpointError
+from mfvis.text import shortened
 
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first object of torch.save's format before zip files
 _TYPES = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"})
@@ -38,6 +39,7 @@ def load(path: Path) -> Any:
     """
     try:
         if zipfile.is_zipfile(path):
+            check_zip(path)
             return torch.load(path, map_location="cpu", weights_only=True)
         if tarfile.is_tarfile(path):
             raise pickle.UnpicklingError("a tar file of torch 0.1; load and save it with a later torch")
@@ -49,17 +51,44 @@ def load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         return first
     except Exception as error:  # a restricted unpickler meets rubbish with whatever its bytes lead to
-        raise CheckpointError(
-            f"{path}: not a file of plain tensors ({_reason(error)}). It is damaged, or it holds Python objects, which "
-            "are never loaded as they could run code; where you trust it, save its tensors alone, as .safetensors"
-        ) from error
+        raise _refusal(path, error) from error
 
 
-def tensor(value: Any) -> Tensor | None:
-    """`value` as a tensor if it is one, or an array that `load` read; None otherwise."""
-    if isinstance(value, _Array):
-        return torch.from_numpy(value.array()) if value.state is not None else None
-    return value.detach() if isinstance(value, Tensor) else None
+def tensor(value: Any, path: Path) -> Tensor | None:
+    """`value` as a tensor if it is one, or an array that `load` read from `path`; None otherwise.
+
+    Raises:
+        CheckpointError: an array whose shape and bytes disagree, or a tensor that is larger than the file: a view that
+            repeats a few numbers, which would take its full size once it is used.
+    """
+    try:
+        if isinstance(value, _Array):
+            return torch.from_numpy(value.array()) if value.state is not None else None
+        if not isinstance(value, Tensor):
+            return None
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise pickle.UnpicklingError("it holds a tensor that is not dense")
+        size = path.stat().st_size
+        if value.nbytes > max(size, value.untyped_storage().nbytes()):
+            raise pickle.UnpicklingError(f"a tensor has the shape {shortened(tuple(value.shape))} in {size} bytes")
+        return value.detach()
+    except Exception as error:
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: not a file of plain tensors ({_reason(error)}). It is damaged, or it holds Python objects, which "
+        "are never loaded as they could run code; where you trust it, save only its tensors, as .safetensors"
+    )
+
+
+def check_zip(path: Path) -> None:
+    """UnpicklingError for compressed parts that are far larger than the file; torch compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+    if total > 10 * path.stat().st_size:
+        raise pickle.UnpicklingError(f"its parts have {total} bytes in a file of {path.stat().st_size}")
 
 
 def _check_sizes(file: BinaryIO, size: int) -> None:
@@ -92,20 +121,20 @@ class _Dtype:
     """Stands in for ``numpy.dtype``: numbers of a known size, no objects, no structures."""
 
     def __init__(self, code: str, *_: Any):
-        if code not in _TYPES:
-            raise pickle.UnpicklingError(f"it holds an array of type {code!r}")
+        if not isinstance(code, str) or code not in _TYPES:
+            raise pickle.UnpicklingError(f"it holds an array of type {shortened(code)}")
         self.code, self.order = code, "="
 
     def __setstate__(self, state: tuple) -> None:
         if state[1] not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"it holds an array of byte order {state[1]!r}")
+            raise pickle.UnpicklingError(f"it holds an array of byte order {shortened(state[1])}")
         self.order = state[1]
 
     def read(self, raw: bytes | str, shape: tuple[int, ...], columns_first: bool) -> np.ndarray:
         data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)  # Python 2 wrote bytes as str
         dtype = np.dtype(self.order + self.code)
         if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
-            raise pickle.UnpicklingError(f"it holds an array of shape {shape} in {len(data)} bytes")
+            raise pickle.UnpicklingError(f"it holds an array of shape {shortened(shape)} in {len(data)} bytes")
         array = np.frombuffer(data, dtype).reshape(shape, order="F" if columns_first else "C")
         return np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(shape).copy()
 
@@ -139,7 +168,7 @@ def _scalar(dtype: _Dtype, raw: bytes | str = b"") -> Any:
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
+        raise pickle.UnpicklingError(f"it encodes text as {shortened(encoding)}")
     return text.encode("latin1")
 
 
@@ -176,6 +205,6 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         allowed = _ALLOWED.get((module, name))
         if allowed is None:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}"[:200])
         # A pickle may also set attributes of what it names: give it something of its own to write on.
         return lambda *arguments: allowed(*arguments)

@@ -13,13 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mfvis.errors import CheckpointError
 from mfvis.models import unpickle
 from mfvis.models.foreign import Named, to_ours
+from mfvis.models.hub import DOWNLOAD, is_reachable
 from mfvis.models.names import canonical
 from mfvis.writing import atomic_write
 
@@ -90,15 +93,20 @@ def _metadata(path: Path) -> Mapping[str, str]:
 
 
 def _from_hub(name: str) -> list[Path]:
-    """The files of a model's weights, downloaded unless they are in the hub's cache."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    """The files of a model's weights, downloaded unless they are in the hub's cache.
+
+    Raises:
+        CheckpointError: the hub has no such model or cannot be reached, and the cache has no weights of it.
+    """
+    cached_only = not is_reachable()
 
     def fetch(file: str) -> Path | None:
         try:
-            return Path(hf_hub_download(name, file))
-        except LocalEntryNotFoundError:  # the hub is out of reach, so it need not be asked for other files
-            raise
+            return Path(hf_hub_download(name, file, local_files_only=cached_only))
+        except LocalEntryNotFoundError:
+            if cached_only:  # the next file may be in the cache
+                return None
+            raise  # the connection broke down, so the hub need not be asked for other files
         except EntryNotFoundError:
             return None
 
@@ -108,14 +116,25 @@ def _from_hub(name: str) -> list[Path]:
                 return [file]
             if index := fetch(f"{whole}.index.json"):
                 parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-                return [Path(hf_hub_download(name, part)) for part in parts]
-    except (OSError, ValueError, KeyError) as error:
+                return [Path(hf_hub_download(name, part, local_files_only=cached_only)) for part in parts]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{name}: no such file, and the hub does not give it ({reason}). Check the name and the connection, or "
-            "download its model.safetensors and name that"
+            f"{name}: no such file, and the Hugging Face hub does not give it ({reason}). Check the name and the "
+            f"connection, or {_elsewhere(name)}"
         ) from error
+    if cached_only:
+        raise CheckpointError(
+            f"{name}: no such file, and the Hugging Face hub cannot be reached. Check the connection, or "
+            f"{_elsewhere(name)}"
+        )
     return []
+
+
+def _elsewhere(name: str) -> str:
+    return (
+        f"{DOWNLOAD.format(name=name, files='model.safetensors')} on another machine, and name the file that it writes"
+    )
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -136,7 +155,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         # dict's own methods, as a pickle can hide an OrderedDict's behind attributes
         if isinstance(content, dict) and isinstance(dict.get(content, wrapper), dict):
             content = dict.get(content, wrapper)
-    tensors = {k: unpickle.tensor(v) for k, v in dict.items(content)} if isinstance(content, dict) else {}
+    tensors = {k: unpickle.tensor(v, path) for k, v in dict.items(content)} if isinstance(content, dict) else {}
     state = {k: v for k, v in tensors.items() if v is not None and isinstance(k, str)}
     if not state:
         raise CheckpointError(f"{path}: holds no tensors by name. A state dict was expected")
@@ -146,9 +165,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         state, checksum = load_file(path), _metadata(path).get(CHECKSUM_KEY)
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # damaged headers lead to errors of many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{path}: not a readable safetensors file ({error}). Download or write it again"
+            f"{path}: not a readable safetensors file ({reason}). Download or write it again"
         ) from error
     if checksum not in (None, _checksum(state)):
         raise CheckpointError(

@@ -17,7 +17,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ from torch import nn
 from mfvis.config import Config
 from mfvis.data.jsonfile import LARGEST, is_integer, read_object
 from mfvis.errors import CheckpointError, ConfigError, Problem
+from mfvis.models import unpickle
+from mfvis.models.backbone import offline
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.weights import load_weights, read_state_dict, read_weights, require_fit, save_safetensors
 from mfvis.parsing import build, to_plain
-from mfvis.text import shortened
+from mfvis.text import name_fault, shortened
 from mfvis.types import Category
 from mfvis.writing import atomic_write
 
@@ -152,14 +154,19 @@ def describe(checkpoint: Path) -> Description:
     try:
         if content["format"] != FORMAT:
             raise CheckpointError(
-                f"{file}: format {content['format']!r}; this version reads format {FORMAT}. Use the mfvis that wrote it"
+                f"{file}: format {shortened(content['format'])}; this version reads format {FORMAT}. "
+                "Use the mfvis that wrote it"
             )
         step = content["step"]
         if not is_integer(step) or not 0 <= step <= LARGEST:
             raise ValueError(f"step is {shortened(step)}")
         if not content["categories"]:
             raise ValueError("there is no category")
-        categories = tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in content["categories"])
+        categories = tuple(Category(category["id"], category["name"]) for category in content["categories"])
+        for category in categories:
+            fault = name_fault(category.name) if is_integer(category.id) else "has no whole number as its id"
+            if fault:
+                raise ValueError(f"category {shortened(category.name)} {fault}")
         description = Description(step, build(Config, content["config"], str(file)), categories)
         _check_sizes(description, checkpoint / WEIGHTS)
         return description
@@ -210,11 +217,14 @@ def load_model(
     weights = checkpoint / WEIGHTS
     try:
         state = read_state_dict(weights)
-        sizes = (description.config.model, len(description.categories))
+        backbone = offline(description.config.model.backbone)
+        sizes = (replace(description.config.model, backbone=backbone), len(description.categories))
         with torch.device("meta"):  # takes no memory, whatever the description says
             require_fit(VideoMask2Former(*sizes, pretrained=False), state, str(weights))
         model = VideoMask2Former(*sizes, pretrained=False)
         load_weights(model, state, str(weights), check_finite=check_finite)
+    except ConfigError as error:
+        raise CheckpointError(f"{checkpoint / DESCRIPTION}: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {_use_another(checkpoint)}") from error
     return model.to(device).eval(), description.categories, description.config
@@ -228,6 +238,7 @@ def read_tensors(file: Path) -> dict[str, Any]:
     try:
         if not file.is_file():
             raise ValueError("no regular file")
+        unpickle.check_zip(file)
         with zipfile.ZipFile(file) as archive:  # torch does not look at the checksums
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} has another checksum")
