@@ -1,6 +1,6 @@
 """A whole box-only training step with our operators and with their plain-PyTorch definitions: time and peak memory.
 
-The model, the criterion and the numbers are the same; only what `mfvis_ext` and the pixel decoder call is replaced. On
+The model, the criterion and the numbers are the same; only the calls of `mfvis_ext` are replaced. On
 CUDA Mask2Former with a ResNet-50, 2 clips of 5 frames of 480x864 with 10 objects each; on the CPU the small model of
 the demo, 2 clips of 3 frames of 192x320 with 3 objects each. A step is the forward pass, all losses over all decoder
 layers, and the backward pass.
@@ -30,7 +30,7 @@ from mfvis.grid import STRIDE
 from mfvis.losses.criterion import Criterion, LossConfig
 from mfvis.losses.pairwise import PairwiseConfig
 from mfvis.losses.temporal import TemporalConfig
-from mfvis.models import pixel_decoder
+from mfvis.models import deformable_attention
 from mfvis.models.backbone import BackboneConfig
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.parsing import build, load_preset
@@ -71,7 +71,7 @@ def plain_pytorch() -> Iterator[None]:
     with (
         mock.patch.multiple(mfvis_ext, **{name: reference_of(name) for name in REPLACED}),
         mock.patch.multiple(mfvis_ext.modules, **{name: reference_of(name) for name in IN_TK_LOSS}),
-        mock.patch.object(pixel_decoder, "ms_deform_attn", reference_of("ms_deform_attn")),
+        mock.patch.object(deformable_attention, "ms_deform_attn", reference_of("ms_deform_attn")),
     ):
         yield
 

@@ -183,6 +183,8 @@ class Prediction:
     """Decoded queries, by which an object is found again in another window of its video."""
     no_object: bool = True
     """The last logit is that of "no object"."""
+    boxes_LBTQ4: Tensor | None = None
+    """(cx, cy, w, h), 0..1 over the frames without padding, where the model predicts boxes."""
 
     @property
     def scores_LBQK(self) -> Tensor:

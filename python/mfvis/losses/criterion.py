@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mfvis_ext
@@ -13,7 +12,9 @@ from mfvis.errors import require
 from mfvis.grid import STRIDE, grid_colors
 from mfvis.losses import released_code
 from mfvis.losses.background import background_loss
-from mfvis.losses.masks import MaskConfig, mask_losses
+from mfvis.losses.boxes import BoxConfig, box_losses
+from mfvis.losses.classification import classification_loss
+from mfvis.losses.masks import MaskConfig, dense_mask_losses, mask_losses
 from mfvis.losses.matcher import MatchConfig, match
 from mfvis.losses.pairwise import PairwiseConfig
 from mfvis.losses.projection import projection_loss
@@ -29,6 +30,8 @@ class LossConfig:
     """On the cross-entropy of the classes."""
     no_object: float = 0.1
     """Weight of the class "no object" among the others."""
+    boxes: BoxConfig = field(default_factory=BoxConfig)
+    """For models with a box head."""
     projection: float = 5.0
     """On 1 - dice between the projections of mask and box, onto x and onto y."""
     background: float = 0.0
@@ -52,6 +55,8 @@ class LossTerms:
 
     total: Tensor
     classification: Tensor
+    box_l1: Tensor
+    box_giou: Tensor
     projection: Tensor
     pairwise: Tensor
     temporal: Tensor
@@ -65,7 +70,7 @@ class LossTerms:
 
 
 class Criterion(nn.Module):
-    """Mask-free (or, for comparison, mask-supervised) losses of video Mask2Former; Ke et al. 2023, eq. 6.
+    """Mask-free (or, for comparison, mask-supervised) losses; Ke et al. 2023, eq. 6.
 
     Args:
         config: Weights and settings of every term.
@@ -111,17 +116,25 @@ class Criterion(nn.Module):
             shift_BP2: int64 camera motion (dy, dx) in grid cells, per clip and pair of frames.
         """
         config = self.config
-        class_sum, class_weight = self._classification(prediction, matched, batch)
-        counts = mean_over_processes(torch.stack([class_weight, class_weight.new_tensor(len(batch.labels_N))]))
-        class_weight, objects = counts[0].clamp(min=1e-6), counts[1].clamp(min=1)
+        class_sum, class_weight = classification_loss(prediction, matched, batch, config.no_object)
+        count = class_sum.new_full((), len(batch.labels_N))
+        counts = mean_over_processes(torch.stack([count if class_weight is None else class_weight, count]))
+        objects = counts[1].clamp(min=1)
+        class_weight = objects if class_weight is None else counts[0].clamp(min=1e-6)
 
         # ---- The terms, each a sum over the layers, which is what deep supervision means.
         # In the graph, so that a batch without objects has a gradient.
         zero = prediction.masks.select(0, matched.query_LN[:, :0]).sum(dtype=torch.float32)
         terms = dict.fromkeys((f.name for f in fields(LossTerms) if f.name != "total"), zero)
         terms["classification"] = config.classification * class_sum / class_weight
+        if prediction.boxes_LBTQ4 is not None:
+            l1, giou = box_losses(prediction, matched, batch, config.boxes, objects)
+            terms |= {"box_l1": config.boxes.l1 * l1, "box_giou": config.boxes.giou * giou}
         if self.with_masks:
-            bce, dice = mask_losses(masks_LNTHW, batch.masks_NTHW, config.masks, objects)
+            if config.masks.dense:
+                bce, dice = dense_mask_losses(masks_LNTHW, batch.masks_NTHW, objects)
+            else:
+                bce, dice = mask_losses(masks_LNTHW, batch.masks_NTHW, config.masks, objects)
             terms |= {"mask_bce": config.masks.bce * bce, "mask_dice": config.masks.dice * dice}
         elif config.released_code:
             terms |= released_code.box_terms(
@@ -161,21 +174,6 @@ class Criterion(nn.Module):
             mean_P = loss_NP.sum(0) / mean_over_processes(weight_NP.sum(0) / layers).clamp(min=1)
             terms["temporal"] = temporal.weight * _ramp(step, temporal.warmup) * mean_P.sum()
         return terms
-
-    def _classification(self, prediction: Prediction, matched: Match, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of all queries, unmatched ones being "no object", weighted and summed; the weights of a layer.
-
-        Their quotient is the sum over the layers of the weighted mean, as in DETR.
-        """
-        logits_LBQK = prediction.logits_LBQK.float()
-        target_LBQ = torch.full(logits_LBQK.shape[:3], self.num_classes, device=logits_LBQK.device)
-        layer = torch.arange(len(logits_LBQK), device=logits_LBQK.device)[:, None]
-        target_LBQ[layer, batch.video_index_N, matched.query_LN] = batch.labels_N
-        weight_K = logits_LBQK.new_ones(self.num_classes + 1)
-        weight_K[-1] = self.config.no_object
-        loss = F.cross_entropy(logits_LBQK.flatten(0, 2), target_LBQ.flatten(), weight_K, reduction="sum")
-        # Every layer has the same labels, hence the same sum of weights.
-        return loss, weight_K[target_LBQ[0]].sum()
 
 
 def _ramp(step: int, warmup: int) -> float:

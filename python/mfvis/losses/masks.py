@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mfvis.errors import require
+from mfvis.losses.classification import sigmoid_focal_loss
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class MaskConfig:
     """Points per object and frame; the default is 112 x 112."""
     oversample: float = 3.0
     """Candidates for each uncertain point."""
+    dense: bool = False
+    """Focal loss and dice over all cells, as SeqFormer, instead of cross-entropy and dice at points."""
     importance: float = 0.75
     """Share of the points put where the prediction is least certain."""
 
@@ -79,3 +82,16 @@ def mask_losses(
     probability = predicted.sigmoid()
     dice = 1 - (2 * (probability * true).sum(1) + 1) / (probability.sum(1) + true.sum(1) + 1)
     return bce.sum() / normalizer, dice.sum() / normalizer
+
+
+def dense_mask_losses(masks_LNTHW: Tensor, truth_NTHW: Tensor, normalizer: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Focal loss and dice over every cell of the tubes, summed over layers and objects, as SeqFormer.
+
+    masks: logits on the stride-4 grid; truth: bool at the size of the padded frames. Padding counts as background.
+    """
+    logits = masks_LNTHW.float()
+    target = truth_NTHW[..., 2::4, 2::4].float().expand_as(logits)
+    focal = sigmoid_focal_loss(logits, target).mean((2, 3, 4))
+    p, tube = logits.sigmoid(), (2, 3, 4)
+    dice = 1 - (2 * (p * target).sum(tube) + 1) / (p.sum(tube) + target.sum(tube) + 1)
+    return focal.sum() / normalizer, dice.sum() / normalizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 
 import mfvis_ext
 from mfvis.errors import ConfigError, require
+from mfvis.losses.boxes import BoxConfig, box_cost, target_boxes
+from mfvis.losses.classification import classification_cost
 from mfvis.losses.masks import point_sample
 from mfvis.types import Batch, Match, Prediction
 
@@ -28,6 +30,8 @@ class MatchConfig:
     """On the cross-entropy at random points. Used with ``--supervision masks`` only."""
     mask_dice: float = 5.0
     """On 1 - dice at the same points. Used with ``--supervision masks`` only."""
+    boxes: BoxConfig = field(default_factory=BoxConfig)
+    """For models with a box head, whose masks are then not looked at."""
     points: int = 12544
     """Random points per frame, the same ones in every frame of a clip. Used with ``--supervision masks`` only."""
 
@@ -70,23 +74,28 @@ def matching_cost(
     """Cost ``[L, Q, N]``, float32, of each query of its own clip for each object.
 
     Class and box tube, Ke et al. 2023, section 3.3; with masks, class, cross-entropy and dice as in Mask2Former for
-    videos, without the boxes.
+    videos, without the boxes. A model with a box head is matched by class and boxes in either case, as published.
     """
     logits_LBQK = prediction.logits_LBQK.float()
-    # With "no object", a label that `mfvis.losses.released_code` gives to some objects.
-    probability_LBQK = logits_LBQK.softmax(-1) if prediction.no_object else logits_LBQK.sigmoid()
+    by_boxes = prediction.boxes_LBTQ4 is not None
+    if by_boxes:
+        target_NT4, weight_NT = target_boxes(batch, config.boxes)
     per_clip = []
     for clip, objects in enumerate(batch.objects_of_clips):
-        # 1 - p instead of the usual -p: the same assignment, and a cost that is never negative.
-        cost_LQN = config.classification * (1 - probability_LBQK[:, clip][..., batch.labels_N[objects]])
-        for layer, cost_QN in enumerate(cost_LQN):
-            # The masks of all queries exist for one layer of one clip at a time.
-            masks_QTHW = prediction.masks.all_queries(layer, clip)
-            if with_masks:
-                cost_QN += _mask_cost(masks_QTHW.float(), batch.masks_NTHW[objects], config)
-            else:
-                dice_QN = mfvis_ext.box_tube_dice(mfvis_ext.mask_to_boxes(masks_QTHW), boxes_NT4[objects])
-                cost_QN += config.box * (1 - dice_QN)
+        labels_N = batch.labels_N[objects]
+        cost_LQN = config.classification * classification_cost(logits_LBQK[:, clip], labels_N, prediction.no_object)
+        if by_boxes:
+            boxes_LTQ4 = prediction.boxes_LBTQ4[:, clip].float()
+            cost_LQN += box_cost(boxes_LTQ4, target_NT4[objects], weight_NT[objects], config.boxes)
+        else:
+            for layer, cost_QN in enumerate(cost_LQN):
+                # The masks of all queries exist for one layer of one clip at a time.
+                masks_QTHW = prediction.masks.all_queries(layer, clip)
+                if with_masks:
+                    cost_QN += _mask_cost(masks_QTHW.float(), batch.masks_NTHW[objects], config)
+                else:
+                    dice_QN = mfvis_ext.box_tube_dice(mfvis_ext.mask_to_boxes(masks_QTHW), boxes_NT4[objects])
+                    cost_QN += config.box * (1 - dice_QN)
         per_clip.append(cost_LQN)
     return torch.cat(per_clip, -1)
 

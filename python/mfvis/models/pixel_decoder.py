@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mfvis_ext import ms_deform_attn
+from mfvis.models.deformable_attention import DeformableAttention, Levels
 
 LEVELS = 3
 """Feature maps that are attended to: strides 32, 16, 8, in this order everywhere."""
@@ -54,63 +54,12 @@ def grid_positions(height: int, width: int, features: int, device: torch.device)
     )
 
 
-class DeformableAttention(nn.Module):
-    """Each token attends to a few points around its own place in each level, found by a linear layer."""
-
-    def __init__(self, dim: int, heads: int, points: int):
-        super().__init__()
-        self.heads, self.points = heads, points
-        self.sampling_offsets = nn.Linear(dim, heads * LEVELS * points * 2)
-        self.attention_weights = nn.Linear(dim, heads * LEVELS * points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
-        self._initialise()
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        # The points start on rays, one direction per head, at 1, 2, ... cells from the token.
-        theta = torch.arange(self.heads) * (2 * math.pi / self.heads)
-        ray = torch.stack((theta.cos(), theta.sin()), dim=-1)
-        ray = ray / ray.abs().amax(-1, keepdim=True)
-        steps = torch.arange(1, self.points + 1)
-        start = ray[:, None, None] * steps[:, None]
-        self.sampling_offsets.bias.copy_(start.expand(self.heads, LEVELS, self.points, 2).flatten())
-        nn.init.zeros_(self.sampling_offsets.weight)
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
-        for projection in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
-
-    def forward(
-        self,
-        tokens_NSC: Tensor,
-        positions_SC: Tensor,
-        reference_S2: Tensor,
-        sizes_L2: Tensor,
-        shapes_L2: Tensor,
-        starts_L: Tensor,
-    ) -> Tensor:
-        count, length, dim = tokens_NSC.shape
-        query = tokens_NSC + positions_SC
-        offsets = self.sampling_offsets(query).view(count, length, self.heads, LEVELS, self.points, 2)
-        weights = self.attention_weights(query).view(count, length, self.heads, LEVELS * self.points).softmax(-1)
-        attended = ms_deform_attn(
-            self.value_proj(tokens_NSC).view(count, length, self.heads, dim // self.heads),
-            shapes_L2,
-            starts_L,
-            reference_S2[:, None, None, None] + offsets / sizes_L2[:, None],
-            weights.view(count, length, self.heads, LEVELS, self.points),
-        )
-        return self.output_proj(attended)
-
-
 class EncoderLayer(nn.Module):
     """Deformable attention, then a feed-forward network, each with a residual and a layer norm."""
 
     def __init__(self, dim: int, heads: int, points: int, ffn_dim: int, dropout: float):
         super().__init__()
-        self.attention = DeformableAttention(dim, heads, points)
+        self.attention = DeformableAttention(dim, heads, LEVELS, points)
         self.attention_norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, dim)
@@ -119,8 +68,9 @@ class EncoderLayer(nn.Module):
         for linear in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(self, tokens_NSC: Tensor, *places: Tensor) -> Tensor:
-        tokens = self.attention_norm(tokens_NSC + self.dropout(self.attention(tokens_NSC, *places)))
+    def forward(self, tokens_NSC: Tensor, positions_SC: Tensor, reference_1SL2: Tensor, levels: Levels) -> Tensor:
+        attended = self.attention(tokens_NSC + positions_SC, tokens_NSC, reference_1SL2, levels)
+        tokens = self.attention_norm(tokens_NSC + self.dropout(attended))
         return self.final_norm(tokens + self.dropout(self.fc2(self.dropout(F.relu(self.fc1(tokens))))))
 
 
@@ -158,8 +108,8 @@ class PixelDecoder(nn.Module):
         """``features``: the backbone's maps ``[N, channels[i], H / s, W / s]``, s = 4, 8, 16, 32."""
         maps = [project(x) for project, x in zip(self.input_projections, features[:0:-1], strict=True)]
         shapes = tuple((x.shape[-2], x.shape[-1]) for x in maps)
-        lengths = [height * width for height, width in shapes]
         device, dim = maps[0].device, maps[0].shape[1]
+        levels = Levels.of(shapes, device)
 
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
         positions, reference = [], []
@@ -168,18 +118,13 @@ class PixelDecoder(nn.Module):
             y = (torch.arange(height, device=device) + 0.5) / height
             x = (torch.arange(width, device=device) + 0.5) / width
             reference.append(torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).flatten(0, 1))
-        # Nothing is copied to the device, which would have to be waited for: the operator reads shapes and starts on
-        # the CPU, and the levels' (w, h) are written where they are needed.
-        shapes_L2 = torch.tensor(shapes, device="cpu")
-        starts_L = torch.tensor([sum(lengths[:level]) for level in range(LEVELS)], device="cpu")
-        sizes = [torch.full((), float(side), device=device) for height, width in shapes for side in (width, height)]
-        sizes_L2 = torch.stack(sizes).view(LEVELS, 2)
-        places = (torch.cat(positions), torch.cat(reference), sizes_L2, shapes_L2, starts_L)
+        positions_SC, reference_S2 = torch.cat(positions), torch.cat(reference)
+        reference_1SL2 = reference_S2[None, :, None].expand(-1, -1, LEVELS, -1)
         for layer in self.layers:
-            tokens = layer(tokens, *places)
-        levels = tokens.split(lengths, dim=1)
+            tokens = layer(tokens, positions_SC, reference_1SL2, levels)
+        attended = tokens.split(levels.lengths, dim=1)
 
-        finest = levels[-1].transpose(1, 2).unflatten(2, shapes[-1])
+        finest = attended[-1].transpose(1, 2).unflatten(2, shapes[-1])
         lateral = self.lateral(features[0])
         merged = lateral + F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        return PixelFeatures(levels, shapes, self.mask_projection(self.output(merged)))
+        return PixelFeatures(attended, shapes, self.mask_projection(self.output(merged)))

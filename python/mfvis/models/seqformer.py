@@ -1,0 +1,265 @@
+"""SeqFormer (Wu et al., ECCV 2022): box queries look into each frame, instance queries sum up what they saw.
+
+The box branch is an ordinary Deformable DETR with iterative box refinement, frame by frame. Instance queries have no
+attention into the frames of their own: they take the features that the box queries of all frames sampled, with weights
+that are a softmax over the frames. So a video of any length is decoded exactly with its frames in chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mfvis.models.backbone import Backbone
+from mfvis.models.decoder import Attention
+from mfvis.models.deformable_attention import DeformableAttention
+from mfvis.models.dynamic_masks import DynamicMasks, MaskFeatures, num_parameters
+from mfvis.models.mask2former import ModelConfig
+from mfvis.models.seqformer_encoder import LEVELS, EncodedFrames, Encoder, FeedForward
+from mfvis.types import Prediction
+
+
+@dataclass(frozen=True)
+class FrameQueries:
+    """Everything that the instance branch needs of N frames: 1.9 MB per frame at the default size."""
+
+    sampled_NLQC: Tensor
+    """Features sampled by the box queries, projected for the instance queries, after each decoder layer."""
+    time_NLQ: Tensor
+    """Logits of the frame's weight for each query."""
+    boxes_NLQ4: Tensor
+    """Predicted (cx, cy, w, h), 0..1 over the frame without padding."""
+    references_NLQ2: Tensor
+    """The box centers that entered each layer, likewise: the origin of the mask coordinates."""
+    mask_features_NCHW: Tensor
+    sizes_N2: Tensor
+    """int64 (height, width) of the frames without padding."""
+
+
+class DecoderLayer(nn.Module):
+    """One layer of both branches."""
+
+    def __init__(self, dim: int, heads: int, points: int, ffn_dim: int, dropout: float):
+        super().__init__()
+        self.instance_attention = Attention(dim, heads, dropout)
+        self.instance_attention_norm = nn.LayerNorm(dim)
+        self.instance_sampling_norm = nn.LayerNorm(dim)
+        self.instance_feed_forward = FeedForward(dim, ffn_dim, dropout)
+        self.box_attention = Attention(dim, heads, dropout)
+        self.box_attention_norm = nn.LayerNorm(dim)
+        self.box_sampling_norm = nn.LayerNorm(dim)
+        self.box_feed_forward = FeedForward(dim, ffn_dim, dropout)
+        self.sampling = DeformableAttention(dim, heads, LEVELS, points)
+        """Its output projection is that of the instance queries."""
+        self.box_output_proj = nn.Linear(dim, dim)
+        self.time_weight = nn.Linear(dim, 1)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.box_output_proj, self.time_weight):
+            nn.init.xavier_uniform_(linear.weight)
+        for attention in (self.instance_attention, self.box_attention):
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+                nn.init.xavier_uniform_(projection.weight)
+                nn.init.zeros_(projection.bias)
+
+    def boxes(
+        self, box_NQC: Tensor, positions_QC: Tensor, encoded: EncodedFrames, reference_NQ4: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Box queries after this layer, the features sampled for the instance queries, and the frames' logits."""
+        placed = box_NQC + positions_QC
+        box = self.box_attention_norm(box_NQC + self.dropout(self.box_attention(placed, placed, box_NQC)))
+        valid_NL = encoded.valid_NL2 if reference_NQ4.shape[-1] == 2 else encoded.valid_NL2.repeat(1, 1, 2)
+        sampled = self.sampling.sample(
+            box + positions_QC,
+            encoded.tokens_NSC,
+            reference_NQ4[:, :, None] * valid_NL[:, None],
+            encoded.levels,
+            encoded.padding_NS,
+        )
+        box = self.box_sampling_norm(box + self.dropout(self.box_output_proj(sampled)))
+        box = self.box_feed_forward(box)
+        return box, self.sampling.output_proj(sampled), self.time_weight(box)[..., 0]
+
+    def instances(self, instance_BQC: Tensor, positions_QC: Tensor, sampled_BTQC: Tensor, time_BTQ: Tensor) -> Tensor:
+        """Instance queries after this layer."""
+        placed = instance_BQC + positions_QC
+        attended = self.instance_attention(placed, placed, instance_BQC)
+        x = self.instance_attention_norm(instance_BQC + self.dropout(attended))
+        summed = (time_BTQ.softmax(1)[..., None] * sampled_BTQC).sum(1)
+        return self.instance_feed_forward(self.instance_sampling_norm(x + self.dropout(summed)))
+
+
+class SeqFormerDecoder(nn.Module):
+    """Encoded frames to classes, boxes and masks on demand of all queries, after every layer."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        layers: int,
+        points: int,
+        ffn_dim: int,
+        queries: int,
+        num_classes: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.query_embedding = nn.Embedding(queries, 2 * dim)
+        """Position, then content."""
+        self.reference_points = nn.Linear(dim, 2)
+        self.layers = nn.ModuleList(DecoderLayer(dim, heads, points, ffn_dim, dropout) for _ in range(layers))
+        self.class_heads = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(layers))
+        self.box_heads = nn.ModuleList(mlp(dim, dim, 4) for _ in range(layers))
+        self.controller = mlp(dim, dim, num_parameters(dim // 32))
+        self.mask_features = MaskFeatures(dim)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+        for head in self.class_heads:
+            nn.init.constant_(head.bias, -math.log(99))  # a probability of 0.01 for every class
+        for index, head in enumerate(self.box_heads):
+            nn.init.zeros_(head[-1].weight)
+            nn.init.zeros_(head[-1].bias)
+            if index == 0:
+                nn.init.constant_(head[-1].bias[2:], -2.0)
+        for linear in self.controller:
+            if isinstance(linear, nn.Linear):
+                nn.init.xavier_uniform_(linear.weight)
+                nn.init.zeros_(linear.bias)
+
+    def look(self, encoded: EncodedFrames, sizes_N2: Tensor) -> FrameQueries:
+        """Run the box branch on N frames, each by itself."""
+        count = len(encoded.tokens_NSC)
+        positions_QC, content_QC = self.query_embedding.weight.chunk(2, 1)
+        box = content_QC.expand(count, -1, -1)
+        reference = self.reference_points(positions_QC).sigmoid().expand(count, -1, -1)
+        sampled, times, boxes, references = [], [], [], []
+        for layer, box_head in zip(self.layers, self.box_heads, strict=True):
+            references.append(reference[..., :2])
+            box, sampled_NQC, time_NQ = layer.boxes(box, positions_QC, encoded, reference)
+            boxes.append(refine(box_head(box), reference))
+            sampled.append(sampled_NQC)
+            times.append(time_NQ)
+            reference = boxes[-1].detach()
+        maps = encoded.tokens_NSC.split(encoded.levels.lengths, 1)[:3]
+        maps = [x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(maps, encoded.levels.shapes[:3], strict=True)]
+        return FrameQueries(
+            torch.stack(sampled, 1),
+            torch.stack(times, 1),
+            torch.stack(boxes, 1),
+            torch.stack(references, 1),
+            self.mask_features(tuple(maps)),
+            sizes_N2,
+        )
+
+    def forward(self, frames: FrameQueries, batch: int, last_only: bool = False) -> Prediction:
+        """Run the instance branch on ``batch`` clips, whose frames lie one clip after the other."""
+        clips = (batch, -1)
+        positions_QC, content_QC = self.query_embedding.weight.chunk(2, 1)
+        instance = content_QC.expand(batch, -1, -1)
+        sampled_BTLQC = frames.sampled_NLQC.unflatten(0, clips)
+        time_BTLQ = frames.time_NLQ.unflatten(0, clips)
+        instances = []
+        for index, layer in enumerate(self.layers):
+            instance = layer.instances(instance, positions_QC, sampled_BTLQC[:, :, index], time_BTLQ[:, :, index])
+            instances.append(instance)
+        kept = slice(len(self.layers) - 1, None) if last_only else slice(None)
+        instance_LBQC = torch.stack(instances[kept])
+        logits = torch.stack([head(x) for head, x in zip(self.class_heads[kept], instance_LBQC, strict=True)])
+        boxes_LBTQ4 = frames.boxes_NLQ4.unflatten(0, clips).permute(2, 0, 1, 3, 4)[kept]
+        width_height = frames.sizes_N2.flip(1).to(frames.references_NLQ2.dtype)
+        centers_NLQ2 = inverse_sigmoid(frames.references_NLQ2).sigmoid() * width_height[:, None, None]
+        masks = DynamicMasks(
+            self.controller(instance_LBQC),
+            centers_NLQ2.unflatten(0, clips).permute(2, 0, 1, 3, 4)[kept],
+            frames.mask_features_NCHW.unflatten(0, clips),
+        )
+        return Prediction(logits, masks, instance_LBQC, no_object=False, boxes_LBTQ4=boxes_LBTQ4)
+
+
+def mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
+    """Three linear layers with ReLU between them."""
+    return nn.Sequential(
+        nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, out)
+    )
+
+
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """Logits of probabilities, those within 1e-5 of 0 and 1 clipped."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5))
+
+
+def refine(delta_NQ4: Tensor, reference_NQ4: Tensor) -> Tensor:
+    """Boxes from offsets to their references: points, which have no size yet, or boxes."""
+    logits = inverse_sigmoid(reference_NQ4)
+    return (delta_NQ4 + F.pad(logits, (0, 4 - logits.shape[-1]))).sigmoid()
+
+
+class SeqFormer(nn.Module):
+    """Frames of clips in, classes, boxes and mask tubes of all queries out.
+
+    Args:
+        config: Sizes.
+        num_classes: K.
+        pretrained: Read the backbone's weights named in the configuration.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int, pretrained: bool = True):
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        dim, heads, points, dropout = config.hidden_dim, config.num_heads, config.points, config.dropout
+        self.backbone = Backbone(config.backbone, pretrained)
+        self.encoder = Encoder(
+            self.backbone.channels[1:], dim, heads, config.encoder_layers, points, config.encoder_ffn_dim, dropout
+        )
+        self.decoder = SeqFormerDecoder(
+            dim,
+            heads,
+            config.decoder_layers,
+            points,
+            config.decoder_ffn_dim,
+            config.num_queries,
+            num_classes,
+            dropout,
+        )
+        self.prompts = None
+
+    def forward(self, frames_BTCHW: Tensor, sizes_B2: Tensor | None = None, last_only: bool = False) -> Prediction:
+        """Predict classes, boxes and mask tubes of every query.
+
+        Args:
+            frames_BTCHW: RGB ``[B, T, 3, H, W]``, uint8 or floating point in 0..255.
+            sizes_B2: int64 (height, width) of each clip before padding; None: not padded.
+            last_only: Return only the last decoder layer (L = 1).
+        """
+        batch, frames = frames_BTCHW.shape[:2]
+        sizes_N2 = None if sizes_B2 is None else sizes_B2.repeat_interleave(frames, 0)
+        return self.decode(self.encode(frames_BTCHW.flatten(0, 1), sizes_N2), batch, last_only)
+
+    def encode(
+        self,
+        frames_NCHW: Tensor,
+        sizes_N2: Tensor | None = None,
+        features: tuple[Tensor, ...] | None = None,
+    ) -> FrameQueries:
+        """Run everything that looks at one frame at a time, so that a long video can be encoded in chunks.
+
+        Args:
+            frames_NCHW: RGB, uint8 or floating point in 0..255.
+            sizes_N2: int64 (height, width) before padding; None: not padded.
+            features: The backbone's output for these frames, where it is known.
+        """
+        count, _, height, width = frames_NCHW.shape
+        if sizes_N2 is None:
+            sizes_N2 = torch.tensor([height, width], device=frames_NCHW.device).expand(count, 2)
+        rows = torch.arange(height, device=frames_NCHW.device) >= sizes_N2[:, :1]
+        columns = torch.arange(width, device=frames_NCHW.device) >= sizes_N2[:, 1:]
+        maps = features or self.backbone(frames_NCHW)
+        return self.decoder.look(self.encoder(maps[1:], rows[:, :, None] | columns[:, None]), sizes_N2)
+
+    def decode(self, frames: FrameQueries, batch: int, last_only: bool = False) -> Prediction:
+        """Predict from ``batch`` clips whose frames lie one clip after the other; as `forward`."""
+        return self.decoder(frames, batch, last_only)
