@@ -79,11 +79,12 @@ def csv_table(content: bytes) -> Tracks:
         x, y, width, height = (float(row[name]) for name in "xywh")
         if 0 in (width, height) or not (row["class"] or "").strip():
             continue
-        name, boxes = tracks.setdefault(row["id"].removeprefix("-"), (row["class"].strip(), {}))
+        names, boxes = tracks.setdefault(row["id"].removeprefix("-"), ([], {}))
         t = int(float(row["frame"])) - first
-        assert name == row["class"].strip() and t not in boxes
+        assert t not in boxes
+        names.append(row["class"].strip())
         boxes[t] = (x, y, x + width, y + height)
-    return visible(list(tracks.values()))
+    return visible([(max(names, key=names.count), boxes) for names, boxes in tracks.values()])
 
 
 def coco_video(content: bytes) -> Tracks:

@@ -45,6 +45,7 @@ FAULTS = {
     "zip": (b"PK\x03\x04", ["cannot be unpacked (File is not a zip file). Export or copy"]),
     "binary": (b"\x93\xff\x00", ["is not a text file in UTF-8"]),
     "json": ({"a": 1, "b": 2}, ["is a JSON of no format that is known (a, b). Export tracks: CVAT for video 1.1"]),
+    "json in utf-16": ('{"a": 1}'.encode("utf-16"), ["is JSON in UTF-16. Save it in UTF-8"]),
     "json cut off": ('{"videos": [{"id": 1}, ', ["ends in the middle of the JSON"]),
 }
 

@@ -142,6 +142,13 @@ def test_rows_without_a_track_or_a_class_are_left_out(tmp_path: Path, six_pictur
         assert note in notes
 
 
+def test_a_track_has_the_class_of_most_of_its_boxes(tmp_path: Path, six_pictures: Path) -> None:
+    rows = "".join(f"{t},1,1,2,8,9,{name}\n" for t, name in enumerate(("cat", "dog", "dog", "cat", "dog")))
+    file = write(tmp_path / "a.csv", f"frame,id,x,y,w,h,class\n{rows}")
+    assert tracks_of(imported(file, six_pictures)) == [("dog", [[1, 2, 8, 9]] * 5 + [None])]
+    assert "2 boxes have another class than most boxes of their track" in notes_of(file, six_pictures)
+
+
 FAULTS = {
     "csv": (
         "frame,id,x,y,w,h,class\n0,1,1,1,8,8,a\n0,1,1,1,8,8,a\n0.5,1,1,1,8,8,a\n1,2,9,1,-4,8,a\n"

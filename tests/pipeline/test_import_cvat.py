@@ -101,6 +101,13 @@ def test_cvat_boxes_around_other_shapes(tmp_path: Path, six_pictures: Path) -> N
     assert "1 frame between key frames of an outline was left out" in notes_of(tmp_path / "a.xml", six_pictures)
 
 
+def test_cvat_boxes_without_a_size(tmp_path: Path, six_pictures: Path) -> None:
+    thin = box(2, 30).replace("50.00", "30.00")
+    file = write(tmp_path / "a.xml", cvat(f'<track label="a">{box(0, 10)}{box(1, 10, out=1)}{thin}</track>'))
+    assert left_sides(imported(file, six_pictures)) == [10, None, None, None, None, None]
+    assert "4 boxes without a size were left out" in notes_of(file, six_pictures)
+
+
 def test_cvat_half_turns_are_read_as_they_were_exported(tmp_path: Path, six_pictures: Path) -> None:
     def turned(angles: dict[int, float]) -> Any:
         keys = "".join(box(t, 10, key=int(t in (0, 2)), rotation=f"{angle}") for t, angle in angles.items())

@@ -23,6 +23,9 @@ from mfvis.text import name_fault, shortened
 Format = Literal[FORMATS]
 SLIVER = 0.01
 """Pixels below which what the edge of the picture leaves of a box is nothing."""
+OUTSIDE = "outside the picture"
+MAX_SHARE_OUTSIDE = 0.25
+"""Share of the boxes that can lie outside their picture before it must be another one."""
 LARGEST_ID = 2**53
 """Ids from here on are not exact in programs that read JSON's numbers as floating-point ones."""
 
@@ -112,17 +115,29 @@ def import_tracks(
     for record, video in zip(root["videos"], videos, strict=True):
         for track_id, track in video.tracks.items():
             bboxes = [_clipped(track.boxes.get(t), record["width"], record["height"]) for t in range(record["length"])]
-            source.leave_out("outside the picture", count=len(track.boxes) - sum(map(bool, bboxes)))
+            source.leave_out(OUTSIDE, count=len(track.boxes) - sum(map(bool, bboxes)))
             if track.category in numbers and any(bboxes):
                 ids = {"id": 0, "track_id": int(track_id) if is_number(track_id) else track_id}
                 fields = {"video_id": record["id"], "category_id": numbers[track.category], "iscrowd": 0}
                 shape = {key: record[key] for key in ("width", "height", "length")}
                 root["annotations"].append(ids | fields | {"bboxes": bboxes} | shape)
-    if not root["annotations"]:
-        source.report("file", f"has no box within the pictures{_in_brackets(source)}", "Check --frames and the boxes")
+    outside, boxes = (
+        source.left_out["box", OUTSIDE],
+        sum(len(t.boxes) for video in videos for t in video.tracks.values()),
+    )
+    if outside > MAX_SHARE_OUTSIDE * boxes:
+        problem = f"{outside} of {boxes} boxes lie outside the pictures"
+        source.report("file", problem, "Give the frames that were annotated, in their size")
         raise DataError(source.problems)
     _number(root["annotations"])
     return root, _notes(source)
+
+
+def _note_outvoted(source: ImportedFile, tracks: Sequence[BoxTrack]) -> None:
+    """Note how many boxes took the category of most boxes of their track."""
+    outvoted = sum(track.votes.total() - track.votes[track.category] for track in tracks)
+    if outvoted:
+        source.note(f"{outvoted} boxes have another class than most boxes of their track, and took that")
 
 
 def _check_content(source: ImportedFile, videos: Sequence[BoxVideo]) -> None:
@@ -141,6 +156,7 @@ def _check_content(source: ImportedFile, videos: Sequence[BoxVideo]) -> None:
     elif max(map(_longest_side, tracks)) <= 1:
         problem = "no box is as large as a pixel: are these shares of the picture?"
         source.report("file", problem, "Multiply by its size")
+    _note_outvoted(source, tracks)
 
 
 def _longest_side(track: BoxTrack) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -24,6 +25,8 @@ class BoxTrack:
     category: str
     boxes: dict[int, Box] = field(default_factory=dict)
     """By frame, counted from 0."""
+    votes: Counter[str] = field(default_factory=Counter)
+    """Number of boxes of each category, where a tracker classified each box by itself."""
 
 
 @dataclass

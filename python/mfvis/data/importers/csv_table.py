@@ -81,7 +81,7 @@ def read_csv(source: ImportedFile) -> list[BoxVideo]:
         category = names.get(value) if column else source.only_category(row.record)
         frame = _frame_index(source, row, video, first, pictures[id(video)])
         if frame is not None and category is not None:
-            source.put(row.record, video, row.fields["id"], category, frame, row.box)
+            source.put(row.record, video, row.fields["id"], category, frame, row.box, by_majority=True)
     return list(videos.values())
 
 

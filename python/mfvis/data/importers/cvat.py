@@ -94,7 +94,9 @@ def _box_video(video: Video, task: Task, tracks: list[tuple[str, Element]], sour
         for t in wrong:
             where = f"{record}, frame {task.number(t)}"
             source.report(where, "is not what its key frames make of it", 'Write keyframe="1" if it is meant')
-        result.tracks[track_id] = BoxTrack(element.get("label", ""), boxes)
+        sized = {t: box for t, box in boxes.items() if box[2] > box[0] and box[3] > box[1]}
+        source.leave_out("without a size", count=len(boxes) - len(sized))
+        result.tracks[track_id] = BoxTrack(element.get("label", ""), sized)
     return result
 
 

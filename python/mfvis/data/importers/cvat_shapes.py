@@ -50,14 +50,14 @@ def shape_of(element: Element) -> Shape | None:
     if numbers is None or angle is None or not {*flags} <= {"0", "1"}:
         return None
     sides = numbers[2:] if element.tag == "ellipse" else (numbers[2] - numbers[0], numbers[3] - numbers[1])
-    if min(sides) < 0 or flags[0] == "0" and min(sides) == 0:
+    if min(sides) < 0:
         return None
     return Shape(element.tag, numbers, angle, flags[0] == "1", flags[1] == "1")
 
 
 def _numbers(element: Element) -> tuple[float, float, float, float] | None:
     if element.tag == "polygon":
-        points = [point.split(",") for point in element.get("points", "").split(";")]
+        points = [point.split(",") for point in element.get("points", "").strip("; ").split(";")]
         corners = [[number_in(part.strip()) for part in point] for point in points]
         if any(len(point) != 2 or None in point for point in corners):
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from mfvis.data.importers.boxes import BoxVideo, number_in
 from mfvis.data.importers.class_names import name_classes, read_names_near
@@ -39,8 +39,9 @@ def read_motchallenge(source: ImportedFile) -> list[BoxVideo]:
     if video is None:
         return []
     is_flag = _conf_is_flag(lines)
-    is_ground_truth = is_flag and not labels.is_file() and _is_ground_truth(source, lines)
-    numbers = {number for line in lines if (number := _class_number(line)) is not None}
+    classes = _class_numbers(lines)
+    numbers = set(classes.values())
+    is_ground_truth = is_flag and not labels.is_file() and _is_ground_truth(source, lines, numbers)
     if any(number != int(number) for number in numbers):
         source.report("file", "has classes that are not whole", "Leave the eighth column out, or write -1")
         return []
@@ -54,19 +55,22 @@ def read_motchallenge(source: ImportedFile) -> list[BoxVideo]:
     def category_of(line: TrackLine) -> str | None:
         if is_flag and line.rest[0] == 0:
             return source.leave_out("that the file marks as ignored")
-        number = _class_number(line)
-        if number is None:
+        if line not in classes:
             return source.leave_out("without a class") if numbers else source.only_category(line.record)
-        return names.get(int(number))
+        return names.get(int(classes[line]))
 
-    return [put_lines(source, video, lines, category_of, first_pixel=first_pixel)]
+    return [put_lines(source, video, lines, category_of, first_pixel=first_pixel, by_majority=not is_flag)]
 
 
-def _class_number(line: TrackLine) -> float | None:
-    """The class of a line; none where it is -1, or where the last three of ten columns are a position in the world."""
-    if len(line.rest) < 2 or line.rest[1] == -1 or len(line.rest) > 3 and set(line.rest[2:]) != {-1}:
-        return None
-    return line.rest[1]
+def _class_numbers(lines: Sequence[TrackLine]) -> dict[TrackLine, float]:
+    """The class of each line that has one: the eighth column, unless it is -1.
+
+    In ten columns it begins a position in the world (MOT15), unless it is a whole number everywhere, as classes are.
+    """
+    tens = [line for line in lines if len(line.rest) > 3]
+    are_positions = any(line.rest[1] < -1 or line.rest[1] != int(line.rest[1]) for line in tens)
+    with_class = (line for line in lines if len(line.rest) > 1 and not (are_positions and len(line.rest) > 3))
+    return {line: line.rest[1] for line in with_class if line.rest[1] != -1}
 
 
 def _conf_is_flag(lines: Sequence[TrackLine]) -> bool:
@@ -74,11 +78,10 @@ def _conf_is_flag(lines: Sequence[TrackLine]) -> bool:
     return {line.rest[0] if line.rest else None for line in lines} in ({1}, {0, 1})
 
 
-def _is_ground_truth(source: ImportedFile, lines: Sequence[TrackLine]) -> bool:
+def _is_ground_truth(source: ImportedFile, lines: Sequence[TrackLine], numbers: Set[float]) -> bool:
     """Whether lines with flags are those of MOTChallenge: a ``gt.txt``, or classes of its list and visibilities."""
-    classes = {_class_number(line) for line in lines}
     visibilities = {line.rest[2] for line in lines if len(line.rest) == 3}
-    if not classes <= {None, *range(1, len(MOT_CLASSES) + 1)} or not all(0 <= value <= 1 for value in visibilities):
+    if not numbers <= {*range(1, len(MOT_CLASSES) + 1)} or not all(0 <= value <= 1 for value in visibilities):
         return False
     return source.file.stem == "gt" or not visibilities <= {0, 1}
 

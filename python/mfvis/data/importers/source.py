@@ -105,11 +105,14 @@ class ImportedFile:
     @cached_property
     def root(self) -> Any | None:
         """The value of a JSON file; None for other files, and, reported once, for damaged ones."""
-        if not self.head.lstrip().startswith((b"{", b"[")):
+        if not self._start.startswith(("{", "[")):
             return None
         problems: list[Problem] = []
         root = _json_lines(self.text) if b"\n" in self.head else None
-        root = read_json(self.file, problems) if root is None else root
+        if root is None and self.head.startswith(UTF16):
+            self.report("file", "is JSON in UTF-16", "Save it in UTF-8")
+        elif root is None:
+            root = read_json(self.file, problems)
         for problem in problems:
             self.report(problem.record, problem.problem, problem.remedy)
         return root
@@ -117,7 +120,13 @@ class ImportedFile:
     @property
     def is_text(self) -> bool:
         """Whether the file can hold lines of text: it is not a folder, XML, JSON or an archive."""
-        return bool(self.head) and not self.head.lstrip().startswith((b"<", b"{", b"[", b"PK"))
+        return bool(self.head) and not self._start.startswith(("<", "{", "[", "PK"))
+
+    @property
+    def _start(self) -> str:
+        """The first characters that are not blank."""
+        start = self.head[:200]
+        return start.decode("utf-16" if start.startswith(UTF16) else "utf-8", errors="replace").lstrip()
 
     def unwanted(self, category: str) -> bool:
         return bool(self.categories) and category not in self.categories
@@ -224,8 +233,21 @@ class ImportedFile:
             return None
         return replace(video, length=len(files), frames=tuple(frames))
 
-    def put(self, record: str, video: BoxVideo, track_id: str, category: str, frame: int, box: Box) -> None:
-        """Set the box of an object in a frame; reports a second box there, a second category, and swapped corners."""
+    def put(
+        self,
+        record: str,
+        video: BoxVideo,
+        track_id: str,
+        category: str,
+        frame: int,
+        box: Box,
+        *,
+        by_majority: bool = False,
+    ) -> None:
+        """Set the box of an object in a frame; reports a second box there, swapped corners, and a second category.
+
+        by_majority: the object takes the category of most of its boxes, since trackers classify each by itself.
+        """
         width, height = box[2] - box[0], box[3] - box[1]
         if min(width, height) < 0:
             self.report(record, f"the box is {width:g} x {height:g}", "Write its left upper corner first")
@@ -234,7 +256,7 @@ class ImportedFile:
             self.leave_out("without a size")
             return
         track = video.tracks.setdefault(track_id, BoxTrack(category))
-        if track.category != category:
+        if track.category != category and not by_majority:
             problem = f"object {track_id} is {category!r} here and {track.category!r} elsewhere"
             self.report(record, problem, "Give it one category, or two ids")
         elif frame in track.boxes:
@@ -242,6 +264,9 @@ class ImportedFile:
             self.report(record, problem, "Give each object its own id")
         else:
             track.boxes[frame] = box
+            if by_majority:
+                track.votes[category] += 1
+                track.category = max(track.votes, key=track.votes.__getitem__)
 
 
 @dataclass(frozen=True)

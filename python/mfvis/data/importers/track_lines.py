@@ -26,7 +26,7 @@ class TrackLine(NamedTuple):
     """None: a detection without a track."""
     box: tuple[float, float, float, float]
     """``left, top, width, height``."""
-    rest: list[float]
+    rest: tuple[float, ...]
     """The columns that follow."""
 
 
@@ -66,7 +66,7 @@ def track_lines(source: ImportedFile, most: int) -> list[TrackLine]:
         elif frame is None or track_id is not None and not is_number(track_id):
             source.report(record, f"frame {fields[0]} and id {fields[1]} are not whole", "Write whole numbers")
         else:
-            lines.append(TrackLine(record, frame, track_id, tuple(numbers[:4]), numbers[4:]))
+            lines.append(TrackLine(record, frame, track_id, tuple(numbers[:4]), tuple(numbers[4:])))
     return lines
 
 
@@ -77,11 +77,11 @@ def put_lines(
     category_of: Callable[[TrackLine], str | None],
     *,
     first_pixel: int,
-    first_frame: int = 1,
+    by_majority: bool = False,
 ) -> BoxVideo:
-    """The tracks of the lines; boxes without a track are left out, those without a size or of no frame reported."""
+    """The tracks of the lines, frames from 1 on; boxes without a track are left out, those of no frame reported."""
     result = BoxVideo(video)
-    first = first_frame if source.first_frame is None else source.first_frame
+    first = 1 if source.first_frame is None else source.first_frame
     for line in lines:
         left, top, width, height = line.box
         if not first <= line.frame < first + video.length:
@@ -91,7 +91,8 @@ def put_lines(
         elif (category := category_of(line)) is not None:
             x, y = left - first_pixel, top - first_pixel
             box = (x, y, x + width, y + height)
-            source.put(line.record, result, line.track_id, category, line.frame - first, box)
+            frame = line.frame - first
+            source.put(line.record, result, line.track_id, category, frame, box, by_majority=by_majority)
     return result
 
 

@@ -57,7 +57,7 @@ def read_ultralytics(source: ImportedFile) -> list[BoxVideo]:
             source.report(record, "has neither name nor class", "Name its class")
         elif category is not None:
             corners = (xs[0], ys[0], xs[1], ys[1]) if len(xs) == 2 else (min(xs), min(ys), max(xs), max(ys))
-            source.put(record, result, track_id, category, t, corners)
+            source.put(record, result, track_id, category, t, corners, by_majority=True)
     return [result]
 
 

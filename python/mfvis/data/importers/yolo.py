@@ -69,7 +69,7 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
         for t, path in frames:
             for record, number, track_id, (x1, y1, x2, y2) in lines[path] if names else ():
                 box = (x1 * video.width, y1 * video.height, x2 * video.width, y2 * video.height)
-                source.put(record, videos[-1], track_id, names[number], t, box)
+                source.put(record, videos[-1], track_id, names[number], t, box, by_majority=True)
     return videos
 
 
