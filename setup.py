@@ -227,7 +227,7 @@ class CMakeBuild(build_ext):
             f"  torch      {torch.version} in {torch.directory}; the binary loads in torch >= {TORCH_TARGET}\n"
             f"  compiler   {compiler}, {jobs} jobs (MAX_JOBS)\n"
             f"  CUDA       {kernels} ({cuda.reason})\n"
-            f"  CPU levels baseline, and on x86-64 avx2 and avx512; chosen when the module is loaded\n"
+            f"  CPU        baseline, on x86-64 also avx2 and avx512; chosen when the module is loaded\n"
             f"  emulator   {'yes' if emulate else 'no'} (MFVIS_EMULATE)",
             flush=True,
         )

@@ -90,7 +90,7 @@ def steps(out: Path) -> list[Step]:
     tests = [PYTHON, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "--durations=5"]
     files = sorted((ROOT / "tests" / "ops").glob("test_*.py"))
     operators = [path.stem for path in sorted((ROOT / "mfvis_ext" / "ops").glob("[!_]*.py"))]
-    on_cpu_alone = ("test_fuzz", "test_emulated", "test_cpu_levels")
+    on_cpu_alone = ("test_fuzz", "test_emulated", "test_cpu_capabilities")
     mfvis = [PYTHON, "-m", "mfvis"]
     train = [*mfvis, "train", "--preset", "test", "--data", str(DEMO / "train.json"), "--train.device", "auto"]
     train += ["--train.steps", "40", "--train.checkpoint-every", "40"]
@@ -127,7 +127,7 @@ def steps(out: Path) -> list[Step]:
             "sanitizers",
             75,
             [
-                [*SANITIZER, "--tool", tool, *kernels, PYTHON, "tests/ops/levels.py", str(WORK / f"{tool}.pt")]
+                [*SANITIZER, "--tool", tool, *kernels, PYTHON, "tests/ops/capabilities.py", str(WORK / f"{tool}.pt")]
                 for tool, kernels in SANITIZERS.items()
             ],
             {**AT_ONCE, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},

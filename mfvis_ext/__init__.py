@@ -1,15 +1,15 @@
 """The operators of mfvis: mask-free video instance segmentation (MaskFreeVIS) as `torch.ops.mfvis.*`.
 
 `import mfvis_ext` loads the compiled library and registers the operators. The documented functions, one module each in
-`mfvis_ext.ops`, are all here by name: ``mfvis_ext.box_tube_dice`` and so on; `mfvis_ext.reference` has the same
+`mfvis_ext.ops`, are re-exported here: ``mfvis_ext.box_tube_dice`` and so on. `mfvis_ext.reference` has the same
 functions in plain PyTorch.
 
 Gradients are of first order and of reverse mode: `backward`, `torch.autograd.grad`, `torch.utils.checkpoint` and hooks
 on saved tensors work. Second derivatives, `torch.func.grad` and `jvp`, and forward mode raise. `torch.func.vmap` raises
 in the three losses, and loops in the other operators.
 
-What their docstrings call a ValueError arrives as a RuntimeError of the same text in torch 2.15 and later, whose stable
-ABI hands on the text alone.
+In torch 2.15 and later a documented ValueError is a RuntimeError with the same message, because the stable ABI only
+passes the message on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ try:
     from mfvis_ext import _C
 except ImportError as error:
     _reason = str(error)
-    if importlib.util.find_spec("mfvis_ext._C") is None:  # Python would speak of a circular import
+    if importlib.util.find_spec("mfvis_ext._C") is None:  # Python would report a circular import
         _others = [file.name for folder in __path__ for file in Path(folder).glob("_C.*")]
         _reason = f"{_others[0]} is for another Python" if _others else "it was not built here"
     raise ImportError(
@@ -54,16 +54,16 @@ if _cuda and _cuda_of_torch and _cuda.split(".")[0] != _cuda_of_torch.split(".")
     _fitting = f"mfvis-ext=={_C_info['version'].split('+')[0]}+cu{_cuda_of_torch.replace('.', '')}"
     warnings.warn(
         f"mfvis_ext was built with CUDA {_cuda}, torch {torch.__version__} has CUDA {_cuda_of_torch}: its CUDA kernels "
-        f"run only where the driver serves both; a build that fits is `pip install '{_fitting}'`",
+        f"run only if the driver supports both; a matching build is `pip install '{_fitting}'`",
         stacklevel=2,
     )
 
 
 def build_info() -> dict[str, Any]:
-    """What was built, and what of it is in use.
+    """Build and environment information of the compiled library.
 
     Keys: version, compiler, torch_target (the oldest torch), torch_built_with, torch (now), cuda (toolkit or
-    None), cuda_archs, cpu_levels (built), cpu_level (in use; MFVIS_CPU_LEVEL forces a lower one).
+    None), cuda_archs, cpu_capabilities (built), cpu_capability (in use; MFVIS_CPU_CAPABILITY forces a lower one).
     """
     return {**_C_info, "torch": torch.__version__}
 

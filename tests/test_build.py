@@ -28,8 +28,8 @@ def test_build_info():
     assert info["version"] == mfvis_ext.__version__
     assert info["torch"] == torch.__version__
     assert info["torch_target"] == "2.10"
-    assert info["cpu_level"] in info["cpu_levels"]
-    assert info["cpu_levels"][0] == "baseline"
+    assert info["cpu_capability"] in info["cpu_capabilities"]
+    assert info["cpu_capabilities"][0] == "baseline"
     assert (info["cuda"] is None) == (info["cuda_archs"] == "")
 
 

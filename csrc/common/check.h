@@ -1,5 +1,5 @@
-// Checks of an operator's arguments. Every message names the operator and the argument, says what came and what was
-// expected; Python sees a ValueError.
+// Checks of an operator's arguments. Every message names the operator and the argument, the actual value and the
+// expected one. In Python it is a ValueError.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -17,7 +17,7 @@ class Check {
  public:
   explicit Check(const char* op) : op_(op) {}
 
-  // expected: the axes in words, "[N, T, H, W]".
+  // expected: the names of the axes, "[N, T, H, W]".
   void dim(const char* name, const Tensor& tensor, int64_t dim, const char* expected) const;
   // -1 stands for any size.
   void sizes(const char* name, const Tensor& tensor, std::initializer_list<int64_t> sizes, const char* expected) const;
@@ -25,7 +25,7 @@ class Check {
   // float16, bfloat16, float32 or float64.
   void floating(const char* name, const Tensor& tensor) const;
   void same_device(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) const;
-  // `got` and `expected` in words.
+  // `got` and `expected` are parts of the message.
   void that(bool holds, const char* name, const std::string& got, const std::string& expected) const;
 
  private:
@@ -34,10 +34,10 @@ class Check {
   const char* op_;
 };
 
-// "[2, 3, 4]", for messages.
+// "[2, 3, 4]", for error messages.
 std::string shape_of(const Tensor& tensor);
 
-// The kernels' name of a tensor's dtype; only after a check.
+// The dtype as the kernels know it. Only valid for a checked tensor.
 Dtype dtype_of(const Tensor& tensor);
 
 }  // namespace mfvis

@@ -1,4 +1,4 @@
-// The current device and torch's stream on it. Empty hands in a build without CUDA.
+// The current device and PyTorch's stream on it. No-ops in a build without CUDA.
 #include "kernel.h"
 
 #ifdef USE_CUDA
@@ -13,17 +13,18 @@ namespace mfvis {
 
 void check_launch(const char* op, cudaError_t error) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // Forgotten, or else the next launch would report it again.
+  cudaGetLastError();  // Clears the error; otherwise the next launch would report it again.
   std::string remedy;
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
     remedy = "; this build has kernels for " MFVIS_CUDA_ARCHS
-             " alone: rebuild it here with `MFVIS_CUDA=1 pip install --force-reinstall --no-deps --no-cache-dir "
+             " only: rebuild it here with `MFVIS_CUDA=1 pip install --force-reinstall --no-deps --no-cache-dir "
              "--no-binary mfvis-ext mfvis-ext`";
   }
   throw std::runtime_error(std::string("mfvis::") + op + ": " + cudaGetErrorString(error) + remedy);
 }
 
-// libtorch_cuda is asked for its stream when it is needed, not linked: a CUDA build also loads beside a torch without.
+// The function is looked up when it is needed instead of linking libtorch_cuda: a CUDA build also loads with a CPU-only
+// torch.
 cudaStream_t current_stream() {
   using CurrentStream = int32_t(int32_t, void**);
   static CurrentStream* const stream_of = [] {
@@ -34,12 +35,12 @@ cudaStream_t current_stream() {
   void* stream = nullptr;
   check_launch("current_stream", cudaGetDevice(&device));
   if (stream_of == nullptr || stream_of(device, &stream) != 0) {
-    throw std::runtime_error("mfvis: torch does not tell its CUDA stream; expected a CUDA build of torch >= 2.10");
+    throw std::runtime_error("mfvis: torch has no CUDA stream; expected a CUDA build of torch >= 2.10");
   }
   return static_cast<cudaStream_t>(stream);
 }
 
-OnDevice::OnDevice(int device) : before_(-1) {
+DeviceGuard::DeviceGuard(int device) : before_(-1) {
   if (device < 0) return;
   int current = 0;
   check_launch("device", cudaGetDevice(&current));
@@ -48,7 +49,7 @@ OnDevice::OnDevice(int device) : before_(-1) {
   before_ = current;
 }
 
-OnDevice::~OnDevice() {
+DeviceGuard::~DeviceGuard() {
   if (before_ >= 0) cudaSetDevice(before_);
 }
 
@@ -56,8 +57,8 @@ OnDevice::~OnDevice() {
 #else
 namespace mfvis {
 
-OnDevice::OnDevice(int) : before_(-1) {}
-OnDevice::~OnDevice() = default;
+DeviceGuard::DeviceGuard(int) : before_(-1) {}
+DeviceGuard::~DeviceGuard() = default;
 
 }  // namespace mfvis
 #endif

@@ -1,6 +1,6 @@
-// The element types of the kernels. Half and BFloat16 are our own two lines of bit arithmetic, not libtorch's classes:
-// theirs are inline functions with external linkage, which kernels must not contain (kernel.h), and these vectorise. A
-// GPU has an instruction for each of Half's, with the same results but for the bits of a NaN.
+// The element types of the kernels. Half and BFloat16 use a few lines of bit arithmetic of their own, because
+// libtorch's classes are inline functions with external linkage, which kernels must not contain (kernel.h). These
+// vectorize. A GPU has an instruction for each conversion of Half, with the same results except for the bits of a NaN.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +43,7 @@ static MFVIS_HOST_DEVICE float load(Half x) {
 #else
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
-  // The exponent moves from bias 15 to 127 by a product, which also normalises subnormal numbers.
+  // A product moves the exponent from bias 15 to 127 and normalizes subnormal numbers.
   const uint32_t scaled = bits_as<uint32_t>(bits_as<float>(magnitude) * 0x1p112f);
   const uint32_t special = magnitude | 0x7f800000u;
   return bits_as<float>((magnitude >= 0x0f800000u ? special : scaled) | sign);
@@ -65,7 +65,7 @@ static MFVIS_HOST_DEVICE void store(float x, Half* to) {
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
   const uint32_t normal = (magnitude + 0xc8000fffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Adding 0.5 lines the bits of a number below 2^-14 up with those of a subnormal half, rounded by the addition.
+  // Adding 0.5 aligns the bits of a number below 2^-14 with those of a subnormal half and rounds them.
   const uint32_t subnormal = bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - 0x3f000000u;
   uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
   half = magnitude >= 0x47800000u ? 0x7c00u : half;
@@ -74,7 +74,7 @@ static MFVIS_HOST_DEVICE void store(float x, Half* to) {
 #endif
 }
 
-// The type in which a kernel computes: float, or double for double.
+// The type in which a kernel computes: double for double, else float.
 template <typename T>
 using Compute = decltype(load(T{}));
 
@@ -93,7 +93,7 @@ static inline void with_floating_type(Dtype dtype, const Visit& visit) {
   }
 }
 
-// The same, and bytes (images).
+// The same, including bytes (images).
 template <typename Visit>
 static inline void with_image_type(Dtype dtype, const Visit& visit) {
   if (dtype == Dtype::u8) return visit(uint8_t{});

@@ -1,4 +1,4 @@
-// What every bridge (csrc/ops/<op>.cpp) includes: libtorch's stable ABI, the checks, and the registration.
+// Included by every bridge (csrc/ops/<op>.cpp): libtorch's stable ABI, the checks, and the registration.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -13,8 +13,8 @@ namespace mfvis {
 
 using torch::headeronly::ScalarType;
 
-// Defines torch.ops.mfvis.<name> with one C++ function for all devices: it checks the arguments, then Kernel::on picks
-// the device's kernel or says that there is none.
+// Defines torch.ops.mfvis.<name> with one C++ function for all devices. It checks the arguments; Kernel::on then
+// selects the device's kernel or raises an error if there is none.
 #define MFVIS_OPERATOR(name, signature)                                         \
   STABLE_TORCH_LIBRARY_FRAGMENT(mfvis, m) { m.def(#name signature); }           \
   STABLE_TORCH_LIBRARY_IMPL(mfvis, CPU, m) { m.impl(#name, TORCH_BOX(&name)); } \

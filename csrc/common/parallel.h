@@ -4,12 +4,12 @@
 
 namespace mfvis {
 
-// body(begin, end, context) on the threads of torch (torch.set_num_threads), in ranges of at least `grain` items. A
-// thread that is done takes the next range: items differ in cost, and other programs take their share of the cores.
+// Runs body(begin, end, context) on PyTorch's threads (torch.set_num_threads), in ranges of at least `grain` items. A
+// thread that is done takes the next range, because items differ in cost and other programs use the cores as well.
 void parallel_for(int64_t count, int64_t grain, void (*body)(int64_t, int64_t, const void*), const void* context);
 
-// The same for a lambda (begin, end). Where the cuts fall depends on the number of threads: a sum that is to be
-// repeatable is written per item and added up afterwards in order.
+// The same for a lambda (begin, end). The ranges depend on the number of threads: for a repeatable sum, write one value
+// per item and add them in order afterwards.
 template <typename Body>
 static inline void parallel_for(int64_t count, int64_t grain, const Body& body) {
   parallel_for(

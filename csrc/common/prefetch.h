@@ -4,9 +4,9 @@
 
 namespace mfvis {
 
-// Has the elements data[first], data[first + 1], ... brought into the second cache. They may lie behind the end of an
-// array: a prefetch of what is not there does nothing. Always inlined, as must be every function that does nothing
-// else: GCC takes it for one without effect and leaves the call out.
+// Prefetches the elements data[first], data[first + 1], ... into the L2 cache. They may lie behind the end of an array:
+// such a prefetch has no effect. Always inlined, as every function that does nothing else must be: GCC considers it
+// free of effects and removes the call.
 template <typename T>
 static inline __attribute__((always_inline)) void prefetch(const T* data, int64_t first, int64_t count) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(first) * sizeof(T);

@@ -11,13 +11,17 @@
 
 #include "memory.h"
 
-// Since torch 2.11, so not in the headers of the target, and not there in an older torch.
+// Available from torch 2.11 on: not in the headers of the target version, null in an older torch.
 extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
     void* data, int64_t axes, const int64_t* sizes, const int64_t* strides, int64_t offset, int32_t dtype,
     int32_t device_type, int32_t device_index, AtenTensorHandle* made, int32_t layout, const uint8_t* metadata,
     int64_t metadata_size, void (*give_back)(void* data, void* context), void* context);
 
 namespace mfvis {
+
+ScalarType compute_type(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
 
 Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);

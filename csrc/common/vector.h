@@ -5,13 +5,13 @@
 namespace mfvis {
 namespace {
 
-// Vectors written out, for loops of which the compiler makes scalars, or sums that it keeps in memory.
+// Explicit vectors, for loops that the compiler does not vectorize or whose sums it keeps in memory.
 template <typename C, int count>
-struct Numbers {
+struct SimdVector {
   typedef C Type __attribute__((vector_size(count * sizeof(C)), aligned(sizeof(C)), may_alias));
 };
 
-// As many as the machine's vectors hold, and at least four.
+// The widest vector of the machine, with at least four elements.
 template <typename C>
 struct Vector {
 #if defined(__AVX512F__)
@@ -22,7 +22,7 @@ struct Vector {
   static constexpr int bytes = 16;
 #endif
   static constexpr int size = bytes / sizeof(C) < 4 ? 4 : bytes / sizeof(C);
-  using Type = typename Numbers<C, size>::Type;
+  using Type = typename SimdVector<C, size>::Type;
 };
 
 }  // namespace

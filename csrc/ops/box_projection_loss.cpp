@@ -8,12 +8,10 @@
 namespace mfvis {
 namespace {
 
-ScalarType compute_type(ScalarType type) { return type == ScalarType::Double ? type : ScalarType::Float; }
-
 int64_t bytes_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
-// The maxima of rows lie in a column, those of columns in a row. On other devices a look at the values would wait for
-// the device; there the kernel skips what lies outside.
+// A row's maximum lies in a column, a column's maximum in a row. Values are checked on the CPU only: on other devices
+// that would wait for the device, and the kernel skips positions outside of the frame.
 void check_positions(const Check& check, const Tensor& position, int64_t height, int64_t width) {
   if (!position.is_cpu()) return;
   const int64_t frames = position.numel() / std::max<int64_t>(height + width, 1);
@@ -51,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
   check.dtype("boxes", boxes, {ScalarType::Float});
   check.same_device("boxes", boxes, "mask_logits", mask_logits);
 
-  const ScalarType type = compute_type(mask_logits.scalar_type());
+  const ScalarType type = compute_type(mask_logits);
   const std::initializer_list<int64_t> maxima{instances, frames, height + width};
   if (mask_logits.numel() == 0) {
     return {make_zeros(mask_logits, {}, type), make_zeros(mask_logits, maxima, type),
@@ -69,8 +67,8 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
   std::optional<Tensor> peak_value, peak_position, finished;
   if (runs_cuda_kernels(logits)) {
     const int64_t columns = bytes_of_tile / bytes_of(dtype_of(logits));
-    peaks.bands = (height + rows_of_band - 1) / rows_of_band;
-    peaks.tiles = (width + columns - 1) / columns;
+    peaks.bands = ceil_div(height, rows_of_band);
+    peaks.tiles = ceil_div(width, columns);
     const int64_t count = instances * frames * (peaks.bands * width + height * peaks.tiles);
     peak_value = make_empty(logits, {count}, type);
     peak_position = make_empty(logits, {count}, ScalarType::Int);
@@ -85,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
   return {loss, slope, position};
 }
 
-// mask_logits gives shape, dtype and device; its elements are not read.
+// mask_logits provides shape, dtype and device. Its elements are not read.
 Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask_logits, const Tensor& slope,
                                      const Tensor& position) {
   const Check check("box_projection_terms_backward");
@@ -93,7 +91,7 @@ Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask
   check.floating("mask_logits", mask_logits);
   const int64_t instances = mask_logits.size(0), frames = mask_logits.size(1);
   const int64_t both_axes = mask_logits.size(2) + mask_logits.size(3);
-  const ScalarType type = compute_type(mask_logits.scalar_type());
+  const ScalarType type = compute_type(mask_logits);
   check.sizes("slope", slope, {instances, frames, both_axes}, "[N, T, H + W]");
   check.dtype("slope", slope, {type});
   check.sizes("position", position, {instances, frames, both_axes}, "[N, T, H + W]");
@@ -103,7 +101,7 @@ Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask
   for (const Tensor& other : {slope, position, grad_loss}) {
     check.same_device("an argument", other, "mask_logits", mask_logits);
   }
-  // Contiguous, as the gradient is. On the CPU the threads that write it also fill it.
+  // Always contiguous. On the CPU the threads that write the gradient also initialize it.
   Tensor grad_logits = runs_cuda_kernels(mask_logits) ? make_zeros(mask_logits, mask_logits.sizes())
                                                       : make_empty(mask_logits, mask_logits.sizes());
   if (mask_logits.numel() == 0) return grad_logits;

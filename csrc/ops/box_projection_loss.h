@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "../common/arithmetic.h"
 #include "../common/box.h"
 #include "../common/dtype.h"
 #include "../common/kernel.h"
@@ -11,14 +12,14 @@ namespace mfvis {
 struct BoxProjection {
   const void* logits;  // [N, T, H, W] of dtype
   Dtype dtype;
-  const float* boxes;  // [N, T, 4]; the backward pass has none
+  const float* boxes;  // [N, T, 4]; null in the backward pass
   int64_t instances;
   int64_t frames;
   int64_t height;
   int64_t width;
 };
 
-// What the forward pass keeps for the backward pass, which needs neither logits nor boxes: for each row, then for each
+// Results of the forward pass that the backward pass needs; it reads neither logits nor boxes. For each row, then for each
 // column, the first position of its maximum (a column index for a row, a row index for a column) and the derivative of
 // the loss with respect to that logit. Zeros for an instance without any box: written by the CPU kernel; elsewhere the
 // tensors are zero before the call. The CUDA kernel of the backward pass skips positions outside of the frame, the
@@ -28,16 +29,16 @@ struct BoxMaxima {
   int32_t* position;  // [N, T, H + W]
 };
 
-// How the CUDA kernels divide a frame: bands of rows, tiles of columns.
+// Partition of a frame in the CUDA kernels: bands of rows, tiles of columns.
 constexpr int64_t rows_of_band = 32;
 constexpr int64_t bytes_of_tile = 512;
 
-// Their scratch, null on the CPU: of each frame the maximum of every column in every band, then of every row in every
-// tile, and where it is first.
+// Scratch memory of the CUDA kernels, null on the CPU. For each frame the maximum of every column in every band, then
+// of every row in every tile, each with its first position.
 struct BoxPeaks {
   void* value;        // [N, T, bands * W + H * tiles] of the compute type
-  int32_t* position;  // the same
-  int32_t* finished;  // a zero
+  int32_t* position;  // same shape
+  int32_t* finished;  // initialized to zero
   int64_t bands;
   int64_t tiles;
 };
@@ -46,13 +47,13 @@ struct BoxPeaks {
 inline Kernel<void(const BoxProjection&, const BoxMaxima&, const BoxPeaks&, void* loss, double* per_frame)>
     box_projection_terms_kernel{"box_projection_loss"};
 
-// grad_loss: a scalar of the compute type; grad_logits: as the logits, written whole on the CPU, zeros before the call
-// elsewhere. Logits and boxes are not read.
+// grad_loss: a scalar of the compute type. grad_logits: shape of the logits; completely written on the CPU, zero before
+// the call elsewhere. Logits and boxes are not read.
 inline Kernel<void(const BoxProjection&, const BoxMaxima&, const void* grad_loss, void* grad_logits)>
     box_projection_terms_backward_kernel{"box_projection_loss"};
 
-// 1 - 2 I / D with I = sum of p inside the span, D = sum of p² + length of the span + 1e-5. Its derivative by a p is
-// 4 I p / D², and 2 / D less inside the span; that of a sigmoid is p (1 - p).
+// The dice loss 1 - 2 I / D with I = sum of p inside the span, D = sum of p² + length of the span + 1e-5. Its
+// derivative with respect to a p is 4 I p / D², minus 2 / D inside the span; the derivative of a sigmoid is p (1 - p).
 struct Dice {
   double loss;
   double by_p_everywhere;

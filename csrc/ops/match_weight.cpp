@@ -9,8 +9,8 @@
 namespace mfvis {
 namespace {
 
-// The affinity falls with the distance, so a threshold on it is a limit on the distance: solved once, in double, and
-// rounded down to the float that decides the same.
+// The affinity decreases with the distance, so a threshold on it is a limit on the distance: solved once, in double,
+// and rounded down to the float with the same decision.
 float distance_limit(double threshold, double sigma, bool gaussian) {
   constexpr float largest = std::numeric_limits<float>::max();
   if (threshold <= 0) return largest;

@@ -5,11 +5,7 @@
 namespace mfvis {
 namespace {
 
-ScalarType compute_type(const Tensor& value) {
-  return value.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// The checked tensors of one call, contiguous and of the types that the kernels read, alive as long as the kernel runs.
+// The checked tensors of one call, contiguous and of the types that the kernels read. They outlive the kernel.
 struct Arguments {
   Tensor value, shapes, starts, locations, weights;
 
@@ -29,7 +25,7 @@ struct Arguments {
                       nullptr,
                       nullptr};
     const int64_t *const shape = shapes.const_data_ptr<int64_t>(), *const start = starts.const_data_ptr<int64_t>();
-    // On the emulator, too, the kernels read what they would read on a GPU.
+    // On the emulator the kernels read the same memory as on a GPU.
     if (!shapes.is_cpu() || (value.is_cpu() && runs_cuda_kernels(value))) {
       args.shapes_on_device = shape;
       args.starts_on_device = start;
@@ -40,8 +36,8 @@ struct Arguments {
   }
 };
 
-// Their values are looked at on the CPU alone: elsewhere that would wait for the device. There the kernels read nothing
-// outside of `value`, whatever the levels say.
+// Values are checked on the CPU only: on other devices that would wait for the device. There the kernels read nothing
+// outside of `value`, whatever the levels are.
 void check_levels(const Check& check, const Tensor& shapes, const Tensor& starts, int64_t pixels) {
   if (!shapes.is_cpu()) return;
   const int64_t *const shape = shapes.const_data_ptr<int64_t>(), *const start = starts.const_data_ptr<int64_t>();
@@ -63,8 +59,8 @@ Arguments checked(const Check& check, const Tensor& value, const Tensor& spatial
   check.sizes("spatial_shapes", spatial_shapes, {-1, 2}, "[L, 2]");
   check.dtype("spatial_shapes", spatial_shapes, {ScalarType::Long});
   const int64_t levels = spatial_shapes.size(0);
-  check.that(levels <= most_deform_levels, "spatial_shapes", "has " + std::to_string(levels) + " levels",
-             "at most " + std::to_string(most_deform_levels));
+  check.that(levels <= max_deform_levels, "spatial_shapes", "has " + std::to_string(levels) + " levels",
+             "at most " + std::to_string(max_deform_levels));
   check.sizes("level_start_index", level_start_index, {levels}, "[L]");
   check.dtype("level_start_index", level_start_index, {ScalarType::Long});
   if (!spatial_shapes.is_cpu()) check.same_device("spatial_shapes", spatial_shapes, "value", value);

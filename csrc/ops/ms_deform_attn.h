@@ -14,9 +14,9 @@ struct DeformLevel {
   int64_t start;
 };
 
-constexpr int64_t most_deform_levels = 16;
+constexpr int64_t max_deform_levels = 16;
 
-// The compute type of the value's dtype is that of locations, weights and their gradients.
+// Locations, weights and their gradients have the compute type of `dtype`.
 struct MsDeformAttn {
   const void* value;  // [B, S, heads, D] of dtype
   Dtype dtype;
@@ -29,23 +29,23 @@ struct MsDeformAttn {
   int64_t queries;
   int64_t levels;
   int64_t points;
-  // The levels: here, where the bridge could read them, or in the memory of the GPU, so that nobody has to wait for it.
-  DeformLevel level[most_deform_levels];
+  // The levels, by value if the bridge could read them, else in device memory, so that nothing waits for the device.
+  DeformLevel level[max_deform_levels];
   const int64_t* shapes_on_device;  // [L, 2]: H, W; or null
   const int64_t* starts_on_device;  // [L]
 };
 
-// What the CUDA kernels need to add up the gradient of the value, null on the CPU.
+// Accumulators of the gradient of the value in the CUDA kernels, null on the CPU. Either `sums` or `in_fixed` is null.
 struct DeformSums {
-  void* sums;  // [B, S, heads, D], zeros; of the compute type, and grad_value itself where that has this type too;
-  int64_t* in_fixed;  // or, to be repeatable, of integers, whose sum does not depend on the order. One of both is null.
-  uint64_t* largest;  // [2, batch], zeros: bits of the largest |grad_output|, then |weights|; only with in_fixed
+  void* sums;         // [B, S, heads, D], zeros, of the compute type; grad_value itself if it has this type
+  int64_t* in_fixed;  // repeatable alternative: sums of integers do not depend on their order
+  uint64_t* largest;  // [2, batch], zeros; with in_fixed: bits of the largest |grad_output|, then |weights|
 };
 
 // output: [B, Q, heads, D] of dtype.
 inline Kernel<void(const MsDeformAttn&, void* output)> ms_deform_attn_kernel{"ms_deform_attn"};
 
-// grad_output: as output; grad_value, grad_locations, grad_weights: as the inputs, written whole.
+// grad_output: as output. grad_value, grad_locations, grad_weights: shapes of the inputs, completely written.
 inline Kernel<void(const MsDeformAttn&, const DeformSums&, const void* grad_output, void* grad_value,
                    void* grad_locations, void* grad_weights)>
     ms_deform_attn_backward_kernel{"ms_deform_attn"};
@@ -53,14 +53,14 @@ inline Kernel<void(const MsDeformAttn&, const DeformSums&, const void* grad_outp
 static MFVIS_HOST_DEVICE float floor_of(float x) { return __builtin_floorf(x); }
 static MFVIS_HOST_DEVICE double floor_of(double x) { return __builtin_floor(x); }
 
-// Where a sample lies on one axis, in pixels: between floor_of(it) and the next one.
+// The position of a sample on one axis in pixels, between pixel floor_of(position) and the next one.
 template <typename C>
 static MFVIS_HOST_DEVICE C in_pixels(C location, int32_t size) {
   return location * static_cast<C>(size) - C(0.5);
 }
 
-// The pixel of a floor_of(in_pixels()), or where that is far outside, and where it is NaN, one such that it and the
-// next are outside: -2 or size.
+// The pixel index of floor_of(in_pixels()). If that is far outside, or NaN, an index such that it and the next one are
+// outside: -2 or size.
 template <typename C>
 static MFVIS_HOST_DEVICE int32_t pixel_of(C whole, int32_t size) {
   const C most = static_cast<C>(size), below = whole < most ? whole : most;

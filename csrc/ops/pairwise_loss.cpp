@@ -10,30 +10,26 @@
 namespace mfvis {
 namespace {
 
-ScalarType sum_type(const Tensor& mask_logits) {
-  return mask_logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// exp(-d / 2) >= threshold as a bound of d²; a negative one holds for no colours at all.
+// exp(-d / 2) >= threshold as a bound on d². Negative if no colors are similar.
 float max_squared_distance(double threshold) {
   if (threshold <= 0) return std::numeric_limits<float>::infinity();
   const double distance = -2 * std::log(threshold);
   return distance < 0 ? -1.0f : static_cast<float>(distance * distance);
 }
 
-// The checked, contiguous tensors of one call, alive as long as the kernel runs.
+// The checked, contiguous tensors of one call. They outlive the kernel.
 struct Arguments {
-  Tensor logits, colours, boxes, video_index;
+  Tensor logits, colors, boxes, video_index;
   int64_t kernel_size, dilation;
   double threshold;
 
   PairwiseLoss pointers(void* scratch = nullptr) const {
     return {logits.const_data_ptr(),
             dtype_of(logits),
-            colours.const_data_ptr<float>(),
+            colors.const_data_ptr<float>(),
             boxes.const_data_ptr<float>(),
             video_index.const_data_ptr<int64_t>(),
-            colours.size(0),
+            colors.size(0),
             logits.size(0),
             logits.size(1),
             logits.size(2),
@@ -73,14 +69,14 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& f
 
 }  // namespace
 
-// The loss, and the number of pairs by which it was divided.
+// The loss, and its divisor for the backward pass.
 std::tuple<Tensor, Tensor> pairwise_loss_mean(const Tensor& mask_logits, const Tensor& frames, const Tensor& boxes,
                                               const Tensor& video_index, int64_t kernel_size, int64_t dilation,
                                               double threshold) {
   const Arguments arguments =
       checked(Check("pairwise_loss"), mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
   const std::initializer_list<int64_t> shape{mask_logits.size(0), mask_logits.size(1)};
-  const ScalarType type = sum_type(mask_logits);
+  const ScalarType type = compute_type(mask_logits);
   if (mask_logits.numel() == 0) {
     return mean_of_terms(make_zeros(mask_logits, shape, type), make_zeros(mask_logits, shape, type), 1);
   }
@@ -97,7 +93,7 @@ Tensor pairwise_loss_mean_backward(const Tensor& grad_loss, const Tensor& diviso
                                    int64_t kernel_size, int64_t dilation, double threshold) {
   const Check check("pairwise_loss_mean_backward");
   const Arguments arguments = checked(check, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
-  check.dtype("divisor", divisor, {sum_type(mask_logits)});
+  check.dtype("divisor", divisor, {compute_type(mask_logits)});
   check.same_device("divisor", divisor, "mask_logits", mask_logits);
   const Tensor grad_loss_sum =
       mean_of_terms_backward(check, grad_loss, divisor, {mask_logits.size(0), mask_logits.size(1)}, 1);

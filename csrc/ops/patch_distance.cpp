@@ -7,11 +7,7 @@
 namespace mfvis {
 namespace {
 
-ScalarType distance_type(const Tensor& target) {
-  return target.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// The checked, contiguous tensors of one call, alive as long as the kernel runs.
+// The checked, contiguous tensors of one call. They outlive the kernel.
 struct Arguments {
   Tensor target, source;
   std::optional<Tensor> padded;
@@ -48,7 +44,7 @@ Arguments checked(const Check& check, const Tensor& target, const Tensor& source
   if (!runs_cuda_kernels(target)) {
     const int64_t border = patch_size - 1;
     padded = make_empty(target, {2, target.size(0), target.size(1), target.size(2) + border, target.size(3) + border},
-                        distance_type(target));
+                        compute_type(target));
   }
   return {as_contiguous(target), as_contiguous(source), padded, patch_size, radius, dilation};
 }
@@ -60,7 +56,7 @@ Tensor patch_distance(const Tensor& target, const Tensor& source, int64_t patch_
   const Arguments arguments = checked(Check("patch_distance"), target, source, patch_size, radius, dilation);
   const int64_t side = 2 * radius + 1;
   Tensor distance =
-      make_empty(target, {target.size(0), side * side, target.size(2), target.size(3)}, distance_type(target));
+      make_empty(target, {target.size(0), side * side, target.size(2), target.size(3)}, compute_type(target));
   if (distance.numel() > 0) {
     patch_distance_kernel.on(target)(arguments.pointers(), distance.mutable_data_ptr());
   }
@@ -75,7 +71,7 @@ Tensor patch_distance_backward(const Tensor& grad_distance, const Tensor& distan
   const int64_t candidates = (2 * radius + 1) * (2 * radius + 1);
   for (const auto& [name, tensor] : {std::pair("grad_distance", &grad_distance), std::pair("distance", &distance)}) {
     check.sizes(name, *tensor, {target.size(0), candidates, target.size(2), target.size(3)}, "[B, S², H, W]");
-    check.dtype(name, *tensor, {distance_type(target)});
+    check.dtype(name, *tensor, {compute_type(target)});
     check.same_device(name, *tensor, "target", target);
   }
   Tensor grad = make_empty(target, target.sizes());

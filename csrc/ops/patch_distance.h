@@ -26,8 +26,8 @@ struct PatchDistance {
 // distance: [B, S², H, W] of the compute type of dtype.
 inline Kernel<void(const PatchDistance&, void* distance)> patch_distance_kernel{"patch_distance"};
 
-// grad_distance and distance: [B, S², H, W] of the compute type; grad: of the source or of the target, as they are,
-// written whole.
+// grad_distance and distance: [B, S², H, W] of the compute type. grad: shape and dtype of the source or of the target,
+// completely written.
 inline Kernel<void(const PatchDistance&, const void* grad_distance, const void* distance, bool of_source, void* grad)>
     patch_distance_backward_kernel{"patch_distance_backward"};
 

@@ -25,7 +25,7 @@ std::tuple<Tensor, Tensor> temporal_topk(const Tensor& frames, const Tensor& pai
   if (distance.numel() == 0) return {distance, offset};
   const Tensor tight_frames = as_contiguous(frames);
   const std::optional<Tensor> own_shift = as_private(shift);
-  std::optional<Tensor> padded;  // The CUDA kernels need none.
+  std::optional<Tensor> padded;  // Not needed by the CUDA kernels.
   if (!runs_cuda_kernels(frames)) {
     const int64_t border = patch_size - 1;
     padded = make_empty(frames, {videos, frames.size(1), frames.size(2), height + border, width + border},

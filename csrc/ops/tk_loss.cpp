@@ -10,17 +10,13 @@
 namespace mfvis {
 namespace {
 
-ScalarType sum_type(const Tensor& mask_logits) {
-  return mask_logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// The checked, contiguous tensors of one call, alive as long as the kernel runs.
+// The checked, contiguous tensors of one call. They outlive the kernel.
 struct Arguments {
   Tensor logits, offset, weight, pairs, boxes, video_index;
   std::optional<Tensor> shift;
   int64_t radius, dilation;
 
-  // What the CUDA kernels work in, nothing elsewhere.
+  // Scratch memory of the CUDA kernels, empty for the CPU kernels.
   Tensor scratch(int64_t TkLossScratch::* pass) const {
     const int64_t bytes = runs_cuda_kernels(logits) ? tk_loss_scratch_bytes(pointers()).*pass : 0;
     return make_empty(logits, {bytes}, ScalarType::Byte);
@@ -84,7 +80,7 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& o
 std::tuple<Tensor, Tensor> sums_of(const Arguments& arguments) {
   const Tensor& logits = arguments.logits;
   const std::initializer_list<int64_t> shape{logits.size(0), arguments.pairs.size(0)};
-  const ScalarType type = sum_type(logits);
+  const ScalarType type = compute_type(logits);
   if (logits.numel() == 0 || arguments.pairs.size(0) == 0) {
     return {make_zeros(logits, shape, type), make_zeros(logits, shape, type)};
   }
@@ -98,7 +94,7 @@ std::tuple<Tensor, Tensor> sums_of(const Arguments& arguments) {
 Tensor gradient(const Check& check, const Arguments& arguments, const Tensor& grad_loss_sum) {
   const Tensor& logits = arguments.logits;
   check.sizes("grad_loss_sum", grad_loss_sum, {logits.size(0), arguments.pairs.size(0)}, "[N, P]");
-  check.dtype("grad_loss_sum", grad_loss_sum, {sum_type(logits)});
+  check.dtype("grad_loss_sum", grad_loss_sum, {compute_type(logits)});
   check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", logits);
   Tensor grad_logits = make_empty(logits, logits.sizes());
   if (logits.numel() == 0) return grad_logits;

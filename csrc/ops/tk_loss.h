@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "../common/arithmetic.h"
 #include "../common/dtype.h"
 #include "../common/kernel.h"
 
@@ -28,25 +29,25 @@ struct TkLoss {
   void* scratch;  // tk_loss_scratch_bytes() of the CUDA kernels; null on the CPU
 };
 
-// Of the CUDA kernels' working memory, which csrc/ops/cuda/tk_loss_kernel.cu draws: its first part, and all of it, for
-// the forward pass and for the backward pass.
+// Sizes of the CUDA kernels' scratch memory, drawn in csrc/ops/cuda/tk_loss_kernel.cu: of its first part, and in total
+// for the forward pass and for the backward pass.
 inline int64_t tk_loss_counted_bytes(const TkLoss& args) {
-  return ((args.instances + 31) / 32 * args.height * args.width * 4 + 15) / 16 * 16;
+  return round_up(ceil_div(args.instances, 32) * args.height * args.width * 4, 16);
 }
 struct TkLossScratch {
   int64_t forward;
   int64_t backward;
 };
 inline TkLossScratch tk_loss_scratch_bytes(const TkLoss& args) {
-  const int64_t area = args.height * args.width, tiles = (area + 255) / 256, counted = tk_loss_counted_bytes(args);
+  const int64_t area = args.height * args.width, tiles = ceil_div(area, 256), counted = tk_loss_counted_bytes(args);
   return {counted + args.instances * args.pair_count * tiles * 16,
           counted + args.videos * args.pair_count * (4 + area * 8 * (1 + args.matches))};
 }
 
-// loss_sum, weight_sum: [N, P] of the compute type of the logits, written whole.
+// loss_sum, weight_sum: [N, P] of the compute type of the logits, completely written.
 inline Kernel<void(const TkLoss&, void* loss_sum, void* weight_sum)> tk_loss_terms_kernel{"tk_loss_terms"};
 
-// grad_loss_sum: [N, P] of the compute type; grad_logits: [N, T, H, W] of the type of the logits, written whole.
+// grad_loss_sum: [N, P] of the compute type; grad_logits: [N, T, H, W] of the dtype of the logits, completely written.
 inline Kernel<void(const TkLoss&, const void* grad_loss_sum, void* grad_logits)> tk_loss_terms_backward_kernel{
     "tk_loss_terms_backward"};
 

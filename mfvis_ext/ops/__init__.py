@@ -1,6 +1,6 @@
 """One module per operator: the documented function, its fake kernel for `torch.compile`, its autograd formula.
 
-`mfvis_ext` finds the modules here by themselves and re-exports what their ``__all__`` names.
+`mfvis_ext` finds these modules by itself and re-exports the names in their ``__all__``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 
 def forbid_backward(operator: str, reason: str) -> None:
-    """Makes a backward pass through `operator` ("mfvis::x") an error with that reason, instead of a silent zero."""
+    """Make a backward pass through `operator` ("mfvis::x") an error with that reason, instead of a silent zero."""
 
     def backward(ctx, *grads) -> NoReturn:
         raise RuntimeError(f"{operator} {reason}")
@@ -31,6 +31,6 @@ def private(tensor: Tensor | None) -> Tensor | None:
 
 
 def forbid_forward_mode(operator: str, *inputs: Tensor) -> None:
-    """NotImplementedError where an input has a forward-mode tangent: torch would drop it, and so return zeros."""
+    """Raise NotImplementedError if an input has a forward-mode tangent, which torch would silently drop."""
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs):
         raise NotImplementedError(f"{operator} has no forward-mode derivative; take the gradient by backward()")

@@ -16,7 +16,7 @@ def mask_to_boxes(mask_logits: Tensor, threshold: float = 0.0) -> Tensor:
         threshold: in units of the logits; 0 is probability one half.
 
     Returns:
-        float32 ``[N, T, 4]``, half-open ``(x1, y1, x2, y2)`` in pixels of the logits; zeros where no pixel is above.
+        float32 ``[N, T, 4]``, half-open ``(x1, y1, x2, y2)`` in pixels of the logits; zeros if no pixel is above.
         Not differentiable.
 
     Raises:

@@ -11,17 +11,17 @@ __all__ = ["match_weight"]
 def match_weight(
     distance: Tensor, threshold: float = 0.05, affinity: str = "exponential", sigma: float = 1.0, weighted: bool = False
 ) -> Tensor:
-    """The weight of every match in the TK-Loss (Ke et al., MaskFreeVIS, CVPR 2023, section 3.2: the threshold D).
+    """Weights of the matches for the TK-Loss (Ke et al., MaskFreeVIS, CVPR 2023, section 3.2: the threshold D).
 
     The affinity of a match at distance d is ``exp(-d / (2σ))`` ("exponential", as in the authors' code) or
     ``exp(-d² / (2σ²))`` ("gaussian").
 
     Args:
-        distance: float32 of any shape, as `temporal_topk` returns it; a match at +inf does not exist.
+        distance: float32 of any shape, as `temporal_topk` returns it; +inf: no match.
         threshold: the smallest affinity that counts.
         affinity: "exponential" or "gaussian".
         sigma: the scale of the distances, positive.
-        weighted: weigh a match by its affinity rather than by 1.
+        weighted: use the affinity as the weight instead of 1.
 
     Returns:
         float32 of the shape of `distance`: 0 below the threshold, else 1 or the affinity. Not differentiable.

@@ -17,22 +17,22 @@ def ms_deform_attn(
 ) -> Tensor:
     """Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021, eq. 3).
 
-    Each query reads a few points of each feature map, interpolated between pixels, and adds them up by its weights. The
-    centre of pixel (i, j) of an H x W level lies at ``((j + 0.5) / W, (i + 0.5) / H)``; outside there are zeros
-    (`grid_sample`: bilinear, ``align_corners=False``).
+    Each query samples a few points of each feature map and returns their weighted sum. The center of pixel (i, j) of an
+    H x W level lies at ``((j + 0.5) / W, (i + 0.5) / H)``, with zeros outside (`grid_sample`: bilinear,
+    ``align_corners=False``).
 
     Args:
         value: ``[B, S, heads, D]``, float16, bfloat16, float32 or float64; the pixels of the levels, row by row.
         spatial_shapes: int64 ``[L, 2]``, (H, W) of each level; L up to 16. On the CPU or on the device of ``value``;
-            either way nobody waits for the device, and only on the CPU is it checked that the levels lie in ``value``.
+            nothing waits for the device. Only on the CPU the levels are checked to lie within ``value``.
         level_start_index: int64 ``[L]``, the row of ``value`` where each level begins; where `spatial_shapes` is.
         sampling_locations: ``[B, Q, heads, L, points, 2]``, (x, y), 0 to 1 from edge to edge; any floating dtype.
         attention_weights: ``[B, Q, heads, L, points]``, any floating dtype.
 
     Returns:
         ``[B, Q, heads * D]`` of the dtype of ``value``, summed in float32 (float64 for float64). Differentiable in
-        value, locations and weights, each gradient of its input's dtype; a second derivative is an error. Under
-        `torch.use_deterministic_algorithms` the gradients are repeatable on CUDA as well; on the CPU they always are.
+        value, locations and weights, each gradient of its input's dtype; a second derivative is an error. Gradients are
+        repeatable on the CPU, and on CUDA under `torch.use_deterministic_algorithms`.
 
     Raises:
         ValueError: a wrong shape, dtype or device, or levels that leave ``value``, naming the argument.

@@ -17,20 +17,20 @@ def pairwise_loss(
     dilation: int = 2,
     threshold: float = 0.3,
 ) -> Tensor:
-    """Neighbours of similar colour should have the same label (Tian et al., BoxInst, CVPR 2021, eq. 5 to 7).
+    """Pairwise loss: neighbors of similar color have the same label (Tian et al., BoxInst, CVPR 2021, eq. 5 to 7).
 
-    For every pixel inside the instance's box in its frame, and each of the kernel_size² - 1 neighbours that exist, the
+    For every pixel inside the instance's box in its frame, and each of the kernel_size² - 1 neighbors that exist, the
     disagreement of their logits (see `tk_loss`), counted iff ``exp(-‖c_p - c_q‖ / 2) >= threshold``.
 
     Args:
         mask_logits: ``[N, T, H, W]``, float16, bfloat16, float32 or float64.
-        frames: float32 ``[B, T, 3, H, W]``, LAB colours, see `rgb_to_lab`. Constants: no gradient.
-            RGB is not told from LAB: in 0..255 few neighbours would count, in 0..1 all.
+        frames: float32 ``[B, T, 3, H, W]``, LAB colors, see `rgb_to_lab`. Constants: no gradient.
+            RGB is not detected: in 0..255 few neighbors would count, in 0..1 all.
         boxes: float32 ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in the logits' pixels; ``x2 <= x1`` or ``y2 <= y1``: absent.
         video_index: int64 ``[N]``, the video of each instance.
-        kernel_size: odd side of the neighbourhood.
-        dilation: pixels from one neighbour to the next.
-        threshold: smallest colour similarity of a pair that counts.
+        kernel_size: odd side of the neighborhood.
+        dilation: pixels from one neighbor to the next.
+        threshold: smallest color similarity of a pair that counts.
 
     Returns:
         A scalar, the sum over everything divided by ``max(count, 1)``: float64 for float64 logits, else float32. The
@@ -65,7 +65,7 @@ def pairwise_loss_terms(
 
 
 class MeanOfPairs(torch.autograd.Function):
-    """The loss as one node of the graph: small ones between sums and quotient are a cost of every call."""
+    """The loss as a single node of the graph, because every small node adds to the cost of a call."""
 
     @staticmethod
     def forward(ctx, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):

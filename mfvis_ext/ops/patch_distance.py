@@ -9,22 +9,22 @@ __all__ = ["patch_distance"]
 
 
 def patch_distance(target: Tensor, source: Tensor, patch_size: int = 3, radius: int = 5, dilation: int = 1) -> Tensor:
-    """Distances between every patch of one frame and those around it in another: a differentiable cost volume.
+    """Distances between every patch of one frame and the patches around it in another: a differentiable cost volume.
 
     Entry ``[b, (dy + radius)·S + (dx + radius), i, j]``, S = 2·radius + 1, is the L2 norm, over all channels and
-    patch_size² pixels, of the difference between the patch of `target` centred at (i, j) and that of `source` centred
+    patch_size² pixels, of the difference between the patch of `target` centered at (i, j) and that of `source` centered
     at (i + dilation·dy, j + dilation·dx); pixels outside the frame count as 0 in both. The patches are never unfolded.
-    To search the nearest ones, `temporal_topk` needs no volume.
+    `temporal_topk` finds the nearest patches without a volume.
 
     Args:
         target: ``[B, C, H, W]``, float16, bfloat16, float32 or float64.
         source: of the same shape and dtype.
         patch_size: odd side of a patch in pixels.
-        radius: candidates on each side of the centre, 0 to 90.
+        radius: candidates on each side of the center, 0 to 90.
         dilation: pixels from one candidate to the next.
 
     Returns:
-        ``[B, S², H, W]``, float64 for float64 frames, else float32; +inf where the candidate's centre lies outside the
+        ``[B, S², H, W]``, float64 for float64 frames, else float32; +inf where the candidate's center lies outside the
         frame. Differentiable in both frames, with their dtype; the gradient of a distance that is 0 or +inf is 0. A
         second derivative is an error.
 
@@ -53,7 +53,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad_distance: Tensor) -> tuple[Tensor | None, ...]:
-    # Once for both: after a sum the gradient is one number, expanded; and checkpointing hands out what it saved once.
+    # Once for both frames: the gradient of a sum is an expanded scalar, and checkpointing unpacks saved tensors once.
     grad_distance, saved = grad_distance.contiguous(), ctx.saved_tensors
     gradients = (
         torch.ops.mfvis.patch_distance_backward(grad_distance, *saved, *ctx.window, of_source) if needed else None

@@ -9,14 +9,14 @@ __all__ = ["rgb_to_lab"]
 
 
 def rgb_to_lab(images: Tensor, downsample: int = 1) -> Tensor:
-    """CIE-LAB colours (D65, 2° observer, the values of `skimage.color.rgb2lab`), of means over blocks of pixels.
+    """CIE-LAB colors (D65, 2° observer, the values of `skimage.color.rgb2lab`) of block means.
 
-    The blocks are averaged in RGB, before the conversion; incomplete ones at the right and bottom are dropped;
-    networks round up, so pad images of such a size first, as the network does.
+    The blocks are averaged in RGB, before the conversion. Incomplete blocks at the right and bottom are dropped. If
+    your network pads such sizes, pad the images the same way first.
 
     Args:
         images: ``[..., 3, H, W]``, RGB in 0..255, uint8, float16, bfloat16, float32 or float64. Images in 0..1 are
-            nearly black, without an error.
+            accepted as nearly black.
         downsample: side of the blocks in pixels, at least 1.
 
     Returns:

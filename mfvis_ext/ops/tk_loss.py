@@ -32,11 +32,11 @@ def tk_loss(
         pairs: int64 ``[P, 2]``, (target frame, source frame).
         boxes: float32 ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in the logits' pixels; ``x2 <= x1`` or ``y2 <= y1``: absent.
         video_index: int64 ``[N]``, the video of each instance.
-        radius, dilation, shift: as `temporal_topk` was given them.
+        radius, dilation, shift: the same as for `temporal_topk`.
 
     Returns:
         A scalar, ``sum over pairs of sum(weight · disagreement) / max(sum(weight), 1)``, the sums over all instances,
-        counted pixels and matches: float64 for float64 logits, else float32; 0 where nothing counts. The gradient
+        counted pixels and matches: float64 for float64 logits, else float32; 0 if nothing counts. The gradient
         flows to both ends of every match, in the dtype of the logits. A second derivative is an error.
 
     Raises:
@@ -56,7 +56,7 @@ def tk_loss_terms(
     dilation: int = 1,
     shift: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The sums of `tk_loss` before the division, for those who normalise otherwise or across processes.
+    """The sums of `tk_loss` before the division, for other normalizations or for sums across processes.
 
     Arguments and errors as `tk_loss`.
 
@@ -71,7 +71,7 @@ def tk_loss_terms(
 
 
 class MeanOfMatches(torch.autograd.Function):
-    """The loss as one node of the graph: small ones between sums and quotient are a cost of every call."""
+    """The loss as a single node of the graph, because every small node adds to the cost of a call."""
 
     @staticmethod
     def forward(ctx, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):

@@ -1,7 +1,7 @@
 """The operators in plain PyTorch, one module per operator: `mfvis_ext.reference.tk_loss.tk_loss` and so on.
 
-They say what each operator means, in the fewest words PyTorch allows. The tests hold the kernels against them, the
-benchmarks measure against them. They need no compiled code and run on any device; float64 input stays float64.
+They define what each operator computes, as briefly as possible. The tests compare the kernels with them, and the
+benchmarks use them as the baseline. They need no compiled code and run on any device. float64 input stays float64.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def disagreement(a: Tensor, b: Tensor) -> Tensor:
 
 
 def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
-    """bool `[..., H, W]`: which pixel centres lie inside the half-open boxes `[..., 4]`."""
+    """Mask, bool `[..., H, W]`, of the pixel centers inside the half-open boxes `[..., 4]`."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     x = torch.arange(width, device=boxes.device) + 0.5
     y = torch.arange(height, device=boxes.device) + 0.5

@@ -9,7 +9,7 @@ def match_weight(
 ) -> Tensor:
     """float32 weight of every match: 1 (the affinity itself if `weighted`) where affinity >= threshold, else 0.
 
-    Affinity: exp(-d / (2σ)) ("exponential") or exp(-d² / (2σ²)) ("gaussian"). +inf distances weigh 0.
+    Affinity: exp(-d / (2σ)) ("exponential") or exp(-d² / (2σ²)) ("gaussian"). The weight of a +inf distance is 0.
     """
     d = distance.float()
     similarity = torch.exp(-d / (2 * sigma)) if affinity == "exponential" else torch.exp(-(d**2) / (2 * sigma**2))

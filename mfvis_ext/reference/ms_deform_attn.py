@@ -15,7 +15,7 @@ def ms_deform_attn(
 ) -> Tensor:
     """Multi-scale deformable attention. Deformable DETR, eq. 3.
 
-    value: `[B, S, heads, D]`, the levels one behind the other; spatial_shapes: `[L, 2]` (H, W);
+    value: `[B, S, heads, D]`, the levels one after the other; spatial_shapes: `[L, 2]` (H, W);
     level_start_index: `[L]`; sampling_locations: `[B, Q, heads, L, points, 2]` (x, y) in 0..1;
     attention_weights: `[B, Q, heads, L, points]`. Returns `[B, Q, heads·D]`.
     """

@@ -18,7 +18,7 @@ def pairwise_loss(
 ) -> Tensor:
     """Mean disagreement between box pixels and those of their neighbors that have a similar color. BoxInst, eq. 7.
 
-    Arguments as `pairwise_loss_terms`. Returns a scalar; 0 where nothing is counted.
+    Arguments as `pairwise_loss_terms`. Returns a scalar; 0 if nothing is counted.
     """
     total, count = pairwise_loss_terms(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
     return total / count.clamp(min=1)
@@ -41,16 +41,16 @@ def pairwise_loss_terms(
     height, width = logits.shape[-2:]
     center = kernel_size**2 // 2
 
-    def neighbours(x: Tensor) -> Tensor:
+    def neighbors(x: Tensor) -> Tensor:
         unfolded = F.unfold(x.flatten(0, 1), kernel_size, dilation, padding=dilation * (kernel_size // 2))
         unfolded = unfolded.view(*x.shape[:3], kernel_size**2, height, width)
         return torch.cat([unfolded[:, :, :, :center], unfolded[:, :, :, center + 1 :]], dim=3)
 
-    colours = frames.float()
-    exists = neighbours(torch.ones_like(colours[:1, :1, :1]))[:, :, 0] > 0
-    distance = torch.linalg.vector_norm(colours[:, :, :, None] - neighbours(colours), dim=2)
+    colors = frames.float()
+    exists = neighbors(torch.ones_like(colors[:1, :1, :1]))[:, :, 0] > 0
+    distance = torch.linalg.vector_norm(colors[:, :, :, None] - neighbors(colors), dim=2)
     similar = (torch.exp(-distance / 2) >= threshold) & exists
     counted = similar[video_index] & inside_boxes(boxes, height, width)[:, :, None]
-    terms = disagreement(logits[:, :, None], neighbours(logits[:, :, None])[:, :, 0])
+    terms = disagreement(logits[:, :, None], neighbors(logits[:, :, None])[:, :, 0])
     total = torch.where(counted, terms, 0.0).sum()
     return total, counted.sum().to(total.dtype)

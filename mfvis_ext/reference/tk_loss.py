@@ -20,7 +20,8 @@ def tk_loss_terms(
     """Weighted disagreement and weight, each summed per instance and pair: `[N, P]` twice.
 
     mask_logits: `[N, T, H, W]`; offset, weight: `[B, P, K, H, W]`; pairs: `[P, 2]`; boxes: `[N, T, 4]`;
-    video_index: `[N]`; shift: `[B, P, 2]` or None. A match outside the window or the frame, offset -1 too, is none.
+    video_index: `[N]`; shift: `[B, P, 2]` or None. Matches outside the window or the frame, offset -1
+    included, are ignored.
     """
     logits = accumulation(mask_logits)
     instances, _, height, width = logits.shape
@@ -60,7 +61,7 @@ def tk_loss(
 ) -> Tensor:
     """The temporal KNN-patch loss, MaskFreeVIS eq. 3 to 5: mean disagreement of the matches, summed over pairs.
 
-    Arguments as `tk_loss_terms`. Returns a scalar; 0 where nothing is counted.
+    Arguments as `tk_loss_terms`. Returns a scalar; 0 if nothing is counted.
     """
     loss, total = tk_loss_terms(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift)
     return (loss.sum(0) / total.sum(0).clamp(min=1)).sum()

@@ -5,13 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, REFUSED, Ladder, random_boxes
+from operator_tests import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, REFUSED, OperatorTests, random_boxes
 
 from mfvis_ext import box_projection_loss
 from mfvis_ext.reference.box_projection_loss import box_projection_loss as reference
 
 
-class TestBoxProjectionLoss(Ladder):
+class TestBoxProjectionLoss(OperatorTests):
     name = "box_projection_loss"
     sizes = {"N": 3, "T": 2, "H": 9, "W": 21}
     ranges = {"N": (0, 3), "T": (0, 3), "H": (0, 9), "W": (0, 40)}
@@ -32,7 +32,7 @@ class TestBoxProjectionLoss(Ladder):
 
     @pytest.mark.parametrize(("height", "width"), [(70, 264), (70, 261), (70, 16), (70, 31), (301, 205)])
     def test_reference_of_frames_in_many_parts(self, dtype, height, width):
-        """With many equal maxima, of which the first one in the frame counts, whatever part finds it."""
+        """With many equal maxima, of which the first one in the frame counts, whichever part finds it."""
         arguments = self.make(dtype, N=2, H=height, W=width)
         self.agree({**arguments, "mask_logits": arguments["mask_logits"].detach().round().requires_grad_()})
 
@@ -48,7 +48,7 @@ def test_a_perfect_mask_costs_nothing():
 def test_pixel_centers_decide():
     logits = torch.full((1, 1, 1, 4), -100.0, device=DEVICE)
     logits[..., 1:3] = 100
-    both = torch.tensor([[[1.5, 0, 2.6, 1]]], device=DEVICE)  # centres 1.5 and 2.5: half-open on the left
+    both = torch.tensor([[[1.5, 0, 2.6, 1]]], device=DEVICE)  # centers 1.5 and 2.5: half-open on the left
     neither = torch.tensor([[[1.51, 0, 2.5, 1]]], device=DEVICE)
     inside, outside = box_projection_loss(logits, both), box_projection_loss(logits, neither)
     assert inside.item() == pytest.approx(0, abs=1e-5)

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ladder import DEVICE, Ladder, random_boxes
+from operator_tests import DEVICE, OperatorTests, random_boxes
 
 from mfvis_ext import box_tube_dice
 
 
-class TestBoxTubeDice(Ladder):
+class TestBoxTubeDice(OperatorTests):
     name = "box_tube_dice"
     sizes = {"A": 3, "B": 4, "T": 2}
     ranges = {"A": (0, 3), "B": (0, 3), "T": (0, 4)}
@@ -42,10 +42,10 @@ def test_gradient_is_an_error():
         box_tube_dice(boxes, boxes).sum().backward()
 
 
-def test_a_result_so_large_that_it_lies_in_kept_memory(tmp_path):
-    climber = TestBoxTubeDice()
-    climber.agree(climber.make(A=800, B=900, T=1))
-    dice = box_tube_dice(**climber.make(A=800, B=900, T=1))
+def test_a_result_so_large_that_it_uses_cached_memory(tmp_path):
+    op = TestBoxTubeDice()
+    op.agree(op.make(A=800, B=900, T=1))
+    dice = box_tube_dice(**op.make(A=800, B=900, T=1))
     assert dice.is_contiguous() and not dice._is_view()
     assert dice.untyped_storage().nbytes() == dice.nbytes
     torch.save(dice, tmp_path / "dice.pt")

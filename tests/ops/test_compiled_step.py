@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ladder import DEVICE, random_boxes
+from operator_tests import DEVICE, random_boxes
 from torch import Tensor
 
 import mfvis_ext

@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: the ladder of every operator, on the emulator (csrc/emulator)."""
+"""The CUDA kernels without a GPU: the tests of every operator on the emulator (csrc/emulator)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import mfvis_ext.ops
 
 HERE = Path(__file__).parent
 OPERATORS = sorted(module.name for module in pkgutil.iter_modules(mfvis_ext.ops.__path__))
-RUNGS = "reference or any_size or gradcheck or strided or repeatable"
-"""Of the ladder, what reaches a kernel."""
+CHECKS = "reference or any_size or gradcheck or strided or repeatable"
+"""Those of the operator tests that run a kernel."""
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_ladder(operator):
-    if "emulated" not in mfvis_ext.build_info()["cpu_levels"]:
-        assert "MFVIS_FAIL_WITHOUT_EMULATOR" not in os.environ, "the emulator was to be built: MFVIS_EMULATE=1"
+def test_operator(operator):
+    if "emulated" not in mfvis_ext.build_info()["cpu_capabilities"]:
+        assert "MFVIS_FAIL_WITHOUT_EMULATOR" not in os.environ, "expected a build with the emulator: MFVIS_EMULATE=1"
         pytest.skip("built without MFVIS_EMULATE=1")
-    for choice in (["-k", RUNGS, f"test_{operator}.py"], ["-k", f"any_case and {operator}", "test_fuzz.py"]):
+    for choice in (["-k", CHECKS, f"test_{operator}.py"], ["-k", f"any_case and {operator}", "test_fuzz.py"]):
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *choice],
-            env={**os.environ, "MFVIS_CPU_LEVEL": "emulated", "MFVIS_FUZZ": "20"},
+            env={**os.environ, "MFVIS_CPU_CAPABILITY": "emulated", "MFVIS_FUZZ": "20"},
             cwd=HERE,
             capture_output=True,
             text=True,

@@ -1,7 +1,7 @@
 """Random shapes, dtypes, strides and arguments against the reference, and random mistakes against the checks.
 
-MFVIS_FUZZ is the number of cases per operator: some here, 300 in `make gpu-check`, 2,000 whenever you like. Every case
-has its own seed, which a failure names.
+MFVIS_FUZZ is the number of cases per operator: few by default, 300 in `make gpu-check`. Every case has its own
+seed, which a failure reports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from ladder import DEVICE, REFUSED, Ladder, reference_of, strided
+from operator_tests import DEVICE, REFUSED, OperatorTests, reference_of, strided
 from torch import Tensor
 
 for path in sorted(Path(__file__).parent.glob("test_*.py")):
@@ -22,36 +22,36 @@ for path in sorted(Path(__file__).parent.glob("test_*.py")):
         importlib.import_module(path.stem)
 
 CASES = int(os.environ.get("MFVIS_FUZZ", "60"))
-CLIMBERS = sorted((climber() for climber in Ladder.__subclasses__()), key=lambda climber: climber.name)
-every_operator = pytest.mark.parametrize("climber", CLIMBERS, ids=lambda climber: climber.name)
+OPERATORS = sorted((op() for op in OperatorTests.__subclasses__()), key=lambda op: op.name)
+every_operator = pytest.mark.parametrize("op", OPERATORS, ids=lambda op: op.name)
 
 
-def sizes_of(climber: Ladder, chance: random.Random) -> dict[str, int]:
-    """Within the operator's ranges; every other case keeps to their lower halves, where the edges are."""
+def sizes_of(op: OperatorTests, chance: random.Random) -> dict[str, int]:
+    """Sizes within the operator's ranges; half of the cases use their lower halves, where the edge cases are."""
     small = chance.random() < 0.5
     return {
         axis: chance.randint(low, max(low, (low + high) // 2) if small else high)
-        for axis, (low, high) in climber.ranges.items()
+        for axis, (low, high) in op.ranges.items()
     }
 
 
 @every_operator
-def test_any_case(climber):
+def test_any_case(op):
     for seed in range(CASES):
-        chance = random.Random(f"{climber.name} {seed}")
-        arguments = climber.make(chance.choice(climber.dtypes), seed, **sizes_of(climber, chance))
+        chance = random.Random(f"{op.name} {seed}")
+        arguments = op.make(chance.choice(op.dtypes), seed, **sizes_of(op, chance))
         for name, value in arguments.items():
             if isinstance(value, Tensor) and chance.random() < 0.3:
                 arguments[name] = strided(value.detach()).requires_grad_(value.requires_grad)
         try:
-            climber.agree(arguments)
+            op.agree(arguments)
         except Exception as error:
             shapes = {n: tuple(v.shape) if isinstance(v, Tensor) else v for n, v in arguments.items()}
-            raise AssertionError(f"case {seed} of {climber.name}, {shapes}") from error
+            raise AssertionError(f"case {seed} of {op.name}, {shapes}") from error
 
 
 def mistaken(value: Any, chance: random.Random) -> Any:
-    """Something else in the place of an argument: often wrong, sometimes not."""
+    """A replacement for an argument, which is often invalid."""
     if isinstance(value, Tensor):
         axis = chance.randrange(value.dim()) if value.dim() else None
         changes = [
@@ -74,41 +74,41 @@ def mistaken(value: Any, chance: random.Random) -> Any:
     return chance.choice(["", "no such name"]) if isinstance(value, str) else value
 
 
-def refused_for_values(climber: Ladder, arguments: dict[str, Any]) -> bool:
-    """By the CPU. On a GPU nobody looks, and indices that name nothing end the reference there, and CUDA with it."""
+def refused_for_values(op: OperatorTests, arguments: dict[str, Any]) -> bool:
+    """Whether the CPU refuses the values, which a GPU does not check; there invalid indices abort the reference."""
     try:
-        climber.function(**{n: v.cpu() if isinstance(v, Tensor) else v for n, v in arguments.items()})
+        op.function(**{n: v.cpu() if isinstance(v, Tensor) else v for n, v in arguments.items()})
     except REFUSED as error:
-        return climber.about_values in str(error)
+        return op.about_values in str(error)
     return False
 
 
 @every_operator
-def test_any_mistake(climber):
-    """One argument is replaced. Either an error names the operator, or the result is the reference's."""
+def test_any_mistake(op):
+    """With one argument replaced, either an error names the operator, or the result equals the reference's."""
     refused = 0
     for seed in range(CASES):
-        chance = random.Random(f"mistake {climber.name} {seed}")
-        arguments = climber.make(climber.dtypes[-1], seed, **sizes_of(climber, chance))
+        chance = random.Random(f"mistake {op.name} {seed}")
+        arguments = op.make(op.dtypes[-1], seed, **sizes_of(op, chance))
         name = chance.choice([n for n, v in arguments.items() if v is not None])
         arguments[name] = mistaken(arguments[name], chance)
-        told = f"case {seed} of {climber.name}: {name} is " + (
+        described = f"case {seed} of {op.name}: {name} is " + (
             f"{arguments[name].dtype} {tuple(arguments[name].shape)}"
             if isinstance(arguments[name], Tensor)
             else repr(arguments[name])
         )
-        if DEVICE != "cpu" and refused_for_values(climber, arguments):
+        if DEVICE != "cpu" and refused_for_values(op, arguments):
             continue
         try:
-            outputs = climber.function(**arguments)
+            outputs = op.function(**arguments)
         except REFUSED as error:
-            assert f"mfvis::{climber.name}" in str(error), told
+            assert f"mfvis::{op.name}" in str(error), described
             refused += 1
             continue
         except Exception as error:
-            raise AssertionError(f"{told}: not refused by a check") from error
+            raise AssertionError(f"{described}: not refused by a check") from error
         try:
-            climber.compare(outputs, reference_of(climber.name)(**arguments), arguments)
+            op.compare(outputs, reference_of(op.name)(**arguments), arguments)
         except Exception as error:
-            raise AssertionError(f"{told}: accepted, but not as the reference") from error
+            raise AssertionError(f"{described}: accepted, but the result differs from the reference") from error
     assert refused > CASES / 10

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder
+from operator_tests import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, OperatorTests
 
 from mfvis_ext import mask_to_boxes
 
 
-class TestMaskToBoxes(Ladder):
+class TestMaskToBoxes(OperatorTests):
     name = "mask_to_boxes"
     sizes = {"N": 3, "T": 2, "H": 9, "W": 21}
     ranges = {"N": (0, 3), "T": (0, 3), "H": (0, 9), "W": (0, 40)}

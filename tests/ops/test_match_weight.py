@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from ladder import Ladder
+from operator_tests import OperatorTests
 
 from mfvis_ext import match_weight
 from mfvis_ext.reference.match_weight import match_weight as reference
 
 
-class TestMatchWeight(Ladder):
+class TestMatchWeight(OperatorTests):
     name = "match_weight"
     sizes = {"B": 2, "P": 3, "K": 2, "H": 4, "W": 7}
     ranges = {"B": (0, 2), "P": (0, 2), "K": (1, 3), "H": (0, 4), "W": (0, 20)}

@@ -1,4 +1,4 @@
-"""The memory of large results on the CPU, which stays with the process (csrc/common/memory.h)."""
+"""The cached memory of large results on the CPU (csrc/common/memory.h)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from mfvis_ext import box_projection_loss
 
 HAS_FROM_BLOB = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
-"""Whether torch takes memory of ours for a tensor."""
+"""Whether torch accepts external memory for a tensor."""
 
 
 def gradient(seed: int, instances: int = 4) -> Tensor:
@@ -24,18 +24,18 @@ def gradient(seed: int, instances: int = 4) -> Tensor:
     return torch.autograd.grad(box_projection_loss(logits, boxes), [logits])[0]
 
 
-@pytest.mark.skipif(not HAS_FROM_BLOB, reason="torch 2.10 takes its own memory alone")
-def test_memory_is_used_again_when_nobody_has_it_any_more():
+@pytest.mark.skipif(not HAS_FROM_BLOB, reason="torch 2.10 only uses memory of its own")
+def test_memory_is_reused_once_its_tensors_are_gone():
     first, second = gradient(0), gradient(1)
-    place, copy = first.data_ptr(), first.clone()
-    assert second.data_ptr() != place and first.untyped_storage().nbytes() == 4 << 20
+    address, copy = first.data_ptr(), first.clone()
+    assert second.data_ptr() != address and first.untyped_storage().nbytes() == 4 << 20
     part = first[2]
     del first
     third = gradient(2)
-    assert third.data_ptr() != place, "a view is still there"
+    assert third.data_ptr() != address, "a view is still there"
     assert part.equal(copy[2])
     del part, third
-    assert place in [again.data_ptr() for again in (gradient(0), gradient(0), gradient(0))]
+    assert address in [again.data_ptr() for again in (gradient(0), gradient(0), gradient(0))]
 
 
 def test_threads_do_not_get_the_same_memory():
@@ -75,7 +75,7 @@ before = resident()
 del result
 print(before - resident())
 """
-needs_from_blob = pytest.mark.skipif(not HAS_FROM_BLOB, reason="torch 2.10 takes its own memory alone")
+needs_from_blob = pytest.mark.skipif(not HAS_FROM_BLOB, reason="torch 2.10 only uses memory of its own")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -83,13 +83,13 @@ needs_from_blob = pytest.mark.skipif(not HAS_FROM_BLOB, reason="torch 2.10 takes
     ("before", "megabytes", "wish", "returned"),
     [
         pytest.param([1], 40, "1", False, marks=needs_from_blob, id="kept"),
-        pytest.param([3, 5, 9, 17], 20, "1", False, marks=needs_from_blob, id="kept in the place of another size"),
+        pytest.param([3, 5, 9, 17], 20, "1", False, marks=needs_from_blob, id="kept instead of another size"),
         pytest.param([1], 40, "0", True, id="switched off"),
         pytest.param([1], 80, "1", True, id="too large"),
     ],
 )
 def test_what_is_kept_is_bounded_and_can_be_switched_off(before, megabytes, wish, returned):
-    """The C library is told to give back at once what it gets back."""
+    """The C library returns freed memory to the system at once."""
     script = RESIDENT.format(folder=os.path.dirname(__file__), before=before, megabytes=megabytes)
     c_library = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     environment = os.environ | c_library | {"MFVIS_KEEP_MEMORY": wish}

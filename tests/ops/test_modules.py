@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ladder import random_boxes, reference_of
+from operator_tests import random_boxes, reference_of
 
 from mfvis_ext import TKLoss, match_weight, rgb_to_lab, temporal_topk, tk_loss, tube_pairs
 
@@ -83,8 +83,8 @@ def test_one_frame_has_no_loss():
     assert loss.item() == 0 and not logits.grad.any()
 
 
-def test_the_module_and_its_matches_travel():
-    """To worker processes, into checkpoints of whole models, into an averaged copy."""
+def test_the_module_and_its_matches_can_be_pickled_and_copied():
+    """For worker processes, checkpoints of whole models, and averaged copies."""
     module = TKLoss(radius=1, k=2, threshold=0.1, tube="chain", rgb=False)
     matches = module.match(torch.rand(1, 3, 3, 12, 13, generator=torch.Generator().manual_seed(0)))
     boxes, index = torch.tensor([1.0, 2, 9, 10]).expand(1, 3, 4), torch.tensor([0])

@@ -4,29 +4,29 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, TOLERANCE, Ladder
+from operator_tests import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, TOLERANCE, OperatorTests
 
 import mfvis_ext
 from mfvis_ext import ms_deform_attn
 from mfvis_ext.reference.ms_deform_attn import ms_deform_attn as reference
 
-# The reference has no repeatable gradient on CUDA; it says so and goes on.
+# The reference has no repeatable gradient on CUDA, about which PyTorch warns.
 pytestmark = pytest.mark.filterwarnings("ignore:grid_sampler_2d_backward_cuda does not have a deterministic")
 
 
-def ask_for_repeatable_results(wanted: bool) -> None:
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
+def set_deterministic(enabled: bool) -> None:
+    torch.use_deterministic_algorithms(enabled, warn_only=True)
 
 
 @pytest.fixture(autouse=True)
 def repeatable_on_cuda():
-    """The rungs that compare bits have to ask for it where the kernels are CUDA's; on the CPU nobody has to."""
-    ask_for_repeatable_results(DEVICE == "cuda" or mfvis_ext.build_info()["cpu_level"] == "emulated")
+    """Tests that compare bits need deterministic CUDA kernels; the CPU kernels always are."""
+    set_deterministic(DEVICE == "cuda" or mfvis_ext.build_info()["cpu_capability"] == "emulated")
     yield
-    ask_for_repeatable_results(False)
+    set_deterministic(False)
 
 
-class TestMsDeformAttn(Ladder):
+class TestMsDeformAttn(OperatorTests):
     name = "ms_deform_attn"
     sizes = {"B": 2, "Q": 5, "heads": 2, "D": 8, "L": 3, "points": 4, "H": 6, "W": 7}
     ranges = {
@@ -73,8 +73,8 @@ class TestMsDeformAttn(Ladder):
 
     @pytest.mark.parametrize("deterministic", [False, True])
     def test_reference_by_floats_and_by_integers(self, deterministic):
-        """The two ways in which the CUDA kernels add up the value's gradient."""
-        ask_for_repeatable_results(deterministic)
+        """The two ways in which the CUDA kernels accumulate the gradient of the value."""
+        set_deterministic(deterministic)
         for dtype in (BFLOAT, FLOAT):
             for channels in (8, 3):
                 self.agree(self.make(dtype, D=channels))
@@ -89,7 +89,7 @@ class TestMsDeformAttn(Ladder):
             torch.testing.assert_close(ours / scale, expected, **TOLERANCE[FLOAT])
 
     @pytest.mark.parametrize("other", [1e15, math.nan])
-    def test_reference_of_a_batch_item_beside_a_larger_one(self, other):
+    def test_reference_of_a_batch_item_next_to_a_larger_one(self, other):
         arguments = self.make(B=2)
         outputs = ms_deform_attn(**arguments)
         (expected,) = torch.autograd.grad(outputs.sum(), arguments["value"], retain_graph=True)
@@ -99,7 +99,7 @@ class TestMsDeformAttn(Ladder):
 
 
 def one_level(height: int, width: int, *locations: tuple[float, float], channels: int = 1) -> dict[str, torch.Tensor]:
-    """One head, one query for each (x, y) in pixels from the centre of the first; the value is 1, 2, 3, ..."""
+    """One head, one query for each (x, y) in pixels from the center of the first; the value is 1, 2, 3, ..."""
     value = torch.arange(1.0, height * width * channels + 1).view(1, height * width, 1, channels)
     at = (torch.tensor(locations) + 0.5) / torch.tensor([width, height])
     arguments = {
@@ -115,7 +115,7 @@ def one_level(height: int, width: int, *locations: tuple[float, float], channels
     }
 
 
-def test_a_pixels_centre_gives_the_pixel():
+def test_a_pixels_center_gives_the_pixel():
     inside = [(x, y) for y in range(4) for x in range(8)]
     assert ms_deform_attn(**one_level(4, 8, *inside)).flatten().tolist() == list(range(1, 33))
 
@@ -128,7 +128,7 @@ def test_half_way_is_the_mean_and_beyond_the_border_are_zeros():
 
 
 @pytest.mark.parametrize("location", [(-1, 0), (4, 1), (0, -1), (2, 2), (-50, 0), (1e20, 1), (3, -1e9)])
-def test_outside_nothing_is_read_and_nothing_learnt(location):
+def test_outside_of_the_level_nothing_is_read_and_gradients_are_zero(location):
     arguments = one_level(2, 4, location)
     output = ms_deform_attn(**arguments)
     value, locations = torch.autograd.grad(output.sum(), [arguments["value"], arguments["sampling_locations"]])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder, random_boxes
+from operator_tests import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, OperatorTests, random_boxes
 
 from mfvis_ext import pairwise_loss
 
@@ -45,26 +45,26 @@ class Arguments:
         }
 
 
-class TestPairwiseLoss(Arguments, Ladder):
+class TestPairwiseLoss(Arguments, OperatorTests):
     name = "pairwise_loss"
 
 
-class TestPairwiseLossTerms(Arguments, Ladder):
+class TestPairwiseLossTerms(Arguments, OperatorTests):
     name = "pairwise_loss_terms"
 
 
-def test_reference_of_more_instances_than_a_word_of_the_gpu_has_bits():
-    climber = TestPairwiseLoss()
-    climber.agree(climber.make(N=70, H=5, W=9))
+def test_reference_of_more_instances_than_a_mask_has_bits():
+    op = TestPairwiseLoss()
+    op.agree(op.make(N=70, H=5, W=9))
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.3, 1.0, 1.5])
 def test_thresholds(threshold):
-    climber = TestPairwiseLoss()
-    arguments = climber.make()
-    arguments["frames"] = arguments["frames"].round()  # some neighbours have equal colours: similarity 1
+    op = TestPairwiseLoss()
+    arguments = op.make()
+    arguments["frames"] = arguments["frames"].round()  # some neighbors have equal colors: similarity 1
     arguments["threshold"] = threshold
-    climber.agree(arguments)
+    op.agree(arguments)
 
 
 def test_a_pair_counts_once_for_each_pixel_in_the_box():
@@ -91,12 +91,12 @@ def test_infinite_logits_that_no_pair_counts_do_no_harm():
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("change", ["no instance", "no box", "no like colours"])
+@pytest.mark.parametrize("change", ["no instance", "no box", "no like colors"])
 def test_nothing_to_learn_from_is_zero(change):
     arguments = TestPairwiseLoss().make(**({"N": 0} if change == "no instance" else {}))
     if change == "no box":
         arguments["boxes"].zero_()
-    if change == "no like colours":
+    if change == "no like colors":
         arguments["frames"] *= 1000
     loss = pairwise_loss(**arguments)
     loss.backward()

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder
+from operator_tests import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, OperatorTests
 
 from mfvis_ext import patch_distance
 
 
-class TestPatchDistance(Ladder):
+class TestPatchDistance(OperatorTests):
     name = "patch_distance"
     sizes = {"B": 2, "C": 3, "H": 9, "W": 35, "half": 1, "radius": 2, "dilation": 2}
     ranges = {
@@ -55,20 +55,20 @@ class TestPatchDistance(Ladder):
 
 @pytest.mark.parametrize("radius, dilation", [(0, 1), (5, 1), (1, 3), (7, 2), (2, 40), (12, 1)])
 def test_reference_for_every_window(radius, dilation):
-    """Windows smaller and larger than the frame, and than what a GPU has near at hand."""
-    climber = TestPatchDistance()
-    climber.agree(climber.make(B=1, H=14, W=30, radius=radius, dilation=dilation))
+    """Windows smaller and larger than the frame, and than a GPU's shared memory."""
+    op = TestPatchDistance()
+    op.agree(op.make(B=1, H=14, W=30, radius=radius, dilation=dilation))
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (16, 30), (17, 31), (33, 61)])
 def test_reference_for_every_size(height, width):
     """One pixel, whole tiles of a GPU's block, and one row and column more."""
-    climber = TestPatchDistance()
-    climber.agree(climber.make(B=1, H=height, W=width, radius=1, dilation=1))
+    op = TestPatchDistance()
+    op.agree(op.make(B=1, H=height, W=width, radius=1, dilation=1))
 
 
-def test_the_centre_of_a_frame_against_itself():
-    """The one kind of distance that is 0, and those to beyond the frame, which are infinite, have no gradient."""
+def test_the_center_of_a_frame_against_itself():
+    """Distances of 0 and infinite ones, beyond the frame, have no gradient."""
     frame = torch.rand(1, 3, 5, 6, device=DEVICE, requires_grad=True)
     distance = patch_distance(frame, frame, radius=1)
     assert not distance[:, 4].any()
@@ -77,7 +77,7 @@ def test_the_centre_of_a_frame_against_itself():
     assert frame.grad.isfinite().all() and frame.grad.any()
 
 
-def test_gradient_of_one_frame_alone():
+def test_gradient_of_only_one_frame():
     target, source = torch.rand(2, 1, 3, 5, 6)
     target.requires_grad_()
     patch_distance(target, source, radius=0).sum().backward()

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ladder import BFLOAT, DOUBLE, FLOAT, HALF, Ladder
+from operator_tests import BFLOAT, DOUBLE, FLOAT, HALF, OperatorTests
 
 from mfvis_ext import rgb_to_lab
 
 
-class TestRgbToLab(Ladder):
+class TestRgbToLab(OperatorTests):
     name = "rgb_to_lab"
     sizes = {"N": 2, "H": 7, "W": 18}
     ranges = {"N": (0, 2), "H": (2, 9), "W": (2, 40)}
@@ -29,7 +29,7 @@ class TestRgbToLab(Ladder):
         return {"rtol": 2e-5, "atol": 2e-4}
 
 
-# skimage.color.rgb2lab (0.26, float64) of some colours, the corners of the cube among them.
+# skimage.color.rgb2lab (0.26, float64) of some colors, the corners of the cube among them.
 PUBLISHED = {
     (0, 0, 0): (0.0, 0.0, 0.0),
     (255, 255, 255): (100.0, -0.002454938, 0.004653421),
@@ -41,10 +41,10 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("colour", PUBLISHED)
-def test_published_values(colour):
-    lab = rgb_to_lab(torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1)).flatten().tolist()
-    assert lab == pytest.approx(PUBLISHED[colour], abs=2e-4)
+@pytest.mark.parametrize("color", PUBLISHED)
+def test_published_values(color):
+    lab = rgb_to_lab(torch.tensor(color, dtype=torch.uint8).view(3, 1, 1)).flatten().tolist()
+    assert lab == pytest.approx(PUBLISHED[color], abs=2e-4)
 
 
 def test_every_level_of_grey_against_the_formula_in_float64():

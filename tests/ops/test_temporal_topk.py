@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder
+from operator_tests import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, OperatorTests
 
 from mfvis_ext import temporal_topk
 from mfvis_ext.reference.patch_distance import shifted_patch_distance
@@ -15,7 +15,7 @@ def random_pairs(generator, P, T):
     return torch.randint(T, (P, 2), generator=generator)
 
 
-class TestTemporalTopk(Ladder):
+class TestTemporalTopk(OperatorTests):
     name = "temporal_topk"
     sizes = {"B": 2, "T": 3, "C": 3, "H": 9, "W": 37, "P": 2, "half": 1, "radius": 2, "dilation": 2, "k": 5, "shift": 3}
     ranges = {
@@ -53,7 +53,7 @@ class TestTemporalTopk(Ladder):
         }
 
     def compare(self, actual, expected, arguments):
-        """By value, and by the distance at the returned index: of two equal but for rounding, either will do."""
+        """By value, and by the distance at the returned index, because rounding decides between near ties."""
         (distance, offset), (expected_distance, expected_offset) = actual, expected
         assert distance.dtype == torch.float32 and offset.dtype == torch.int16
         torch.testing.assert_close(distance, expected_distance, rtol=2e-6, atol=1e-5)
@@ -74,23 +74,23 @@ class TestTemporalTopk(Ladder):
 @pytest.mark.parametrize("k", range(1, 10))
 @pytest.mark.parametrize("dilation", [1, 3])
 def test_reference_for_every_k(k, dilation):
-    """3x3 patches of three channels are what the kernels are written for, k up to 9 at a time."""
-    climber = TestTemporalTopk()
-    climber.agree(climber.make(C=3, half=1, k=k, dilation=dilation, radius=2, B=1, P=1, H=18, W=33))
+    """The kernels have a specialized path for 3x3 patches of three channels and k up to 9."""
+    op = TestTemporalTopk()
+    op.agree(op.make(C=3, half=1, k=k, dilation=dilation, radius=2, B=1, P=1, H=18, W=33))
 
 
 @pytest.mark.parametrize("radius, dilation", [(0, 1), (1, 3), (7, 2), (2, 40), (16, 1)])
 def test_reference_for_every_window(radius, dilation):
-    """Windows smaller and larger than the frame, and than what a GPU has near at hand."""
-    climber = TestTemporalTopk()
-    climber.agree(climber.make(radius=radius, dilation=dilation, B=1, P=1, H=14, W=30))
+    """Windows smaller and larger than the frame, and than a GPU's shared memory."""
+    op = TestTemporalTopk()
+    op.agree(op.make(radius=radius, dilation=dilation, B=1, P=1, H=14, W=30))
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (16, 30), (17, 31), (33, 61)])
 def test_reference_for_every_size(height, width):
     """One pixel, whole tiles of a GPU's block, and one row and column more."""
-    climber = TestTemporalTopk()
-    climber.agree(climber.make(B=1, P=1, H=height, W=width, radius=2, dilation=1, shift=1))
+    op = TestTemporalTopk()
+    op.agree(op.make(B=1, P=1, H=height, W=width, radius=2, dilation=1, shift=1))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -105,7 +105,7 @@ def test_ties_go_to_the_smaller_offset_as_in_the_reference(k, channels):
     assert torch.equal(offset, expected_offset)
 
 
-def test_a_moved_picture_is_found_again():
+def test_a_moved_frame_is_matched():
     picture = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     pairs = torch.tensor([[0, 1]], device=DEVICE)
     frames = torch.stack([picture[:, 5:35, 5:45], picture[:, 3:33, 8:48]])[None]  # moved by dy = 2, dx = -3
@@ -122,7 +122,7 @@ def test_a_moved_picture_is_found_again():
 
 
 @pytest.mark.parametrize("shift", [10**6, -(10**18)])
-def test_a_window_beside_the_frame_has_no_candidates(shift):
+def test_a_window_outside_the_frame_has_no_candidates(shift):
     frames, pairs = torch.rand(1, 2, 3, 5, 6, device=DEVICE), torch.tensor([[0, 1]], device=DEVICE)
     distance, offset = temporal_topk(frames, pairs, radius=1, shift=torch.full((1, 1, 2), shift, device=DEVICE))
     assert distance.isinf().all() and (offset == -1).all()

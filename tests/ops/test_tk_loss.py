@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ladder import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, Ladder, random_boxes
+from operator_tests import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, OperatorTests, random_boxes
 
 from mfvis_ext import tk_loss, tk_loss_terms
 from mfvis_ext.reference.tk_loss import tk_loss as reference
@@ -43,7 +43,7 @@ MALFORMED = {
 
 
 class Arguments:
-    """Of both operators."""
+    """Arguments that both operators share."""
 
     sizes = {"N": 3, "T": 2, "H": 9, "W": 21, "B": 2, "P": 2, "K": 3, "radius": 2, "dilation": 2, "shift": 1}
     ranges = {
@@ -72,11 +72,11 @@ class Arguments:
         }
 
 
-class TestTkLossTerms(Arguments, Ladder):
+class TestTkLossTerms(Arguments, OperatorTests):
     name = "tk_loss_terms"
 
 
-class TestTkLoss(Arguments, Ladder):
+class TestTkLoss(Arguments, OperatorTests):
     name = "tk_loss"
 
 
@@ -149,21 +149,21 @@ def test_nothing_to_learn_from_is_zero(change):
 
 
 @pytest.mark.parametrize("videos, pairs", [(1, 1), (1, 2), (2, 3)])
-def test_reference_of_more_instances_than_a_word_of_the_gpu_has_bits(videos, pairs):
-    """Few blocks are divided among the words, more go through all of them."""
-    climber = TestTkLossTerms()
-    climber.agree(climber.make(N=70, H=5, W=9, B=videos, P=pairs))
+def test_reference_of_more_instances_than_a_mask_has_bits(videos, pairs):
+    """With few blocks the masks of instances are divided among more; with many a block processes all of them."""
+    op = TestTkLossTerms()
+    op.agree(op.make(N=70, H=5, W=9, B=videos, P=pairs))
 
 
 @pytest.mark.parametrize("instances, pairs", [(3, 300), (300, 3), (2, 130)])
 def test_reference_of_a_mean_over_many_sums(instances, pairs):
-    """One block of a GPU adds them up, some rows or some columns at a time."""
-    climber = TestTkLoss()
-    climber.agree(climber.make(N=instances, H=2, W=3, B=1, P=pairs, K=1, radius=0, shift=0))
+    """One block of a GPU sums some rows or some columns at a time."""
+    op = TestTkLoss()
+    op.agree(op.make(N=instances, H=2, W=3, B=1, P=pairs, K=1, radius=0, shift=0))
 
 
-def test_indices_that_name_nothing_do_no_harm_on_a_gpu():
-    """Nobody looks at them there. A pair of no frame has no matches; an instance of no video is of the nearest."""
+def test_invalid_indices_are_harmless_on_a_gpu():
+    """They are not checked there. An invalid pair has no matches; an invalid video index is clamped."""
     if DEVICE != "cuda":
         pytest.skip("MFVIS_TEST_DEVICE is not cuda")
     arguments = TestTkLoss().make()
@@ -197,9 +197,9 @@ def gradient_of(loss, logits):
     return torch.autograd.grad(loss, logits, retain_graph=True)[0]
 
 
-def test_a_backward_pass_takes_over_the_lists_of_its_own_forward_pass_alone():
+def test_backward_passes_in_any_order():
     first, second = TestTkLoss().make(seed=1), TestTkLoss().make(seed=2)
-    losses = [tk_loss(**arguments) for arguments in (first, second)]  # the second's lists are in memory now
+    losses = [tk_loss(**arguments) for arguments in (first, second)]
     expected = [gradient_of(reference(**arguments), arguments["mask_logits"]) for arguments in (first, second)]
     assert not torch.equal(*expected)
     for which in (1, 1, 0, 0, 1):
@@ -209,9 +209,9 @@ def test_a_backward_pass_takes_over_the_lists_of_its_own_forward_pass_alone():
     torch.testing.assert_close(gradient_of(losses[1], second["mask_logits"]), expected[1])
 
 
-def test_lists_too_long_to_be_kept():
+def test_lists_too_long_for_the_cached_memory():
     arguments = TestTkLoss().make(N=1, H=480, W=660, K=9, B=1, P=2)
-    arguments["weight"][:, :, 1:, :, 64:192] = 0  # columns where only the nearest weighs anything
+    arguments["weight"][:, :, 1:, :, 64:192] = 0  # columns where only the nearest match has a weight
     logits = arguments["mask_logits"]
     loss, expected = tk_loss(**arguments), reference(**arguments)
     torch.testing.assert_close(loss, expected)

@@ -1,4 +1,4 @@
-"""What of torch.func and of forward mode there is not: it is refused, and no derivative silently becomes zero."""
+"""Unsupported parts of torch.func and forward mode raise; no derivative silently becomes zero."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ladder import DEVICE
+from operator_tests import DEVICE
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -14,7 +14,7 @@ import mfvis_ext
 
 
 def losses() -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
-    """Of each operator with a gradient a scalar function of one tensor, and that tensor."""
+    """For each operator with a gradient a scalar function of one tensor, and that tensor."""
     generator = torch.Generator().manual_seed(0)
 
     def numbers(*shape: int) -> Tensor:

@@ -134,7 +134,7 @@ def test_doctor_reports_what_is_there_and_what_is_missing(
     monkeypatch.setitem(doctor.PACKAGES, "no-such-package", "nothing")
     assert main(["doctor"]) == 0
     report = capsys.readouterr().out
-    for word in ("python", "torch", "mfvis_ext", "cpu_level", "GPU", "transformers"):
+    for word in ("python", "torch", "mfvis_ext", "cpu_capability", "GPU", "transformers"):
         assert word in report
     assert "no-such-package missing" in " ".join(report.split())
 

@@ -4,27 +4,27 @@
 #include <type_traits>
 
 #include "../../common/math.h"
+#include "../../common/nontemporal.h"
 #include "../../common/parallel.h"
 #include "../../common/prefetch.h"
 #include "../../common/scratch.h"
-#include "../../common/stream.h"
 #include "../../common/vector.h"
 
 namespace mfvis {
 namespace {
 
-// σ grows with its argument, so the maximum of the probabilities is the probability of the maximal logit: one pass over
-// the logits, then H + W sigmoids. A frame is two profiles, what each row and what each column shows of the mask: the
-// probabilities, and when the loss is known their slopes in the same place.
+// The sigmoid is monotonic, so the maximum of the probabilities is the probability of the maximal logit: one pass over
+// the logits, then H + W sigmoids. A frame has two profiles, one value per row and one per column. They hold the
+// probabilities, which are replaced by their gradients when the loss is known.
 template <typename C>
 struct Profiles {
   C* row;                    // [H]
   C* column;                 // [W]
-  int32_t* first_of_row;     // [H], a column
-  int32_t* first_of_column;  // [W], a row
+  int32_t* first_of_row;     // [H], a column index
+  int32_t* first_of_column;  // [W], a row index
 };
 
-// As wide as a C, so that vectors of both have as many lanes.
+// As wide as a C, so that vectors of both have the same number of lanes.
 template <typename C>
 using Index = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
 
@@ -35,10 +35,10 @@ Profiles<C> profiles_of(const BoxProjection& args, const BoxMaxima& kept, int64_
   return {row, row + args.height, position, position + args.height};
 }
 
-// So many elements as numbers to compute with.
+// Loads `count` elements in the compute type.
 template <typename C, int count, typename T>
-typename Numbers<C, count>::Type numbers_at(const T* data) {
-  using Values = typename Numbers<C, count>::Type;
+typename SimdVector<C, count>::Type load_vector(const T* data) {
+  using Values = typename SimdVector<C, count>::Type;
   if constexpr (std::is_same_v<T, C>) {
     return *reinterpret_cast<const Values*>(data);
   } else {
@@ -48,58 +48,58 @@ typename Numbers<C, count>::Type numbers_at(const T* data) {
   }
 }
 
-// A row to come is fetched while these are compared; alone, the processor waits for memory half the time.
+// A later row is prefetched while these are compared. Otherwise the processor waits for memory half of the time.
 constexpr int64_t rows_ahead = 12;
 
-// One pass over a frame, in vectors of `count` columns. Four rows at a time, so that the columns' maxima are read and
-// written a quarter as often:
+// One pass over a frame, in vectors of `count` columns and four rows at a time, so that the columns' maxima are read
+// and written a quarter as often:
 //
 //              columns x ... x + count
-//   row y     [ ][ ][ ][ ]  > row_max[0]?   of each lane what it saw highest of the row and in which column: the row's
-//   row y + 1 [ ][ ][ ][ ]  > row_max[1]?   maximum is the highest of all lanes, first of those that have it
+//   row y     [ ][ ][ ][ ]  > row_max[0]?   per lane the maximum of the row so far and its column; the row's maximum is
+//   row y + 1 [ ][ ][ ][ ]  > row_max[1]?   the maximum over the lanes, and among equal ones the first
 //   row y + 2 [ ][ ][ ][ ]  > row_max[2]?
 //   row y + 3 [ ][ ][ ][ ]  > row_max[3]?
 //           > column_max[x]? from top to bottom
 //
-// What there is to a row beyond the frame's end is its last row again, and the columns left over from whole vectors are
-// the row's last vector: to see an element twice changes nothing, the first to be highest stays.
+// The last row is repeated to complete a group of four, and the last vector of a row overlaps the one before. Seeing an
+// element twice changes nothing, because the first maximum is kept.
 template <int count, typename T, typename C>
 void find_profiles(const T* frame, int64_t height, int64_t width, C* column_max, Index<C>* column_at,
                    const Profiles<C>& out) {
-  using Values = typename Numbers<C, count>::Type;
-  using Places = typename Numbers<Index<C>, count>::Type;
+  using Values = typename SimdVector<C, count>::Type;
+  using Indices = typename SimdVector<Index<C>, count>::Type;
   constexpr int rows = 4;
   const C lowest = -__builtin_inf();
   for (int64_t x = 0; x < width; ++x) column_max[x] = lowest;
   for (int64_t x = 0; x < width; ++x) column_at[x] = 0;
-  Places lane;
+  Indices lane;
   for (int i = 0; i < count; ++i) lane[i] = i;
   Values sum{};
   for (int64_t y = 0; y < height; y += rows) {
     const T* row[rows];
     Values row_max[rows];
-    Places row_at[rows];
+    Indices row_at[rows];
     for (int r = 0; r < rows; ++r) {
       row[r] = frame + (y + r < height ? y + r : height - 1) * width;
       row_max[r] = Values{} + lowest;
-      row_at[r] = Places{};
+      row_at[r] = Indices{};
     }
     const auto look_at = [&](int64_t x) {
-      const Places here = lane + static_cast<Index<C>>(x);
-      // Copies: what the compiler must take for memory that others see is written after every row.
+      const Indices here = lane + static_cast<Index<C>>(x);
+      // Local copies: the compiler would write memory that others may read after every row.
       Values highest = *reinterpret_cast<Values*>(column_max + x);
-      Places highest_at = *reinterpret_cast<Places*>(column_at + x);
+      Indices highest_at = *reinterpret_cast<Indices*>(column_at + x);
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) {
-        const Values value = numbers_at<C, count>(row[r] + x);
+        const Values value = load_vector<C, count>(row[r] + x);
         row_at[r] = value > row_max[r] ? here : row_at[r];
         row_max[r] = value > row_max[r] ? value : row_max[r];
-        highest_at = value > highest ? Places{} + static_cast<Index<C>>(y + r) : highest_at;
+        highest_at = value > highest ? Indices{} + static_cast<Index<C>>(y + r) : highest_at;
         highest = value > highest ? value : highest;
         sum += value;
       }
       *reinterpret_cast<Values*>(column_max + x) = highest;
-      *reinterpret_cast<Places*>(column_at + x) = highest_at;
+      *reinterpret_cast<Indices*>(column_at + x) = highest_at;
     };
     for (int64_t x = 0; x + count <= width; x += count) look_at(x);
     if (width % count != 0) look_at(width - count);
@@ -111,15 +111,15 @@ void find_profiles(const T* frame, int64_t height, int64_t width, C* column_max,
       Index<C> first = static_cast<Index<C>>(width);
 #pragma omp simd reduction(min : first)
       for (int i = 0; i < count; ++i) {
-        const Index<C> place = row_max[r][i] == highest ? row_at[r][i] : first;
-        first = place < first ? place : first;
+        const Index<C> candidate = row_max[r][i] == highest ? row_at[r][i] : first;
+        first = candidate < first ? candidate : first;
       }
       out.row[y + r] = highest;
       out.first_of_row[y + r] = static_cast<int32_t>(first);
     }
   }
 
-  // The comparisons lose a NaN. The sum does not, but it may be one without, of infinities.
+  // The comparisons ignore NaN. The sum keeps it, but can also be NaN because of infinities.
   bool has_nan = false;
   for (int i = 0; i < count; ++i) has_nan |= sum[i] != sum[i];
   if (has_nan) {
@@ -132,7 +132,8 @@ void find_profiles(const T* frame, int64_t height, int64_t width, C* column_max,
   for (int64_t x = 0; x < width; ++x) out.first_of_column[x] = static_cast<int32_t>(column_at[x]);
 }
 
-// The dice of one axis, and in place of each p the derivative of the mean over `items` frames by its logit.
+// Returns the dice loss of one axis, and replaces each p by the derivative of the mean over `items` frames with respect
+// to its logit.
 template <typename C>
 double differentiate(C* p, int64_t size, Span span, double items) {
   double squares = 0, inside = 0;
@@ -180,24 +181,24 @@ void forward(const BoxProjection& args, const BoxMaxima& kept, Compute<T>* loss,
   *loss = static_cast<C>(sum / static_cast<double>(items));
 }
 
-// As many rows of the gradient as stay in the second cache.
+// Rows of the gradient that fit in the L2 cache.
 constexpr int64_t band_bytes = 128 << 10;
 
-// Slopes at their places, zeros elsewhere. A band of zeros is given its few slopes, goes to memory in one stream, and
-// becomes zeros again where it was given some.
+// The gradient is zero except at the maxima. A band of zeros receives its few values, is stored, and is reset to zeros
+// at these positions.
 template <typename T>
 void backward(const BoxProjection& args, const BoxMaxima& kept, Compute<T> grad_loss, T* grad_logits) {
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   const int64_t fitting = 1 + band_bytes / (width * static_cast<int64_t>(sizeof(T)));
-  const int64_t rows = fitting < height ? fitting : height;
+  const int64_t rows = min(fitting, height);
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
     const Scratch<T> zeros(rows * width + 64);
-    T* const band = to_line(+zeros);
+    T* const band = align_to_cache_line(+zeros);
     for (int64_t i = begin; i < end; ++i) {
       const Profiles<C> slopes = profiles_of<C>(args, kept, i);
       for (int64_t first = 0; first < height; first += rows) {
-        const int64_t count = first + rows < height ? rows : height - first;
+        const int64_t count = min(rows, height - first);
         const auto visit = [&](const auto& at_column, const auto& at_row) {
           for (int64_t x = 0; x < width; ++x) {
             const int64_t y = slopes.first_of_column[x] - first;
@@ -207,11 +208,11 @@ void backward(const BoxProjection& args, const BoxMaxima& kept, Compute<T> grad_
         };
         visit([&](T* to, int64_t x) { store(grad_loss * slopes.column[x], to); },
               [&](T* to, int64_t y) { store(load(*to) + grad_loss * slopes.row[y], to); });
-        stream(band, count * width, grad_logits + (i * height + first) * width);
+        store_nontemporal(band, count * width, grad_logits + (i * height + first) * width);
         visit([](T* to, int64_t) { *to = T{}; }, [](T* to, int64_t) { *to = T{}; });
       }
     }
-    end_streams();
+    store_fence();
   });
 }
 

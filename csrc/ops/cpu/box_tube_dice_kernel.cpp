@@ -11,7 +11,7 @@ double overlap(double from_a, double to_a, double from_b, double to_b) {
   return length > 0 ? length : 0;
 }
 
-// Of two tubes: the areas that their boxes share, summed over the frames.
+// The intersection areas of two box tubes, summed over the frames.
 double intersection(const float* a, const float* b, int64_t frames) {
   double sum = 0;
 #pragma omp simd reduction(+ : sum)

@@ -12,8 +12,8 @@ bool row_has_any(const T* row, int64_t width, Compute<T> threshold) {
   return any != 0;
 }
 
-// Columns left of `from` and from `to` on that a row adds to the box: the ends move outwards until they meet their
-// pixel.
+// Extends the box by the columns left of `from` and from `to` on that a row contains: the search runs towards the box
+// and stops at its edge.
 template <typename T>
 void widen(const T* row, int64_t width, Compute<T> threshold, int64_t* from, int64_t* to) {
   for (int64_t x = 0; x < *from; ++x) {
@@ -33,7 +33,7 @@ void find_boxes(const MaskToBoxes& args) {
       const T* const frame = static_cast<const T*>(args.logits) + i * height * width;
       int64_t top = 0, bottom = height;
       while (top < height && !row_has_any(frame + top * width, width, threshold)) ++top;
-      if (top == height) continue;  // The boxes came as zeros.
+      if (top == height) continue;  // The boxes are initialized to zero.
       while (!row_has_any(frame + (bottom - 1) * width, width, threshold)) --bottom;
       int64_t left = width, right = 0;
       for (int64_t y = top; y < bottom; ++y) widen(frame + y * width, width, threshold, &left, &right);

@@ -9,64 +9,38 @@
 //   start    B x P x H x (W + 1)   where the matches of a pixel begin in its block's part of the lists
 #pragma once
 
+#include "../../common/arithmetic.h"
 #include "../../common/box.h"
 #include "../../common/math.h"
 #include "../../common/memory.h"
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
+#include "../search_window.h"
 #include "../tk_loss.h"
 
 namespace mfvis {
 namespace {
 
-int32_t clamp_shift(int64_t shift) {
-  constexpr int64_t far = 1 << 28;
-  return static_cast<int32_t>(shift < -far ? -far : shift > far ? far : shift);
-}
-
-// A match in one word, which is cheaper to move: the pixel in the source plane in the lower half, the weight above.
+// A match as one 64-bit value, which is cheaper to move: the pixel in the source plane below, the weight above.
 MFVIS_HOST_DEVICE uint64_t match_of(int32_t source, float weight) {
   return static_cast<uint64_t>(bits_as<uint32_t>(weight)) << 32 | static_cast<uint32_t>(source);
 }
 MFVIS_HOST_DEVICE int32_t source_of(uint64_t match) { return static_cast<int32_t>(match); }
 MFVIS_HOST_DEVICE float weight_of(uint64_t match) { return bits_as<float>(static_cast<uint32_t>(match >> 32)); }
-MFVIS_HOST_DEVICE bool weighs_something(uint64_t match) { return match >> 32 << 33 != 0; }  // -0 does not
+MFVIS_HOST_DEVICE bool has_weight(uint64_t match) { return match >> 32 << 33 != 0; }  // -0 has none
 
-// Where the matches of one pair of one video lie.
-struct Window {
-  Window(const TkLoss& args, int64_t list)
-      : height(static_cast<int32_t>(args.height)),
-        width(static_cast<int32_t>(args.width)),
-        side(static_cast<int32_t>(2 * args.radius + 1)),
-        dilation(static_cast<int32_t>(args.dilation)) {
-    const int64_t* shift = args.shift ? args.shift + 2 * list : nullptr;
-    const int32_t reach = static_cast<int32_t>(args.radius) * dilation;
-    first_dy = (shift ? clamp_shift(shift[0]) : 0) - reach;
-    first_dx = (shift ? clamp_shift(shift[1]) : 0) - reach;
-  }
-
-  // The matches of the pixels x, x + 1, ... of row y; of weight 0 where there is none.
-  void read(const int16_t* offset, const float* weight, int64_t y, int64_t x, int64_t size,
-            uint64_t* __restrict matches) const {
-    const float per_row = 1.0f / static_cast<float>(side);
-    const int32_t y0 = static_cast<int32_t>(y) + first_dy, x0 = static_cast<int32_t>(x) + first_dx;
+// The matches of the pixels x, x + 1, ... of row y; weight 0 where there is none.
+void read_matches(const SearchWindow& window, const int16_t* offset, const float* weight, int64_t y, int64_t x,
+                  int64_t size, uint64_t* __restrict matches) {
+  const int32_t first_y = static_cast<int32_t>(y), first_x = static_cast<int32_t>(x);
 #pragma omp simd
-    for (int32_t i = 0; i < static_cast<int32_t>(size); ++i) {
-      const int32_t candidate = offset[i];
-      const int32_t row = static_cast<int32_t>((static_cast<float>(candidate) + 0.5f) * per_row);
-      const int32_t source_y = y0 + dilation * row;
-      const int32_t source_x = x0 + i + dilation * (candidate - row * side);
-      const bool exists = (candidate >= 0) & (candidate < side * side) & (source_y >= 0) & (source_y < height) &
-                          (source_x >= 0) & (source_x < width);
-      matches[i] = match_of(source_y * width + source_x, exists ? weight[i] : 0.0f);
-    }
+  for (int32_t i = 0; i < static_cast<int32_t>(size); ++i) {
+    const int32_t source = window.source(offset[i], first_y, first_x + i);
+    matches[i] = match_of(source, source >= 0 ? weight[i] : 0.0f);
   }
+}
 
-  int32_t height, width, side, dilation;
-  int32_t first_dy, first_dx;
-};
-
-// Of each row of a video the columns from the first to the last that is in a box of the video's instances.
+// For each row of a video the columns from the first to the last that is inside a box of the video's instances.
 struct Columns {
   explicit Columns(const TkLoss& args) : height(args.height), spans(args.videos * args.height) {
     for (int64_t row = 0; row < args.videos * height; ++row) spans[row] = {args.width, 0};
@@ -84,17 +58,17 @@ struct Columns {
   Span of(int64_t video, int64_t y) const { return spans[video * height + y]; }
 
  private:
-  static Span around(Span a, Span b) { return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end}; }
+  static Span around(Span a, Span b) { return {min(a.begin, b.begin), max(a.end, b.end)}; }
 
   int64_t height;
   Scratch<Span> spans;
 };
 
-// The lists of all videos and pairs, drawn above; list = video · P + pair.
+// The lists of all videos and pairs, as drawn above. list = video · P + pair.
 struct MatchList {
   explicit MatchList(const TkLoss& args)
       : row_size(args.width * args.matches),
-        blocks((args.height + block_rows - 1) / block_rows),
+        blocks(ceil_div(args.height, block_rows)),
         height(args.height),
         longest(args.videos * args.pair_count * args.height * row_size),
         memory(longest * 12 + args.videos * args.pair_count * args.height * (args.width + 1) * 4,
@@ -105,12 +79,14 @@ struct MatchList {
     fill(args);
   }
 
-  // Where the matches of row y of a list begin, for `starts` to count from.
-  int64_t part_of(int64_t list, int64_t y) const { return (list * height + y / block_rows * block_rows) * row_size; }
+  // The position from which `starts` of row y counts.
+  int64_t block_offset(int64_t list, int64_t y) const {
+    return (list * height + y / block_rows * block_rows) * row_size;
+  }
   int32_t* starts(int64_t list, int64_t y, int64_t width) const { return start + (list * height + y) * (width + 1); }
 
   static constexpr int64_t block_rows = 8;
-  static constexpr int64_t piece = 64;  // columns that are read together
+  static constexpr int64_t piece = 64;  // columns read together
   int64_t row_size, blocks, height, longest;
   CachedBuffer memory;
   uint64_t* match;
@@ -128,22 +104,23 @@ struct MatchList {
   void fill_block(const TkLoss& args, const Columns& columns_of, int64_t list, int64_t block, uint64_t* read) const {
     const int64_t area = args.height * args.width, matches = args.matches, video = list / args.pair_count;
     const int64_t top = block * block_rows, bottom = top + block_rows;
-    const Window window(args, list);
-    int32_t* const targets = target + part_of(list, top);
-    uint64_t* const kept = match + part_of(list, top);
+    const SearchWindow window(args.shift ? args.shift + 2 * list : nullptr, args.height, args.width, args.radius,
+                              args.dilation);
+    int32_t* const targets = target + block_offset(list, top);
+    uint64_t* const kept = match + block_offset(list, top);
     int32_t count = 0;
     for (int64_t y = top; y < bottom && y < args.height; ++y) {
       const Span columns = columns_of.of(video, y);
       if (columns.begin >= columns.end) continue;
       int32_t* const starts_of_row = starts(list, y, args.width);
       for (int64_t x = columns.begin, end; x < columns.end; x = end) {
-        end = x + piece < columns.end ? x + piece : columns.end;
+        end = min(x + piece, columns.end);
         const int64_t size = end - x, own = y * args.width + x;
-        int64_t filled = 0;  // where textures differ, few k have any match that weighs something
+        int64_t filled = 0;  // where textures differ, few k have any match with a weight
         for (int64_t k = 0; k < matches; ++k) {
           const int64_t at = (list * matches + k) * area + own;
-          if (!any_weighs_something(args.weight + at, size)) continue;
-          window.read(args.offset + at, args.weight + at, y, x, size, read + size * filled++);
+          if (!any_has_weight(args.weight + at, size)) continue;
+          read_matches(window, args.offset + at, args.weight + at, y, x, size, read + size * filled++);
         }
         count = keep(read, size, filled, static_cast<int32_t>(own), count, starts_of_row + x, targets, kept);
       }
@@ -151,24 +128,24 @@ struct MatchList {
     }
   }
 
-  static bool any_weighs_something(const float* weight, int64_t size) {
+  static bool any_has_weight(const float* weight, int64_t size) {
     int any = 0;
 #pragma omp simd reduction(| : any)
     for (int64_t i = 0; i < size; ++i) any |= weight[i] != 0;
     return any;
   }
 
-  // Appends the matches `read`, [k, size], of the pixels own, own + 1, ... that weigh something; returns how many there
-  // are then. Not inlined: amidst its caller's many variables the loop would have no registers left.
+  // Appends those of the matches `read`, [k, size], of the pixels own, own + 1, ... that have a weight. Returns their
+  // number so far. Not inlined: among its caller's many variables the loop would run out of registers.
   __attribute__((noinline)) static int32_t keep(const uint64_t* __restrict read, int64_t size, int64_t matches,
                                                 int32_t own, int32_t count, int32_t* __restrict starts,
                                                 int32_t* __restrict targets, uint64_t* __restrict kept) {
     for (int64_t i = 0; i < size; ++i) {
       starts[i] = count;
       for (const uint64_t *at = read + i, *const end = at + matches * size; at < end; at += size) {
-        targets[count] = own + static_cast<int32_t>(i);  // written in any case, kept only if it weighs something
+        targets[count] = own + static_cast<int32_t>(i);  // always written, kept only if it has a weight
         kept[count] = *at;
-        count += weighs_something(*at);
+        count += has_weight(*at);
       }
     }
     return count;

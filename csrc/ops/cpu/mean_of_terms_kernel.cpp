@@ -19,7 +19,7 @@ void mean(const MeanOfTerms& args, const C* loss_sum, const C* weight_sum, C* lo
 }
 
 template <typename C>
-void spread(const MeanOfTerms& args, C grad_loss, const C* divisor, C* grad_loss_sum) {
+void broadcast_grad(const MeanOfTerms& args, C grad_loss, const C* divisor, C* grad_loss_sum) {
   for (int64_t row = 0; row < args.rows; ++row) {
     for (int64_t column = 0; column < args.columns; ++column) *grad_loss_sum++ = grad_loss / divisor[column];
   }
@@ -37,7 +37,8 @@ void mean_of_terms(const MeanOfTerms& args, const void* loss_sum, const void* we
 void mean_of_terms_backward(const MeanOfTerms& args, const void* grad_loss, const void* divisor, void* grad_loss_sum) {
   const auto in = [&](auto zero) {
     using C = decltype(zero);
-    spread(args, *static_cast<const C*>(grad_loss), static_cast<const C*>(divisor), static_cast<C*>(grad_loss_sum));
+    broadcast_grad(args, *static_cast<const C*>(grad_loss), static_cast<const C*>(divisor),
+                   static_cast<C*>(grad_loss_sum));
   };
   args.in_double ? in(0.0) : in(0.0f);
 }

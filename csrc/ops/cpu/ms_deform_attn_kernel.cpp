@@ -1,12 +1,12 @@
-// A thread takes one head of one batch element at a time and first packs its part of the value, so that the four pixels
-// around a sample are rows of whole vectors that lie close together:
+// A thread processes one head of one batch element at a time. It first packs this head's part of the value, so that the
+// four pixels around a sample are rows of whole vectors that lie close together:
 //
-//   value  [B, S, heads, D]  ──►  slice  [S + 1, D rounded up]   of the compute type, the last row zeros: where a
-//   sample
-//                                                                asks for a pixel outside, it is given this row
+//   value  [B, S, heads, D]  ──►  slice  [S + 1, D rounded up]   of the compute type; the last row is zero and replaces
+//                                                                pixels outside of the level
 //
-// Backward adds up the gradient in a second such slice, whose last row nobody reads, and writes it out once. Each slice
-// belongs to one thread, which goes through the queries in order: no atomics, the same bits for any number of threads.
+// The backward pass accumulates the gradient in a second such slice, whose last row is never read, and writes it out
+// once. Each slice belongs to one thread, which processes the queries in order: no atomics, and the same bits for any
+// number of threads.
 #include "../ms_deform_attn.h"
 
 #include "../../common/parallel.h"
@@ -16,14 +16,14 @@
 namespace mfvis {
 namespace {
 
-// The part of one head in a tensor [S, heads, D], packed.
+// The packed part of one head of a tensor [S, heads, D].
 template <typename C>
 struct Slice {
   explicit Slice(const MsDeformAttn& args)
       : pixels(args.pixels),
         channels(args.channels),
         gap(args.heads * args.channels),
-        stride(whole_vectors(args.channels)),
+        stride(round_up_to_lanes(args.channels)),
         memory((args.pixels + 1) * stride + line),
         data(memory + (line - reinterpret_cast<uintptr_t>(static_cast<C*>(memory)) / sizeof(C) % line)) {}
 
@@ -49,10 +49,10 @@ struct Slice {
 
   int64_t pixels, channels, gap, stride;
   Scratch<C> memory;
-  C* data;  // begins a line of the cache, for rows across two take twice as long
+  C* data;  // cache-line aligned: rows that span two lines take twice the time
 };
 
-// The samples of one query and head: all levels, all points. Corners are in the order top left, top right, bottom left,
+// The samples of one query and head over all levels and points. Corners are ordered top left, top right, bottom left,
 // bottom right.
 template <typename C>
 struct Samples {
@@ -75,7 +75,7 @@ struct Samples {
     }
   }
 
-  // The rows of the corners in a slice, and how much of each the output takes.
+  // The corners' rows in a slice, and their shares of the output.
   void locate(const C* __restrict location, const C* __restrict weight) const {
     const int32_t n = static_cast<int32_t>(count), none = outside;
     const int32_t* const __restrict heights = height;
@@ -133,27 +133,27 @@ struct Samples {
   Scratch<int32_t> height, width, start;
   Scratch<C> right, below;
   Scratch<int32_t> row;  // [4, count]
-  Scratch<C> share;      // [4, count], the weight included
+  Scratch<C> share;      // [4, count], including the weight
   Scratch<C> dot;        // [count, 4]
 };
 
-// Adds the halves of a vector until there are four numbers.
+// Adds the halves of a vector until four elements are left.
 template <typename C, int count>
-typename Numbers<C, 4>::Type fold(const typename Numbers<C, count>::Type& vector) {
+typename SimdVector<C, 4>::Type fold(const typename SimdVector<C, count>::Type& vector) {
   if constexpr (count == 4) {
     return vector;
   } else {
-    using Half = typename Numbers<C, count / 2>::Type;
+    using Half = typename SimdVector<C, count / 2>::Type;
     const Half* const half = reinterpret_cast<const Half*>(&vector);
     return fold<C, count / 2>(half[0] + half[1]);
   }
 }
 
-// Of four vectors the four sums.
+// The sums of four vectors.
 template <typename C>
-typename Numbers<C, 4>::Type sums_of(const typename Vector<C>::Type (&vectors)[4]) {
+typename SimdVector<C, 4>::Type sums_of(const typename Vector<C>::Type (&vectors)[4]) {
   constexpr int size = Vector<C>::size;
-  typename Numbers<C, 4>::Type sums;
+  typename SimdVector<C, 4>::Type sums;
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const auto four = fold<C, size>(vectors[i]);
@@ -162,7 +162,8 @@ typename Numbers<C, 4>::Type sums_of(const typename Vector<C>::Type (&vectors)[4
   return sums;
 }
 
-// The output of `size` channels: the corners of all samples by their shares. The sums stay in registers.
+// The output of `size` channels: the sum of the corners of all samples, weighted by their shares. The sums stay in
+// registers.
 template <int size, typename C>
 void gather(const C* slice, int64_t stride, const Samples<C>& samples, C* output) {
   using V = typename Vector<C>::Type;
@@ -184,8 +185,8 @@ void gather(const C* slice, int64_t stride, const Samples<C>& samples, C* output
   for (int k = 0; k < vectors; ++k) reinterpret_cast<V*>(output)[k] = sum[k];
 }
 
-// Backward of `gather`: adds to the slice's gradient, and to the dot products of the corners with the output's
-// gradient.
+// Backward of `gather`: adds to the slice's gradient, and to the dot products of the corners with the gradient of the
+// output.
 template <int size, typename C>
 void scatter(const C* slice, C* grad_slice, int64_t stride, const Samples<C>& samples, const C* grad_output) {
   using V = typename Vector<C>::Type;
@@ -213,7 +214,7 @@ void scatter(const C* slice, C* grad_slice, int64_t stride, const Samples<C>& sa
         grad_v[k] += share * grad[k];
       }
     }
-    *reinterpret_cast<typename Numbers<C, 4>::Type*>(dots + 4 * i) += sums_of<C>(dot);
+    *reinterpret_cast<typename SimdVector<C, 4>::Type*>(dots + 4 * i) += sums_of<C>(dot);
   }
 }
 
@@ -222,7 +223,7 @@ struct Channels {
   static constexpr int value = size;
 };
 
-// visit(first channel, the number of channels as a type): all channels of a packed row, in the widest steps.
+// Calls visit(first channel, number of channels as a type) for all channels of a packed row, in the widest steps.
 template <typename Visit>
 void in_steps(int64_t stride, const Visit& visit) {
   int64_t c = 0;
@@ -232,7 +233,7 @@ void in_steps(int64_t stride, const Visit& visit) {
 
 constexpr int64_t ahead = 4;  // queries
 
-// Asks for what a later query reads, since a head's numbers lie too far apart for the machine to guess.
+// Prefetches what a later query reads. A head's values lie too far apart for the hardware prefetcher.
 template <typename C>
 void fetch(const C* numbers, int64_t count) {
   for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(C))) __builtin_prefetch(numbers + i);

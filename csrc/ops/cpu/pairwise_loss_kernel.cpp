@@ -1,22 +1,20 @@
-// The disagreement is symmetric, so every unordered pair of neighbours is computed once and counted as often as the
-// contract meets it: once for each of its two pixels that lies in the box. Half the neighbours therefore suffice, those
-// below and those to the right. Only the box and its surroundings are visited, one row of pairs at a time; each
-// instance and frame has its own sums and its own gradient, written by one thread in a fixed order.
+// The disagreement is symmetric, so every unordered pair of neighbors is computed once and counted once for each of its
+// two pixels that lies in the box. Half of the neighbors suffice, those below and to the right. Only the box and its
+// surroundings are visited, one row of pairs at a time. Each instance and frame has its own sums and its own gradient,
+// written by one thread in a fixed order.
 #include "../pairwise_loss.h"
 
+#include "../../common/arithmetic.h"
 #include "../../common/box.h"
 #include "../../common/math.h"
+#include "../../common/nontemporal.h"
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
-#include "../../common/stream.h"
 
 namespace mfvis {
 namespace {
 
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// The box of an instance in a frame, and the frame around it.
+// The box of an instance in a frame, and its surroundings within the frame.
 struct Region {
   Region(const PairwiseLoss& args, int64_t item) : height(args.height), width(args.width) {
     const float* box = args.boxes + item * 4;
@@ -27,8 +25,8 @@ struct Region {
     }
     const int64_t reach = args.dilation * (args.kernel_size / 2);
     if (empty()) return;
-    around_rows = {larger(0, rows.begin - reach), smaller(height, rows.end + reach)};
-    around_columns = {larger(0, columns.begin - reach), smaller(width, columns.end + reach)};
+    around_rows = {max<int64_t>(0, rows.begin - reach), min(height, rows.end + reach)};
+    around_columns = {max<int64_t>(0, columns.begin - reach), min(width, columns.end + reach)};
   }
   bool empty() const { return rows.begin >= rows.end || columns.begin >= columns.end; }
 
@@ -37,8 +35,8 @@ struct Region {
   Span around_rows{0, 0}, around_columns{0, 0};
 };
 
-// visit(y, dy, dx, x_begin, x_end, first_counts, second_counts) for every row of pairs (y, x), (y + dy, x + dx) that
-// touches the box; first_counts and second_counts say whether the rows of the two pixels do.
+// Calls visit(y, dy, dx, x_begin, x_end, first_counts, second_counts) for every row of pairs (y, x), (y + dy, x + dx)
+// that touches the box. first_counts and second_counts: whether the row of the first and of the second pixel does.
 template <typename Visit>
 void each_row_of_pairs(const PairwiseLoss& args, const Region& region, const Visit& visit) {
   const int64_t half = args.kernel_size / 2;
@@ -52,20 +50,20 @@ void each_row_of_pairs(const PairwiseLoss& args, const Region& region, const Vis
         const int64_t dx = step_x * args.dilation;
         const Span &first = region.columns, second{region.columns.begin - dx, region.columns.end - dx};
         Span x = first_counts ? first : second;
-        if (first_counts && second_counts) x = {smaller(first.begin, second.begin), larger(first.end, second.end)};
-        x = {larger(x.begin, larger(0, -dx)), smaller(x.end, smaller(region.width, region.width - dx))};
+        if (first_counts && second_counts) x = {min(first.begin, second.begin), max(first.end, second.end)};
+        x = {max(x.begin, max<int64_t>(0, -dx)), min(x.end, min(region.width, region.width - dx))};
         if (x.begin < x.end) visit(y, dy, dx, x.begin, x.end, first_counts, second_counts);
       }
     }
   }
 }
 
-// How often each pair of a row counts: 0, 1 or 2; 0 where the colours differ too much, and up to the end of the vector.
-void count_pairs(const PairwiseLoss& args, const Region& region, const float* colours, int64_t y, int64_t dy,
-                 int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts, bool second_counts,
-                 int32_t* __restrict count) {
+// How often each pair of a row counts: 0, 1 or 2; 0 if the colors differ too much, and in the padding up to a whole
+// vector.
+void count_pairs(const PairwiseLoss& args, const Region& region, const float* colors, int64_t y, int64_t dy, int64_t dx,
+                 int64_t x_begin, int64_t x_end, bool first_counts, bool second_counts, int32_t* __restrict count) {
   const int64_t area = args.height * args.width;
-  const float *p = colours + y * args.width, *q = p + dy * args.width + dx;
+  const float *p = colors + y * args.width, *q = p + dy * args.width + dx;
   const int32_t first = first_counts, second = second_counts, size = static_cast<int32_t>(x_end - x_begin);
   const int32_t x1 = static_cast<int32_t>(region.columns.begin - x_begin);
   const int32_t x2 = static_cast<int32_t>(region.columns.end - x_begin);
@@ -78,40 +76,40 @@ void count_pairs(const PairwiseLoss& args, const Region& region, const float* co
     const int32_t in_box = first * ((i >= x1) & (i < x2)) + second * ((i + step >= x1) & (i + step < x2));
     count[i] = l * l + a * a + b * b <= args.max_squared_distance ? in_box : 0;
   }
-  for (int32_t i = size; i < whole_vectors(size); ++i) count[i] = 0;
+  for (int32_t i = size; i < round_up_to_lanes(size); ++i) count[i] = 0;
 }
 
 template <typename C>
 struct Planes {
   Planes(int64_t height, int64_t width)
       : logits(height * width + lanes),
-        decays(height * width + lanes),
+        exp_neg_abs(height * width + lanes),
         loss(width + lanes),
         counts(width + lanes),
         slope(width + lanes),
         count(width + lanes) {}
 
-  Scratch<C> logits, decays, loss, counts, slope;
+  Scratch<C> logits, exp_neg_abs, loss, counts, slope;
   Scratch<int32_t> count;
 };
 
-// The logits around the box in the type of the computation, and the decays that every pair of a pixel shares.
+// The logits around the box in the compute type, and exp(-|logit|), which all pairs of a pixel share.
 template <typename T>
 void prepare(const Region& region, const T* logits, const Planes<Compute<T>>& planes) {
   for (int64_t y = region.around_rows.begin; y < region.around_rows.end; ++y) {
     const int64_t first = y * region.width + region.around_columns.begin;
     const int64_t size = region.around_columns.end - region.around_columns.begin;
-    Compute<T>*a = planes.logits + first, *decay_a = planes.decays + first;
+    Compute<T>*a = planes.logits + first, *exp_a = planes.exp_neg_abs + first;
 #pragma omp simd
     for (int64_t i = 0; i < size; ++i) a[i] = load(logits[first + i]);
 #pragma omp simd
-    for (int64_t i = 0; i < whole_vectors(size); ++i) decay_a[i] = decay(a[i]);
+    for (int64_t i = 0; i < round_up_to_lanes(size); ++i) exp_a[i] = exp_neg_abs(a[i]);
   }
 }
 
-const float* colours_of(const PairwiseLoss& args, int64_t item) {
+const float* colors_of(const PairwiseLoss& args, int64_t item) {
   const int64_t n = item / args.frames, t = item % args.frames;
-  return args.colours + (args.video_index[n] * args.frames + t) * 3 * args.height * args.width;
+  return args.colors + (args.video_index[n] * args.frames + t) * 3 * args.height * args.width;
 }
 
 template <typename T>
@@ -122,21 +120,22 @@ void sum_frame(const PairwiseLoss& args, int64_t item, const Planes<Compute<T>>&
   const Region region(args, item);
   if (region.empty()) return;
   prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes);
-  C *loss = planes.loss, *counts = planes.counts;  // per column, added up at the end
+  C *loss = planes.loss, *counts = planes.counts;  // per column, summed at the end
   for (int64_t x = 0; x < args.width + lanes; ++x) loss[x] = counts[x] = 0;
-  const float* colours = colours_of(args, item);
+  const float* colors = colors_of(args, item);
   each_row_of_pairs(
       args, region,
       [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts, bool second_counts) {
         int32_t* const count = planes.count;
-        count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
-        const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = whole_vectors(x_end - x_begin);
-        const C *a = planes.logits + p, *decay_a = planes.decays + p, *b = planes.logits + q,
-                *decay_b = planes.decays + q;
+        count_pairs(args, region, colors, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
+        const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx,
+                      size = round_up_to_lanes(x_end - x_begin);
+        const C *a = planes.logits + p, *exp_a = planes.exp_neg_abs + p, *b = planes.logits + q,
+                *exp_b = planes.exp_neg_abs + q;
 #pragma omp simd
         for (int64_t i = 0; i < size; ++i) {
-          const C term = static_cast<C>(count[i]) * disagreement(a[i], decay_a[i], b[i], decay_b[i]);
-          loss[x_begin + i] += count[i] != 0 ? term : C(0);  // what is not counted may be infinite
+          const C term = static_cast<C>(count[i]) * disagreement(a[i], exp_a[i], b[i], exp_b[i]);
+          loss[x_begin + i] += count[i] != 0 ? term : C(0);  // pairs that do not count may be infinite
           counts[x_begin + i] += static_cast<C>(count[i]);
         }
       });
@@ -149,7 +148,7 @@ void sum_frame(const PairwiseLoss& args, int64_t item, const Planes<Compute<T>>&
   *count_sum = static_cast<C>(total_count);
 }
 
-// grad: [H, W] of zeros on entry.
+// grad: [H, W], zero on entry.
 template <typename T>
 void backward_frame(const PairwiseLoss& args, int64_t item, Compute<T> grad_sum, const Planes<Compute<T>>& planes,
                     Compute<T>* grad) {
@@ -157,25 +156,26 @@ void backward_frame(const PairwiseLoss& args, int64_t item, Compute<T> grad_sum,
   const Region region(args, item);
   if (region.empty()) return;
   prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes);
-  const float* colours = colours_of(args, item);
+  const float* colors = colors_of(args, item);
   each_row_of_pairs(
       args, region,
       [&](int64_t y, int64_t dy, int64_t dx, int64_t x_begin, int64_t x_end, bool first_counts, bool second_counts) {
         int32_t* const count = planes.count;
-        count_pairs(args, region, colours, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
-        const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx, size = whole_vectors(x_end - x_begin);
-        const C *a = planes.logits + p, *decay_a = planes.decays + p, *b = planes.logits + q,
-                *decay_b = planes.decays + q;
+        count_pairs(args, region, colors, y, dy, dx, x_begin, x_end, first_counts, second_counts, count);
+        const int64_t p = y * args.width + x_begin, q = p + dy * args.width + dx,
+                      size = round_up_to_lanes(x_end - x_begin);
+        const C *a = planes.logits + p, *exp_a = planes.exp_neg_abs + p, *b = planes.logits + q,
+                *exp_b = planes.exp_neg_abs + q;
         C *to_b = planes.slope, *grad_a = grad + p, *grad_b = grad + q;
 #pragma omp simd
         for (int64_t i = 0; i < size; ++i) {
           const C scale = grad_sum * static_cast<C>(count[i]);
           C slope_a, slope_b;
-          disagreement_slopes(a[i], decay_a[i], b[i], decay_b[i], scale, slope_a, slope_b);
+          disagreement_slopes(a[i], exp_a[i], b[i], exp_b[i], scale, slope_a, slope_b);
           grad_a[i] += count[i] != 0 ? slope_a : C(0);
           to_b[i] = count[i] != 0 ? slope_b : C(0);
         }
-        // Not in the loop above: the two rows are one where dy is 0.
+        // A separate loop, because both rows are the same if dy is 0.
         for (int64_t i = 0; i < size; ++i) grad_b[i] += to_b[i];
       });
 }
@@ -194,13 +194,13 @@ void backward(const PairwiseLoss& args, const Compute<T>* grad_loss_sum, T* grad
   parallel_for(args.instances * args.frames, 1, [&](int64_t begin, int64_t end) {
     const Planes<Compute<T>> planes(args.height, args.width);
     const Scratch<Compute<T>> sums(area + lanes + 64);
-    Compute<T>* const grad = to_line(+sums);
+    Compute<T>* const grad = align_to_cache_line(+sums);
     for (int64_t item = begin; item < end; ++item) {
       for (int64_t i = 0; i < area; ++i) grad[i] = 0;
       backward_frame<T>(args, item, grad_loss_sum[item], planes, grad);
-      stream(grad, area, grad_logits + item * area);
+      store_nontemporal(grad, area, grad_logits + item * area);
     }
-    end_streams();
+    store_fence();
   });
 }
 

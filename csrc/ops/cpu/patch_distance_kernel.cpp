@@ -1,13 +1,13 @@
-// Bands of rows go through the candidates, everything in them along rows, as in temporal_topk_kernel.cpp:
+// Bands of rows go through the candidates, all loops run along rows, as in temporal_topk_kernel.cpp:
 //
 //   forward    squares (rows + 2h) x (W + 2h) -> sums of rows -> sums of columns -> square root, into the result
-//   backward   ratios  (rows + 2h) x (W + 4h)   grad / distance of the patches' centres, zeros outside the frame
-//              -> sums of rows -> sums of columns: what the pixel q has in all patches that hold it, its weight
-//              -> grad += weight(q) · (self - other), accumulated for the band's own pixels alone
+//   backward   ratios  (rows + 2h) x (W + 4h)   grad / distance at the patch centers, zero outside the frame
+//              -> sums of rows -> sums of columns: the weight of pixel q, the sum over all patches that contain it
+//              -> grad += weight(q) · (self - other), accumulated for the band's own pixels only
 //
-// With a displacement δ the pixel u of the target is held by patches around q = u and compared with the source's u + δ;
-// the pixel u of the source by those around q = u - δ, compared with the target's u - δ. Patches reach h pixels beyond
-// the frame, where the other's pixel is a zero of the padding.
+// With a displacement δ, pixel u of the target is contained in patches around q = u and compared with pixel u + δ of
+// the source. Pixel u of the source is contained in those around q = u - δ and compared with pixel u - δ of the target.
+// Patches reach h pixels beyond the frame, where the other frame is padded with zeros.
 #include "../patch_distance.h"
 
 #include "../../common/parallel.h"
@@ -22,7 +22,7 @@ constexpr int64_t band_rows = 8;
 float square_root(float x) { return __builtin_sqrtf(x); }
 double square_root(double x) { return __builtin_sqrt(x); }
 
-// Sizes that all loops need, and the padded frames of one item of the batch.
+// Sizes that all loops need, and the padded frames of one batch item.
 template <typename Real>
 struct Frames {
   Frames(const PatchDistance& args, int64_t item)
@@ -45,14 +45,14 @@ template <typename Real>
 void distances_of_band(const PatchDistance& args, int64_t item, int64_t first_row, Real* squares, Real* columns,
                        Real* distance) {
   const int64_t height = args.height, width = args.width, taps = args.patch_size, side = 2 * args.radius + 1;
-  const int64_t end_row = smaller(first_row + band_rows, height);
+  const int64_t end_row = min(first_row + band_rows, height);
   const Frames<Real> frames(args, item);
   Square<Real>* const squared_difference = square_of<Real>(args.channels);
   Sum<Real>* const sum = sum_over<Real>(taps);
   for (int64_t index = 0; index < side * side; ++index) {
     const int64_t dy = args.dilation * (index / side - args.radius), dx = args.dilation * (index % side - args.radius);
-    const int64_t y_begin = larger(first_row, -dy), y_end = smaller(end_row, height - dy);
-    const int64_t x_begin = smaller(larger(0, -dx), width), x_end = larger(x_begin, smaller(width, width - dx));
+    const int64_t y_begin = max(first_row, -dy), y_end = min(end_row, height - dy);
+    const int64_t x_begin = min(max<int64_t>(0, -dx), width), x_end = max(x_begin, min(width, width - dx));
     Real* const result = distance + (item * side * side + index) * height * width;
     if (x_begin < x_end) {
       for (int64_t y = y_begin; y < y_end + taps - 1 && y_begin < y_end; ++y) {
@@ -92,7 +92,7 @@ template <typename T, typename Real>
 void gradients_of_band(const PatchDistance& args, const Real* grad_distance, const Real* distance, bool of_source,
                        int64_t item, int64_t first_row, const Rows<Real>& rows, T* grad) {
   const int64_t height = args.height, width = args.width, taps = args.patch_size, side = 2 * args.radius + 1;
-  const int64_t end_row = smaller(first_row + band_rows, height), area = height * width;
+  const int64_t end_row = min(first_row + band_rows, height), area = height * width;
   const Frames<Real> frames(args, item);
   const Real* const self = of_source ? frames.source : frames.target;
   const Real* const other = of_source ? frames.target : frames.source;
@@ -102,16 +102,16 @@ void gradients_of_band(const PatchDistance& args, const Real* grad_distance, con
 
   for (int64_t index = 0; index < side * side; ++index) {
     const int64_t dy = args.dilation * (index / side - args.radius), dx = args.dilation * (index % side - args.radius);
-    // From the pixel to the other frame's, and to the centre q of the patches that hold it.
+    // Offsets from the pixel to the one in the other frame, and to the center q of the patches that contain it.
     const int64_t other_y = of_source ? -dy : dy, other_x = of_source ? -dx : dx;
-    const int64_t centre_y = of_source ? -dy : 0, centre_x = of_source ? -dx : 0;
-    const int64_t y_begin = larger(first_row, -h - other_y), y_end = smaller(end_row, height + h - other_y);
-    const int64_t x_begin = larger(0, -h - other_x), x_end = smaller(width, width + h - other_x);
+    const int64_t center_y = of_source ? -dy : 0, center_x = of_source ? -dx : 0;
+    const int64_t y_begin = max(first_row, -h - other_y), y_end = min(end_row, height + h - other_y);
+    const int64_t x_begin = max<int64_t>(0, -h - other_x), x_end = min(width, width + h - other_x);
     if (y_begin >= y_end || x_begin >= x_end) continue;
 
     const int64_t volume = (item * side * side + index) * area;
-    for (int64_t y = y_begin + centre_y - h; y < y_end + centre_y + h; ++y) {
-      Real* const __restrict ratio = rows.ratios + (y - (y_begin + centre_y - h)) * ratio_stride + 2 * h;
+    for (int64_t y = y_begin + center_y - h; y < y_end + center_y + h; ++y) {
+      Real* const __restrict ratio = rows.ratios + (y - (y_begin + center_y - h)) * ratio_stride + 2 * h;
       if (y < 0 || y >= height) {
         fill<Real>(ratio, 0, width, 0);
         continue;
@@ -123,7 +123,7 @@ void gradients_of_band(const PatchDistance& args, const Real* grad_distance, con
     for (int64_t y = y_begin; y < y_end; ++y) {
       sum(rows.ratios + (y - y_begin) * ratio_stride, ratio_stride, taps, ratio_stride, rows.columns);
       sum(rows.columns, 1, taps, stride, rows.weights);
-      const Real* const weight = rows.weights + centre_x + h;
+      const Real* const weight = rows.weights + center_x + h;
       for (int64_t c = 0; c < args.channels; ++c) {
         const Real* const a = self + c * frames.plane + (y + h) * stride + h;
         const Real* const b = other + c * frames.plane + (y + other_y + h) * stride + h + other_x;
@@ -150,7 +150,7 @@ void pad(const PatchDistance& args) {
       padded + count * (args.height + 2 * h) * (args.width + 2 * h));
 }
 
-int64_t bands_of(const PatchDistance& args) { return (args.height + band_rows - 1) / band_rows; }
+int64_t bands_of(const PatchDistance& args) { return ceil_div(args.height, band_rows); }
 
 void patch_distance(const PatchDistance& args, void* distance) {
   with_floating_type(args.dtype, [&](auto element) {

@@ -1,17 +1,15 @@
-// Squared distances of patches along a row of pixels, for every searching kernel: frames padded with zeros by half a
-// patch, then squares -> sums over the patch's rows -> sums over its columns. All loops vectorise.
+// Squared distances of patches along a row of pixels, shared by temporal_topk and patch_distance: frames padded with
+// zeros by half a patch, then squares -> sums over the patch's rows -> sums over its columns. All loops vectorize.
 #pragma once
 
 #include <cstdint>
 
+#include "../../common/arithmetic.h"
 #include "../../common/dtype.h"
 #include "../../common/parallel.h"
 
 namespace mfvis {
 namespace {
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // planes: [count, H, W]; padded: [count, H + 2h, W + 2h], zeros around each plane.
 template <typename T, typename Real>
@@ -30,7 +28,7 @@ void pad(const T* planes, int64_t count, int64_t height, int64_t width, int64_t 
   });
 }
 
-// squares[x] = sum over channels of (target - source)²; C = 0: any number of channels.
+// squares[x] = sum over channels of (target - source)². C = 0: any number of channels.
 template <int C, typename Real>
 void squared_difference(const Real* target, const Real* source, int64_t plane, int64_t channels, int64_t size,
                         Real* __restrict squares) {
@@ -54,7 +52,7 @@ void squared_difference(const Real* target, const Real* source, int64_t plane, i
   }
 }
 
-// sums[x] = rows[x] + rows[x + step] + ... , `count` of them; COUNT = 0: any number.
+// sums[x] = rows[x] + rows[x + step] + ..., `count` terms. COUNT = 0: any number.
 template <int COUNT, typename Real>
 void sum_of(const Real* rows, int64_t step, int64_t count, int64_t size, Real* __restrict sums) {
   if (COUNT > 0) {

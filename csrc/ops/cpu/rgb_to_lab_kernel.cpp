@@ -7,7 +7,7 @@
 namespace mfvis {
 namespace {
 
-// Rows `downsample`·i and the following of one plane, as their means in 0..1 over blocks.
+// The block means of `downsample` rows of one plane, scaled to 0..1.
 template <typename T>
 void block_means(const T* plane, int64_t width, int64_t out_width, int64_t downsample, Compute<T>* sums, float* means) {
   for (int64_t x = 0; x < out_width; ++x) sums[x] = 0;

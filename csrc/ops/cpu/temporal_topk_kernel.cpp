@@ -1,17 +1,18 @@
-// A pair's target frame is cut into bands of rows. A band keeps, per pixel, its k best candidates so far, sorted, and
-// goes through the candidates in ascending window index:
+// A pair's target frame is divided into bands of rows. A band keeps, per pixel, its k best candidates so far, sorted,
+// and goes through the candidates in the order of their window indices:
 //
-//   squares   (rows + 2h) x (W + 2h)   squared colour difference to the source displaced by the candidate
-//   columns            1 x (W + 2h)    its sums over patch_size rows
+//   squares   (rows + 2h) x (W + 2h)   squared color difference to the source displaced by the candidate
+//   columns            1 x (W + 2h)    sums of the squares over patch_size rows
 //   patches            1 x W           and over patch_size columns: the squared patch distance
-//   best      k x rows x W             a new distance is inserted behind its equals, without branches
+//   best      k x rows x W             a new distance is inserted behind equal ones, without branches
 //
-// All of it stays in L1 and L2, every loop runs along a row and vectorises, and the [S², H, W] volume never exists.
-// Frames are padded with zeros by h = patch_size / 2 once: a candidate whose centre is inside needs no more.
+// All of it stays in L1 and L2, every loop runs along a row and vectorizes, and the [S², H, W] volume never exists.
+// Frames are padded with zeros by h = patch_size / 2 once, which suffices for candidates whose center is inside.
 #include "../temporal_topk.h"
 
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
+#include "../search_window.h"
 #include "patch_sums.h"
 
 namespace mfvis {
@@ -19,8 +20,8 @@ namespace {
 
 constexpr int64_t band_rows = 8;
 
-// Inserts candidate `index` with the distances `d` into the sorted lists best[0..k) of a row's pixels: entries above d
-// move one place back, from the last to the first. `<` leaves an equal one, whose index is smaller, before it.
+// Inserts candidate `index` with the distances `d` into the sorted lists best[0..k) of a row's pixels. Entries above d
+// move back by one, from the last to the first. `<` keeps an equal one, whose index is smaller, in front.
 template <int K>
 void insert(const float* __restrict d, int32_t index, int64_t k, int64_t distance_step, int64_t index_step,
             int64_t size, float* best_distance, int32_t* best_index) {
@@ -48,7 +49,7 @@ void insert(const float* __restrict d, int32_t index, int64_t k, int64_t distanc
   for (int64_t j = k - 1; j >= 0; --j) {
     float* distance = best_distance + j * distance_step;
     int32_t* indices = best_index + j * index_step;
-    // The first entry has none before it: as if one were nearer than any candidate.
+    // The first entry has no predecessor: as if one were nearer than any candidate.
     const float* before = j > 0 ? distance - distance_step : d;
     const int32_t* before_index = j > 0 ? indices - index_step : indices;
 #pragma omp simd
@@ -85,13 +86,15 @@ struct Rows {
 void match_band(const TemporalTopk& args, int64_t video, int64_t pair, int64_t first_row, const Rows& rows) {
   const int64_t height = args.height, width = args.width, k = args.k, taps = args.patch_size;
   const int64_t stride = width + taps - 1, plane = (height + taps - 1) * stride;
-  const int64_t end_row = smaller(first_row + band_rows, height), area = height * width;
+  const int64_t end_row = min(first_row + band_rows, height), area = height * width;
   const float* frames = args.padded + video * args.frame_count * args.channels * plane;
   const float* target = frames + args.pairs[2 * pair] * args.channels * plane;
   const float* source = frames + args.pairs[2 * pair + 1] * args.channels * plane;
   const int64_t item = video * args.pair_count + pair;
-  const int64_t shift_y = args.shift ? args.shift[2 * item] : 0, shift_x = args.shift ? args.shift[2 * item + 1] : 0;
-  // The distances are kept in the output itself, squared until the end.
+  const int64_t reach = args.radius * args.dilation;
+  const int64_t shift_y = args.shift ? clamp_shift(args.shift[2 * item], height, reach) : 0;
+  const int64_t shift_x = args.shift ? clamp_shift(args.shift[2 * item + 1], width, reach) : 0;
+  // The output itself holds the distances, squared until the end.
   float* distance = args.distance + item * k * area + first_row * width;
   int16_t* offset = args.offset + item * k * area + first_row * width;
   const int64_t band = (end_row - first_row) * width, index_step = band_rows * width;
@@ -106,10 +109,10 @@ void match_band(const TemporalTopk& args, int64_t video, int64_t pair, int64_t f
   int32_t index = 0;
   for (int64_t step_y = -args.radius; step_y <= args.radius; ++step_y) {
     const int64_t dy = shift_y + args.dilation * step_y;
-    const int64_t y_begin = larger(first_row, -dy), y_end = smaller(end_row, height - dy);
+    const int64_t y_begin = max(first_row, -dy), y_end = min(end_row, height - dy);
     for (int64_t step_x = -args.radius; step_x <= args.radius; ++step_x, ++index) {
       const int64_t dx = shift_x + args.dilation * step_x;
-      const int64_t x_begin = larger(0, -dx), size = smaller(width, width - dx) - x_begin;
+      const int64_t x_begin = max<int64_t>(0, -dx), size = min(width, width - dx) - x_begin;
       if (size <= 0) continue;
       for (int64_t y = y_begin; y < y_end + taps - 1 && y_begin < y_end; ++y) {
         const int64_t at = y * stride + x_begin;
@@ -137,7 +140,7 @@ void temporal_topk(const TemporalTopk& args) {
     pad(static_cast<const decltype(element)*>(args.frames), args.videos * args.frame_count * args.channels, args.height,
         args.width, args.patch_size / 2, args.padded);
   });
-  const int64_t bands = (args.height + band_rows - 1) / band_rows;
+  const int64_t bands = ceil_div(args.height, band_rows);
   parallel_for(args.videos * args.pair_count * bands, 1, [&](int64_t begin, int64_t end) {
     const Rows rows(args);
     for (int64_t item = begin; item < end; ++item) {

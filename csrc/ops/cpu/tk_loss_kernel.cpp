@@ -1,8 +1,8 @@
-// The matches that weigh something are listed once for all instances, see match_list.h. Then each instance visits only
-// the pixels that count for it: per row the union of its boxes' columns, as a few spans, a span of pixels being a range
-// of the lists. Its matches are collected in batches over which the formulas run as whole vectors. Every instance and
-// pair has its own sums, and every instance its own gradient, written by one thread in a fixed order: no atomics, and
-// the same bits for any number of threads.
+// The matches with a weight are listed once for all instances (match_list.h). Each instance then visits only the pixels
+// that count for it: the union of its boxes' columns per row, as a few spans, where a span of pixels is a range of the
+// lists. Its matches are collected in batches, which the formulas process as whole vectors. Every instance and pair has
+// its own sums, and every instance its own gradient, written by one thread in a fixed order: no atomics, and the same
+// bits for any number of threads.
 #include "../tk_loss.h"
 
 #include <cstring>
@@ -18,13 +18,13 @@
 namespace mfvis {
 namespace {
 
-// The pixels of an instance that count: of each row the union of its boxes' columns.
+// The pixels that count for an instance: per row the union of its boxes' columns.
 class CountedRows {
  public:
   CountedRows(int64_t frames, int64_t height, int64_t width)
       : frames_(frames), height_(height), width_(width), size_(height), spans_(height * frames) {}
 
-  void of(const float* boxes) const {
+  void assign(const float* boxes) const {
     for (int64_t y = 0; y < height_; ++y) size_[y] = 0;
     for (int64_t t = 0; t < frames_; ++t) {
       const float* box = boxes + 4 * t;
@@ -35,14 +35,13 @@ class CountedRows {
     }
   }
 
-  // The spans of row y, disjoint and in order, no two of them adjacent.
+  // The spans of row y, disjoint, sorted and not adjacent.
   int64_t size(int64_t y) const { return size_[y]; }
   const Span* spans(int64_t y) const { return spans_ + y * frames_; }
 
-  // Has what counts of a plane of logits fetched before it is gathered from, which would wait for memory pixel by
-  // pixel.
+  // Prefetches the counted pixels of a plane of logits. Gathers would wait for memory pixel by pixel.
   template <typename T>
-  __attribute__((always_inline)) void fetch(const T* plane, int64_t width) const {
+  __attribute__((always_inline)) void prefetch_counted(const T* plane, int64_t width) const {
     for (int64_t y = 0; y < height_; ++y) {
       for (int64_t s = 0; s < size_[y]; ++s) {
         prefetch(plane, y * width + spans(y)[s].begin, spans(y)[s].end - spans(y)[s].begin);
@@ -59,7 +58,7 @@ class CountedRows {
       if (other.end < added.begin || other.begin > added.end) {
         spans[kept++] = other;
       } else {
-        added = {other.begin < added.begin ? other.begin : added.begin, other.end > added.end ? other.end : added.end};
+        added = {min(other.begin, added.begin), max(other.end, added.end)};
       }
     }
     int64_t at = kept++;
@@ -73,8 +72,8 @@ class CountedRows {
   Scratch<Span> spans_;
 };
 
-// The working memory of one thread: the pixels that count for an instance, a batch of its matches with the logits of
-// both ends.
+// The working memory of one thread: the pixels that count for an instance, and a batch of its matches with the logits
+// of both ends.
 template <typename C>
 struct Batch {
   static constexpr int64_t capacity = 1024;
@@ -93,8 +92,8 @@ struct Batch {
   Scratch<C> a, b;
 };
 
-// Calls body(count) with `count` matches of instance n in the batch, until it has seen all that count. Up to the end of
-// the last vector weights and logits are 0.
+// Calls body(count) with `count` matches of instance n in the batch until all that count were visited. Weights and
+// logits are 0 in the padding up to a whole vector.
 template <typename T, typename Body>
 void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, const Batch<Compute<T>>& batch,
                  const Body& body) {
@@ -108,26 +107,26 @@ void for_matches(const TkLoss& args, const MatchList& list, int64_t n, int64_t p
   float* const __restrict weight = batch.weight;
   C* const __restrict a = batch.a;
   C* const __restrict b = batch.b;
-  batch.counted.fetch(target_logits, args.width);
-  batch.counted.fetch(source_logits, args.width);  // but for a rim as wide as the window reaches
+  batch.counted.prefetch_counted(target_logits, args.width);
+  batch.counted.prefetch_counted(source_logits, args.width);  // except for a margin as wide as the window
   int64_t count = 0;
   const auto finish = [&] {
     for (int64_t j = 0; j < count; ++j) a[j] = load(target_logits[target[j]]);
     for (int64_t j = 0; j < count; ++j) b[j] = load(source_logits[source[j]]);
-    for (int64_t j = count; j < whole_vectors(count); ++j) weight[j] = a[j] = b[j] = 0;
+    for (int64_t j = count; j < round_up_to_lanes(count); ++j) weight[j] = a[j] = b[j] = 0;
     body(count);
     count = 0;
   };
 
   for (int64_t y = 0; y < args.height; ++y) {
     const int32_t* const start = list.starts(of_pair, y, args.width);
-    const int64_t part = list.part_of(of_pair, y);
+    const int64_t part = list.block_offset(of_pair, y);
     const Span* const spans = batch.counted.spans(y);
     for (int64_t s = 0; s < batch.counted.size(y); ++s) {
       int64_t from = part + start[spans[s].begin];
       const int64_t end = part + start[spans[s].end];
       while (from < end) {
-        const int64_t left = batch.capacity - count, size = end - from < left ? end - from : left;
+        const int64_t left = batch.capacity - count, size = min(end - from, left);
         for (int64_t j = 0; j < size; ++j) {
           target[count + j] = list.target[from + j];
           source[count + j] = source_of(list.match[from + j]);
@@ -152,8 +151,8 @@ void sum_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair
     const C *a = batch.a, *b = batch.b;
     C loss = 0, weights = 0;
 #pragma omp simd reduction(+ : loss, weights)
-    for (int64_t j = 0; j < whole_vectors(count); ++j) {
-      loss += weight[j] * disagreement(a[j], decay(a[j]), b[j], decay(b[j]));
+    for (int64_t j = 0; j < round_up_to_lanes(count); ++j) {
+      loss += weight[j] * disagreement(a[j], exp_neg_abs(a[j]), b[j], exp_neg_abs(b[j]));
       weights += weight[j];
     }
     total_loss += loss;
@@ -163,8 +162,8 @@ void sum_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair
   *weight_sum = static_cast<C>(total_weight);
 }
 
-// plane[index[j]] += value[j]. The matches of a pixel follow one another, and an addition waits for the one before to
-// the same address: four places of the batch at once wait for one another hardly ever.
+// plane[index[j]] += value[j]. The matches of a pixel are consecutive, and an addition waits for the previous one to
+// the same address. Interleaving four quarters of the batch avoids most of these waits.
 template <typename C>
 void add_to(C* plane, const int32_t* __restrict index, const C* __restrict value, int64_t count) {
   const int64_t quarter = count / 4;
@@ -174,7 +173,7 @@ void add_to(C* plane, const int32_t* __restrict index, const C* __restrict value
   for (int64_t j = 4 * quarter; j < count; ++j) plane[index[j]] += value[j];
 }
 
-// Adds the gradient of one pair to `grad`, the [T, H, W] of the instance.
+// Adds the gradient of one pair to `grad`, [T, H, W] of the instance.
 template <typename T>
 void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t pair, Compute<T> grad_sum,
                    const Batch<Compute<T>>& batch, Compute<T>* grad) {
@@ -183,11 +182,12 @@ void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t
   C* const grad_source = grad + args.pairs[2 * pair + 1] * args.height * args.width;
   for_matches<T>(args, list, n, pair, batch, [&](int64_t count) {
     const float* weight = batch.weight;
-    C *to_a = batch.a, *to_b = batch.b;  // the logits, then what is to be added to their gradients
+    C *to_a = batch.a, *to_b = batch.b;  // the logits, then their gradients
 #pragma omp simd
-    for (int64_t j = 0; j < whole_vectors(count); ++j) {
+    for (int64_t j = 0; j < round_up_to_lanes(count); ++j) {
       C slope_a, slope_b;
-      disagreement_slopes(to_a[j], decay(to_a[j]), to_b[j], decay(to_b[j]), grad_sum * weight[j], slope_a, slope_b);
+      disagreement_slopes(to_a[j], exp_neg_abs(to_a[j]), to_b[j], exp_neg_abs(to_b[j]), grad_sum * weight[j], slope_a,
+                          slope_b);
       to_a[j] = slope_a;
       to_b[j] = slope_b;
     }
@@ -196,13 +196,13 @@ void backward_pair(const TkLoss& args, const MatchList& list, int64_t n, int64_t
   });
 }
 
-// visit(n, batch) for every instance, on all threads; the batch knows the pixels that count for it.
+// Calls visit(n, batch) for every instance, on all threads. The batch holds the pixels that count for it.
 template <typename C, typename Visit>
 void for_instances(const TkLoss& args, const Visit& visit) {
   parallel_for(args.instances, 1, [&](int64_t from, int64_t to) {
     const Batch<C> batch(args);
     for (int64_t n = from; n < to; ++n) {
-      batch.counted.of(args.boxes + n * args.frames * 4);
+      batch.counted.assign(args.boxes + n * args.frames * 4);
       visit(n, batch);
     }
   });
@@ -222,7 +222,7 @@ void tk_loss_terms(const TkLoss& args, void* loss_sums, void* weight_sums) {
   });
 }
 
-// Sums of half-precision numbers would lose the small ones: gradients are accumulated in the type of the computation.
+// Half-precision sums would lose small terms: gradients are accumulated in the compute type.
 template <typename T>
 void backward(const TkLoss& args, const Compute<T>* grad_loss_sums, T* grad_logits) {
   using C = Compute<T>;

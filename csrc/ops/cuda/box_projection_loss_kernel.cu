@@ -1,17 +1,17 @@
-// Forward, first launch: every logit is read once, 16 bytes a lane, by warps that know nothing of each other. A warp
-// goes down one band of 32 rows in one tile of columns:
+// Forward, first launch: every logit is read once, 16 bytes per lane, by independent warps. A warp processes one band
+// of 32 rows in one tile of columns:
 //
-//   frame     tile 0 (512 bytes a row)   tile 1        a lane keeps the maxima of its columns in registers; that of a
-//   row band 0    warp                       warp          goes through the lanes by shuffles. What comes out: band 1
-//   warp                       warp            column peaks  [bands, W]
-//   ...                                                  row peaks     [H, tiles]    the maximum and its first position
+//   frame     tile 0 (512 bytes a row)   tile 1        a lane keeps the maxima of its columns in registers; a row's
+//   row band 0    warp                       warp      maximum is reduced over the lanes by shuffles. Results:
+//       band 1    warp                       warp        column peaks  [bands, W]
+//       ...                                              row peaks     [H, tiles]    the maximum and its first position
 //
-// Second launch: a block to a frame takes the maxima of the peaks, one in 12 of the logits' bytes, makes probabilities
-// of them, sums up, and makes slopes of the probabilities; the block that comes last adds the frames' losses up in
-// order. Backward: the gradient, zeros, gets H + W slopes a frame, by one block: columns, then rows. No atomics on
-// numbers, so the bits never change.
+// Second launch: one block per frame reduces the peaks, which are one twelfth of the logits' bytes, converts them to
+// probabilities, sums them, and replaces the probabilities by gradients. The last block to finish adds the frames'
+// losses in order. Backward: one block per frame writes H + W values into the zeroed gradient, columns first, then
+// rows. No atomics on floating-point values, so results are repeatable.
 //
-// The floor: the memory's bandwidth, forward N · T · H · W logits read, backward the same written.
+// Floor: memory bandwidth. The forward pass reads N · T · H · W logits, the backward pass writes as many.
 #include "../../common/cuda.h"
 #include "../../common/math.h"
 #include "../box_projection_loss.h"
@@ -20,7 +20,7 @@ namespace mfvis {
 namespace {
 
 constexpr int warps = 8, threads = 32 * warps;
-constexpr int warps_of_frame = 16, threads_of_frame = 32 * warps_of_frame;  // of the launches with a block to a frame
+constexpr int warps_of_frame = 16, threads_of_frame = 32 * warps_of_frame;  // for launches with one block per frame
 
 template <typename C>
 struct Peak {
@@ -28,12 +28,12 @@ struct Peak {
   int32_t at;
 };
 
-// NaN is above all: a frame that has one is not to look well.
+// NaN is above everything, so that a frame that contains one has a NaN loss.
 template <typename C>
 __device__ __forceinline__ bool is_above(C a, C b) {
   return a > b || a != a;
 }
-// Of equals the first one.
+// Ties go to the first.
 template <typename C>
 __device__ __forceinline__ Peak<C> higher(const Peak<C>& a, const Peak<C>& b) {
   const bool equal = a.value == b.value;
@@ -61,7 +61,7 @@ struct PeaksOfFrame {
     value[i] = peak.value;
     position[i] = peak.at;
   }
-  // The highest of `count` peaks, `step` apart.
+  // The highest of `count` peaks that lie `step` apart.
   __device__ __forceinline__ Peak<C> highest(int64_t first, int64_t count, int64_t step) const {
     Peak<C> peak{value[first], position[first]};
     for (int64_t i = 1; i < count; ++i) peak = higher(peak, {value[first + i * step], position[first + i * step]});
@@ -69,7 +69,7 @@ struct PeaksOfFrame {
   }
 };
 
-// The maximum of the lanes' maxima for all of them; no NaN among them.
+// The maximum over the lanes, known to all of them. There must be no NaN.
 template <typename C>
 __device__ __forceinline__ C largest_of_warp(C value) {
   for (int step = 16; step > 0; step /= 2) {
@@ -79,7 +79,8 @@ __device__ __forceinline__ C largest_of_warp(C value) {
   return value;
 }
 
-// `aligned`: a lane's columns are neighbours, read at once. Else they lie 32 apart, so that the warp reads neighbours.
+// aligned: a lane's columns are adjacent and read in one load. Else they lie 32 apart, so that the warp reads adjacent
+// columns.
 template <typename T, bool aligned>
 __global__ void __launch_bounds__(threads, 2) find_peaks(BoxProjection args, BoxPeaks peaks) {
   using C = Compute<T>;
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(threads, 2) find_peaks(BoxProjection args, Box
     const PeaksOfFrame<C> found(args, peaks, item);
     const int32_t first = static_cast<int32_t>(tile) * 32 * per_lane + (aligned ? lane * per_lane : lane);
     const int32_t begin = static_cast<int32_t>(band * rows_of_band);
-    const int32_t end = begin + rows_of_band < height ? begin + static_cast<int32_t>(rows_of_band) : height;
+    const int32_t end = min(begin + static_cast<int32_t>(rows_of_band), height);
     const auto column_of = [=](int k) { return aligned ? first + k : first + 32 * k; };
     const T* const frame = static_cast<const T*>(args.logits) + item * args.height * args.width;
 
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(threads, 2) find_peaks(BoxProjection args, Box
       for (int r = 0; r < at_once; ++r) {
 #pragma unroll
         for (int k = 0; k < per_lane; ++k) {
-          // What is not in the frame comes behind all that is: in no column, and in a row after its first pixel.
+          // Elements outside the frame are below all others: in no column, and in a row behind its first pixel.
           values[r][k] = y + r < end && column_of(k) < width ? static_cast<C>(load(rows[r].at[k])) : lowest;
           has_nan = has_nan || values[r][k] != values[r][k];
         }
@@ -152,7 +153,7 @@ __global__ void __launch_bounds__(threads, 2) find_peaks(BoxProjection args, Box
           if (values[r][k] > column[k].value) column[k] = {values[r][k], y + r};
         }
         largest = largest_of_warp(largest);
-        // The lane that has it first writes it: the columns' order is that of the lanes, or else of k first.
+        // The lane with the first position writes it. Columns are ordered by lane, or else by k first.
         int32_t at = INT32_MAX;
         unsigned lanes = 0;
 #pragma unroll
@@ -175,7 +176,7 @@ __global__ void __launch_bounds__(threads, 2) find_peaks(BoxProjection args, Box
   }
 }
 
-// For all threads of the block, in a fixed order. `shared`: one number for each warp.
+// The sum over the block for all of its threads, in a fixed order. shared: one value per warp.
 __device__ __forceinline__ double sum_over_block(double value, double* shared) {
   value = sum_over_warp(value);
   __syncthreads();
@@ -186,7 +187,7 @@ __device__ __forceinline__ double sum_over_block(double value, double* shared) {
   return sum;
 }
 
-// The dice of one axis of a frame, for all threads of the block.
+// The dice loss of one axis of a frame, for all threads of the block.
 template <typename C>
 __device__ __forceinline__ Dice dice_of(const C* p, int64_t size, Span span, double* shared) {
   double squares = 0, inside = 0;
@@ -202,7 +203,7 @@ __device__ __forceinline__ Dice dice_of(const C* p, int64_t size, Span span, dou
 template <typename C>
 __global__ void __launch_bounds__(threads_of_frame, 1)
     sum_up(BoxProjection args, BoxMaxima kept, BoxPeaks peaks, C* loss, double* per_frame) {
-  double* const shared = shared_memory<double>();  // [warps_of_frame], and whether this block is the last one
+  double* const shared = shared_memory<double>();  // [warps_of_frame], then whether this block is the last one
   const int64_t items = args.instances * args.frames, height = args.height, width = args.width;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     double of_frame = 0;
@@ -220,7 +221,7 @@ __global__ void __launch_bounds__(threads_of_frame, 1)
       const FrameSpans spans = spans_of(args.boxes + 4 * item, height, width);
       const Dice on_y = dice_of(rows, height, spans.y, shared), on_x = dice_of(rows + height, width, spans.x, shared);
       of_frame = on_x.loss + on_y.loss;
-      __syncthreads();  // All have read the probabilities.
+      __syncthreads();  // All threads have read the probabilities.
       const auto differentiate = [&](C* of_axis, int64_t size, const Dice& dice, Span span) {
         for (int64_t i = threadIdx.x; i < size; i += threads_of_frame) {
           const double by_logit = dice.by_logit(of_axis[i], span.begin <= i && i < span.end);
@@ -235,7 +236,7 @@ __global__ void __launch_bounds__(threads_of_frame, 1)
 
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence();  // What this block wrote is seen before its number.
+    __threadfence();  // The block's result is visible before its count.
     shared[warps_of_frame] = atomicAdd(peaks.finished, 1) + 1 == static_cast<int32_t>(gridDim.x);
   }
   __syncthreads();
@@ -263,7 +264,7 @@ __global__ void __launch_bounds__(threads_of_frame, 1)
       if (y < 0 || y >= height) continue;
       store(scale * rows[height + x], grad + static_cast<int64_t>(y) * width + x);
     }
-    __syncthreads();  // A pixel may be the maximum of its row, too.
+    __syncthreads();  // A pixel may also be the maximum of its row.
     for (int32_t y = threadIdx.x; y < height; y += threads_of_frame) {
       const int32_t x = position[y];
       if (x < 0 || x >= width) continue;

@@ -1,5 +1,5 @@
-// One thread for each pair of tubes. Boxes are a few kilobytes, the volumes are computed again rather than stored: what
-// this costs is the launch.
+// One thread per pair of tubes. Boxes are a few kilobytes, so volumes are recomputed rather than stored: the cost is
+// the launch.
 #include "../../common/cuda.h"
 #include "../box_tube_dice.h"
 
@@ -13,7 +13,7 @@ __device__ double overlap(double from_a, double to_a, double from_b, double to_b
   return length > 0 ? length : 0;
 }
 
-// Of two tubes: the areas that their boxes share, summed over the frames.
+// The intersection areas of two box tubes, summed over the frames.
 __device__ double intersection(const float* a, const float* b, int64_t frames) {
   double sum = 0;
   for (int64_t t = 0; t < 4 * frames; t += 4) {

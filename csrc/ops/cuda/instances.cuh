@@ -1,5 +1,5 @@
-// The losses share what a video's frames say among all its instances and decoder layers: a block computes it once and
-// goes through the instances 32 at a time, a word of bits.
+// The losses share a video's frames among all its instances and decoder layers: a block computes what depends on the
+// frames once and processes the instances 32 at a time, as the bits of a mask.
 #pragma once
 
 #include "../../common/cuda.h"
@@ -7,25 +7,19 @@
 namespace mfvis {
 namespace {
 
-constexpr int word = 32;
+constexpr int instances_per_mask = 32;
 
-// Bit i of the result: instance 32·which_word + i exists and is of this video. For whole warps. An index that names no
-// video, which only the CPU looks for, means the nearest: every instance is somebody's, so that all results are
-// written.
+// Bit i of the result: instance 32·mask_index + i exists and belongs to this video. For whole warps. An index outside
+// of the batch, which only the CPU refuses, is clamped to the nearest video: every instance belongs to a video, so that
+// all results are written.
 __device__ __forceinline__ uint32_t instances_of(const int64_t* video_index, int64_t instances, int64_t videos,
-                                                 int64_t video, int64_t which_word) {
-  const int64_t n = which_word * word + threadIdx.x % 32, named = n < instances ? video_index[n] : 0;
-  const int64_t nearest = named < 0 ? 0 : named >= videos ? videos - 1 : named;
+                                                 int64_t video, int64_t mask_index) {
+  const int64_t n = mask_index * instances_per_mask + threadIdx.x % 32, named = n < instances ? video_index[n] : 0;
+  const int64_t nearest = max<int64_t>(0, min(named, videos - 1));
   return __ballot_sync(whole_warp, n < instances && nearest == video);
 }
 
-// i / side for i below 2^16 and odd sides below 256, given 1.0f / side: with the half no product is nearer to a whole
-// number than 0.5 / 255, a hundred times what the rounding adds.
-__device__ __forceinline__ int32_t row_of(int32_t i, float per_side) {
-  return static_cast<int32_t>((static_cast<float>(i) + 0.5f) * per_side);
-}
-
-// Adds up partial [count, tiles, 2] over its tiles, in a fixed order: one warp for each of the two sums [count].
+// Sums partial [count, tiles, 2] over the tiles in a fixed order: one warp for each of the two sums [count].
 template <typename C>
 __global__ void __launch_bounds__(256)
     add_partial_sums(const C* partial, int64_t count, int64_t tiles, C* first_sum, C* second_sum) {

@@ -1,11 +1,11 @@
-// A block goes through one frame of one instance, a warp at a time through four rows, 16 bytes of each a lane, and
-// keeps the outermost pixels above the threshold in registers; they meet in shared memory once, at the end:
+// One block per frame of an instance. A warp processes four rows at a time, 16 bytes of each per lane, and keeps the
+// outermost pixels above the threshold in registers. They are reduced in shared memory once, at the end:
 //
-//   warps   w0  w1 ... w7          each lane: top, bottom, left, right over its pixels
+//   warps   w0  w1 ... w7          each lane: top, bottom, left, right of its pixels
 //            └───┴─────┘  shuffles, then
-//   bounds  [8 warps][4 ints]      in shared memory; thread 0 writes the box
+//   bounds  [8 warps][4 ints]      in shared memory; four threads write the box
 //
-// Every logit is read once, in order: the floor is the memory's bandwidth.
+// Floor: memory bandwidth. Every logit is read once, in order.
 #include "../../common/cuda.h"
 #include "../mask_to_boxes.h"
 
@@ -22,7 +22,8 @@ __device__ int32_t smallest_of_warp(int32_t value) {
   return value;
 }
 
-// `aligned`: a lane's columns are neighbours, read at once. Else they lie 32 apart, so that the warp reads neighbours.
+// aligned: a lane's columns are adjacent and read in one load. Else they lie 32 apart, so that the warp reads adjacent
+// columns.
 template <typename T, bool aligned>
 __global__ void __launch_bounds__(32 * warps) bounds_of_frames(MaskToBoxes args) {
   int32_t (*const bounds)[4] = shared_memory<int32_t[4]>();
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(32 * warps) bounds_of_frames(MaskToBoxes args)
   const Compute<T> threshold = static_cast<Compute<T>>(args.threshold);
   for (int64_t item = blockIdx.x; item < args.count; item += gridDim.x) {
     const T* const frame = static_cast<const T*>(args.logits) + item * args.height * args.width;
-    // Four minima: of y, of x, and of their negatives.
+    // Four minima: of x, of y, and of their negatives.
     int32_t bound[4] = {INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX};
     for (int32_t y = warp * at_once; y < height; y += warps * at_once) {
       for (int32_t first = 0; first < width; first += 32 * per_lane) {
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(32 * warps) bounds_of_frames(MaskToBoxes args)
       const int i = threadIdx.x;
       int32_t least = INT32_MAX;
       for (int w = 0; w < warps; ++w) least = bounds[w][i] < least ? bounds[w][i] : least;
-      // The boxes came as zeros, which an empty mask keeps.
+      // The boxes are initialized to zero, which an empty mask keeps.
       if (least != INT32_MAX) args.boxes[4 * item + i] = static_cast<float>(i < 2 ? least : -least);
     }
     __syncthreads();

@@ -1,4 +1,4 @@
-// One thread for each distance; 8 bytes of traffic an element are the floor.
+// One thread per distance. Floor: 8 bytes of traffic per element.
 #include "../../common/cuda.h"
 #include "../../common/math.h"
 #include "../match_weight.h"

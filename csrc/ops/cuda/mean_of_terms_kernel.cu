@@ -1,9 +1,9 @@
-// One block, since there are a few thousand sums at most and what follows waits for the scalar. A thread adds up the
-// elements of one column that lie a whole number of rows apart, so that the block reads whole rows side by side:
+// One block, because there are a few thousand sums at most and the following launches wait for the scalar. A thread
+// sums elements of one column that lie a whole number of rows apart, so that the block reads whole rows:
 //
 //   part    [rows at a time][columns]  loss, weight     shared memory, at most 256 of each
 //
-// Then the parts of a column are added up by halves, and by one thread the columns' means: the same bits every time.
+// The parts of a column are then added pairwise, and one thread adds the columns' means: repeatable.
 #include "../../common/cuda.h"
 #include "../mean_of_terms.h"
 
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(threads)
 
 template <typename C>
 __global__ void __launch_bounds__(threads)
-    spread(MeanOfTerms args, const C* grad_loss, const C* divisor, C* grad_loss_sum) {
+    broadcast_grad(MeanOfTerms args, const C* grad_loss, const C* divisor, C* grad_loss_sum) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * threads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < args.rows * args.columns; i += step) {
     grad_loss_sum[i] = *grad_loss / divisor[i % args.columns];
@@ -79,7 +79,7 @@ void mean_of_terms(const MeanOfTerms& args, const void* loss_sum, const void* we
 void mean_of_terms_backward(const MeanOfTerms& args, const void* grad_loss, const void* divisor, void* grad_loss_sum) {
   const auto in = [&](auto zero) {
     using C = decltype(zero);
-    launch("mean_of_terms", spread<C>, grid_for(args.rows * args.columns, threads), threads, 0, args,
+    launch("mean_of_terms", broadcast_grad<C>, grid_for(args.rows * args.columns, threads), threads, 0, args,
            static_cast<const C*>(grad_loss), static_cast<const C*>(divisor), static_cast<C*>(grad_loss_sum));
   };
   args.in_double ? in(0.0) : in(0.0f);

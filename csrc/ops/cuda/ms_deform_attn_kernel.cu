@@ -1,24 +1,24 @@
-// Forward: a thread sums up one vector (16 bytes) of channels of one query and head; the threads of a head read
-// neighbouring vectors of the same pixels, so every corner of a sample is one coalesced read:
+// Forward: a thread sums one vector (16 bytes) of channels of one query and head. The threads of a head read adjacent
+// vectors of the same pixels, so every corner of a sample is one coalesced read:
 //
 //   query q   │ head 0               │ head 1               │ ...      threads: queries x heads x D/V
 //             │ v0 v1 v2 ... D/V - 1 │ v0 v1 v2 ... D/V - 1 │          each: L x points x 4 corners, sums in registers
 //
-// Backward: the same, by groups of 1 to 32 lanes to a query and head. A group adds up the gradients of location and
-// weight by shuffles. The gradient of the value meets in global memory, where any query may write:
+// Backward: the same, with groups of 1 to 32 lanes per query and head. A group sums the gradients of location and
+// weight by shuffles. The gradient of the value is accumulated in global memory, where any query may write:
 //
-//   by default        floating-point atomics, 16 bytes at once where the GPU can (9.0 and later)
-//   deterministic     largest |grad_output|, |weight|  ──►  a power of two by which any sum of products fits 62 bits,
-//                     of each batch item                    so that a small gradient keeps its digits beside a large
-//                     one atomics of 64-bit integers: their order does not matter  ──►  converted at the end
+//   by default        floating-point atomics, 16 bytes at once from compute capability 9.0 on
+//   deterministic     largest |grad_output|, |weight|  ──►  a power of two per batch item by which any sum of products
+//                     fits in 62 bits, so that small gradients keep their digits  ──►  atomics of 64-bit integers,
+//                     whose order does not matter  ──►  converted at the end
 //
-// Integers rather than a sort or a gather: where the samples lie is data, so lists of them would need the host or
-// memory for the worst case, while a sum of integers costs twice the bytes, and with 40 bits and more below the largest
+// Integers instead of a sort or a gather: the positions of the samples are data, so lists of them would need the host
+// or memory for the worst case. A sum of integers costs twice the bytes, and with 40 bits and more below the largest
 // product it is more exact than one of floats.
 //
-// The floor: value, locations, weights and output move once, 20 bytes a sample or so; but every sample reads 4 · D
-// values from the caches, and that is what takes the time: 4 · D · sizeof(T) bytes a sample forward, and in the
-// backward pass as many again, and as many atomics.
+// Floor: value, locations, weights and output move once, some 20 bytes per sample. But every sample reads 4 · D values
+// from the caches, which dominates: 4 · D · sizeof(T) bytes per sample in the forward pass, and in the backward pass as
+// many again, plus as many atomics.
 #include <cmath>
 
 #include "../../common/cuda.h"
@@ -29,7 +29,7 @@ namespace {
 
 constexpr int threads = 256;
 
-// V neighbouring channels, read and written at once.
+// V adjacent channels, one load or store.
 template <typename T, int V>
 struct alignas(sizeof(T) * V) Channels {
   T at[V];
@@ -41,7 +41,7 @@ struct Level {
   int32_t start;
 };
 
-// A level that does not lie within `value`, which only the CPU refuses, has no pixels.
+// A level outside of `value`, which only the CPU refuses, has no pixels.
 __device__ __forceinline__ Level level_of(const MsDeformAttn& args, int l) {
   const int64_t* const shape = args.shapes_on_device;
   const int64_t height = shape != nullptr ? shape[2 * l] : args.level[l].height;
@@ -56,8 +56,8 @@ __device__ __forceinline__ Level level_of(const MsDeformAttn& args, int l) {
 // The corners of a sample: top left, top right, bottom left, bottom right.
 template <typename C>
 struct Corners {
-  C right, below;  // its place between them, 0 to 1
-  int32_t row[4];  // of `value`, within one batch element; -1 where there is no pixel
+  C right, below;  // position between the corners, 0 to 1
+  int32_t row[4];  // rows of `value` within one batch item; -1 if there is no pixel
 
   __device__ __forceinline__ Corners(const Level& level, const C* location) {
     const C x_at = in_pixels(location[0], level.width), y_at = in_pixels(location[1], level.height);
@@ -68,7 +68,7 @@ struct Corners {
     const bool has_y[2] = {y >= 0 && y < level.height, y >= -1 && y + 1 < level.height};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      // Only where there is a pixel does the sum fit 32 bits.
+      // Fits in 32 bits only if there is a pixel.
       const uint32_t at = static_cast<uint32_t>(level.start) +
                           static_cast<uint32_t>(y + i / 2) * static_cast<uint32_t>(level.width) +
                           static_cast<uint32_t>(x + i % 2);
@@ -79,8 +79,8 @@ struct Corners {
   __device__ __forceinline__ C share(int i) const { return (i % 2 ? right : 1 - right) * (i / 2 ? below : 1 - below); }
 };
 
-// The four corners' channels, zeros where there is no pixel: four reads that need not wait for each other.
-// from: of the first pixel; step: from pixel to pixel.
+// The four corners' channels, zero where there is no pixel: four independent loads. from: the first pixel. step: from
+// pixel to pixel.
 template <typename T, int V, typename C>
 __device__ __forceinline__ void load_corners(const Channels<T, V>* from, int32_t step, const Corners<C>& corners,
                                              C (&values)[4][V]) {
@@ -119,10 +119,10 @@ __global__ void __launch_bounds__(threads, 2) attend(MsDeformAttn args, T* outpu
         const Level level = level_of(args, l);
         for (int p = 0; p < points; ++p, location += 2, ++weight) {
           const Corners<C> corners(level, location);
-          // Nothing but NaN if location or weight is: a diverged model is not to look well outside of the picture.
-          const C nothing = 0 * *weight * corners.right * corners.below;
+          // 0, or NaN if location or weight is: a diverged model must not go unnoticed outside of the frame.
+          const C zero_or_nan = 0 * *weight * corners.right * corners.below;
 #pragma unroll
-          for (int k = 0; k < V; ++k) sum[k] += nothing;
+          for (int k = 0; k < V; ++k) sum[k] += zero_or_nan;
           C values[4][V];
           load_corners(value, of_query, corners, values);
 #pragma unroll
@@ -146,8 +146,8 @@ __device__ __forceinline__ uint64_t bits_of_magnitude(double x) { return bits_as
 __device__ __forceinline__ void from_bits(uint64_t bits, float* x) { *x = bits_as<float>(static_cast<uint32_t>(bits)); }
 __device__ __forceinline__ void from_bits(uint64_t bits, double* x) { *x = bits_as<double>(bits); }
 
-// The largest magnitude among the `count` numbers of each batch item, as bits, whose order is that of the magnitudes;
-// NaN is above all.
+// The largest magnitude of the `count` values of each batch item, as bits, which have the same order. NaN is above
+// everything.
 template <typename T>
 __global__ void __launch_bounds__(threads)
     find_largest(const T* numbers, int64_t count, int64_t batch, uint64_t* largest) {
@@ -156,17 +156,18 @@ __global__ void __launch_bounds__(threads)
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < count;
          i += static_cast<int64_t>(gridDim.x) * threads) {
       const uint64_t bits = bits_of_magnitude(load(numbers[b * count + i]));
-      most = bits > most ? bits : most;
+      most = max(bits, most);
     }
     for (int step = 16; step > 0; step /= 2) {
       const uint64_t other = __shfl_xor_sync(whole_warp, static_cast<unsigned long long>(most), step);
-      most = other > most ? other : most;
+      most = max(other, most);
     }
     if (threadIdx.x % 32 == 0) atomicMax(reinterpret_cast<unsigned long long*>(largest + b), most);
   }
 }
 
-// No product of the batch item's gradient and a weight is larger; not finite where one of them, or the product, is not.
+// An upper bound of the products of gradient and weight in a batch item. Not finite if one of them, or the product, is
+// not.
 template <typename C>
 __device__ __forceinline__ C largest_product(const MsDeformAttn& args, const uint64_t* largest, int64_t item) {
   C grad, weight;
@@ -175,16 +176,16 @@ __device__ __forceinline__ C largest_product(const MsDeformAttn& args, const uin
   return grad * weight;
 }
 
-// The exponent of the power of two by which products become integers, such that a sum over all samples of a head stays
+// The exponent of the power of two by which products become integers such that a sum over all samples of a head stays
 // below 2^62.
 template <typename C>
 __device__ __forceinline__ int exponent_of_fixed(const MsDeformAttn& args, const uint64_t* largest, int64_t item) {
   const double samples = static_cast<double>(args.queries) * static_cast<double>(args.levels * args.points);
   const double bound = static_cast<double>(largest_product<C>(args, largest, item)) * samples;
-  constexpr int most = sizeof(C) == sizeof(float) ? 126 : 1000;  // the power itself must be a number of type C
+  constexpr int most = sizeof(C) == sizeof(float) ? 126 : 1000;  // the power itself must be representable in C
   if (!(bound > 0)) return most;
   const int exponent = 61 - ilogb(bound);
-  return exponent > most ? most : exponent < -most ? -most : exponent;
+  return max(-most, min(exponent, most));
 }
 
 __device__ __forceinline__ void add_four(float* to, float a, float b, float c, float d) {
@@ -198,7 +199,7 @@ __device__ __forceinline__ void add_four(float* to, float a, float b, float c, f
 #endif
 }
 
-// Adds V products to sums that other threads add to as well.
+// Atomically adds V products.
 template <typename C, int V>
 __device__ __forceinline__ void add(C* to, const C (&value)[V]) {
   constexpr int at_once = sizeof(C) == sizeof(float) && V % 4 == 0 ? 4 : 1;
@@ -218,7 +219,7 @@ __device__ __forceinline__ C sum_over_lanes(C value, int lanes) {
   return value;
 }
 
-// `lanes` (a power of two up to 32) neighbouring threads to a query and head; all lanes of a warp stay together.
+// lanes: adjacent threads per query and head, a power of two up to 32. All lanes of a warp stay together.
 template <typename T, int V, bool fixed>
 __global__ void __launch_bounds__(threads, 2)
     attend_backward(MsDeformAttn args, DeformSums sums, const T* grad_output, Compute<T>* grad_locations,
@@ -241,7 +242,7 @@ __global__ void __launch_bounds__(threads, 2)
       for (int p = 0; p < points; ++p, ++sample) {
         const Corners<C> corners(level, static_cast<const C*>(args.locations) + 2 * sample);
         const C weight = static_cast<const C*>(args.weights)[sample];
-        C dot[4] = {};  // of the corner's channels with the output's gradient
+        C dot[4] = {};  // of the corner's channels with the gradient of the output
         for (int32_t c = exists ? lane : vectors; c < vectors; c += lanes) {
           const Channels<T, V> grad = reinterpret_cast<const Channels<T, V>*>(grad_output)[item * vectors + c];
           C values[4][V];
@@ -282,7 +283,7 @@ __global__ void __launch_bounds__(threads, 2)
   }
 }
 
-// The gradient of the value in its dtype, from its sums.
+// Converts the sums to the gradient of the value in its dtype.
 template <typename T>
 __global__ void __launch_bounds__(threads) convert_sums(MsDeformAttn args, DeformSums sums, T* grad_value) {
   using C = Compute<T>;
@@ -302,7 +303,7 @@ __global__ void __launch_bounds__(threads) convert_sums(MsDeformAttn args, Defor
   }
 }
 
-// visit(V) with the channels of 16 bytes where all vectors of the tensors lie at multiples of 16 bytes, else with 1.
+// Calls visit(V): 16 bytes of channels if all vectors of the tensors are aligned to 16 bytes, else 1.
 template <int size>
 struct Width {
   static constexpr int value = size;
@@ -331,13 +332,13 @@ void ms_deform_attn(const MsDeformAttn& args, void* output) {
 void ms_deform_attn_backward(const MsDeformAttn& args, const DeformSums& sums, const void* grad_output,
                              void* grad_value, void* grad_locations, void* grad_weights) {
   const char* const op = "ms_deform_attn";
-  constexpr int64_t largest_blocks = 4096, most_blocks_y = 65535;
+  constexpr int64_t largest_blocks = 4096, max_blocks_y = 65535;
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
     const auto blocks_over = [&](int64_t of_item) {
-      dim3 grid = grid_for(of_item < largest_blocks * threads ? of_item : largest_blocks * threads, threads);
-      grid.y = static_cast<unsigned>(args.batch < most_blocks_y ? args.batch : most_blocks_y);
+      dim3 grid = grid_for(min(of_item, largest_blocks * threads), threads);
+      grid.y = static_cast<unsigned>(min(args.batch, max_blocks_y));
       return grid;
     };
     if (sums.in_fixed != nullptr) {

@@ -1,17 +1,16 @@
-// Forward: for 3x3 patches of three channels a block takes a tile of the target through the window (window.cuh), and
-// writes a row of 30 distances per warp, pixel row and candidate. The floor is this volume, 4 bytes per pixel and
-// candidate.
+// Forward: for 3x3 patches of three channels a block moves a tile of the target through the window (window.cuh) and
+// writes a row of 30 distances per warp, pixel row and candidate. Floor: this volume, 4 bytes per pixel and candidate.
 //
 // Backward: a gather, one frame at a time, in the same tiles. Each lane keeps the gradients of its 4 pixels:
 //
-//   ratios   [6]     grad / distance of the centres in its column, 0 where the distance is 0 or infinite
-//   weights  [4]     their sums over 3 rows and 3 lanes: what a pixel has in the 9 patches that hold it
-//   sums     [3][4]  += weight · (self - other), the other frame's pixels from shared memory
+//   ratios   [6]     grad / distance at the centers in its column, 0 where the distance is 0 or infinite
+//   weights  [4]     their sums over 3 rows and 3 lanes: the weight of a pixel over the 9 patches that contain it
+//   sums     [3][4]  += weight · (self - other), with the other frame's pixels from shared memory
 //
-// With a displacement δ the pixel u of the target lies in patches around q = u and is compared with u + δ of the
-// source; u of the source lies in those around q = u - δ and is compared with u - δ of the target. So for the source
-// the window is walked by -δ: backwards, and the centres move along. Floor: the gradients and the distances, 8 bytes
-// per pixel and candidate for each frame. No atomics; every sum has one order.
+// With a displacement δ, pixel u of the target lies in patches around q = u and is compared with u + δ of the source; u
+// of the source lies in those around q = u - δ and is compared with u - δ of the target. So for the source the window
+// is traversed with -δ: backwards, and the centers move along. Floor: the gradients and the distances, 8 bytes per
+// pixel and candidate for each frame. No atomics; every sum has a fixed order.
 #include "../patch_distance.h"
 #include "window.cuh"
 
@@ -21,7 +20,7 @@ namespace {
 constexpr int threads = 128;
 constexpr int channels_of_thread = 8;
 
-// The first pixel of a tile and its item of the batch.
+// The first pixel of a tile, and its batch item.
 struct Tile {
   int64_t item;
   int y;
@@ -36,8 +35,8 @@ __device__ Tile tile_of(const PatchDistance& args, int64_t tile) {
 
 int64_t tiles_of(const PatchDistance& args) { return args.batch * tiles_down(args.height) * tiles_across(args.width); }
 
-__device__ Window window_of(const PatchDistance& args, const Tile& tile, const void* target, const void* source,
-                            int element_size, WindowParts parts) {
+__device__ TileWindow window_of(const PatchDistance& args, const Tile& tile, const void* target, const void* source,
+                                int element_size, WindowParts parts) {
   const int64_t frame = tile.item * channels_of_window * args.height * args.width * element_size;
   return {static_cast<const char*>(target) + frame,
           static_cast<const char*>(source) + frame,
@@ -62,7 +61,7 @@ __global__ void __launch_bounds__(threads_of_window, 4)
                 tiles = args.batch * tiles_down(args.height) * tiles_across(args.width);
   for (int64_t i = blockIdx.x; i < tiles; i += gridDim.x) {
     const Tile tile = tile_of(args, i);
-    const Window window = window_of(args, tile, args.target, args.source, element_size, parts);
+    const TileWindow window = window_of(args, tile, args.target, args.source, element_size, parts);
     const int first_y = tile.y + row, x = tile.x - 1 + lane;
     const bool has_pixels = lane > 0 && lane < 31 && x < args.width;
     float* const to = distance + tile.item * side * side * area + first_y * args.width + x;
@@ -72,7 +71,7 @@ __global__ void __launch_bounds__(threads_of_window, 4)
   }
 }
 
-// Of a centre (y, x) and a candidate; `at` is that candidate's plane.
+// grad / distance of a candidate at center (y, x), 0 where it is not differentiable. at: the candidate's plane.
 template <typename Real>
 __device__ Real ratio_of(const Real* grad_distance, const Real* distance, int64_t at, int64_t height, int64_t width,
                          int64_t y, int64_t x) {
@@ -93,8 +92,8 @@ __global__ void __launch_bounds__(threads_of_window, 4)
   const int height = static_cast<int>(args.height), width = static_cast<int>(args.width);
   for (int64_t i = blockIdx.x; i < tiles; i += gridDim.x) {
     const Tile tile = tile_of(args, i);
-    const Window window = window_of(args, tile, OF_SOURCE ? args.source : args.target,
-                                    OF_SOURCE ? args.target : args.source, sizeof(T), parts);
+    const TileWindow window = window_of(args, tile, OF_SOURCE ? args.source : args.target,
+                                        OF_SOURCE ? args.target : args.source, sizeof(T), parts);
     const int first_y = tile.y + row, x = tile.x - 1 + lane;
 
     float self[channels_of_window][rows_of_lane], sums[channels_of_window][rows_of_lane];
@@ -108,12 +107,12 @@ __global__ void __launch_bounds__(threads_of_window, 4)
       const auto add_candidate = [&](int down, int across) {
         const int forward = (part_y + down) * side + part_x + across;
         const int64_t at = (tile.item * side * side + (OF_SOURCE ? side * side - 1 - forward : forward)) * area;
-        const int centre_y = first_y - 1 + (OF_SOURCE ? window.dilation * (part_y + down - window.radius) : 0);
-        const int centre_x = x + (OF_SOURCE ? window.dilation * (part_x + across - window.radius) : 0);
+        const int center_y = first_y - 1 + (OF_SOURCE ? window.dilation * (part_y + down - window.radius) : 0);
+        const int center_x = x + (OF_SOURCE ? window.dilation * (part_x + across - window.radius) : 0);
         float ratios[rows_of_lane + 2], weights[rows_of_lane];
 #pragma unroll
         for (int r = 0; r < rows_of_lane + 2; ++r) {
-          ratios[r] = ratio_of(grad_distance, distance, at, height, width, centre_y + r, centre_x);
+          ratios[r] = ratio_of(grad_distance, distance, at, height, width, center_y + r, center_x);
         }
         sum_rows(ratios, weights);
 #pragma unroll
@@ -143,7 +142,7 @@ __global__ void __launch_bounds__(threads_of_window, 4)
   }
 }
 
-// Any patch and channels: one thread for each distance, all taps of its patches.
+// Any patch size and number of channels: one thread per distance, over all taps of its patches.
 template <typename T>
 __global__ void __launch_bounds__(threads, 4) distances_of_pixels(PatchDistance args, Compute<T>* distance) {
   const int64_t height = args.height, width = args.width, area = height * width, side = 2 * args.radius + 1;
@@ -163,13 +162,13 @@ __global__ void __launch_bounds__(threads, 4) distances_of_pixels(PatchDistance 
   }
 }
 
-// One thread for up to eight channels of a pixel; for each candidate the patches that hold it, one by one.
+// One thread per pixel and up to eight channels. For each candidate it visits the patches that contain the pixel.
 template <typename T>
 __global__ void __launch_bounds__(threads, 4) gradients_of_pixels(PatchDistance args, const Compute<T>* grad_distance,
                                                                   const Compute<T>* distance, bool of_source, T* grad) {
   using Real = Compute<T>;
   const int64_t height = args.height, width = args.width, area = height * width, side = 2 * args.radius + 1;
-  const int64_t h = args.patch_size / 2, groups = (args.channels + channels_of_thread - 1) / channels_of_thread;
+  const int64_t h = args.patch_size / 2, groups = ceil_div(args.channels, channels_of_thread);
   const int64_t count = args.batch * groups * area;
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; at < count;
        at += static_cast<int64_t>(gridDim.x) * threads) {
@@ -183,11 +182,11 @@ __global__ void __launch_bounds__(threads, 4) gradients_of_pixels(PatchDistance 
       const int64_t dy = args.dilation * (index / side - args.radius);
       const int64_t dx = args.dilation * (index % side - args.radius);
       const int64_t other_y = of_source ? y - dy : y + dy, other_x = of_source ? x - dx : x + dx;
-      const int64_t centre_y = of_source ? other_y : y, centre_x = of_source ? other_x : x;
+      const int64_t center_y = of_source ? other_y : y, center_x = of_source ? other_x : x;
       const bool exists = other_y >= 0 && other_y < height && other_x >= 0 && other_x < width;
       Real weight = 0;
-      for (int64_t i = centre_y - h; i <= centre_y + h; ++i) {
-        for (int64_t j = centre_x - h; j <= centre_x + h; ++j) {
+      for (int64_t i = center_y - h; i <= center_y + h; ++i) {
+        for (int64_t j = center_x - h; j <= center_x + h; ++j) {
           weight += ratio_of(grad_distance, distance, (item * side * side + index) * area, height, width, i, j);
         }
       }
@@ -242,7 +241,7 @@ void patch_distance_backward(const PatchDistance& args, const void* grad_distanc
       }
       return;
     }
-    const int64_t groups = (args.channels + channels_of_thread - 1) / channels_of_thread;
+    const int64_t groups = ceil_div(args.channels, channels_of_thread);
     launch("patch_distance_backward", gradients_of_pixels<T>,
            grid_for(args.batch * groups * args.height * args.width, threads), threads, 0, args,
            static_cast<const Compute<T>*>(grad_distance), static_cast<const Compute<T>*>(distance), of_source,

@@ -1,11 +1,11 @@
-// One thread for each pixel of the result; a block goes along a row, so that reads and writes are in order:
+// One thread per output pixel. A block processes a row, so that reads and writes are in order:
 //
 //   images [3, H, W]   rows d·y .. d·y + d - 1      x x x x | x x x x | x x x x      d = downsample
 //                                                      \         |         /
 //   lab    [3, H / d, W / d]   row y                   t0        t1       t2
 //
-// Every pixel is read once, by one thread. The floor is the memory's bandwidth: for bytes 3·d² read and 12 written per
-// pixel; the colour's roots are some 150 operations.
+// Floor: memory bandwidth, as every pixel is read once: for uint8, 3·d² bytes read and 12 written per output pixel. The
+// roots take some 150 operations.
 #include "../../common/cuda.h"
 #include "../../common/lab.h"
 #include "../rgb_to_lab.h"
@@ -14,7 +14,7 @@ namespace mfvis {
 namespace {
 
 constexpr int threads = 128;
-constexpr int64_t most_blocks_y = 65535;
+constexpr int64_t max_blocks_y = 65535;
 
 template <typename T>
 __device__ float block_mean(const T* corner, int64_t width, int64_t downsample) {
@@ -34,21 +34,21 @@ __global__ void __launch_bounds__(threads) convert(RgbToLab args) {
     const T* const from = static_cast<const T*>(args.images) + image * 3 * in_plane + y * args.downsample * args.width;
     float* const to = args.lab + image * 3 * out_plane + y * out_width;
     for (int64_t x = blockIdx.y * threads + threadIdx.x; x < out_width; x += gridDim.y * threads) {
-      float colour[3];
+      float color[3];
 #pragma unroll
       for (int c = 0; c < 3; ++c) {
-        colour[c] = block_mean(from + c * in_plane + x * args.downsample, args.width, args.downsample);
+        color[c] = block_mean(from + c * in_plane + x * args.downsample, args.width, args.downsample);
       }
-      lab_of(colour[0], colour[1], colour[2], to[x], to[out_plane + x], to[2 * out_plane + x]);
+      lab_of(color[0], color[1], color[2], to[x], to[out_plane + x], to[2 * out_plane + x]);
     }
   }
 }
 
 void rgb_to_lab(const RgbToLab& args) {
   const int64_t out_height = args.height / args.downsample, out_width = args.width / args.downsample;
-  const int64_t across = (out_width + threads - 1) / threads;
+  const int64_t across = ceil_div(out_width, threads);
   dim3 grid = grid_for(args.count * out_height, 1);
-  grid.y = static_cast<unsigned>(across < most_blocks_y ? across : most_blocks_y);
+  grid.y = static_cast<unsigned>(min(across, max_blocks_y));
   with_image_type(args.dtype,
                   [&](auto element) { launch("rgb_to_lab", convert<decltype(element)>, grid, threads, 0, args); });
 }

@@ -1,28 +1,31 @@
-// One launch. For 3x3 patches of three channels and k up to 9, a block takes a tile of the target frame through the
+// One launch. For 3x3 patches of three channels and k up to 9, a block moves a tile of the target frame through the
 // window (window.cuh), and a lane keeps the k best candidates of its 4 pixels in registers, sorted:
 //
 //   best    [4][k]   64 bits:  [ squared distance, a float's bits | window index ]
-//   waiting [4]      one more that is near enough, not yet inserted
+//   waiting [4]      one more candidate that is near enough, not yet inserted
 //
-// Squares are not negative, so the float's bits order like the float, and the smaller index wins a tie by itself,
-// whatever the order of the candidates. The search begins in the middle of the window: most candidates after that fail
-// their one comparison with the last one kept. Inserting takes 6·k operations of the whole warp even if one lane alone
-// has something to insert; so a lane's find waits until a lane of the warp finds a second one, some seven finds later.
+// Squared distances are not negative, so their bits have the order of the floats, and ties go to the smaller index
+// whatever the order of the candidates. The search starts in the middle of the window: most of the later candidates
+// fail the single comparison with the last one kept. An insertion costs 6·k operations of the whole warp even if a
+// single lane needs it. So a lane's candidate waits until a lane of the warp finds a second one, some seven candidates
+// later.
 //
-// The floor: 11 operations per pixel, pair and candidate (6 for the squares, 4 for sliding sums, one comparison), for 5
-// pairs of 120x216 at radius 5 0.17 GFLOP; and the insertions. Frames in, distances and offsets out, nothing beside.
+// Floor: 11 operations per pixel, pair and candidate (6 for the squares, 4 for sliding sums, one comparison), which is
+// 0.17 GFLOP for 5 pairs of 120x216 at radius 5, plus the insertions. Memory traffic: frames in, distances and offsets
+// out.
 #include <cfloat>
 
+#include "../search_window.h"
 #include "../temporal_topk.h"
 #include "window.cuh"
 
 namespace mfvis {
 namespace {
 
-constexpr int most_in_registers = 9;
+constexpr int max_register_k = 9;
 constexpr int threads = 128;
 
-// Where a pair's window lies; a pair that names no frame of the clip matches nothing.
+// The frames and the shift of a pair. A pair with an index outside of the clip matches nothing.
 struct Pair {
   const void* target;
   const void* source;
@@ -31,25 +34,23 @@ struct Pair {
   int64_t shift_x;
 };
 
-__device__ int64_t clamp(int64_t x, int64_t bound) { return x < -bound ? -bound : x > bound ? bound : x; }
-
 __device__ Pair pair_of(const TemporalTopk& args, int64_t item, int64_t element_size) {
   const int64_t video = item / args.pair_count, pair = item % args.pair_count;
   const int64_t target = args.pairs[2 * pair], source = args.pairs[2 * pair + 1];
   const bool exists = target >= 0 && target < args.frame_count && source >= 0 && source < args.frame_count;
   const int64_t frame = args.channels * args.height * args.width * element_size;
   const char* const frames = static_cast<const char*>(args.frames) + video * args.frame_count * frame;
-  // Farther off no candidate exists, and nothing overflows.
   const int64_t reach = args.radius * args.dilation;
-  const int64_t shift_y = args.shift ? clamp(args.shift[2 * item], args.height + reach) : 0;
-  const int64_t shift_x = args.shift ? clamp(args.shift[2 * item + 1], args.width + reach) : 0;
+  const int64_t shift_y = args.shift ? clamp_shift(args.shift[2 * item], args.height, reach) : 0;
+  const int64_t shift_x = args.shift ? clamp_shift(args.shift[2 * item + 1], args.width, reach) : 0;
   return {frames + (exists ? target : 0) * frame, frames + (exists ? source : 0) * frame, exists,
           exists ? shift_y : args.height + reach, shift_x};
 }
 
-// A candidate. Kept as two halves: whole numbers of 64 bits the compiler would take for minima, and compare twice.
+// A candidate, as two halves: the compiler would implement the selection of 64-bit integers as minima and compare
+// twice.
 struct Key {
-  uint32_t squared;  // a float's bits
+  uint32_t squared;  // bits of a float
   uint32_t index;
 };
 
@@ -63,7 +64,7 @@ __device__ __forceinline__ Key choose(bool first, Key a, Key b) {
   return {first ? a.squared : b.squared, first ? a.index : b.index};
 }
 
-constexpr Key none{~0u, ~0u};  // behind every key, so that inserting it changes nothing
+constexpr Key none{~0u, ~0u};  // greater than every key: inserting it changes nothing
 
 template <int K>
 __device__ __forceinline__ void insert(Key key, Key (&best)[K]) {
@@ -85,22 +86,22 @@ __global__ void __launch_bounds__(threads_of_window, K < 7 ? 3 : 2)
     const int tile_y = static_cast<int>(tile / across % down) * tile_rows;
     const int tile_x = static_cast<int>(tile % across) * tile_columns;
     const Pair pair = pair_of(args, item, element_size);
-    const Window window{pair.target,
-                        pair.source,
-                        args.dtype,
-                        static_cast<int>(args.height),
-                        static_cast<int>(args.width),
-                        tile_y,
-                        tile_x,
-                        static_cast<int>(pair.shift_y),
-                        static_cast<int>(pair.shift_x),
-                        static_cast<int>(args.radius),
-                        static_cast<int>(args.dilation),
-                        parts};
+    const TileWindow window{pair.target,
+                            pair.source,
+                            args.dtype,
+                            static_cast<int>(args.height),
+                            static_cast<int>(args.width),
+                            tile_y,
+                            tile_x,
+                            static_cast<int>(pair.shift_y),
+                            static_cast<int>(pair.shift_x),
+                            static_cast<int>(args.radius),
+                            static_cast<int>(args.dilation),
+                            parts};
     const int first_y = tile_y + row, x = tile_x - 1 + lane;
     const bool has_pixels = lane > 0 && lane < 31 && x < args.width;
 
-    // A pixel that nobody asks for wants nothing, and none wants what is infinitely far: no insertion for either.
+    // Skip insertion for pixels outside the tile and for infinite distances.
     Key best[rows_of_lane][K], waiting[rows_of_lane];
 #pragma unroll
     for (int r = 0; r < rows_of_lane; ++r) {
@@ -133,8 +134,8 @@ __global__ void __launch_bounds__(threads_of_window, K < 7 ? 3 : 2)
   }
 }
 
-// Any patch, channels and k: one thread for each pixel, all candidates in ascending order, all taps of the patch. The k
-// best are sorted in the results themselves, the distances squared until the end.
+// Any patch size, channels and k: one thread per pixel, all candidates in ascending order, all taps of the patch. The k
+// best are kept sorted in the results themselves, squared until the end.
 template <typename T>
 __global__ void __launch_bounds__(threads, 4) match_pixels(TemporalTopk args) {
   const int64_t height = args.height, width = args.width, area = height * width, h = args.patch_size / 2;
@@ -187,8 +188,8 @@ void temporal_topk(const TemporalTopk& args) {
   constexpr void (*in_registers[])(const TemporalTopk&) = {
       match_in_registers<1>, match_in_registers<2>, match_in_registers<3>,
       match_in_registers<4>, match_in_registers<5>, match_in_registers<6>,
-      match_in_registers<7>, match_in_registers<8>, match_in_registers<most_in_registers>};
-  if (args.patch_size == 3 && args.channels == channels_of_window && args.k <= most_in_registers &&
+      match_in_registers<7>, match_in_registers<8>, match_in_registers<max_register_k>};
+  if (args.patch_size == 3 && args.channels == channels_of_window && args.k <= max_register_k &&
       args.height < longest_side && args.width < longest_side) {
     return in_registers[args.k - 1](args);
   }

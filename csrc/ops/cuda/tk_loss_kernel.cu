@@ -1,23 +1,23 @@
-// All instances of all decoder layers share the matches, so a block takes a tile of 256 pixels of one pair of frames,
-// reads its matches once, and goes through the instances 32 at a time, or through a part of them if tiles alone would
-// leave multiprocessors idle:
+// All instances of all decoder layers share the matches. So a block takes a tile of 256 pixels of one pair of frames,
+// reads its matches once, and processes the instances 32 at a time, or a part of them if tiles would not fill the
+// multiprocessors:
 //
 //   forward   block = tile x pair x instances
-//     matches [K <= 16][256] source, weight        shared memory, only those that weigh something
+//     matches [K <= 16][256] source, weight        shared memory, only those with a weight
 //     sums    [32 instances][8 warps] loss, weight shared memory, then
-//   partial   [N, P, tiles] loss, weight           which a second launch adds up in order
+//   partial   [N, P, tiles] loss, weight           summed in order by a second launch
 //
-// The gradient is gathered, not scattered: a pixel adds up what it is the target of, and what it is the source of, see
-// tk_loss_lists.cuh.
+// The gradient is gathered, not scattered: a pixel sums over the matches of which it is the target and those of which
+// it is the source (tk_loss_lists.cuh).
 //
 //   backward  block = tile x frame x instances
 //     links   [12][256] other pixel, weight, role, which of 32 instances count     shared memory, 48 KiB; a pixel that
 //                                                                                  has more looks them up every time
 //
-// The sums are in the same order every time: no atomic addition of floats, forward or backward.
+// All sums have a fixed order: no atomic additions of floats, forward or backward.
 //
 // Floor: the counted pixels' logits once per pass, the gradient once, and K·6 bytes of matches per pixel and 32
-// instances; some 50 operations for each match of each instance.
+// instances; some 50 operations per match and instance.
 #include "../../common/math.h"
 #include "tk_loss_lists.cuh"
 
@@ -25,14 +25,14 @@ namespace mfvis {
 namespace {
 
 constexpr int slab = 16;        // matches of a pixel at a time
-constexpr int links_kept = 12;  // of a pixel, in shared memory
+constexpr int links_kept = 12;  // links of a pixel in shared memory
 
 template <typename C>
 struct ForwardTile {
   int32_t source[slab][threads];
   float weight[slab][threads];
-  C loss[word][warps];
-  C total[word][warps];
+  C loss[instances_per_mask][warps];
+  C total[instances_per_mask][warps];
 };
 
 // item = ((part · B + video) · P + pair) · tiles + tile.
@@ -46,22 +46,22 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
   for (int64_t item = blockIdx.x; item < parts * lists * tiles; item += gridDim.x) {
     const int64_t tile = item % tiles, list = item / tiles % lists;
     const int64_t video = list / args.pair_count, pair = list - video * args.pair_count;
-    const Words words(args, parts, item / tiles / lists);
+    const MaskRange masks(args, parts, item / tiles / lists);
     const int64_t target_frame = args.pairs[2 * pair], source_frame = args.pairs[2 * pair + 1];
     const int32_t pixel = static_cast<int32_t>(tile * threads + own);
     const bool exists = pixel < area && is_frame(args, target_frame) && is_frame(args, source_frame);
-    int found = -1;  // Not looked for yet. Each thread reads back its own column alone: no barrier.
-    for (int32_t which_word = words.first; which_word < words.end; ++which_word) {
-      const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, which_word);
+    int found = -1;  // Not searched yet. Each thread only reads its own column: no barrier.
+    for (int32_t mask_index = masks.first; mask_index < masks.end; ++mask_index) {
+      const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, mask_index);
       if (mine == 0) continue;
-      const uint32_t counted = exists ? layout.counted[which_word * area + pixel] & mine : 0;
-      for (int i = own; i < word * warps; i += threads)
+      const uint32_t counted = exists ? layout.counted[mask_index * area + pixel] & mine : 0;
+      for (int i = own; i < instances_per_mask * warps; i += threads)
         shared.loss[i / warps][i % warps] = shared.total[i / warps][i % warps] = 0;
       __syncthreads();
       for (int64_t first = 0; first < args.matches; first += slab) {
         if (found < 0 || args.matches > slab) {
           found = 0;
-          const int64_t end = first + slab < args.matches ? first + slab : args.matches;
+          const int64_t end = min(first + slab, args.matches);
           const auto keep = [&](int32_t, int32_t source, float weight) {
             shared.source[found][own] = source;
             shared.weight[found][own] = weight;
@@ -75,13 +75,13 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
           if (!__any_sync(whole_warp, counts)) continue;
           C loss = 0, total = 0;
           if (counts) {
-            const T* const logits =
-                static_cast<const T*>(args.logits) + (int64_t{which_word} * word + i) * args.frames * area;
+            const T* const logits = static_cast<const T*>(args.logits) +
+                                    (int64_t{mask_index} * instances_per_mask + i) * args.frames * area;
             const T* const sources = logits + source_frame * area;
-            const C a = load(logits[target_frame * area + pixel]), decay_a = decay(a);
+            const C a = load(logits[target_frame * area + pixel]), exp_a = exp_neg_abs(a);
             for (int j = 0; j < found; ++j) {
               const C b = load(sources[shared.source[j][own]]);
-              loss += static_cast<C>(shared.weight[j][own]) * disagreement(a, decay_a, b, decay(b));
+              loss += static_cast<C>(shared.weight[j][own]) * disagreement(a, exp_a, b, exp_neg_abs(b));
               total += static_cast<C>(shared.weight[j][own]);
             }
           }
@@ -94,14 +94,14 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
         }
       }
       __syncthreads();
-      if (own < word && (mine >> own & 1u) != 0) {
+      if (own < instances_per_mask && (mine >> own & 1u) != 0) {
         C loss = 0, total = 0;
         for (int w = 0; w < warps; ++w) {
           loss += shared.loss[own][w];
           total += shared.total[own][w];
         }
         C* const to = static_cast<C*>(layout.partial) +
-                      (((int64_t{which_word} * word + own) * args.pair_count + pair) * tiles + tile) * 2;
+                      (((int64_t{mask_index} * instances_per_mask + own) * args.pair_count + pair) * tiles + tile) * 2;
         to[0] = loss;
         to[1] = total;
       }
@@ -110,15 +110,15 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
   }
 }
 
-// A match of which a pixel is one end.
+// A match, as seen from one of its two pixels.
 struct alignas(16) Link {
   int32_t other;  // the pixel at the other end
   float weight;
-  int32_t role;     // 2 · pair, plus 1 if it is the other one that is the target
-  uint32_t counts;  // bit i: for instance i of the present word
+  int32_t role;     // 2 · pair, plus 1 if the other pixel is the target
+  uint32_t counts;  // bit i: the match counts for instance i of the current mask
 };
 
-// visit(link) for each link of a pixel, always in the same order; what counts is not yet known.
+// Calls visit(link) for each link of a pixel, in a fixed order. `counts` is not known yet.
 template <typename Visit>
 __device__ __forceinline__ void each_link(const TkLoss& args, const Layout& layout, int32_t video, int32_t frame,
                                           int32_t pixel, const Visit& visit) {
@@ -141,7 +141,7 @@ __device__ __forceinline__ void each_link(const TkLoss& args, const Layout& layo
   }
 }
 
-// Blocks at a time on a multiprocessor: before Hopper most have shared memory for no more than two.
+// Blocks per multiprocessor: before Hopper, most have shared memory for only two.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr int gather_blocks = 2;
 #else
@@ -153,16 +153,16 @@ template <typename T>
 __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
     gather_gradients(TkLoss args, Layout layout, int64_t parts, const Compute<T>* grad_loss_sum, T* grad_logits) {
   using C = Compute<T>;
-  Link(*const links)[threads] = shared_memory<Link[threads]>();  // Each thread reads back its own column alone.
+  Link(*const links)[threads] = shared_memory<Link[threads]>();  // Each thread only reads its own column.
   const int own = threadIdx.x;
-  // 32 bits where they suffice: with one register more a multiprocessor would hold a third fewer blocks.
+  // 32 bits where they suffice: one register more would reduce the blocks per multiprocessor by a third.
   const int32_t area = static_cast<int32_t>(args.height * args.width);
   const int32_t tiles = static_cast<int32_t>(ceil_div(area, threads));
   for (int64_t item = blockIdx.x; item < parts * args.videos * args.frames * tiles; item += gridDim.x) {
     const int64_t at = item % tiles * threads + own;
     const int32_t frame = static_cast<int32_t>(item / tiles % args.frames);
     const int32_t video = static_cast<int32_t>(item / tiles / args.frames % args.videos);
-    const Words words(args, parts, item / tiles / args.frames / args.videos);
+    const MaskRange masks(args, parts, item / tiles / args.frames / args.videos);
     const int32_t pixel = static_cast<int32_t>(at);
     const bool exists = at < area;
     const auto each = [&](const auto& visit) { each_link(args, layout, video, frame, pixel, visit); };
@@ -172,27 +172,27 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
       ++found;
     };
     if (exists) each(keep);
-    const int kept = found < links_kept ? found : links_kept;
-    for (int32_t which_word = words.first; which_word < words.end; ++which_word) {
-      const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, which_word);
+    const int kept = min(found, links_kept);
+    for (int32_t mask_index = masks.first; mask_index < masks.end; ++mask_index) {
+      const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, mask_index);
       if (mine == 0 || !exists) continue;
-      const uint32_t* const counted = layout.counted + int64_t{which_word} * area;
+      const uint32_t* const counted = layout.counted + int64_t{mask_index} * area;
       const auto counts_of = [&](const Link& link) { return counted[link.role % 2 == 0 ? pixel : link.other] & mine; };
       uint32_t any = found > kept ? mine : 0;
       for (int j = 0; j < kept; ++j) any |= links[j][own].counts = counts_of(links[j][own]);
       for (uint32_t left = mine; left != 0; left &= left - 1) {
         const int i = __ffs(static_cast<int>(left)) - 1;
-        const int64_t n = int64_t{which_word} * word + i;
+        const int64_t n = int64_t{mask_index} * instances_per_mask + i;
         C gradient = 0;
         if ((any >> i & 1u) != 0) {
           const T* const logits = static_cast<const T*>(args.logits) + n * args.frames * area;
-          const C here = load(logits[int64_t{frame} * area + pixel]), decay_here = decay(here);
+          const C here = load(logits[int64_t{frame} * area + pixel]), exp_here = exp_neg_abs(here);
           const auto add = [&](const Link& link, uint32_t counts) {
             if ((counts >> i & 1u) == 0) return;
             const C there = load(logits[args.pairs[link.role ^ 1] * area + link.other]);
             const C scale = grad_loss_sum[n * args.pair_count + link.role / 2] * static_cast<C>(link.weight);
             C slope_here, slope_there;
-            disagreement_slopes(here, decay_here, there, decay(there), scale, slope_here, slope_there);
+            disagreement_slopes(here, exp_here, there, exp_neg_abs(there), scale, slope_here, slope_there);
             gradient += slope_here;
           };
           for (int j = 0; j < kept; ++j) add(links[j][own], links[j][own].counts);
@@ -212,8 +212,9 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
 void tk_loss_terms(const TkLoss& args, void* loss_sum, void* weight_sum) {
   constexpr const char* op = "tk_loss_terms";
   const Layout layout = layout_of(args);
-  const int64_t tiles = ceil_div(args.height * args.width, threads), words = ceil_div(args.instances, word);
-  launch(op, find_counted, grid_for(tiles * words, 1), threads, sizeof(CountedTile), args, layout);
+  const int64_t tiles = ceil_div(args.height * args.width, threads),
+                masks = ceil_div(args.instances, instances_per_mask);
+  launch(op, find_counted, grid_for(tiles * masks, 1), threads, sizeof(CountedTile), args, layout);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
@@ -228,8 +229,9 @@ void tk_loss_terms(const TkLoss& args, void* loss_sum, void* weight_sum) {
 void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sum, void* grad_logits) {
   constexpr const char* op = "tk_loss_terms_backward";
   const Layout layout = layout_of(args);
-  const int64_t tiles = ceil_div(args.height * args.width, threads), words = ceil_div(args.instances, word);
-  launch(op, find_counted, grid_for(tiles * words, 1), threads, sizeof(CountedTile), args, layout);
+  const int64_t tiles = ceil_div(args.height * args.width, threads),
+                masks = ceil_div(args.instances, instances_per_mask);
+  launch(op, find_counted, grid_for(tiles * masks, 1), threads, sizeof(CountedTile), args, layout);
   list_by_source(op, args, layout);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);

@@ -1,14 +1,14 @@
-// The matches of a pair listed by source, once for all instances: a pixel's gradient is gathered, and it must find
-// those of which it is the source.
+// The matches of a pair listed by source, once for all instances: a pixel's gradient is gathered, so it needs the
+// matches of which it is the source.
 //
-//   total     [B, P]         room that the lists of a pair have taken
-//   count     [B, P, H·W]    how long the list of a source pixel is
-//   end       [B, P, H·W]    where it ends, in
-//   code      [B, P, K·H·W]  k·H·W + target pixel; then the target pixel alone
+//   total     [B, P]         space that the lists of a pair have taken
+//   count     [B, P, H·W]    the length of a source pixel's list
+//   end       [B, P, H·W]    its end, in
+//   code      [B, P, K·H·W]  k·H·W + target pixel; finally the target pixel only
 //   weight    [B, P, K·H·W]
 //
-// Which room a list gets, and in what order it is filled, depends on the order of the threads; but each list is sorted
-// before it is read.
+// The position of a list, and the order in which it is filled, depend on the order of the threads. But each list is
+// sorted before it is read.
 #pragma once
 
 #include "tk_loss_matches.cuh"
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(threads) clear_counts(int32_t* counts, int64_t
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < size; i += step) counts[i] = 0;
 }
 
-// visit(list, k, pixel, source) for every match that weighs something, a thread to a target pixel.
+// Calls visit(list, k, pixel, source) for every match with a weight, one thread per target pixel.
 template <typename Visit>
 __device__ void each_match_of_all(const TkLoss& args, const Visit& visit) {
   const int64_t area = args.height * args.width, lists = args.videos * args.pair_count;
@@ -40,15 +40,15 @@ __global__ void __launch_bounds__(threads) count_matches(TkLoss args, Layout lay
       args, [&](int64_t list, int32_t, int32_t, int32_t source) { atomicAdd(layout.count + list * area + source, 1); });
 }
 
-// Every source pixel gets room for its list: a sum over the block, and one addition for the block's 256 pixels.
-__global__ void __launch_bounds__(threads) make_room(TkLoss args, Layout layout) {
-  int32_t* const sums = shared_memory<int32_t>();  // [8 warps], then where the block's room begins
+// Every source pixel gets space for its list: a prefix sum over the block, and one atomic addition for its 256 pixels.
+__global__ void __launch_bounds__(threads) scan_list_offsets(TkLoss args, Layout layout) {
+  int32_t* const sums = shared_memory<int32_t>();  // [8 warps], then the start of the block's space
   const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int64_t item = blockIdx.x; item < args.videos * args.pair_count * tiles; item += gridDim.x) {
     const int64_t list = item / tiles, pixel = item % tiles * threads + threadIdx.x;
     const int32_t size = pixel < area ? layout.count[list * area + pixel] : 0;
-    int32_t before = size;  // and after the loop: the sizes up to this lane
+    int32_t before = size;  // after the loop: the sizes up to this lane
     for (int step = 1; step < 32; step *= 2) {
       const int32_t other = __shfl_up_sync(whole_warp, before, step);
       before += lane >= step ? other : 0;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(threads) make_room(TkLoss args, Layout layout)
       sums[warps] = atomicAdd(layout.total + list, total);
     }
     __syncthreads();
-    // The begin; filling the list moves it to the end.
+    // The begin of the list; filling it moves this to the end.
     if (pixel < area) layout.end[list * area + pixel] = sums[warps] + sums[warp] + before - size;
     __syncthreads();
   }
@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(threads) fill_lists(TkLoss args, Layout layout
   });
 }
 
-// One thread sorts one list, by insertion: most have as many entries as a pixel has matches. Then it keeps what the
-// gradient needs of them.
+// One thread sorts one list by insertion: most are as long as a pixel has matches. Then it stores what the gradient
+// needs.
 __global__ void __launch_bounds__(threads) sort_lists(TkLoss args, Layout layout) {
   const int64_t area = args.height * args.width, count = args.videos * args.pair_count * area;
   const int64_t step = static_cast<int64_t>(gridDim.x) * threads;
@@ -102,13 +102,13 @@ __global__ void __launch_bounds__(threads) sort_lists(TkLoss args, Layout layout
   }
 }
 
-// All of the above, one after the other.
+// Runs all of the above.
 void list_by_source(const char* op, const TkLoss& args, const Layout& layout) {
   const int64_t area = args.height * args.width, lists = args.videos * args.pair_count;
   launch(op, clear_counts, grid_for(lists * (1 + area), threads), threads, 0, layout.total, lists * (1 + area));
   launch(op, count_matches, grid_for(lists * area, threads), threads, 0, args, layout);
-  launch(op, make_room, grid_for(lists * ceil_div(area, threads), 1), threads, (warps + 1) * sizeof(int32_t), args,
-         layout);
+  launch(op, scan_list_offsets, grid_for(lists * ceil_div(area, threads), 1), threads, (warps + 1) * sizeof(int32_t),
+         args, layout);
   launch(op, fill_lists, grid_for(lists * area, threads), threads, 0, args, layout);
   launch(op, sort_lists, grid_for(lists * area, threads), threads, 0, args, layout);
 }

@@ -1,9 +1,10 @@
-// What both passes of tk_loss know of a pixel: for which instances it counts, and what its matches are.
+// The part that both passes of tk_loss share: the instances for which a pixel counts, and its matches.
 //
-//   counted   [N / 32][H·W]  words of 32 bits      bit n of a pixel: it counts for instance n; 1/160 of the logits
+//   counted   [N / 32][H·W]  masks of 32 bits      bit n of a pixel: it counts for instance n; 1/160 of the logits
 #pragma once
 
 #include "../../common/box.h"
+#include "../search_window.h"
 #include "../tk_loss.h"
 #include "instances.cuh"
 
@@ -12,17 +13,17 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int warps = threads / 32;
-// With fewer, the instances are divided among more. On the emulator few are enough, so that small cases take both ways.
+// With fewer blocks, the instances are divided among more. The emulator needs few, so that small cases cover both.
 #ifdef MFVIS_EMULATED
-constexpr int64_t enough_blocks = 3;
+constexpr int64_t min_blocks = 3;
 #else
-constexpr int64_t enough_blocks = 1024;
+constexpr int64_t min_blocks = 1024;
 #endif
 
-// Where the parts of the scratch memory begin; tk_loss_scratch_bytes() has their sizes.
+// The parts of the scratch memory, whose sizes tk_loss_scratch_bytes() computes.
 struct Layout {
-  uint32_t* counted;  // [words, H·W]
-  void* partial;      // [N, P, tiles, 2], forward; in its place the following, backward
+  uint32_t* counted;  // [masks, H·W]
+  void* partial;      // [N, P, tiles, 2], forward; the following share its memory, backward
   int32_t* total;     // [B, P]
   int32_t* count;     // [B, P, H·W]
   int32_t* end;       // [B, P, H·W]
@@ -43,26 +44,27 @@ Layout layout_of(const TkLoss& args) {
   return layout;
 }
 
-// counted: block = 256 pixels x one word of instances. A lane turns its instance's box into pixels, a warp those of one
-// frame; then all look through the boxes that have a row in common with the block's pixels.
+// counted: block = 256 pixels x one mask of instances. A lane converts its instance's box to pixels, a warp those of
+// one frame. Then all threads test the boxes that share a row with the block's pixels.
 struct PixelBox {
   int32_t x1, x2, y1, y2;
 };
 struct CountedTile {
-  PixelBox boxes[warps][word];
-  uint32_t near[warps];  // bit i: boxes[..][i] has such a row
+  PixelBox boxes[warps][instances_per_mask];
+  uint32_t near[warps];  // bit i: boxes[..][i] shares a row with the tile
 };
 
 __global__ void __launch_bounds__(threads) find_counted(TkLoss args, Layout layout) {
   CountedTile& shared = *shared_memory<CountedTile>();
-  const int64_t area = args.height * args.width, words = ceil_div(args.instances, word);
+  const int64_t area = args.height * args.width, masks = ceil_div(args.instances, instances_per_mask);
   const int64_t tiles = ceil_div(area, threads);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int64_t item = blockIdx.x; item < tiles * words; item += gridDim.x) {
-    const int64_t begin = item % tiles * threads, pixel = begin + threadIdx.x, n = item / tiles * word + lane;
+  for (int64_t item = blockIdx.x; item < tiles * masks; item += gridDim.x) {
+    const int64_t begin = item % tiles * threads, pixel = begin + threadIdx.x,
+                  n = item / tiles * instances_per_mask + lane;
     const int32_t width = static_cast<int32_t>(args.width), y = static_cast<int32_t>(pixel) / width;
     const int32_t x = static_cast<int32_t>(pixel) - y * width;
-    const int64_t end = begin + threads < area ? begin + threads : area;
+    const int64_t end = min(begin + threads, area);
     const int32_t top = static_cast<int32_t>(begin) / width, bottom = static_cast<int32_t>(end - 1) / width;
     uint32_t bits = 0;
     for (int64_t first = 0; first < args.frames; first += warps) {
@@ -93,69 +95,40 @@ __global__ void __launch_bounds__(threads) find_counted(TkLoss args, Layout layo
   }
 }
 
-// A pair that names no frame of the clip, which only the CPU looks for, has no matches.
-__device__ bool is_frame(const TkLoss& args, int64_t named) { return named >= 0 && named < args.frames; }
+// A pair with an index outside of the clip, which only the CPU refuses, has no matches.
+__device__ bool is_frame(const TkLoss& args, int64_t frame) { return frame >= 0 && frame < args.frames; }
 
-// Where the matches of one pixel of a pair lie.
-struct Window {
-  __device__ Window(const TkLoss& args, int64_t list, int32_t pixel)
-      : height(static_cast<int32_t>(args.height)),
-        width(static_cast<int32_t>(args.width)),
-        side(static_cast<int32_t>(2 * args.radius + 1)),
-        dilation(static_cast<int32_t>(args.dilation)),
-        per_side(1.0f / static_cast<float>(side)) {
-    const int64_t* const shift = args.shift ? args.shift + 2 * list : nullptr;
-    const int32_t reach = static_cast<int32_t>(args.radius) * dilation, row = pixel / width;
-    first_y = row + (shift ? near(shift[0]) : 0) - reach;
-    first_x = pixel - row * width + (shift ? near(shift[1]) : 0) - reach;
-  }
-
-  // The pixel of the source frame, or -1 if there is no match.
-  __device__ int32_t source(int32_t candidate) const {
-    const int32_t row = row_of(candidate, per_side);
-    const int32_t y = first_y + dilation * row, x = first_x + dilation * (candidate - row * side);
-    const bool exists = candidate >= 0 && candidate < side * side && y >= 0 && y < height && x >= 0 && x < width;
-    return exists ? y * width + x : -1;
-  }
-
-  static __device__ int32_t near(int64_t shift) {
-    constexpr int64_t far = 1 << 28;
-    return static_cast<int32_t>(shift < -far ? -far : shift > far ? far : shift);
-  }
-
-  int32_t height, width, side, dilation;
-  float per_side;
-  int32_t first_y, first_x;
-};
-
-// visit(k, source, weight) for each match of a pixel that weighs something, k from `first` to `end`.
+// Calls visit(k, source, weight) for each match of a pixel that has a weight, k from `first` to `end`.
 template <typename Visit>
 __device__ __forceinline__ void each_match(const TkLoss& args, int64_t list, int32_t pixel, int64_t first, int64_t end,
                                            const Visit& visit) {
-  const Window window(args, list, pixel);
+  const SearchWindow window(args.shift ? args.shift + 2 * list : nullptr, args.height, args.width, args.radius,
+                            args.dilation);
+  const int32_t y = pixel / window.width, x = pixel - y * window.width;
   const int64_t area = args.height * args.width;
   int64_t at = (list * args.matches + first) * area + pixel;
   for (int64_t k = first; k < end; ++k, at += area) {
     const float weight = args.weight[at];
-    const int32_t source = window.source(args.offset[at]);
+    const int32_t source = window.source(args.offset[at], y, x);
     if (weight != 0 && source >= 0) visit(static_cast<int32_t>(k), source, weight);
   }
 }
 
-// One of the equal parts of the words of instances: [first, end).
-struct Words {
-  __device__ Words(const TkLoss& args, int64_t parts, int64_t part) {
-    const int64_t words = ceil_div(args.instances, word);
-    first = static_cast<int32_t>(part * words / parts);
-    end = static_cast<int32_t>((part + 1) * words / parts);
+// One of the equal parts of the masks of instances: [first, end).
+struct MaskRange {
+  __device__ MaskRange(const TkLoss& args, int64_t parts, int64_t part) {
+    const int64_t masks = ceil_div(args.instances, instances_per_mask);
+    first = static_cast<int32_t>(part * masks / parts);
+    end = static_cast<int32_t>((part + 1) * masks / parts);
   }
   int32_t first, end;
 };
 
-// Into how many the words are divided so that there are enough blocks, of which one part has `blocks`.
+// The number of parts of the masks that gives at least min_blocks, with `blocks` per part.
 int64_t parts_of(const TkLoss& args, int64_t blocks) {
-  const int64_t words = ceil_div(args.instances, word), wanted = ceil_div(enough_blocks, blocks > 0 ? blocks : 1);
-  return wanted < words ? wanted : words;
+  const int64_t masks = ceil_div(args.instances, instances_per_mask),
+                wanted = ceil_div(min_blocks, max<int64_t>(blocks, 1));
+  return min(wanted, masks);
 }
 
 }  // namespace

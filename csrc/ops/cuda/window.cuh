@@ -1,28 +1,29 @@
-// The walk over a search window that temporal_topk and patch_distance share, for 3x3 patches of three channels.
+// The traversal of a search window that temporal_topk and patch_distance share, for 3x3 patches of three channels.
 //
 // A block has a tile of 16 x 30 target pixels, a warp 4 rows of it, a lane a column of 4 pixels. Lanes 0 and 31 are the
-// columns beside the tile: they have no pixels of their own, the other lanes take the sums of their columns.
+// columns next to the tile: they have no pixels of their own, but the other lanes use the sums of their columns.
 //
 //   x0-1 x0 . . . . . x0+29 x0+30              registers of a lane, for one candidate
 //    l0  l1 l2 . . . .  l30  l31
 //    ╎  ┌─────────────────┐  ╎   w0  y0..3     target  [3][6]  a column with the rows above and below, loaded once
-//    ╎  ├─────────────────┤  ╎   w1  y4..7     source  [3][6 + D - 1]  of D candidates above each other
-//    ╎  ├─────────────────┤  ╎   w2  ..        squares    [6]  of the colour difference
+//    ╎  ├─────────────────┤  ╎   w1  y4..7     source  [3][6 + D - 1]  for D candidates above each other
+//    ╎  ├─────────────────┤  ╎   w2  ..        squares    [6]  of the color difference
 //    ╎  ├─────────────────┤  ╎   w3            columns    [4]  sums of 3 rows; two of them share their middle
 //    ╎  └─────────────────┘  ╎                 patches    [4]  sums of 3 lanes' columns, by two shuffles
 //
-//   shared memory: the source, [rows][3][64] float, zeros outside of the frame, for a part of the window (part_y x
-//   part_x candidates) of which 32 rows and 64 columns suffice, 24 KiB. A row's length is known when this is compiled,
-//   so that a lane reads all its pixels from one address:
+//   shared memory: the source, [rows][3][64] float, zero outside of the frame, for a part of the window (part_y x
+//   part_x candidates) that needs at most 32 rows and 64 columns, 24 KiB. The row length is a compile-time constant, so
+//   that a lane reads all its pixels from one address:
 //
 //     rows     16 + 2 + dilation·(part_y - 1)      at radius 5, dilation 1 the whole window: 29 x 42 pixels
 //     columns  30 + 2 + dilation·(part_x - 1)
 //
-// Per pixel and candidate: 9 operations for the squares (6, and the rows above and below: x 6/4), 1.5 + 2 for the sums,
-// 2 shuffles, 1.7 reads of shared memory; a perfect sliding sum would need 6 + 2 + 2. Nothing grows with the window but
-// the number of candidates.
+// Per pixel and candidate: 9 operations for the squares (6, times 6/4 for the rows above and below), 1.5 + 2 for the
+// sums, 2 shuffles, 1.7 reads of shared memory; a perfect sliding sum would need 6 + 2 + 2. Only the number of
+// candidates grows with the window.
 #pragma once
 
+#include "../../common/arithmetic.h"
 #include "../../common/cuda.h"
 #include "../../common/dtype.h"
 
@@ -38,40 +39,41 @@ constexpr int tile_columns = 30;
 constexpr int box_rows = 32;
 constexpr int box_columns = 64;
 constexpr int box_row = channels_of_window * box_columns;
-constexpr int64_t longest_side = 1 << 29;  // of a frame: coordinates and shifted coordinates are 32-bit numbers
+constexpr int64_t longest_side = 1 << 29;  // of a frame: coordinates, also shifted ones, fit in 32 bits
 
-// What of a window is in shared memory at a time.
+// The part of a window that is in shared memory at a time.
 struct WindowParts {
   int rows;  // of candidates
   int columns;
 };
 
-// Candidates at dilation 1 are taken four at a time, one above the other: they share rows of the source.
+// At dilation 1, four candidates above each other are processed together: they share rows of the source.
 MFVIS_HOST_DEVICE int stacked(int dilation) { return dilation == 1 ? 4 : 1; }
 
 MFVIS_HOST_DEVICE int source_rows(WindowParts parts, int dilation) {
   const int stack = stacked(dilation);
-  return tile_rows + 2 + dilation * ((parts.rows + stack - 1) / stack * stack - 1);
+  return tile_rows + 2 + dilation * (static_cast<int>(round_up(parts.rows, stack)) - 1);
 }
 MFVIS_HOST_DEVICE int source_columns(WindowParts parts, int dilation) {
   return tile_columns + 2 + dilation * (parts.columns - 1);
 }
-// Of shared memory.
+// Bytes of shared memory.
 MFVIS_HOST_DEVICE int64_t box_bytes(WindowParts parts, int dilation) {
   return int64_t{sizeof(float)} * box_row * source_rows(parts, dilation);
 }
 
-// The largest parts that fit, of equal size; a single candidate always fits.
+// The largest parts of equal size that fit. A single candidate always fits.
 inline WindowParts parts_of_window(int radius, int dilation) {
   const int side = 2 * radius + 1;
   WindowParts parts{side, side};
-  for (int cut = 2; source_rows(parts, dilation) > box_rows; ++cut) parts.rows = (side + cut - 1) / cut;
-  for (int cut = 2; source_columns(parts, dilation) > box_columns; ++cut) parts.columns = (side + cut - 1) / cut;
+  for (int cut = 2; source_rows(parts, dilation) > box_rows; ++cut) parts.rows = static_cast<int>(ceil_div(side, cut));
+  for (int cut = 2; source_columns(parts, dilation) > box_columns; ++cut)
+    parts.columns = static_cast<int>(ceil_div(side, cut));
   return parts;
 }
 
-// One tile of a target frame, and the frame in which it is searched.
-struct Window {
+// A tile of the target frame, and the source frame in which it is searched.
+struct TileWindow {
   const void* target;  // [3, H, W] of dtype
   const void* source;
   Dtype dtype;
@@ -86,10 +88,10 @@ struct Window {
   WindowParts parts;
 };
 
-MFVIS_HOST_DEVICE int64_t tiles_down(int64_t height) { return (height + tile_rows - 1) / tile_rows; }
-MFVIS_HOST_DEVICE int64_t tiles_across(int64_t width) { return (width + tile_columns - 1) / tile_columns; }
+MFVIS_HOST_DEVICE int64_t tiles_down(int64_t height) { return ceil_div(height, tile_rows); }
+MFVIS_HOST_DEVICE int64_t tiles_across(int64_t width) { return ceil_div(width, tile_columns); }
 
-// body(frame) with the frame's type.
+// Calls body(frame) with the frame's type.
 template <typename Body>
 __device__ __forceinline__ void with_type_of(const void* frame, Dtype dtype, const Body& body) {
   switch (dtype) {
@@ -104,9 +106,9 @@ __device__ __forceinline__ void with_type_of(const void* frame, Dtype dtype, con
   }
 }
 
-// Of the pixel (y, x), zeros outside of the frame.
+// Loads the pixel (y, x), zero outside of the frame.
 template <typename T>
-__device__ __forceinline__ void load_pixel(const T* frame, const Window& window, int y, int x,
+__device__ __forceinline__ void load_pixel(const T* frame, const TileWindow& window, int y, int x,
                                            float (&pixel)[channels_of_window]) {
   const bool inside = y >= 0 && y < window.height && x >= 0 && x < window.width;
   const int64_t area = static_cast<int64_t>(window.height) * window.width;
@@ -117,9 +119,9 @@ __device__ __forceinline__ void load_pixel(const T* frame, const Window& window,
   }
 }
 
-// A column of the target from (y, x) on, for each lane its own.
+// Loads the lane's column of the target from (y, x) on.
 template <int ROWS>
-__device__ __forceinline__ void load_column(const Window& window, int y, int x,
+__device__ __forceinline__ void load_column(const TileWindow& window, int y, int x,
                                             float (&column)[channels_of_window][ROWS]) {
   with_type_of(window.target, window.dtype, [&](const auto* frame) {
 #pragma unroll
@@ -132,10 +134,10 @@ __device__ __forceinline__ void load_column(const Window& window, int y, int x,
   });
 }
 
-// The source from (first_y, first_x) on into shared memory.
-__device__ __forceinline__ void load_box(const Window& window, int first_y, int first_x, int rows, int columns,
+// Loads the source from (first_y, first_x) on into shared memory.
+__device__ __forceinline__ void load_box(const TileWindow& window, int first_y, int first_x, int rows, int columns,
                                          float* box) {
-  __syncthreads();  // What the box held is not needed any more.
+  __syncthreads();  // All threads are done with the previous contents.
   with_type_of(window.source, window.dtype, [&](const auto* frame) {
     for (int row = threadIdx.x / 32; row < rows; row += warps_of_window) {
       for (int column = threadIdx.x % 32; column < columns; column += 32) {
@@ -149,10 +151,10 @@ __device__ __forceinline__ void load_box(const Window& window, int first_y, int 
   __syncthreads();
 }
 
-// body(first_y, first_x, rows, columns) for each part of the window: the candidates first_y.. x first_x.. , counted
-// from the window's corner, and their source pixels in shared memory.
+// Calls body(first_y, first_x, rows, columns) for each part of the window: candidates first_y.. x first_x.. , relative
+// to the window's corner, with their source pixels in shared memory.
 template <typename Body>
-__device__ __forceinline__ void for_each_part(const Window& window, float* box, const Body& body) {
+__device__ __forceinline__ void for_each_part(const TileWindow& window, float* box, const Body& body) {
   const int side = 2 * window.radius + 1;
   const int rows_to_load = source_rows(window.parts, window.dilation);
   const int columns_to_load = source_columns(window.parts, window.dilation);
@@ -168,10 +170,11 @@ __device__ __forceinline__ void for_each_part(const Window& window, float* box, 
   }
 }
 
-// The i-th of n numbers from 0 on, counted from the middle outwards.
+// The i-th of 0..n-1 in an order from the middle outwards.
 __device__ __forceinline__ int from_middle(int i, int n) { return (n - 1) / 2 + (i % 2 ? i / 2 + 1 : -(i / 2)); }
 
-// Any patch of any channels, tap by tap: the squared distance of those of side 2·h + 1 at (y, x) and (y + dy, x + dx).
+// The squared distance of the patches of side 2·h + 1 at (y, x) and (y + dy, x + dx), tap by tap: any patch size and
+// number of channels.
 template <typename Sum, typename T>
 __device__ Sum squared_patch_distance(const T* target, const T* source, int64_t channels, int64_t height, int64_t width,
                                       int64_t h, int64_t y, int64_t x, int64_t dy, int64_t dx) {
@@ -193,7 +196,7 @@ __device__ Sum squared_patch_distance(const T* target, const T* source, int64_t 
   return sum;
 }
 
-// Sums over three rows, with the two in the middle of each pair of sums added once.
+// Sums over three rows. The two middle rows of each pair of sums are added once.
 __device__ __forceinline__ void sum_rows(const float (&rows)[rows_of_lane + 2], float (&sums)[rows_of_lane]) {
 #pragma unroll
   for (int r = 0; r < rows_of_lane; r += 2) {
@@ -203,17 +206,16 @@ __device__ __forceinline__ void sum_rows(const float (&rows)[rows_of_lane + 2], 
   }
 }
 
-// And over the lanes on both sides; what lanes 0 and 31 get is not a patch.
+// Adds the sums of the lanes on both sides. The results of lanes 0 and 31 are not patches.
 __device__ __forceinline__ float sum_lanes(float column) {
   return __shfl_up_sync(whole_warp, column, 1) + column + __shfl_down_sync(whole_warp, column, 1);
 }
 
-// visit(r, index, squared) for the lane's pixel r (0..3, known at compile time) and every candidate: its window index
-// and squared patch distance, +inf where the candidate's centre is not in the frame. Candidates come from the middle
-// outwards, not in the order of their indices: STACK rows at a time, their columns one after the other. STACK =
-// stacked(dilation).
+// Calls visit(r, index, squared) for the lane's pixel r (0..3, a compile-time constant) and every candidate: its window
+// index and squared patch distance, +inf if the candidate's center is outside the frame. Candidates come from the
+// middle outwards, not in the order of their indices: STACK = stacked(dilation) rows at a time, column by column.
 template <int STACK, typename Visit>
-__device__ __forceinline__ void for_each_candidate(const Window& window, const Visit& visit) {
+__device__ __forceinline__ void for_each_candidate(const TileWindow& window, const Visit& visit) {
   constexpr int halo = rows_of_lane + 2;
   float* const box = shared_memory<float>();
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * rows_of_lane, side = 2 * window.radius + 1;
@@ -221,7 +223,7 @@ __device__ __forceinline__ void for_each_candidate(const Window& window, const V
   float target[channels_of_window][halo];
   load_column(window, window.y - 1 + row, window.x - 1 + lane, target);
 
-  // Of the candidate at the window's corner, for the lane's first pixel.
+  // The center of the candidate at the window's corner, for the lane's first pixel.
   const int reach = window.radius * window.dilation;
   const int corner_y = window.y + row + window.shift_y - reach;
   const int corner_x = window.x - 1 + lane + window.shift_x - reach;
@@ -235,8 +237,8 @@ __device__ __forceinline__ void for_each_candidate(const Window& window, const V
       const int above = STACK * from_middle(i, stacks);
       for (int j = 0; j < columns; ++j) {
         const int column = from_middle(j, columns);
-        const int centre_x = corner_x + window.dilation * (first_x + column);
-        const bool column_exists = centre_x >= 0 && centre_x < window.width;
+        const int center_x = corner_x + window.dilation * (first_x + column);
+        const bool column_exists = center_x >= 0 && center_x < window.width;
         const float* const from = box + (row + window.dilation * above) * box_row + window.dilation * column + lane;
         float source[channels_of_window][halo + STACK - 1];
 #pragma unroll
@@ -264,8 +266,8 @@ __device__ __forceinline__ void for_each_candidate(const Window& window, const V
           if (cropped) {
 #pragma unroll
             for (int r = 0; r < rows_of_lane; ++r) {
-              const int centre_y = corner_y + r + window.dilation * candidate_row;
-              if (!column_exists || centre_y < 0 || centre_y >= window.height) sums[r] = INFINITY;
+              const int center_y = corner_y + r + window.dilation * candidate_row;
+              if (!column_exists || center_y < 0 || center_y >= window.height) sums[r] = INFINITY;
             }
           }
 #pragma unroll

@@ -12,19 +12,19 @@
 
 namespace mfvis {
 
-// The first place from `data` on where a line of the caches begins, at most 63 bytes on. Vectors as long as a line,
-// read for a stream from anywhere else, lie across two lines each, and the stream takes twice the time.
+// The first cache-line boundary at or after `data`, at most 63 bytes on. Vectors of a full line that are loaded from
+// anywhere else span two lines, which takes twice the time.
 template <typename T>
-static inline T* to_line(T* data) {
+static inline T* align_to_cache_line(T* data) {
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(data) + 63) & ~uintptr_t{63});
 }
 
-// Numbers as elements of a tensor that nobody reads soon. Those that need not be converted go past the caches: a store
-// through them first has every line fetched that it is about to overwrite, which is half the traffic. Stores as wide as
-// the machine's vectors: a line in one piece takes half the time of one in four. What does not begin or end with a
-// whole vector goes the usual way.
+// Stores values that will not be read soon as elements of a tensor. Without a conversion they bypass the caches: an
+// ordinary store first fetches every line that it is about to overwrite, which is half of the traffic. Stores are as
+// wide as the machine's vectors, because writing a line in one piece takes half the time of four. The unaligned ends
+// use ordinary stores.
 template <typename From, typename To>
-static inline void stream(const From* from, int64_t count, To* to) {
+static inline void store_nontemporal(const From* from, int64_t count, To* to) {
   if constexpr (!std::is_same_v<From, To>) {
     for (int64_t i = 0; i < count; ++i) store(from[i], to + i);
   } else {
@@ -59,8 +59,8 @@ static inline void stream(const From* from, int64_t count, To* to) {
   }
 }
 
-// Once after all streams, before another thread is told that they are there: it waits for them, some 300 ns.
-static inline void end_streams() {
+// Call once after all nontemporal stores, before another thread may read the values. Waits some 300 ns.
+static inline void store_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif

@@ -1,7 +1,7 @@
-"""The ladder that every operator climbs: reference, gradcheck, opcheck, compile, strides, determinism, CPU and CUDA.
+"""Tests shared by all operators: reference, gradcheck, opcheck, compile, strides, determinism, CPU and CUDA.
 
-A test module derives one class from `Ladder`, says how to make arguments, and lists its malformed ones. All of it
-climbs on the GPU with MFVIS_TEST_DEVICE=cuda.
+A test module derives one class from `OperatorTests`, which makes the arguments and lists malformed ones. With
+MFVIS_TEST_DEVICE=cuda the tests run on the GPU.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ HALF, BFLOAT, FLOAT, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torc
 
 TORCH = tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2])
 REFUSED = ValueError if TORCH <= (2, 13) else (ValueError, RuntimeError)
-"""What a malformed argument raises: ValueError; in torch 2.15, which hands on the text alone, RuntimeError. Of 2.14 we
-do not know."""
+"""Raised for a malformed argument: ValueError; RuntimeError in torch 2.15, which only passes the message on. In 2.14 it
+is unknown."""
 
 TOLERANCE: dict[torch.dtype, dict[str, float]] = {
     HALF: {"rtol": 2e-3, "atol": 1e-6},
@@ -35,7 +35,7 @@ TOLERANCE: dict[torch.dtype, dict[str, float]] = {
     FLOAT: {"rtol": 2e-5, "atol": 2e-6},
     DOUBLE: {"rtol": 1e-10, "atol": 1e-12},
 }
-"""By the dtype of the tensor compared: a few units in the last place, sums of some thousand terms included."""
+"""By dtype of the compared tensor: a few units in the last place, including sums of some thousand terms."""
 
 
 def reference_of(name: str) -> Callable[..., Any]:
@@ -45,7 +45,7 @@ def reference_of(name: str) -> Callable[..., Any]:
 
 
 def random_boxes(generator: torch.Generator, *shape: int, height: int, width: int) -> Tensor:
-    """float32 `[*shape, 4]` with edges anywhere, also a little outside of the picture; every fourth box is absent."""
+    """float32 `[*shape, 4]` with edges anywhere, also slightly outside of the frame; every fourth box is absent."""
     corners = torch.rand(*shape, 2, 2, generator=generator) * 1.2 - 0.1
     boxes = torch.cat([corners.amin(-2), corners.amax(-2)], -1) * torch.tensor([width, height, width, height])
     absent = torch.rand(*shape, 1, generator=generator) < 0.25
@@ -57,30 +57,30 @@ def tensors_of(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def strided(tensor: Tensor) -> Tensor:
-    """The same values in memory of another order, with gaps."""
+    """The same values with other strides, with gaps."""
     wide = torch.empty(*tensor.shape, 2, dtype=tensor.dtype, device=tensor.device) if tensor.dim() else tensor.repeat(2)
-    spread = wide.movedim(0, -2)[..., 0].movedim(-1, 0) if tensor.dim() > 1 else wide[..., 0]
-    return spread.copy_(tensor).requires_grad_(tensor.requires_grad)
+    view = wide.movedim(0, -2)[..., 0].movedim(-1, 0) if tensor.dim() > 1 else wide[..., 0]
+    return view.copy_(tensor).requires_grad_(tensor.requires_grad)
 
 
-class Ladder:
+class OperatorTests:
     name: str
-    """Of the operator."""
+    """Name of the operator."""
     sizes: dict[str, int]
-    """Of the axes, in the fixed cases."""
+    """Sizes of the axes in the fixed cases."""
     ranges: dict[str, tuple[int, int]]
-    """Of the axes, in the property test."""
+    """Ranges of the axes in the property test."""
     other_kernels: tuple[dict[str, int], ...] = ()
-    """Sizes that lead to other kernels than `sizes` do, for the checks that look at every kernel once."""
+    """Sizes for which other kernels run than for `sizes`."""
     differentiable: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
     """Boxes and indices that the backward pass reads; it keeps copies."""
     dtypes: tuple[torch.dtype, ...] = (FLOAT,)
-    """What `arguments` is asked for."""
+    """Dtypes with which `arguments` is called."""
     malformed: dict[str, tuple[dict[str, Any], str]]
-    """What is wrong: the arguments to replace, and a pattern that the error must show; it names the argument."""
+    """Case name: the arguments to replace, and a pattern that the error, which names the argument, must match."""
     about_values: str = "contains"
-    """In such a pattern and in such an error: of a tensor's values, which on a GPU are not looked at."""
+    """Marks patterns and errors about a tensor's values, which are not checked on a GPU."""
 
     def arguments(self, generator: torch.Generator, dtype: torch.dtype, **sizes: int) -> dict[str, Any]:
         raise NotImplementedError
@@ -105,12 +105,12 @@ class Ladder:
         return self.on(DEVICE, made)
 
     def on(self, device: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Copies on a device; those to be differentiated are leaves there."""
+        """Copies on a device; the differentiable ones are leaves there."""
         moved = {n: v.detach().to(device) if isinstance(v, Tensor) else v for n, v in arguments.items()}
         return {n: v.requires_grad_() if n in self.differentiable else v for n, v in moved.items()}
 
     def gradients(self, function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, tuple[Tensor, ...]]:
-        """The outputs, and the gradients of a fixed random combination of those that have any."""
+        """The outputs, and the gradients of a fixed random combination of the differentiable ones."""
         outputs = function(**arguments)
         return outputs, self.gradients_of(outputs, arguments) if self.differentiable else ()
 
@@ -166,7 +166,7 @@ class Ladder:
             gradient.sum().backward()
 
     def test_recomputed(self) -> None:
-        """Checkpointing, and saved tensors that wait elsewhere, change no gradient."""
+        """Checkpointing and offloaded saved tensors do not change the gradient."""
         if not self.differentiable:
             pytest.skip("not differentiable")
         arguments = self.make()
@@ -217,7 +217,7 @@ class Ladder:
             assert torch.equal(ours, theirs)
 
     def test_repeatable(self, threads: int) -> None:
-        """Bit for bit, from run to run and whatever the number of threads."""
+        """Results are bitwise equal from run to run and for any number of threads."""
         arguments = self.make()
         expected = self.gradients(self.function, arguments)
         before = torch.get_num_threads()
@@ -234,14 +234,14 @@ class Ladder:
     def test_malformed(self, malformed: str) -> None:
         changes, pattern = self.malformed[malformed]
         if DEVICE != "cpu" and self.about_values in pattern:
-            pytest.skip("values on a GPU are not looked at: that would wait for it")
+            pytest.skip("values are not checked on a GPU, which would wait for it")
         changes = {n: v.to(DEVICE) if isinstance(v, Tensor) else v for n, v in changes.items()}
         with pytest.raises(REFUSED, match=pattern):
             self.function(**{**self.make(), **changes})
 
     @pytest.mark.cuda
     def test_cuda_graph(self) -> None:
-        """Forward and backward are captured, and replayed on other numbers: neither waits for the GPU nor asks it."""
+        """Forward and backward are captured and replayed on other values: neither synchronizes with the GPU."""
         if not torch.cuda.is_available() or not mfvis_ext.build_info()["cuda"]:
             pytest.skip("no GPU, or no kernels for it")
         arguments, others = (self.on("cuda", self.make(seed=seed)) for seed in (0, 1))
@@ -253,11 +253,11 @@ class Ladder:
             loss = sum(output.sum() for output in outputs if output.requires_grad)
             return *outputs, *torch.autograd.grad(loss, [arguments[name] for name in self.differentiable])
 
-        beside = torch.cuda.Stream()  # where torch wants the first run, which loads the kernels
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        warmup = torch.cuda.Stream()  # PyTorch requires the first run, which loads the kernels, on a side stream
+        warmup.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warmup):
             run(arguments)
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(warmup)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             captured = run(arguments)
