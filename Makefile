@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: build demo test lint cuda-check gpu-check clean
+.PHONY: build demo test lint sanitize cuda-check gpu-check clean
 .DELETE_ON_ERROR:
 
 build: .venv/built
@@ -31,6 +31,18 @@ lint: .venv/built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+# The operator tests, also of the CUDA kernels on the emulator, with every access to memory checked. Its own library,
+# in build/sanitize; the process keeps no freed memory.
+SANITIZED := PYTHONPATH=build/sanitize/lib:. LD_PRELOAD=$$(c++ -print-file-name=libasan.so) \
+  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 MFVIS_KEEP_MEMORY=0
+SANITIZED_CHECKS := -k "(reference or any_size or strided or any_case or any_mistake or backward) and not emulat"
+sanitize: .venv/packages
+	MFVIS_EMULATE=1 MFVIS_CUDA=0 MFVIS_SANITIZE=address $(BIN)/python setup.py build_ext \
+	  --build-temp build/sanitize/temp --build-lib build/sanitize/lib
+	cp -r mfvis_ext/*.py mfvis_ext/ops mfvis_ext/reference build/sanitize/lib/mfvis_ext
+	$(SANITIZED) $(BIN)/python -m pytest -q tests/ops $(SANITIZED_CHECKS)
+	$(SANITIZED) MFVIS_CPU_CAPABILITY=emulated $(BIN)/python -m pytest -q tests/ops $(SANITIZED_CHECKS)
 
 # All CUDA sources for all architectures, on a machine without a GPU: only nvcc is needed.
 cuda-check: .venv/built

@@ -4,6 +4,7 @@ MFVIS_CUDA=auto|0|1   CUDA kernels: if nvcc is there and torch is one for CUDA (
 TORCH_CUDA_ARCH_LIST  "8.0;9.0+PTX"; without it the GPU at hand, else all that we support and the toolkit knows.
 MFVIS_WHEEL=1         a wheel to give away: its version ends in +cpu or +cu130, its kernels are for all GPUs.
 MFVIS_EMULATE=1       also the CUDA kernels on the emulator of csrc/emulator, for tests without a GPU.
+MFVIS_SANITIZE=address  with AddressSanitizer, see `make sanitize`.
 MAX_JOBS              compilers at a time.
 """
 
@@ -199,6 +200,9 @@ class CMakeBuild(build_ext):
         cuda = choose_cuda(torch)
         architectures = cuda_architectures(cuda.nvcc) if cuda.nvcc else []
         emulate, jobs = wished("MFVIS_EMULATE"), jobs_at_a_time()
+        sanitizer = os.environ.get("MFVIS_SANITIZE", "")
+        if sanitizer not in ("", "address"):
+            fail(f"MFVIS_SANITIZE is {sanitizer!r}", "Expected address, or nothing")
 
         major, minor = version_pair(TORCH_TARGET)
         build = Path(self.build_temp).resolve() / "cmake"
@@ -217,6 +221,7 @@ class CMakeBuild(build_ext):
             "MFVIS_TORCH_LIB": torch.directory / "lib",
             "MFVIS_CUDA": "ON" if cuda.nvcc else "OFF",
             "MFVIS_EMULATE": "ON" if emulate else "OFF",
+            "MFVIS_SANITIZE": sanitizer,
         }
         if cuda.nvcc:
             settings["CMAKE_CUDA_COMPILER"] = cuda.nvcc

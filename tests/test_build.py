@@ -47,6 +47,7 @@ def test_the_library_is_bound_to_no_python_library_of_torch():
     [
         ({"MFVIS_CUDA": "yes"}, "MFVIS_CUDA is 'yes'. Expected auto, 0 or 1"),
         ({"MFVIS_EMULATE": "yes"}, "MFVIS_EMULATE is 'yes'. Expected 0 or 1"),
+        ({"MFVIS_SANITIZE": "yes"}, "MFVIS_SANITIZE is 'yes'. Expected address, or nothing"),
         ({"MAX_JOBS": "0"}, "MAX_JOBS is '0'. Expected a number of compilers, 1 or more"),
         ({"CXX": "no-such-compiler"}, r"no C\+\+ compiler \(no-such-compiler\). Install one"),
     ],

@@ -7,44 +7,54 @@
 namespace mfvis {
 namespace {
 
-bool machine_has(CpuCapability capability) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return capability == CpuCapability::baseline || (capability == CpuCapability::avx2 && avx2) || (capability == CpuCapability::avx512 && avx512);
-#else
-  return capability == CpuCapability::baseline;
-#endif
-}
-
 #ifdef MFVIS_EMULATED
 constexpr bool emulated = true;
 #else
 constexpr bool emulated = false;
 #endif
 
-CpuCapability choose() {
+bool machine_has(CpuCapability capability) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool fma = __builtin_cpu_supports("fma"), avx2 = fma && __builtin_cpu_supports("avx2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool has[cpu_capability_count] = {true, avx2, avx512, fma};  // the emulator: csrc/emulator/flags.txt
+  return has[static_cast<int>(capability)];
+#else
+  return capability == CpuCapability::baseline || capability == CpuCapability::emulated;
+#endif
+}
+
+CpuCapability best_of_machine() {
   CpuCapability best = CpuCapability::baseline;
   for (const CpuCapability capability : {CpuCapability::avx2, CpuCapability::avx512}) {
     if (machine_has(capability)) best = capability;
   }
-  const char* setting = std::getenv("MFVIS_CPU_CAPABILITY");
-  if (setting == nullptr || *setting == '\0') return best;
+  return best;
+}
+
+CpuCapability choose() {
+  const char* const variable = std::getenv("MFVIS_CPU_CAPABILITY");
+  if (variable == nullptr || *variable == '\0') return best_of_machine();
+  const std::string name = variable;
+  const auto fail = [&](const std::string& reason) {
+    throw std::invalid_argument("MFVIS_CPU_CAPABILITY is " + name + reason);
+  };
   for (int i = 0; i < cpu_capability_count; ++i) {
     const CpuCapability capability = static_cast<CpuCapability>(i);
-    if (std::string(setting) != name_of(capability)) continue;
-    if (capability <= best || (capability == CpuCapability::emulated && capability_was_built(capability))) return capability;
-    if (capability == CpuCapability::emulated) {
-      throw std::invalid_argument(
-          "MFVIS_CPU_CAPABILITY is emulated, but the CUDA emulator was not built; rebuild with "
-          "MFVIS_EMULATE=1");
+    if (name != name_of(capability)) continue;
+    if (!capability_was_built(capability) && capability == CpuCapability::emulated) {
+      fail(", but the CUDA emulator was not built; rebuild with MFVIS_EMULATE=1");
     }
-    throw std::invalid_argument(std::string("MFVIS_CPU_CAPABILITY is ") + setting + ", but this machine has no more than " +
-                                name_of(best) + "; unset it or choose a lower capability");
+    if (!machine_has(capability)) {
+      fail(std::string(", but this machine has no more than ") + name_of(best_of_machine()) +
+           "; unset it or choose a lower one");
+    }
+    return capability;
   }
-  throw std::invalid_argument(std::string("MFVIS_CPU_CAPABILITY is ") + setting + "; expected baseline, avx2 or avx512");
+  fail("; expected baseline, avx2 or avx512");
+  return CpuCapability::baseline;
 }
 
 }  // namespace

@@ -5,11 +5,14 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "races.h"
 
 namespace mfvis::emulator {
 
@@ -36,36 +39,32 @@ struct Barrier {
 
 struct Warp {
   Barrier barrier;
-  uint64_t synced = 0;  // Of the barrier's openings, the last by __syncwarp(): shuffles order no memory.
+  const void* site = nullptr;  // of the collective in which lanes wait
+  unsigned mask = 0;
+  uint64_t synced = 0;  // the barrier's count at the last __syncwarp(): shuffles order no memory
   uint64_t shown[32];
 };
 
-// Who used a byte of shared memory, and after which barriers.
-struct Access {
-  int32_t thread = -1;
-  uint64_t of_block = 0, of_warp = 0;
-};
-struct Uses {
-  Access write, read, read_by_another_warp;
-};
-
-// One launch at a time: autograd calls from threads of its own.
+// One launch at a time: autograd has its own threads.
 std::mutex one_launch;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 Barrier whole_block;
 unsigned alive;
-uint64_t progress;  // counts what moves: without any, the threads wait for each other for ever
+uint64_t progress;  // counts every step; without any, the threads wait for each other forever
+uint64_t block_index;
 Fiber* running;
 ucontext_t scheduler;
 std::vector<unsigned char> shared;
-std::vector<Uses> uses;
-std::string fault;
+std::string fault;  // the first one of the launch
+Races shared_races("shared", 1), global_races("global", 2);
+bool in_atomic = false;
+std::vector<bool> fenced;  // by thread of the block
 std::mt19937 random_order{0};
 void (*body_of_launch)(const void*);
 const void* context_of_launch;
 
-unsigned number_of(const Fiber* fiber) { return static_cast<unsigned>(fiber - fibers.data()); }
+unsigned index_of(const Fiber* fiber) { return static_cast<unsigned>(fiber - fibers.data()); }
 
 void yield() { swapcontext(&running->context, &scheduler); }
 
@@ -82,15 +81,27 @@ void wait(Barrier& barrier, unsigned expected) {
   while (barrier.opened == opened) yield();
 }
 
-void wait_for_warp(unsigned mask) {
-  wait(warps[number_of(running) / 32].barrier, static_cast<unsigned>(__builtin_popcount(mask)));
+void report(const std::string& found) {
+  if (fault.empty()) fault = found;
+}
+
+void wait_for_warp(unsigned mask, const void* site) {
+  Warp& warp = warps[index_of(running) / 32];
+  if ((mask >> (index_of(running) % 32) & 1u) == 0) report("a lane's own bit is not in the mask of its collective");
+  if (warp.barrier.arrived == 0) {
+    warp.site = site;
+    warp.mask = mask;
+  }
+  if (warp.mask != mask) report("the lanes of a warp have different masks in a collective");
+  if (warp.site != site) report("the lanes of a warp meet in different collectives");
+  wait(warp.barrier, static_cast<unsigned>(__builtin_popcount(mask)));
 }
 
 void enter() {
   body_of_launch(context_of_launch);
   running->done = true;
   ++progress;
-  // As on the GPU, a thread that has ended is not waited for.
+  // As on a GPU, a barrier does not wait for threads that have ended.
   if (--alive > 0 && whole_block.arrived == alive) open(whole_block);
   yield();
 }
@@ -106,44 +117,30 @@ void start(Fiber& fiber, uint3 index) {
   makecontext(&fiber.context, enter, 0);
 }
 
-bool conflict(const Access& before, const Access& now) {
-  const bool one_warp = before.thread / 32 == now.thread / 32;
-  return before.thread >= 0 && before.thread != now.thread && before.of_block == now.of_block &&
-         !(one_warp && before.of_warp < now.of_warp);
+Access access_of_running() {
+  const unsigned i = index_of(running);
+  return {static_cast<int32_t>(block_index), static_cast<int16_t>(i), in_atomic,
+          static_cast<uint32_t>(whole_block.opened), static_cast<uint32_t>(warps[i / 32].synced)};
 }
 
-// Without a barrier between them, no two threads may use a byte of shared memory if one of them writes.
 void note_access(const void* address, size_t size, bool writes) {
-  const size_t first = static_cast<size_t>(static_cast<const unsigned char*>(address) - shared.data());
-  if (first >= uses.size() || running == nullptr) return;
-  const Access now{static_cast<int32_t>(number_of(running)), whole_block.opened, warps[number_of(running) / 32].synced};
-  for (size_t at = first; at < first + size && at < uses.size(); ++at) {
-    Uses& use = uses[at];
-    const Access* other = conflict(use.write, now) ? &use.write : nullptr;
-    if (writes && conflict(use.read, now)) other = &use.read;
-    if (writes && conflict(use.read_by_another_warp, now)) other = &use.read_by_another_warp;
-    if (other != nullptr && fault.empty()) {
-      fault = "threads " + std::to_string(other->thread) + " and " + std::to_string(now.thread) +
-              " of a block use byte " + std::to_string(at) +
-              " of the shared memory, one of them writes it, and no barrier is between";
-    }
-    if (writes) {
-      use.write = now;
-    } else {
-      if (use.read.thread / 32 != now.thread / 32) use.read_by_another_warp = use.read;
-      use.read = now;
-    }
-  }
+  if (running == nullptr || !fault.empty()) return;
+  const unsigned char* const at = static_cast<const unsigned char*>(address);
+  const char* const stack = running->stack.get();
+  if (static_cast<const char*>(address) >= stack && static_cast<const char*>(address) < stack + stack_bytes) return;
+  const bool is_shared = at >= shared.data() && at < shared.data() + shared.size();
+  const std::string race = (is_shared ? shared_races : global_races).add(access_of_running(), address, size, writes);
+  if (!race.empty()) report(race);
 }
 
-void note_misaligned() {
-  if (fault.empty()) fault = "a thread uses an address that its type's alignment forbids, where a GPU would give up";
-}
+void note_misaligned() { report("a thread uses an address that its type's alignment forbids, which faults on a GPU"); }
 
 void run_block(const char* op, int64_t shared_size) {
   const unsigned count = block_size.x * block_size.y * block_size.z;
   std::fill(shared.begin(), shared.end(), poison);
-  std::fill(uses.begin(), uses.end(), Uses{});
+  shared_races.start_launch();
+  global_races.start_block();
+  fenced.assign(count, false);
   std::fill(warps.begin(), warps.end(), Warp{});
   whole_block = Barrier{};
   alive = count;
@@ -151,7 +148,7 @@ void run_block(const char* op, int64_t shared_size) {
     start(fibers[i], {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y});
   }
   std::vector<unsigned> order(count);
-  for (unsigned i = 0; i < count; ++i) order[i] = i;
+  std::iota(order.begin(), order.end(), 0);
   while (alive > 0) {
     const uint64_t before = progress;
     std::shuffle(order.begin(), order.end(), random_order);
@@ -162,42 +159,53 @@ void run_block(const char* op, int64_t shared_size) {
       swapcontext(&scheduler, &running->context);
     }
     if (progress == before) {
-      running = nullptr;
-      throw std::runtime_error(std::string("mfvis::") + op + ": the threads of a block wait for each other for ever: " +
-                               "a barrier or a shuffle that not all of them reach");
+      report("the threads of a block wait for each other forever: a barrier or a shuffle that not all of them reach");
+      break;
     }
   }
   running = nullptr;
-  if (!fault.empty()) throw std::runtime_error(std::string("mfvis::") + op + ": " + std::exchange(fault, ""));
-  for (size_t i = static_cast<size_t>(shared_size); i < shared.size(); ++i) {
-    if (shared[i] != poison) {
-      throw std::runtime_error(std::string("mfvis::") + op + ": a write behind the end of the shared memory");
-    }
+  const auto guard = shared.begin() + shared_size;
+  if (std::any_of(guard, shared.end(), [](unsigned char byte) { return byte != poison; })) {
+    report("a write behind the end of the shared memory");
   }
+  if (!fault.empty()) throw std::runtime_error(std::string("mfvis::") + op + ": " + std::exchange(fault, ""));
 }
 
 }  // namespace
 
 void* shared_bytes() { return shared.data(); }
 
-unsigned lane() { return number_of(running) % 32; }
+unsigned lane() { return index_of(running) % 32; }
 
 void block_barrier() { wait(whole_block, alive); }
 
+void fence() {
+  fenced[index_of(running)] = true;
+  global_races.fence();
+}
+
+void begin_atomic(const void* address) {
+  in_atomic = true;
+  global_races.atomic(access_of_running(), address, fenced[index_of(running)]);
+}
+
+void end_atomic() { in_atomic = false; }
+
 void warp_barrier(unsigned mask) {
-  wait_for_warp(mask);
-  Warp& warp = warps[number_of(running) / 32];
+  wait_for_warp(mask, __builtin_return_address(0));
+  Warp& warp = warps[index_of(running) / 32];
   warp.synced = warp.barrier.opened;
 }
 
 const uint64_t* show_to_warp(unsigned mask, uint64_t value) {
-  Warp& warp = warps[number_of(running) / 32];
+  Warp& warp = warps[index_of(running) / 32];
   static uint64_t seen[32];
+  const void* const site = __builtin_return_address(0);
   warp.shown[lane()] = value;
-  wait_for_warp(mask);
+  wait_for_warp(mask, site);
   uint64_t mine[32];
   std::copy(std::begin(warp.shown), std::end(warp.shown), mine);
-  wait_for_warp(mask);  // Nobody shows the next value before all have seen this one.
+  wait_for_warp(mask, site);  // No lane shows the next value before all have seen this one.
   std::copy(std::begin(mine), std::end(mine), seen);
   return seen;
 }
@@ -208,7 +216,7 @@ void run(const char* op, dim3 grid, dim3 block_dim, int64_t shared_size, void (*
   const uint64_t threads = uint64_t{block_dim.x} * block_dim.y * block_dim.z;
   if (threads == 0 || threads > 1024 || block_dim.z > 64 || grid.y > 65535 || grid.z > 65535 ||
       shared_size > 227 * 1024) {
-    throw std::runtime_error(std::string("mfvis::") + op + ": no GPU takes this launch: " + std::to_string(threads) +
+    throw std::runtime_error(std::string("mfvis::") + op + ": no GPU supports this launch: " + std::to_string(threads) +
                              " threads a block, " + std::to_string(shared_size) + " bytes of shared memory, grid (" +
                              std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " + std::to_string(grid.z) +
                              ")");
@@ -220,18 +228,23 @@ void run(const char* op, dim3 grid, dim3 block_dim, int64_t shared_size, void (*
   if (fibers.size() < threads) fibers = std::vector<Fiber>(1024);
   warps.resize((threads + 31) / 32);
   shared.resize(static_cast<size_t>(shared_size + guard_bytes));
-  uses.resize(static_cast<size_t>(shared_size));
-  for (block.z = 0; block.z < grid.z; ++block.z) {
-    for (block.y = 0; block.y < grid.y; ++block.y) {
-      for (block.x = 0; block.x < grid.x; ++block.x) run_block(op, shared_size);
-    }
+  global_races.start_launch();
+  std::vector<uint64_t> order(uint64_t{grid.x} * grid.y * grid.z);
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), random_order);
+  for (const uint64_t i : order) {
+    block_index = i;
+    block = {static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+             static_cast<unsigned>(i / grid.x / grid.y)};
+    run_block(op, shared_size);
   }
 }
 
 }  // namespace mfvis::emulator
 
-// What the compiler calls at every access of the kernels to memory, by -fsanitize=thread, and at those that are not
-// aligned, by -fsanitize=alignment; the sanitizers' own libraries are not linked.
+#ifndef __SANITIZE_ADDRESS__
+// The compiler inserts calls of these functions at every memory access of the kernels (-fsanitize=thread) and at
+// unaligned ones (-fsanitize=alignment). The sanitizers' own libraries are not linked.
 extern "C" {
 #define MFVIS_ACCESS(name, size, writes) \
   void name(const void* address) { mfvis::emulator::note_access(address, size, writes); }
@@ -252,3 +265,4 @@ void __tsan_func_exit() {}
 void __tsan_init() {}
 void __ubsan_handle_type_mismatch_v1(const void*, const void*) { mfvis::emulator::note_misaligned(); }
 }
+#endif
