@@ -23,12 +23,13 @@ def tube_pairs(frames: int, tube: str = "cyclic", device: torch.device | str | N
     """
     if tube not in TUBES:
         raise ValueError(f"tube is {tube!r}; expected one of {', '.join(map(repr, TUBES))}")
-    first = torch.arange(frames, device=device)
-    if tube == "dense":
-        pairs = torch.cartesian_prod(first, first)
-        return pairs[pairs[:, 0] != pairs[:, 1]]
-    pairs = torch.stack([first, (first + 1) % frames], 1) if frames > 1 else first.new_empty(0, 2)
-    return pairs[:-1] if tube == "chain" else pairs
+    if tube == "dense":  # without a mask on the device, whose number of pairs the host would wait for
+        index, others = torch.arange(frames * (frames - 1), device=device), max(frames - 1, 1)
+        target, source = index // others, index % others
+        return torch.stack([target, source + (source >= target)], 1)
+    count = frames if tube == "cyclic" and frames > 1 else max(frames - 1, 0)
+    target = torch.arange(count, device=device)
+    return torch.stack([target, (target + 1) % max(frames, 1)], 1)
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,11 @@ class Matches:
 
 def _check_rgb(frames: Tensor) -> None:
     """ValueError if values in floating point cannot be RGB in 0..255."""
-    capturing = frames.is_cuda and torch.cuda.is_current_stream_capturing()
-    if not (frames.is_floating_point() and frames.numel()) or torch.compiler.is_compiling() or capturing:
+    if not (frames.is_floating_point() and frames.numel()) or torch.compiler.is_compiling():
         return
-    low, high = (value.item() for value in torch.aminmax(frames))
+    if frames.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    low, high = torch.stack(torch.aminmax(frames)).tolist()
     found = f"frames has values from {low:.4g} to {high:.4g}; expected RGB in 0..255"
     # 1e-4: interpolation may round below 0, but LAB of a gray picture, with a from -0.0025, is no RGB.
     # 256: 255 and a fraction in bfloat16.

@@ -102,7 +102,7 @@ def test_any_mistake(op):
         try:
             outputs = op.function(**arguments)
         except REFUSED as error:
-            assert f"mfvis::{op.name}" in str(error), described
+            assert f"mfvis::{op.name.removesuffix('_terms')}" in str(error), described
             refused += 1
             continue
         except Exception as error:
