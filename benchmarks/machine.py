@@ -96,3 +96,11 @@ def arithmetic_rate(device: str) -> float:
     a, b = torch.ones(2, size, size, device=device).unbind()
     best = min(seconds(lambda: a @ b, device) for _ in range(7))
     return 2 * size**3 / best / 1e9
+
+
+if __name__ == "__main__":  # python benchmarks/machine.py [cuda]
+    on = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    found = machine(torch.get_num_threads()) | (gpu_state() if on != "cpu" else {})
+    found |= {"copy_gb_per_s": round(copy_speed(on)), "matrix_product_gflop_per_s": round(arithmetic_rate(on))}
+    found |= {"after": gpu_state()} if on != "cpu" else {}  # the clocks under load
+    print("\n".join(f"{name}: {value}" for name, value in found.items()))
