@@ -19,11 +19,11 @@ struct BoxProjection {
   int64_t width;
 };
 
-// Results of the forward pass that the backward pass needs; it reads neither logits nor boxes. For each row, then for each
-// column, the first position of its maximum (a column index for a row, a row index for a column) and the derivative of
-// the loss with respect to that logit. Zeros for an instance without any box: written by the CPU kernel; elsewhere the
-// tensors are zero before the call. The CUDA kernel of the backward pass skips positions outside of the frame, the
-// operator refuses them on the CPU.
+// Results of the forward pass that the backward pass needs; it reads neither logits nor boxes. For each row, then for
+// each column, the first position of its maximum (a column index for a row, a row index for a column) and the
+// derivative of the loss with respect to that logit. Zeros for an instance without any box: written by the CPU kernel;
+// elsewhere the tensors are zero before the call. The CUDA kernel of the backward pass skips positions outside of the
+// frame, the operator refuses them on the CPU.
 struct BoxMaxima {
   void* slope;        // [N, T, H + W] of the compute type of the logits
   int32_t* position;  // [N, T, H + W]
