@@ -14,7 +14,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -157,6 +157,23 @@ def to_plain(config: Any) -> Any:
     if isinstance(config, (tuple, list)):
         return [to_plain(value) for value in config]
     return str(config) if isinstance(config, Path) else config
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> list[str]:
+    """Lines ``key: old then, new now`` for what differs between two configurations in `to_plain`'s form.
+
+    ignored: keys, as ``train.lr``, that may differ.
+    """
+    old, new = _flat(before), _flat(now)
+    keys = [key for key in {**new, **old} if old.get(key) != new.get(key) and key not in ignored]
+    return [f"{key}: {old.get(key)} then, {new.get(key)} now" for key in keys]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def to_yaml(config: Any) -> str:

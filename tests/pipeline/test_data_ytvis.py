@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -210,14 +211,18 @@ def test_labelled_keeps_every_other_field(demo_data: tuple[Path, Path], tmp_path
         for video in dataset.videos
         for track in video.tracks
     ]
-    write_labelled(tmp_path / "boxes.json", tmp_path / "labelled.json", results)
-    labelled = json.loads((tmp_path / "labelled.json").read_text())
+    write_labelled(copy.deepcopy(root), tmp_path / "out" / "labelled.json", results, dataset)
+    labelled = json.loads((tmp_path / "out" / "labelled.json").read_text())
+    moved = load_dataset(tmp_path / "out" / "labelled.json")
+    assert [[f.resolve() for f in video.frames] for video in moved.videos] == [list(v.frames) for v in dataset.videos]
+    for record, old in zip(labelled["videos"], root["videos"], strict=True):
+        record["file_names"] = old["file_names"]
     assert [annotation.pop("segmentations") for annotation in labelled["annotations"]] == truth
     assert [annotation.pop("areas") for annotation in labelled["annotations"]] == areas
     assert labelled == root
     stray = [TrackResult(99, 1, 1.0, (), np.zeros((0, 4), np.float32), 12)]
     with pytest.raises(DataError, match="track 12 of video 99: has no annotation"):
-        write_labelled(tmp_path / "boxes.json", tmp_path / "labelled.json", stray)
+        write_labelled(root, tmp_path / "labelled.json", stray, dataset)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

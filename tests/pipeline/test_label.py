@@ -84,9 +84,12 @@ def test_completes_the_file_and_keeps_masks_inside_their_boxes(config):
     before = json.loads(config.data.read_text())
     completed = json.loads(label.run(config).read_text())
 
-    assert {key: completed[key] for key in before if key != "annotations"} == {
-        key: before[key] for key in before if key != "annotations"
-    }
+    frames = [video.frames for video in load_dataset(config.data, config.frames).videos]
+    moved = [video.frames for video in load_dataset(config.out / config.data.name).videos]
+    assert [[file.resolve() for file in files] for files in moved] == [list(files) for files in frames]
+    for old, new in zip(before["videos"], completed["videos"], strict=True):
+        assert new == old | {"file_names": new["file_names"]}
+    assert completed["categories"] == before["categories"] and completed["info"] == before["info"]
     for old, new in zip(before["annotations"], completed["annotations"], strict=True):
         assert {key: new[key] for key in old} == old
         assert [mask is None for mask in new["segmentations"]] == [box is None for box in old["bboxes"]]
@@ -107,7 +110,7 @@ def test_completes_the_file_and_keeps_masks_inside_their_boxes(config):
 
 def test_a_killed_run_goes_on_where_it_was(config, monkeypatch, capsys):
     config = replace(config, overlays=False)
-    whole = json.loads(label.run(replace(config, out=config.out / "whole")).read_text())
+    whole = json.loads(label.run(replace(config, out=config.out.with_name("whole"))).read_text())
     original, calls = label.label_video, []
 
     def killed(start, config, video, *rest, **named):

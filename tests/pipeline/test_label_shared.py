@@ -117,7 +117,7 @@ def config(demo_data, tmp_path: Path) -> LabelConfig:
 
 
 def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):
-    whole = json.loads(label.run(replace(config, out=config.out / "whole")).read_text())
+    whole = json.loads(label.run(replace(config, out=config.out.with_name("whole"))).read_text())
     assert "what the videos share: step 2/2" in capsys.readouterr().out
     original, seen = label.label_video, []
 

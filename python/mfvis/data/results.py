@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from mfvis.data.jsonfile import as_integer, kind_of, read_json, write_json
 from mfvis.data.masks import compress_masks
 from mfvis.data.records import RecordReader
+from mfvis.data.ytvis import moved_record
 from mfvis.errors import DataError, Problem
 from mfvis.text import shortened
 from mfvis.types import TrackResult, Video, VideoDataset
@@ -174,18 +175,26 @@ def _result(
     return TrackResult(video.id, category_id, float(score), tuple(segmentations), boxes_T4, track_id)
 
 
-def write_labelled(source: str | Path, path: str | Path, results: Sequence[TrackResult]) -> None:
-    """Write the annotation file `source` again with masks: each annotation that a result names by its `track_id` gets
-    RLE ``segmentations`` and pixel ``areas``; every other field, known or not, stays as it is.
+def write_labelled(
+    root: dict[str, Any], path: str | Path, results: Sequence[TrackResult], dataset: VideoDataset
+) -> None:
+    """Write an annotation file again with masks: each annotation that a result names by its `track_id` gets RLE
+    ``segmentations`` and pixel ``areas``.
+
+    The videos' names lead from the new file to the frames, as `moved_record` writes them. Every other field, known or
+    not, stays as it is.
+
+    Args:
+        root: the annotation file's content, which is changed.
+        path: the new file.
+        results: of the file's tracks.
+        dataset: what the file was read as.
 
     Raises:
-        DataError: when `source` is not an annotation file, or has no annotation of that id and video.
+        DataError: there is no annotation of a result's id and video.
     """
     problems: list[Problem] = []
-    root = read_json(Path(source), problems)
-    if problems:
-        raise DataError(problems)
-    annotations = (root.get("annotations") if isinstance(root, dict) else None) or []
+    annotations = root.get("annotations") or ()
     by_id = {
         (as_integer(annotation["video_id"]), as_integer(annotation["id"])): annotation for annotation in annotations
     }
@@ -193,12 +202,14 @@ def write_labelled(source: str | Path, path: str | Path, results: Sequence[Track
         annotation = by_id.get((result.video_id, result.track_id))
         if annotation is None:
             record = f"track {result.track_id} of video {result.video_id}"
-            problems.append(Problem(str(source), record, "has no annotation", "Complete the file that was labelled"))
+            problems.append(Problem(str(dataset.path), record, "has no annotation", "Complete the file that was read"))
             continue
         annotation["segmentations"] = list(result.segmentations)
         annotation["areas"] = [None if rle is None else int(coco_mask.area(rle)) for rle in result.segmentations]
     if problems:
         raise DataError(problems)
+    videos = {video.id: video for video in dataset.videos}
+    root["videos"] = [moved_record(entry, videos[as_integer(entry["id"])], path) for entry in root["videos"]]
     write_json(path, root, allow_nan=True)
 
 

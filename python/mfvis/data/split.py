@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ import tyro
 
 from mfvis.data.datasets import DATASETS, locate, parse_spec
 from mfvis.data.jsonfile import as_integer, read_object, write_json
-from mfvis.data.ytvis import frames_beside, video_name
+from mfvis.data.ytvis import moved_record
 from mfvis.errors import ConfigError, require
 from mfvis.types import Video, VideoDataset
 from mfvis.writing import run_lock
@@ -62,19 +62,17 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     dataset = spec.load("train", config.frames) if spec.info.can_be_split else None
     if dataset is None or dataset.of_images:
         raise ConfigError(f"file is {config.file}: only data sets of YouTube-VIS' format can be split")
-    json_path, frames_dir = locate(spec, "train")
+    json_path, _ = locate(spec, "train")
     root = read_object(json_path, [])
-    frames_dir = config.frames or frames_dir or frames_beside(json_path)
     paths = config.out / "train.json", config.out / "val.json"
     if json_path.resolve() in [path.resolve() for path in paths]:
         raise ConfigError(f"out is {config.out}, where {json_path} would be replaced; choose another directory")
     chosen = val_videos(dataset, config.share, config.seed)
     if not chosen:
         raise ConfigError(f"file {json_path}: no video can be held out, each has a class that no other video has")
-    lead = Path(os.path.relpath(frames_dir, frames_beside(paths[0])))
     with run_lock(config.out):  # or the two files could be of two splits
         for path, wanted in zip(paths, (False, True), strict=True):
-            part = _part(root, {video.id for video in dataset.videos if (video.id in chosen) == wanted}, lead)
+            part = _part(root, [video for video in dataset.videos if (video.id in chosen) == wanted], path)
             write_json(path, part, allow_nan=True)
             classes = len({annotation["category_id"] for annotation in part["annotations"]})
             print(f"{path}: {len(part['videos'])} videos, {len(part['annotations'])} tracks of {classes} classes")
@@ -115,16 +113,11 @@ def _classes(video: Video) -> set[int]:
     return {track.category_id for track in video.tracks}
 
 
-def _part(root: dict[str, Any], ids: set[int], lead: Path) -> dict[str, Any]:
+def _part(root: dict[str, Any], videos: Sequence[Video], path: Path) -> dict[str, Any]:
+    """The content of the file at `path` with some of the videos."""
+    by_id = {video.id: video for video in videos}
     videos = [
-        video
-        | {
-            "file_names": [(lead / name).as_posix() for name in video["file_names"]],
-            # from the file names as they were
-            "name": video_name(video, video["file_names"]),
-        }
-        for video in root["videos"]
-        if as_integer(video["id"]) in ids
+        moved_record(entry, by_id[id], path) for entry in root["videos"] if (id := as_integer(entry["id"])) in by_id
     ]
-    annotations = [entry for entry in root.get("annotations") or () if as_integer(entry["video_id"]) in ids]
+    annotations = [entry for entry in root.get("annotations") or () if as_integer(entry["video_id"]) in by_id]
     return root | {"videos": videos, "annotations": annotations}

@@ -12,6 +12,7 @@ video must say its ``length``.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -102,6 +103,28 @@ def _is_coco_video(root: dict[str, Any]) -> bool:
         and isinstance(videos, list)
         and not any(isinstance(video, dict) and "file_names" in video for video in videos)
     )
+
+
+def file_name(json_path: str | Path, frame: Path) -> str:
+    """The name under which a YouTube-VIS JSON finds a frame or a film, as a path relative to where its names start.
+
+    Symbolic links among the folders are resolved: ".." behind one would lead elsewhere.
+    """
+    folder = os.path.relpath(frame.parent.resolve(), frames_beside(Path(json_path)).resolve())
+    return (Path(folder) / frame.name).as_posix()
+
+
+def moved_record(entry: dict[str, Any], video: Video, json_path: str | Path) -> dict[str, Any]:
+    """A video's record for the YouTube-VIS JSON at `json_path`: its names lead from there to the frames.
+
+    Absolute names stay as they are. A video without a name gets the one that its file names gave it.
+    """
+    frames = (video.frames,) if isinstance(video.frames, Path) else video.frames
+    names = [
+        name if Path(name).is_absolute() else file_name(json_path, frame)
+        for name, frame in zip(entry["file_names"], frames, strict=True)
+    ]
+    return entry | {"file_names": names, "name": entry.get("name") or video_name(entry, entry["file_names"])}
 
 
 def frames_beside(json_path: Path) -> Path:

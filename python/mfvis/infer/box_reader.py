@@ -21,7 +21,7 @@ from mfvis.infer.evidence import inside_boxes
 from mfvis.infer.full_size import encode_tubes
 from mfvis.losses.criterion import Criterion, LossConfig
 from mfvis.models.backbone import Backbone, BackboneConfig
-from mfvis.train.optim import OptimConfig, descend, make_optimizer, set_learning_rate
+from mfvis.train.optim import OptimConfig, make_optimizer, optimizer_step, set_learning_rate
 from mfvis.train.step import box_prompts, forward
 from mfvis.types import BoxPrompts, DenseMasks, Prediction, TrackResult, Video, VideoDataset
 
@@ -120,7 +120,7 @@ def train_box_reader(
         batch = collate([clips[next(draws)] for _ in range(config.batch_size)])
         batch = replace(batch, labels_N=torch.zeros_like(batch.labels_N))
         loss = forward(reader, criterion, batch, step, prompted=True).total
-        descend(reader, optimizer, loss, config.optim.clip_norm)
+        optimizer_step(reader, optimizer, loss, config.optim.clip_norm, f"box-prompted network: step {step + 1}")
     return reader.eval()
 
 

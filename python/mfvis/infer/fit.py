@@ -18,7 +18,7 @@ from mfvis.infer.view import View, as_batch, cut
 from mfvis.infer.windows import windows_of
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
-from mfvis.train.optim import descend, make_optimizer, set_learning_rate
+from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import Match, Prediction, present
 
 Model = TrackReader | QueryReader
@@ -37,7 +37,7 @@ def fit(model: Model, view: View, config: LabelConfig, head: str = "") -> None:
         part, objects = cut(view, _draw_clip(view, config, random))
         prediction, matched = model(part, objects)
         loss = _loss(prediction, matched, part, criterion, config, step)
-        descend(model, optimizer, loss, config.optim.clip_norm)
+        optimizer_step(model, optimizer, loss, config.optim.clip_norm, f"{head}: step {step + 1}/{config.optim.steps}")
         if (step + 1) % 20 == 0 or step + 1 == config.optim.steps:
             left = (time.perf_counter() - began) / (step + 1) * (config.optim.steps - step - 1)
             print(

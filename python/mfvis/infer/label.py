@@ -7,12 +7,14 @@ from all those masks, and then has a say in each. What is ready is on the disk a
 
 from __future__ import annotations
 
-import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +22,14 @@ from torch import Tensor
 
 import mfvis_ext
 from mfvis.data.augment import fitted_size
-from mfvis.data.check import check_frames
+from mfvis.data.check import check_frames_of
 from mfvis.data.jsonfile import read_json, write_json
 from mfvis.data.results import write_labelled
 from mfvis.data.rle import encode_mask
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import load_dataset
 from mfvis.device import device_of
-from mfvis.errors import ConfigError, DataError
+from mfvis.errors import ConfigError, DataError, TrainingError
 from mfvis.grid import STRIDE
 from mfvis.infer.evidence import inside_boxes
 from mfvis.infer.fit import fit, segment
@@ -36,10 +38,22 @@ from mfvis.infer.label_config import LabelConfig
 from mfvis.infer.refine import refine
 from mfvis.infer.shared import CropReader, crops_of, examples_of, joined, masks_in_crops, teach
 from mfvis.infer.start import FromCheckpoint, FromScratch
+from mfvis.infer.state import (
+    Inputs,
+    hash_of,
+    hash_of_frames,
+    hash_of_weights,
+    read_logits,
+    read_part,
+    require_unchanged,
+    write_logits,
+    write_part,
+)
 from mfvis.infer.tries import among_tracks, mean_of_fitting
 from mfvis.infer.view import View, with_evidence
-from mfvis.parsing import to_plain
-from mfvis.train.checkpoint import load_model, save_tensors
+from mfvis.parsing import changed_keys, to_plain
+from mfvis.train.checkpoint import load_model
+from mfvis.train.optim import REMEDY
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
@@ -55,7 +69,7 @@ def run(config: LabelConfig) -> Path:
 
 def _run(config: LabelConfig) -> Path:
     # ---- Load ---------------------------------------------------------------------------------------------------
-    dataset = load_dataset(config.data, config.frames)
+    dataset, content = _load(config)
     for note in dataset.notes:
         print(note)
     completed = config.out / config.data.name
@@ -63,52 +77,97 @@ def _run(config: LabelConfig) -> Path:
         raise ConfigError(
             f"out is {config.out}, where the result would replace {config.data}; choose another directory"
         )
+    start = _start(config)
     parts = config.out / "parts"
-    _same_settings(config, parts / "settings.json")
+    settings = _same_settings(config, start, parts / "settings.json")
+    inputs = {video.id: {"settings": hash_of(settings)} | _inputs(video) for video in dataset.videos}
     overlays = config.out / "overlays" if config.overlays else None
     several = sum(any(track.present_T.any() for track in video.tracks) for video in dataset.videos) > 1
     shares = several and config.shared_steps > 0 and config.checkpoint is None and config.backbone.frozen
-    last = parts / "shared" if shares else parts
-    ahead = [video for video in dataset.videos if not (last / f"{video.id}.json").exists()]
-    if problems := [problem for video in ahead for problem in check_frames(video)]:
+    last, final_inputs = parts, inputs
+    if shares:
+        # The last masks of a video follow from all videos.
+        known = all(made_from["frames"] for made_from in inputs.values())
+        others = {"other videos": hash_of(inputs) if known else None}
+        last, final_inputs = parts / "shared", {id: made_from | others for id, made_from in inputs.items()}
+    ahead = [
+        video for video in dataset.videos if read_part(last / f"{video.id}.json", final_inputs[video.id])[0] is None
+    ]
+    if problems := check_frames_of(ahead):
         raise DataError(problems)  # now, and not after hours
-    start = _start(config)
 
     # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
-    label = partial(label_video, start, config, tries=parts / "tries")
-    found = _each(dataset, parts, label, None if shares else overlays)
+    def label(video: Video, head: str, reader: CropReader | None = None) -> list[TrackResult]:
+        return label_video(start, config, video, head, parts / "tries", inputs[video.id], reader=reader)
+
+    found = _each(dataset, parts, inputs, label, None if shares else overlays)
 
     # ---- Learn from all masks what the videos have in common, find every mask again, write ----------------------
     if shares:
         reader = _taught(start, config, dataset.videos, found) if ahead else None
-        found = _each(dataset, last, partial(label, reader=reader), overlays)
-    write_labelled(config.data, completed, [result for results in found for result in results])
+        found = _each(dataset, last, final_inputs, partial(label, reader=reader), overlays)
+    root = json.loads(content.decode("utf-8-sig"))
+    write_labelled(root, completed, [result for results in found for result in results], dataset)
     print(f"wrote {completed}" + (f" and overlays to {overlays}" if overlays else ""))
+    if not config.data.is_file() or config.data.read_bytes() != content:
+        print(f"{config.data} changed in the meantime: {completed} has its boxes as they were at the start. Run again")
     return completed
 
 
+def _load(config: LabelConfig) -> tuple[VideoDataset, bytes]:
+    """The videos with their boxes, and the bytes of the file that they were read from."""
+
+    def version() -> tuple[int, int, int] | None:
+        if not config.data.is_file():
+            return None
+        stat = config.data.stat()
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+    before = version()
+    dataset = load_dataset(config.data, config.frames)
+    content = config.data.read_bytes()
+    if version() != before:
+        raise ConfigError(f"data is {config.data}, which changed while it was read; start again when it is complete")
+    return dataset, content
+
+
+def _inputs(video: Video) -> dict[str, str | None]:
+    """Hashes of what the masks of a video are made from."""
+    tracks = [[track.id, track.category_id, track.boxes_T4.tolist()] for track in video.tracks]
+    boxes = hash_of([video.width, video.height, video.length, tracks])
+    return {"boxes": boxes, "frames": hash_of_frames(video)}
+
+
 def _each(
-    dataset: VideoDataset, parts: Path, label: Callable[[Video, str], list[TrackResult]], overlays: Path | None
+    dataset: VideoDataset,
+    parts: Path,
+    inputs: Mapping[int, Inputs],
+    label: Callable[[Video, str], list[TrackResult]],
+    overlays: Path | None,
 ) -> list[list[TrackResult]]:
-    """Of every video what `parts` says; or what `label` says, whereupon it is drawn and written there."""
-    names = {category.id: category.name for category in dataset.categories}
+    """The kept results of every video; or what `label` returns, which is drawn and kept."""
     paths = overlay_paths(overlays, dataset.videos) if overlays else []
     found = []
     for number, video in enumerate(dataset.videos, start=1):
         head = f"[{number}/{len(dataset.videos)}] {video.name}"
-        part = parts / f"{video.id}.json"
-        labelled = _read_part(part, video)
-        if labelled is None:
+        part, made_from = parts / f"{video.id}.json", inputs[video.id]
+        kept, reason = read_part(part, made_from)
+        if reason:
+            print(f"{head}: {reason}; labelled again", flush=True)
+        if kept is None:
             began = time.perf_counter()
             labelled = label(video, head)
-            if overlays:
-                labels = [names[result.category_id] for result in labelled]
-                write_overlay(paths[number - 1], video, labelled, labels)
-            write_json(part, [list(result.segmentations) for result in labelled])
+            require_unchanged(video, made_from["frames"])
+        else:
+            labelled = [_result(video, n, tuple(masks)) for n, masks in enumerate(kept)]
+            print(f"{head}: already labelled", flush=True)
+        if overlays and (kept is None or made_from["frames"] and not paths[number - 1].is_file()):
+            names = {category.id: category.name for category in dataset.categories}
+            write_overlay(paths[number - 1], video, labelled, [names[result.category_id] for result in labelled])
+        if kept is None:
+            write_part(part, made_from, [list(result.segmentations) for result in labelled])
             seconds = time.perf_counter() - began
             print(f"{head}: {video.length} frames, {len(labelled)} tracks, {seconds:.0f} s", flush=True)
-        else:
-            print(f"{head}: already labelled", flush=True)
         found.append(labelled)
     return found
 
@@ -119,6 +178,7 @@ def label_video(
     video: Video,
     head: str = "",
     tries: Path | None = None,
+    inputs: Inputs = MappingProxyType({}),
     reader: CropReader | None = None,
 ) -> list[TrackResult]:
     """A result for every track of the video: a mask wherever it has a box, None elsewhere.
@@ -126,6 +186,7 @@ def label_video(
     Args:
         head: of the lines that tell of the progress.
         tries: Directory that keeps the mask logits of each window's models; what is there is not learnt again.
+        inputs: Hashes of what these are made from.
         reader: Of what the video shares with others; its logits are added.
     """
     segmentations = [[None] * video.length for _ in video.tracks]
@@ -133,15 +194,14 @@ def label_video(
     for window, group in _groups(video, config.window, start.most_tracks):
         frames_TCHW = read_frames(video, window)
         view = _view(start, config, video, window, group, frames_TCHW)
-        kept = tries and tries / f"{video.id}-{window.start}-{group[0]}.pt"
-        if kept and kept.exists():
-            logits_NTHW = torch.load(kept, weights_only=True).to(view.boxes_NT4)
-        else:
-            logits_NTHW = _learnt(start, view, config, f"{head} frames {window.start}-{window.stop - 1}")
-            if kept:
-                save_tensors(kept, logits_NTHW)
+        path = tries and tries / f"{video.id}-{window.start}-{group[0]}.pt"
+        kept = read_logits(path, inputs) if path else None
+        part = f"{head} frames {window.start}-{window.stop - 1}"
+        logits_NTHW = _learnt(start, view, config, part) if kept is None else kept.to(view.boxes_NT4)
+        if path and kept is None:
+            write_logits(path, inputs, logits_NTHW)
         if reader:
-            logits_NTHW = logits_NTHW + reader.read(view)
+            logits_NTHW = logits_NTHW + _finite(reader.read(view), part)
         logits_NTHW = among_tracks(logits_NTHW, view.boxes_NT4 / STRIDE)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
         for n, logits_THW in zip(group, logits_NTHW, strict=True):
@@ -202,7 +262,14 @@ def _learnt(start: Start, view: View, config: LabelConfig, head: str) -> Tensor:
         model = start.model(seed, len(view.boxes_NT4))
         fit(model, view, replace(config, seed=seed), f"{head} try {number}/{len(start.seeds)}")
         tries.append(segment(model, view, config))
-    return mean_of_fitting(torch.stack(tries), view.boxes_NT4 / STRIDE)
+    return _finite(mean_of_fitting(torch.stack(tries), view.boxes_NT4 / STRIDE), head)
+
+
+def _finite(logits_NTHW: Tensor, part: str) -> Tensor:
+    """The logits; TrainingError if one is not finite, as all masks would be filled boxes then."""
+    if not torch.isfinite(logits_NTHW).all():
+        raise TrainingError(f"{part}: mask logits are NaN or infinite. {REMEDY}")
+    return logits_NTHW
 
 
 def _result(video: Video, n: int, segmentations: tuple[dict | None, ...]) -> TrackResult:
@@ -218,22 +285,29 @@ def _start(config: LabelConfig) -> Start:
     return FromCheckpoint(config, trained, categories)
 
 
-def _same_settings(config: LabelConfig, path: Path) -> None:
-    """Parts of an earlier run are only used if it was given the same boxes and settings; ConfigError if not."""
-    settings = to_plain(replace(config, out=Path(), device="auto", overlays=True))
-    settings["sha256"] = hashlib.sha256(config.data.read_bytes()).hexdigest()
-    if read_json(path, []) == settings:
-        return
-    if not any(part != path and part.is_file() for part in path.parent.rglob("*")):
-        # also what a run left behind that failed before it had labelled anything
-        write_json(path, settings)
-    else:
+def _same_settings(config: LabelConfig, start: Start, path: Path) -> dict[str, Any]:
+    """The settings that the masks depend on, which are kept at `path`.
+
+    Raises:
+        ConfigError: `path` has others, and there are labels that were made with them.
+    """
+    settings = to_plain(config)
+    settings["checkpoint"] = config.checkpoint is not None
+    settings["backbone"]["weights"] = hash_of_weights(start.module)
+    for name in ("data", "out", "frames", "device", "overlays"):  # contents matter, not where they lie
+        del settings[name]
+    before = read_json(path, [])
+    if before == settings:
+        return settings
+    # Also what a run left behind that failed before it had labelled anything.
+    labelled = any(part != path and part.is_file() for part in path.parent.rglob("*"))
+    if labelled and isinstance(before, dict):
+        lines = "\n".join(f"  {line}" for line in changed_keys(before, settings))
         raise ConfigError(
-            f"{config.out} holds labels made from other boxes or with other settings; choose another --out or delete it"
+            f"{config.out} holds labels made with other settings:\n{lines}\n"
+            f"Choose another --out, or delete {path.parent} to label again"
         )
-
-
-def _read_part(path: Path, video: Video) -> list[TrackResult] | None:
-    """What an earlier, interrupted run has already labelled; None if it has not."""
-    labelled = read_json(path, [])
-    return None if labelled is None else [_result(video, n, tuple(masks)) for n, masks in enumerate(labelled)]
+    if labelled:
+        print(f"{path} is damaged; what was labelled before is used where it was made with these settings")
+    write_json(path, settings)
+    return settings

@@ -21,7 +21,6 @@ from mfvis.errors import ConfigError, DataError, require
 from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
 from mfvis.infer.state import Inputs, hash_of, hash_of_frames, hash_of_weights, read_part, require_unchanged, write_part
 from mfvis.parsing import to_plain
-from mfvis.text import printable
 from mfvis.train.checkpoint import load_model
 from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_paths, write_overlay
@@ -120,7 +119,7 @@ def _run(config: PredictConfig) -> None:
         if found and not sure:
             best = max(result.score for result in found)
             reason = f": the best of {len(found)} candidates scores {best:.3f}, --min-score is {config.min_score:g}"
-        head = f"[{i + 1}/{len(videos)}] {printable(video.name)}"
+        head = f"[{i + 1}/{len(videos)}] {video.name}"
         print(f"{head}: {video.length} frames, {len(sure)} tracks{reason}", flush=True)
 
     # ---- Write --------------------------------------------------------------------------------------------------
@@ -187,7 +186,7 @@ class _Part:
         content, reason = read_part(self.path, self.inputs)
         if content is None:
             if reason:
-                print(f"{printable(self.video.name)}: {reason}; it is predicted again", flush=True)
+                print(f"{self.video.name}: {reason}; it is predicted again", flush=True)
             return None
         self.drawn = content["drawn"]
         return [

@@ -17,7 +17,6 @@ from mfvis.infer.full_size import encode_tubes
 from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
-from mfvis.text import printable
 from mfvis.types import Category, TrackResult, Video
 
 
@@ -85,7 +84,7 @@ def predict_video(
         masks_MTHW = prediction.masks.select(0, chosen_M[None])[0]
         if not (torch.isfinite(scores_QK).all() and torch.isfinite(masks_MTHW).all()):
             raise CheckpointError(
-                f"video {printable(video.name)}, frames {frames.start} to {frames.stop - 1}: the model predicts NaN or "
+                f"video {video.name}, frames {frames.start} to {frames.stop - 1}: the model predicts NaN or "
                 "infinity. Its weights are damaged or too large; use another checkpoint"
             )
         # Frames shared with the window before, and with the next.

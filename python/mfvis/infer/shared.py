@@ -21,7 +21,7 @@ import mfvis_ext
 from mfvis.data.rle import decode_mask
 from mfvis.infer.tries import ABSENT
 from mfvis.infer.view import View
-from mfvis.train.optim import OptimConfig, descend, make_optimizer, set_learning_rate
+from mfvis.train.optim import OptimConfig, make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import TrackResult, Video, present
 
 SIDE = 56
@@ -163,7 +163,7 @@ def teach(crops: Crops, masks_MHW: Tensor, steps: int, seed: int) -> CropReader:
         overlap_M, sizes_M = (p_MHW * wanted_MHW).sum((1, 2)), (p_MHW + wanted_MHW).sum((1, 2))
         dice = 1 - ((2 * overlap_M + 1) / (sizes_M + 1)).mean()
         loss = F.binary_cross_entropy_with_logits(logits_MHW, wanted_MHW) + dice
-        descend(reader, optimizer, loss, optim.clip_norm)
+        optimizer_step(reader, optimizer, loss, optim.clip_norm, f"what the videos share: step {step + 1}/{steps}")
         if (step + 1) % 50 == 0 or step + 1 == steps:
             left = (time.perf_counter() - began) / (step + 1) * (steps - step - 1)
             print(

@@ -31,6 +31,7 @@ class FromScratch:
     def __init__(self, config: LabelConfig, device: torch.device):
         torch.manual_seed(config.seed)
         self.config, self.backbone = config, Backbone(config.backbone).to(device)
+        self.module = self.backbone
         self.seeds = range(config.seed * config.num_models, (config.seed + 1) * config.num_models)
 
     def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:
@@ -55,6 +56,7 @@ class FromCheckpoint:
         self.config, self.trained, self.categories = config, trained, categories
         # A learnt query cannot stand for two tracks; one made from a box is made for every track.
         self.most_tracks = trained.config.num_queries if trained.prompts is None else None
+        self.module = trained
         self.seeds = range(config.seed, config.seed + 1)
 
     def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:

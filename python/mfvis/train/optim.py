@@ -9,7 +9,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from mfvis.errors import require
+from mfvis.errors import TrainingError, require
+
+REMEDY = (
+    "Lower the learning rate (optim.lr) or lengthen its warm-up (optim.warmup); if that does not help, the weights at "
+    "the start may be damaged"
+)
+"""What usually mends a loss that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,18 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     )
 
 
-def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, clip_norm: float) -> None:
-    """One step down the gradient of `loss`, clipped to `clip_norm` unless that is 0."""
+def optimizer_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, clip_norm: float, step: str
+) -> None:
+    """One step down the gradient of `loss`, clipped to `clip_norm` unless that is 0.
+
+    step: for messages, what is trained and how far.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    if not torch.isfinite(loss):
+        raise TrainingError(f"{step}: the loss is {loss.item()}. {REMEDY}")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if clip_norm > 0:

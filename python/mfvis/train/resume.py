@@ -20,7 +20,7 @@ from mfvis.data.clips import ClipSampler
 from mfvis.data.jsonfile import is_integer
 from mfvis.errors import CheckpointError, ConfigError
 from mfvis.models.weights import load_weights, read_state_dict
-from mfvis.parsing import to_plain
+from mfvis.parsing import changed_keys, to_plain
 from mfvis.train import checkpoint
 from mfvis.train.checkpoint import TRAINING, WEIGHTS
 
@@ -73,10 +73,8 @@ def candidates(config: Config) -> list[Path]:
         raise ConfigError(f"{config.out} holds a training{step}; add --resume to continue, or choose another --out")
     if description is None:
         raise CheckpointError(_none_usable(config.out, problems))
-    before, now = _flat(_comparable(description.config)), _flat(_comparable(config))
-    changed = [key for key in now if before.get(key) != now[key] and key not in FREE_TO_CHANGE]
-    if changed:
-        lines = "\n".join(f"  {key}: {before.get(key)} then, {now[key]} now" for key in changed)
+    if changed := changed_keys(_comparable(description.config), _comparable(config), FREE_TO_CHANGE):
+        lines = "\n".join(f"  {line}" for line in changed)
         raise ConfigError(
             f"{path} was trained with other settings:\n{lines}\n"
             f"Resume with the old ones, or start a new training from its weights: --init {path} with another --out"
@@ -187,10 +185,3 @@ def _none_usable(out: Path, problems: Sequence[str]) -> str:
 def _comparable(config: Config) -> dict[str, object]:
     """The configuration, and of its data sets everything but where they lie."""
     return to_plain(config) | {"data sets": [to_plain(replace(spec, path=Path())) for spec in config.specs]}
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from mfvis.data.importers.source import ImportedFile
 from mfvis.data.importers.table import FORMATS, read_videos
 from mfvis.data.importers.track_lines import is_number
 from mfvis.data.jsonfile import write_json
+from mfvis.data.ytvis import file_name
 from mfvis.errors import ConfigError, DataError
 from mfvis.text import name_fault, shortened
 
@@ -165,11 +165,9 @@ def _longest_side(track: BoxTrack) -> float:
 
 def _video_record(video: BoxVideo, number: int, out: Path) -> dict[str, Any]:
     """The JSON of a video, its files relative to the folder in which mfvis looks for them."""
-    base = out.parent / "JPEGImages"
-    base = base if base.is_dir() else base.parent
     frames = video.video.frames
     files = [frames] if isinstance(frames, Path) else frames
-    names = [Path(os.path.relpath(path, base)).as_posix() for path in files]
+    names = [file_name(out, path) for path in files]
     shape = {"width": video.video.width, "height": video.video.height, "length": video.video.length}
     rate = {} if video.video.fps is None else {"fps": video.video.fps}
     return {"id": number, "name": video.video.name, "file_names": names} | shape | rate
