@@ -138,6 +138,18 @@ def test_another_data_set_under_the_name(tmp_path: Path) -> None:
         DatasetSpec(tmp_path, "ytvis2021").load()
 
 
+def test_another_spelling_of_a_category_is_noted_and_another_category_refused(tmp_path: Path) -> None:
+    publish("ovis", tmp_path)
+    path = tmp_path / "annotations_train.json"
+    path.write_text(path.read_text().replace('"Vehical"', '"Vehicle"').replace('"Giant_panda"', '"giant panda"'))
+    dataset = DatasetSpec(tmp_path, "ovis").load()
+    assert dataset.notes[-1] == f"{path}: category 25 is spelled 'Vehicle', in ovis 'Vehical'"
+    assert dataset.categories == DATASETS["ovis"].categories
+    path.write_text(path.read_text().replace('"Dog"', '"Fox"'))
+    with pytest.raises(DataError, match="category 4: is .Fox., in ovis it is .Dog."):
+        DatasetSpec(tmp_path, "ovis").load()
+
+
 def test_what_nobody_can_mend_is_noted(tmp_path: Path) -> None:
     publish("ytvis2019", tmp_path)
     content = json.loads((tmp_path / "train.json").read_text())

@@ -187,6 +187,19 @@ def test_of_thousands_of_classes_a_screen_is_printed_and_the_rest_written(files,
     assert lines[-2] == " 401 more classes than the 100 shown" and len(lines) == 12 + 2 + 100 + 4
 
 
+def test_of_thousands_of_labelled_tracks_a_screen_is_printed(files, capsys, tmp_path):
+    data, results, _ = files
+    content = json.loads(data.read_text())
+    content["annotations"] = [content["annotations"][0] | {"id": n} for n in range(1, 2001)]
+    for path in (data, results):
+        path.write_text(json.dumps(content))
+    run(EvalConfig(results, str(data), tmp_path / "metrics.json"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 104 and lines[101].startswith(" all ")
+    assert lines[-1] == " 1900 more tracks than the 100 shown; --out FILE.json writes all"
+    assert len(json.loads((tmp_path / "metrics.json").read_text())["tracks"]) == 2000
+
+
 def test_boxes_of_zeros_do_not_matter_where_masks_are_evaluated(files):
     data, results, good = files
     data.write_text(data.read_text().replace("[2, 3, 7, 9], null", "[0, 0, 0, 0], [0, 0, 0, 0]"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -99,8 +100,21 @@ def remap_categories(dataset: VideoDataset, categories: Sequence[Category], ids:
 
 
 def with_categories(dataset: VideoDataset, name: str, categories: tuple[Category, ...]) -> VideoDataset:
-    """The data set with all categories of the published one called `name`; DataError if the file's contradict them."""
+    """The data set with all categories of the published one called `name`; DataError if the file's contradict them.
+
+    Other spellings of a name, such as Vehicle for Vehical, are noted.
+    """
     published = {category.id: category for category in categories}
+    differing = [
+        category
+        for category in dataset.categories
+        if category.id not in published or plain(category.name) != plain(published[category.id].name)
+    ]
+    spelled = [
+        category
+        for category in differing
+        if category.id in published and _alike(plain(category.name), plain(published[category.id].name))
+    ]
     problems = [
         Problem(
             str(dataset.path),
@@ -110,12 +124,21 @@ def with_categories(dataset: VideoDataset, name: str, categories: tuple[Category
             else f"{category.name!r} is not in {name}",
             f"Name another data set, or none: --data {dataset.path}",
         )
-        for category in dataset.categories
-        if category.id not in published or plain(category.name) != plain(published[category.id].name)
+        for category in differing
+        if category not in spelled
     ]
     if problems:
         raise DataError(problems)
-    return replace(dataset, categories=categories)
+    notes = tuple(
+        f"{dataset.path}: category {each.id} is spelled {each.name!r}, in {name} {published[each.id].name!r}"
+        for each in spelled
+    )
+    return replace(dataset, categories=categories, notes=(*dataset.notes, *notes))
+
+
+def _alike(name: str, other: str) -> bool:
+    """Whether two names are the same word in other spellings."""
+    return difflib.SequenceMatcher(None, name, other).ratio() > 0.8
 
 
 def plain(name: str) -> str:

@@ -238,32 +238,40 @@ class RecordReader:
 
         `group` names the boxes that are judged together by `finish`.
         """
-        if box == []:
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
+            self._odd_box(record, box)
             return ABSENT
+        x, y, w, h = box
+        if w <= 0 or h <= 0:
+            if min(w, h) < 0 and not self.lenient:
+                remedy = "Write [x, y, width, height] in pixels, or null where the object is absent"
+                self.report(record, f"the box {shortened(box)} has a negative size", remedy)
+            else:
+                self.note("boxes without size, taken as absent")
+            return ABSENT
+        x2, y2, width, height = x + w, y + h, video.width, video.height
+        self.boxes_read += 1
+        if self.extents.get(group, 0.0) < max(x2, y2):
+            self.extents[group] = max(x2, y2)
+        within = (
+            -ROUNDING <= x < width and x2 <= width + ROUNDING and -ROUNDING <= y < height and y2 <= height + ROUNDING
+        )
+        if not within or x2 <= 0 or y2 <= 0:
+            problem = f"the box {shortened(box)} reaches outside the picture, {width} x {height}"
+            remedy = "Clip it to the picture (boxes are [x, y, width, height])"
+            self.outside.append(Problem(self.file, record, problem, remedy))
+        x, y, x2, y2 = max(x, 0), max(y, 0), min(x2, width), min(y2, height)
+        return (x, y, x2, y2) if x2 > x and y2 > y else ABSENT
+
+    def _odd_box(self, record: str, box: Any) -> None:
+        """Note or report what stands where a box should be."""
+        if box == []:
+            return
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
             self.report(record, f"the box is {shortened(box)}", "Write [x, y, width, height] in pixels, or null")
-            return ABSENT
-        if all(isinstance(v, float) and math.isnan(v) for v in box):
+        elif all(isinstance(v, float) and math.isnan(v) for v in box):
             self.note("boxes of NaN, taken as absent")
-            return ABSENT
-        if not all(map(is_finite, box)):
+        else:
             self.report(
                 record, f"the box {shortened(box)} is not finite", "Write numbers, or null where the object is absent"
             )
-            return ABSENT
-        x, y, w, h = box
-        if min(w, h) < 0 and not self.lenient:
-            remedy = "Write [x, y, width, height] in pixels, or null where the object is absent"
-            self.report(record, f"the box {shortened(box)} has a negative size", remedy)
-            return ABSENT
-        if min(w, h) <= 0:
-            self.note("boxes without size, taken as absent")
-            return ABSENT
-        self.boxes_read += 1
-        self.extents[group] = max(self.extents.get(group, 0.0), x + w, y + h)
-        x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, video.width), min(y + h, video.height)
-        if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > ROUNDING or x2 <= x1 or y2 <= y1:
-            problem = f"the box {shortened(box)} reaches outside the picture, {video.width} x {video.height}"
-            remedy = "Clip it to the picture (boxes are [x, y, width, height])"
-            self.outside.append(Problem(self.file, record, problem, remedy))
-        return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else ABSENT

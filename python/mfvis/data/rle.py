@@ -20,10 +20,10 @@ def decode_mask(
 ) -> np.ndarray:
     """A mask as the JSON has it, as pixels: bool ``[H, W]``.
 
-    `segmentation` is None (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]`` or just one polygon, or a
-    COCO run-length encoding ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the compressed
-    string. Polygons of fewer than three points, which have no pixel, do not count where there are others. `file` and
-    `record` say in the message where it came from.
+    `segmentation` is None or [] (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]`` or just one
+    polygon, or a COCO run-length encoding ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the
+    compressed string. Polygons of fewer than three points, which have no pixel, do not count where there are others.
+    `file` and `record` say in the message where it came from.
 
     Raises:
         DataError: when it is none of these, is damaged, or has another size.

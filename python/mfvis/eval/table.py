@@ -13,7 +13,7 @@ from mfvis.eval.numbers import MEASURES, Metrics
 from mfvis.eval.ytvis import IOU_THRESHOLDS
 
 MAX_ROWS = 100
-"""Classes of which the table shows the numbers; COCO has 80."""
+"""Classes, or tracks, of which a table shows the numbers; COCO has 80 classes."""
 TRACK_EVAL_SHOWN = ("HOTA", "DetA", "AssA", "LocA", "sMOTA")
 
 
@@ -93,7 +93,7 @@ def mots_table(metrics: MotsMetrics) -> str:
 
 
 def j_table(metrics: MeanJ) -> str:
-    """One line per track, the mean over all object-frames last."""
+    """One line per track, `MAX_ROWS` at most, and the mean over all object-frames."""
     rows = [["video", "track", "class", "frames", "J", "filled box"]]
     rows += [
         [
@@ -104,7 +104,7 @@ def j_table(metrics: MeanJ) -> str:
             f"{track.j:.3f}",
             f"{track.filled_box_j:.3f}",
         ]
-        for track in metrics.tracks
+        for track in metrics.tracks[:MAX_ROWS]
     ]
     total = [
         str(len(metrics.tracks)),
@@ -113,7 +113,9 @@ def j_table(metrics: MeanJ) -> str:
         f"{metrics.j:.3f}",
         f"{metrics.filled_box_j:.3f}",
     ]
-    return "\n".join(_aligned([*rows, ["all", *total]]))
+    left_out = len(metrics.tracks) - len(rows) + 1
+    rest = ["", f" {left_out} more tracks than the {MAX_ROWS} shown; --out FILE.json writes all"] if left_out else []
+    return "\n".join([*_aligned([*rows, ["all", *total]]), *rest])
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
