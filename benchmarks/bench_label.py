@@ -22,8 +22,8 @@ from machine import machine
 from mfvis.data.jsonfile import read_json
 from mfvis.data.ytvis import load_dataset
 from mfvis.eval.mean_j import mean_j
-from mfvis.infer.label import run
-from mfvis.infer.label_config import LabelConfig
+from mfvis.label.config import LabelConfig
+from mfvis.label.run import run
 from mfvis.parsing import parse
 from mfvis.types import TrackResult
 from report import add_out, write

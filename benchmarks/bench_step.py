@@ -25,7 +25,7 @@ import torch
 from harness import RETURN_ALL, check_options, peak_in_this_process, take_turns
 from inputs import generator, moving_clip
 from machine import gpu_state, machine
-from mfvis.demo import DemoConfig
+from mfvis.demo.run import DemoConfig
 from mfvis.grid import STRIDE
 from mfvis.losses.criterion import Criterion, LossConfig
 from mfvis.losses.pairwise import PairwiseConfig

@@ -247,7 +247,7 @@ def predict(folder: Path, val: Path) -> None:
     from mfvis.data.results import write_results
     from mfvis.data.ytvis import load_dataset
     from mfvis.device import device_of
-    from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
+    from mfvis.predict.predictor import InferConfig, predict_video, sized_as_trained
     from mfvis.train.checkpoint import load_model
 
     model, categories, config = load_model(folder, device_of("auto"))

@@ -35,11 +35,11 @@ class Command:
 
 COMMANDS = {
     "train": Command("train a model from box tracks", "mfvis.train.engine:train", plan="mfvis.train.plan:plan"),
-    "label": Command("give box tracks their masks: boxes in, masks out", "mfvis.infer.label:run", "label"),
-    "predict": Command("find and segment the objects of a video", "mfvis.infer.predict:run"),
+    "label": Command("give box tracks their masks: boxes in, masks out", "mfvis.label.run:run", "label"),
+    "predict": Command("find and segment the objects of a video", "mfvis.predict.run:run"),
     "eval": Command("measure: AP of YouTube-VIS, OVIS and COCO, BDD100K MOTS, J of labels", "mfvis.eval.run:run"),
-    "convert": Command("weights of other programs for mfvis, and mfvis' for them", "mfvis.models.convert:run"),
-    "demo": Command("synthetic videos, box-only training, evaluation, an HTML report", "mfvis.demo:run", "demo"),
+    "convert": Command("weights of other programs for mfvis, and mfvis' for them", "mfvis.convert:run"),
+    "demo": Command("synthetic videos, box-only training, evaluation, an HTML report", "mfvis.demo.run:run", "demo"),
     "doctor": Command("what was built, what is installed, what is missing", "mfvis.doctor:run"),
     "replay": Command("compute the losses of a batch that stopped a training once more", "mfvis.train.replay:run"),
     "data check": Command("report every problem of an annotation file", "mfvis.data.check:run"),

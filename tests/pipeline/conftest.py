@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from importing import write_pictures
+from import_helpers import write_pictures
 from mfvis.data.synthetic import SyntheticConfig, write_demo
 
 

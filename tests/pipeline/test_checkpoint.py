@@ -14,10 +14,10 @@ import torch
 from mfvis.config import Config
 from mfvis.errors import CheckpointError
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.models.weights import read_state_dict, save_safetensors
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, resume
 from mfvis.types import Category
+from mfvis.weights.files import read_state_dict, save_safetensors
 
 CATEGORIES = (Category(3, "cat"), Category(7, "dog"))
 

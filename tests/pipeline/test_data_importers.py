@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from importing import MOT, check_told, problems_of, write, write_pictures
+from import_helpers import MOT, check_told, problems_of, write, write_pictures
 from mfvis.cli import main
 from mfvis.data.check import check_file
 from mfvis.data.ytvis import load_dataset

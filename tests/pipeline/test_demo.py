@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mfvis import demo, demo_page
 from mfvis.data.rle import decode_mask
-from mfvis.infer.tracking import assign_results
+from mfvis.demo import page as demo_page
+from mfvis.demo import run as demo
 from mfvis.parsing import build, load_preset
+from mfvis.predict.assignment import assign_results
 from mfvis.types import Track, TrackResult, Video
 
 SMALL = {

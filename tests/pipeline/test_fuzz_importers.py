@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from damage import bytes_changed, json_changed, shuffled, truncated, words_changed
-from importing import write
+from corruptions import bytes_changed, json_changed, shuffled, truncated, words_changed
+from import_helpers import write
 from mfvis.data.importers import import_tracks
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import MfvisError

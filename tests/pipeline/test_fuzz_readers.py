@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import independent_parsers as tiny
 import numpy as np
 import pytest
-import second_reading as tiny
-import sound_files as sound
-from damage import bytes_changed, json_changed, png_changed, shuffled, truncated, words_changed
+import valid_files as sound
+from corruptions import bytes_changed, json_changed, png_changed, shuffled, truncated, words_changed
+from independent_parsers import HEIGHT, LENGTH, WIDTH, Tracks
 from mfvis.data.bdd100k import CATEGORIES, FOLDERS, load_bdd100k
 from mfvis.data.bitmask import read_bitmask
 from mfvis.data.coco import load_coco
@@ -32,7 +33,6 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError, MfvisError
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from PIL import Image
-from second_reading import HEIGHT, LENGTH, WIDTH, Tracks
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 CASES = 500

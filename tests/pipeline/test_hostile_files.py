@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from damage import bytes_changed, json_changed, shuffled, truncated
+from corruptions import bytes_changed, json_changed, shuffled, truncated
 from mfvis.cli import main
 from mfvis.config import Config
 from mfvis.data.jsonfile import read_json
@@ -27,10 +27,10 @@ from mfvis.data.split import SplitConfig
 from mfvis.data.split import run as split
 from mfvis.errors import CheckpointError, ConfigError, Problem
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.models.weights import read_state_dict, save_safetensors
 from mfvis.parsing import build, load_preset, parse
 from mfvis.train import checkpoint
 from mfvis.types import Category
+from mfvis.weights.files import read_state_dict, save_safetensors
 
 GIB = 2**30
 
@@ -392,8 +392,8 @@ def test_names_in_a_checkpoint_contact_nobody(
 def test_a_model_in_the_cache_is_found_without_the_hub(
     of_the_hub: Path, no_network: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from mfvis.models import hub
     from mfvis.models.backbone import Backbone, BackboneConfig, offline
+    from mfvis.weights import hub
     from transformers import ConvNextConfig
 
     folder = tmp_path / "cache" / "snapshot"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from importing import check_told, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import check_told, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
 
 
 def coco_video(*boxes: Any, folder: str = "train/clip", order: tuple[int, ...] = (0, 1, 2)) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from importing import MOT, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import MOT, imported, notes_of, problems_of, tracks_of, write, write_pictures
 from mfvis.data.importers import containers
 
 TRACK = (

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from importing import check_told, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import check_told, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
 
 CSV = """frame,"Track ID",x,y,w,h,class,score
 0,7,1,2,8,9,dog,0.5

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from importing import check_told, ids_of, imported, left_sides, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import (
+    check_told,
+    ids_of,
+    imported,
+    left_sides,
+    notes_of,
+    problems_of,
+    tracks_of,
+    write,
+    write_pictures,
+)
 
 
 def cvat(tracks: str, meta: str = "<size>6</size>") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from importing import check_told, ids_of, imported, notes_of, tracks_of, write, write_pictures
+from import_helpers import check_told, ids_of, imported, notes_of, tracks_of, write, write_pictures
 
 
 def kitti(*rows: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from importing import (
+from import_helpers import (
     LENGTH,
     check_told,
     ids_of,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from importing import MOT, check_told, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import MOT, check_told, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
 
 NONE = [None] * 5
 BALL = {"categories": ["ball"]}

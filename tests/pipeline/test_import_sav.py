@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from importing import HEIGHT, WIDTH, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import HEIGHT, WIDTH, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
 from mfvis.data.rle import encode_mask
 from mfvis.data.video import video_writer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from importing import check_told, imported, tracks_of, write, write_pictures
+from import_helpers import check_told, imported, tracks_of, write, write_pictures
 
 
 def scalabel_frames(*boxes: Any, name: str = "clip") -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from importing import imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import imported, notes_of, problems_of, tracks_of, write, write_pictures
 
 BALL = {"categories": ["ball"]}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from importing import ids_of, imported, notes_of, problems_of, tracks_of, write
+from import_helpers import ids_of, imported, notes_of, problems_of, tracks_of, write
 
 
 def result(x: float, **more: Any) -> dict[str, Any]:

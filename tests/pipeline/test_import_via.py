@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from importing import imported, notes_of, problems_of, tracks_of, write
+from import_helpers import imported, notes_of, problems_of, tracks_of, write
 
 
 def via(*regions: tuple[int, dict[str, Any], dict[str, Any]], as_objects: bool = False) -> dict[str, Any]:

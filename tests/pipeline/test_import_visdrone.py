@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from importing import imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import imported, notes_of, problems_of, tracks_of, write, write_pictures
 
 NONE = [None] * 5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from importing import ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
 
 DOG = [[30, 15, 20, 30], None, None, None, None, [0, 15, 20, 30]]
 

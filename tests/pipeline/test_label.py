@@ -15,22 +15,28 @@ from mfvis.data.augment import pad_frames
 from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError, DataError, VideoError
-from mfvis.infer import label
-from mfvis.infer.evidence import EvidenceConfig, camera_motion, escaped_background, inside_boxes, ring_around
-from mfvis.infer.fit import fit, segment
-from mfvis.infer.full_size import at_original_size
-from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.reader import TrackReader, at_most
-from mfvis.infer.refine import RefineConfig, refine
-from mfvis.infer.start import FromCheckpoint
-from mfvis.infer.tracking import assign_tubes
-from mfvis.infer.tries import ABSENT, among_tracks, mean_of_fitting
-from mfvis.infer.view import cut, look, with_evidence
+from mfvis.label import run as label
+from mfvis.label.background_propagation import (
+    EvidenceConfig,
+    camera_motion,
+    escaped_background,
+    inside_boxes,
+    ring_around,
+)
+from mfvis.label.config import LabelConfig
+from mfvis.label.ensemble import ABSENT, among_tracks, mean_of_fitting
+from mfvis.label.fit import fit, segment
+from mfvis.label.models import TrackReader, at_most
+from mfvis.label.refine import RefineConfig, refine
+from mfvis.label.start import FromCheckpoint
+from mfvis.label.window_inputs import cut, look, with_evidence
 from mfvis.losses.criterion import LossConfig
 from mfvis.losses.negatives import negatives_loss
 from mfvis.models.backbone import Backbone, BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import parse
+from mfvis.predict.assignment import assign_tubes
+from mfvis.predict.upsample import at_original_size
 from mfvis.train.optim import OptimConfig
 from tiny import TINY
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import CheckpointError, ConfigError, TrainingError, VideoError
-from mfvis.infer import label
-from mfvis.infer.evidence import EvidenceConfig
-from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.refine import RefineConfig
-from mfvis.infer.start import FromCheckpoint
+from mfvis.label import run as label
+from mfvis.label.background_propagation import EvidenceConfig
+from mfvis.label.config import LabelConfig
+from mfvis.label.refine import RefineConfig
+from mfvis.label.start import FromCheckpoint
 from mfvis.models.backbone import Backbone, BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.models.weights import read_state_dict, save_safetensors
 from mfvis.train.optim import OptimConfig
+from mfvis.weights.files import read_state_dict, save_safetensors
 from tiny import TINY
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from mfvis.models import backbone
 from mfvis.models.backbone import BackboneConfig
-from mfvis.models.foreign import to_ours
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
-from mfvis.models.weights import load_weights
+from mfvis.weights.files import load_weights
+from mfvis.weights.foreign import to_ours
 from tiny import every_mask
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 

@@ -18,8 +18,8 @@ from mfvis.models.deformable_attention import Levels
 from mfvis.models.dynamic_masks import DynamicMasks, num_parameters, upsample_aligned
 from mfvis.models.mask2former import ModelConfig
 from mfvis.models.seqformer import SeqFormer
-from mfvis.models.seqformer_names import ALIAS, SEQFORMER, UNUSED
 from mfvis.types import Batch, ClipOrigin
+from mfvis.weights.seqformer_names import ALIAS, SEQFORMER, UNUSED
 from safetensors.torch import load_file
 from tiny import every_mask
 from torch import Tensor

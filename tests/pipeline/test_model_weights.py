@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mfvis.errors import CheckpointError
-from mfvis.models.weights import load_weights, read_state_dict, save_safetensors
+from mfvis.weights.files import load_weights, read_state_dict, save_safetensors
 from torch import nn
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from importing import write_pictures
+from import_helpers import write_pictures
 from mfvis.cli import main
 from mfvis.data.bdd100k_results import write_bdd100k_results
 from mfvis.data.datasets import parse_spec

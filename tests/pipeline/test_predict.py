@@ -19,11 +19,11 @@ from mfvis.data.images import write_image
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import open_video, read_frames, video_writer
 from mfvis.errors import CheckpointError, ConfigError, DataError, VideoError
-from mfvis.infer import predict
-from mfvis.infer.full_size import encode_tubes
-from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
 from mfvis.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from mfvis.models.mask2former import VideoMask2Former
+from mfvis.predict import run as predict
+from mfvis.predict.predictor import InferConfig, predict_video, sized_as_trained
+from mfvis.predict.upsample import encode_tubes
 from tiny import CATEGORIES, TINY, every_mask, tiny_model
 
 TRAINED = Config(("train.json",), model=TINY, clip=ClipConfig(short_sides=(48, 32)))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from mfvis.errors import ConfigError, VideoError
-from mfvis.models.weights import save_safetensors
+from mfvis.weights.files import save_safetensors
 from mfvis.writing import LOCK, atomic_write, run_lock
 
 HOLD = """

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, ResNetConfig, SwinConfig
 
 from mfvis.errors import CheckpointError, ConfigError
-from mfvis.models import hub
-from mfvis.models.foreign import IMAGENET_MEAN, IMAGENET_STD, Named
-from mfvis.models.weights import LoadReport, load_weights, read_weights
+from mfvis.weights import hub
+from mfvis.weights.files import LoadReport, load_weights, read_weights
+from mfvis.weights.foreign import IMAGENET_MEAN, IMAGENET_STD, Named
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}

@@ -28,13 +28,13 @@ from torch import nn
 from mfvis.config import Config
 from mfvis.data.jsonfile import LARGEST, is_integer, read_object
 from mfvis.errors import CheckpointError, ConfigError, Problem
-from mfvis.models import unpickle
 from mfvis.models.backbone import offline
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.models.weights import load_weights, read_state_dict, read_weights, require_fit, save_safetensors
 from mfvis.parsing import build, to_plain
 from mfvis.text import name_fault, shortened
 from mfvis.types import Category
+from mfvis.weights import unpickle
+from mfvis.weights.files import load_weights, read_state_dict, read_weights, require_fit, save_safetensors
 from mfvis.writing import atomic_write
 
 FORMAT = 1
@@ -254,7 +254,7 @@ def read_tensors(file: Path) -> dict[str, Any]:
 def start_from(path: str | Path, model: VideoMask2Former, categories: Sequence[Category]) -> str:
     """Load weights to begin a training with; returns a line that says what was taken.
 
-    path: a checkpoint, or weights of any format that `mfvis.models.weights.read_weights` reads, of a whole model or of
+    path: a checkpoint, or weights of any format that `mfvis.weights.files.read_weights` reads, of a whole model or of
     a backbone. The class head is learnt anew where the classes are others: other names in a checkpoint, another number
     elsewhere.
     """

@@ -19,10 +19,10 @@ from mfvis.config import Config
 from mfvis.data.clips import ClipSampler
 from mfvis.data.jsonfile import is_integer
 from mfvis.errors import CheckpointError, ConfigError
-from mfvis.models.weights import load_weights, read_state_dict
 from mfvis.parsing import changed_keys, to_plain
 from mfvis.train import checkpoint
 from mfvis.train.checkpoint import TRAINING, WEIGHTS
+from mfvis.weights.files import load_weights, read_state_dict
 
 FREE_TO_CHANGE = {
     "out",

@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 import torch
 from foreign_models import CLASSES
-from mfvis.models.weights import save_safetensors
+from mfvis.weights.files import save_safetensors
 from transformers import Mask2FormerForUniversalSegmentation
 
 

@@ -5,13 +5,13 @@ import pickle
 import pytest
 import torch
 from foreign_models import SWIN, ours, shaken
+from mfvis.convert import ConvertConfig, run
 from mfvis.errors import CheckpointError
 from mfvis.models import backbone as backbones
 from mfvis.models.backbone import BackboneConfig
-from mfvis.models.convert import ConvertConfig, run
-from mfvis.models.foreign import to_detectron2
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
-from mfvis.models.weights import read_weights, save_safetensors
+from mfvis.weights.files import read_weights, save_safetensors
+from mfvis.weights.foreign import to_detectron2
 from torch import nn
 
 # The parameters of the modules in facebookresearch/Mask2Former and detectron2, for one layer and block of each kind.

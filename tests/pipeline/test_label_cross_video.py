@@ -10,16 +10,17 @@ import pytest
 import torch
 from mfvis.data.rle import encode_mask
 from mfvis.data.ytvis import load_dataset
-from mfvis.infer import label, shared
-from mfvis.infer.evidence import EvidenceConfig, inside_boxes
-from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.shared import CropReader, Crops, crops_of, examples_of, joined, masks_in_crops, teach
-from mfvis.infer.tries import ABSENT
-from mfvis.infer.view import View, look
+from mfvis.label import cross_video as shared
+from mfvis.label import run as label
+from mfvis.label.background_propagation import EvidenceConfig, inside_boxes
+from mfvis.label.config import LabelConfig
+from mfvis.label.cross_video import CropReader, Crops, crops_of, examples_of, joined, masks_in_crops, teach
+from mfvis.label.ensemble import ABSENT
+from mfvis.label.window_inputs import View, look
 from mfvis.models.backbone import Backbone, BackboneConfig
-from mfvis.models.weights import save_safetensors
 from mfvis.train.optim import OptimConfig
 from mfvis.types import TrackResult, Video
+from mfvis.weights.files import save_safetensors
 
 
 def disc(seed: int) -> tuple[View, torch.Tensor]:

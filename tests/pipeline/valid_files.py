@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from independent_parsers import HEIGHT, WIDTH
 from mfvis.data.bitmask import write_bitmask
 from mfvis.data.rle import encode_mask
-from second_reading import HEIGHT, WIDTH
 
 Json = Any
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.reader import QueryReader, TrackReader, at_most, standardised
-from mfvis.infer.view import View, look
+from mfvis.label.config import LabelConfig
+from mfvis.label.models import QueryReader, TrackReader, at_most, standardised
+from mfvis.label.window_inputs import View, look
 from mfvis.models.backbone import Backbone
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.types import Category
@@ -35,7 +35,7 @@ class FromScratch:
         self.seeds = range(config.seed * config.num_models, (config.seed + 1) * config.num_models)
 
     def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:
-        """As `mfvis.infer.view.look`; the features of a frozen backbone as `TrackReader` wants them."""
+        """As `mfvis.label.window_inputs.look`; the features of a frozen backbone as `TrackReader` wants them."""
         view = look(self.backbone, frames_TCHW, boxes_NT4, labels_N, size, self.config.zoom)
         if view.features is None:
             return view
@@ -60,7 +60,7 @@ class FromCheckpoint:
         self.seeds = range(config.seed, config.seed + 1)
 
     def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:
-        """As `mfvis.infer.view.look`."""
+        """As `mfvis.label.window_inputs.look`."""
         return look(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1)
 
     def model(self, seed: int, tracks: int) -> QueryReader:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from mfvis.data.clips import ClipConfig
 from mfvis.data.ytvis import load_dataset
+from mfvis.demo.box_prompted import BoxReader, BoxReaderConfig, fill_boxes, train_box_reader
 from mfvis.errors import ConfigError
-from mfvis.infer.box_reader import BoxReader, BoxReaderConfig, fill_boxes, train_box_reader
 from mfvis.losses.criterion import LossConfig
 from mfvis.losses.temporal import TemporalConfig
 from mfvis.models.backbone import BackboneConfig

@@ -6,7 +6,7 @@ to the feed-forward network.
 
 from __future__ import annotations
 
-from mfvis.models.names import DETECTRON2_RESNET, ORIGINAL_SWIN, TORCHVISION_RESNET, NameTable
+from mfvis.weights.names import DETECTRON2_RESNET, ORIGINAL_SWIN, TORCHVISION_RESNET, NameTable
 
 _ENCODER = "detr.transformer.encoder.layers.{i}"
 _DECODER = "detr.transformer.decoder.layers.{i}"

@@ -15,8 +15,8 @@ from transformers import AutoBackbone, AutoConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
 from mfvis.errors import ConfigError
-from mfvis.models.foreign import IMAGENET_MEAN, IMAGENET_STD
 from mfvis.text import printable, shortened
+from mfvis.weights.foreign import IMAGENET_MEAN, IMAGENET_STD
 
 DOWNLOAD = "run `hf download {name} {files}`"
 """What messages recommend; the command comes with huggingface_hub."""

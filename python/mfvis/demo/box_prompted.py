@@ -17,10 +17,10 @@ from mfvis.data.augment import fitted_size, resize
 from mfvis.data.clips import ClipConfig, ClipDataset, ClipSampler, collate, make_clip
 from mfvis.errors import require
 from mfvis.grid import STRIDE
-from mfvis.infer.evidence import inside_boxes
-from mfvis.infer.full_size import encode_tubes
+from mfvis.label.background_propagation import inside_boxes
 from mfvis.losses.criterion import Criterion, LossConfig
 from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.predict.upsample import encode_tubes
 from mfvis.train.optim import OptimConfig, make_optimizer, optimizer_step, set_learning_rate
 from mfvis.train.step import box_prompts, forward
 from mfvis.types import BoxPrompts, DenseMasks, Prediction, TrackResult, Video, VideoDataset

@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from mfvis.errors import require
-from mfvis.infer.evidence import EvidenceConfig
-from mfvis.infer.refine import RefineConfig
+from mfvis.label.background_propagation import EvidenceConfig
+from mfvis.label.refine import RefineConfig
 from mfvis.losses.criterion import LossConfig
 from mfvis.models.backbone import BackboneConfig
 from mfvis.train.optim import OptimConfig

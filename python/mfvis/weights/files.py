@@ -1,6 +1,6 @@
 """Weights: safe reading from a file, a folder or the hub, loading with a report of what fitted, atomic writing.
 
-Nothing here can run code from a file: safetensors, or pickles restricted to tensors (`mfvis.models.unpickle`).
+Nothing here can run code from a file: safetensors, or pickles restricted to tensors (`mfvis.weights.unpickle`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mfvis.errors import CheckpointError
-from mfvis.models import unpickle
-from mfvis.models.foreign import Named, to_ours
-from mfvis.models.hub import DOWNLOAD, is_reachable
-from mfvis.models.names import canonical
+from mfvis.weights import unpickle
+from mfvis.weights.foreign import Named, to_ours
+from mfvis.weights.hub import DOWNLOAD, is_reachable
+from mfvis.weights.names import canonical
 from mfvis.writing import atomic_write
 
 CHECKSUM_KEY = "mfvis_crc32"
@@ -56,7 +56,7 @@ class LoadReport:
 
 
 def read_weights(source: str | Path) -> Named:
-    """Read weights of any format that `mfvis.models.foreign` knows, under our names.
+    """Read weights of any format that `mfvis.weights.foreign` knows, under our names.
 
     Args:
         source: A file (``.safetensors``, or a pickle of PyTorch or detectron2), a folder as transformers or mfvis save

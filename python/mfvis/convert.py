@@ -16,12 +16,12 @@ from mfvis.config import Config
 from mfvis.data.datasets import DATASET_NAMES, DATASETS, DatasetSpec
 from mfvis.errors import CheckpointError, ConfigError, require
 from mfvis.models.backbone import NAMES, Backbone, BackboneConfig, offline
-from mfvis.models.foreign import Named, to_detectron2
 from mfvis.models.mask2former import ModelConfig, VideoMask2Former
 from mfvis.models.pixel_decoder import LEVELS
-from mfvis.models.weights import STRIDE_KEY, compare, load_weights, read_weights, save_safetensors, under_names_of
 from mfvis.train import checkpoint
 from mfvis.types import Category
+from mfvis.weights.files import STRIDE_KEY, compare, load_weights, read_weights, save_safetensors, under_names_of
+from mfvis.weights.foreign import Named, to_detectron2
 from mfvis.writing import atomic_write, run_lock
 
 _NOT_PRETRAINED = ("prompts.", "hidden_states_norms.")

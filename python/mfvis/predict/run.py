@@ -18,9 +18,17 @@ from mfvis.data.results import write_results, zip_results
 from mfvis.data.video import open_video
 from mfvis.device import device_of
 from mfvis.errors import ConfigError, DataError, require
-from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
-from mfvis.infer.state import Inputs, hash_of, hash_of_frames, hash_of_weights, read_part, require_unchanged, write_part
 from mfvis.parsing import to_plain
+from mfvis.predict.predictor import InferConfig, predict_video, sized_as_trained
+from mfvis.predict.saved_results import (
+    Inputs,
+    hash_of,
+    hash_of_frames,
+    hash_of_weights,
+    read_part,
+    require_unchanged,
+    write_part,
+)
 from mfvis.train.checkpoint import load_model
 from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_paths, write_overlay

@@ -31,14 +31,16 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.device import device_of
 from mfvis.errors import ConfigError, DataError, TrainingError
 from mfvis.grid import STRIDE
-from mfvis.infer.evidence import inside_boxes
-from mfvis.infer.fit import fit, segment
-from mfvis.infer.full_size import at_original_size
-from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.refine import refine
-from mfvis.infer.shared import CropReader, crops_of, examples_of, joined, masks_in_crops, teach
-from mfvis.infer.start import FromCheckpoint, FromScratch
-from mfvis.infer.state import (
+from mfvis.label.background_propagation import inside_boxes
+from mfvis.label.config import LabelConfig
+from mfvis.label.cross_video import CropReader, crops_of, examples_of, joined, masks_in_crops, teach
+from mfvis.label.ensemble import among_tracks, mean_of_fitting
+from mfvis.label.fit import fit, segment
+from mfvis.label.refine import refine
+from mfvis.label.start import FromCheckpoint, FromScratch
+from mfvis.label.window_inputs import View, with_evidence
+from mfvis.parsing import changed_keys, to_plain
+from mfvis.predict.saved_results import (
     Inputs,
     hash_of,
     hash_of_frames,
@@ -49,9 +51,7 @@ from mfvis.infer.state import (
     write_logits,
     write_part,
 )
-from mfvis.infer.tries import among_tracks, mean_of_fitting
-from mfvis.infer.view import View, with_evidence
-from mfvis.parsing import changed_keys, to_plain
+from mfvis.predict.upsample import at_original_size
 from mfvis.train.checkpoint import load_model
 from mfvis.train.optim import REMEDY
 from mfvis.types import TrackResult, Video, VideoDataset

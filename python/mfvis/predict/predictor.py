@@ -13,10 +13,10 @@ from mfvis.data.augment import fitted_size, pad_frames, padded_size, resize_fram
 from mfvis.data.clips import ClipConfig
 from mfvis.data.video import stream_frames
 from mfvis.errors import CheckpointError, require
-from mfvis.infer.full_size import encode_tubes
-from mfvis.infer.windows import Identities, emitted, windows_of
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
+from mfvis.predict.track_association import Identities, emitted, windows_of
+from mfvis.predict.upsample import encode_tubes
 from mfvis.types import Category, TrackResult, Video
 
 
@@ -64,7 +64,8 @@ def predict_video(
     default the whole video is one clip, as in the paper; what grows with it then is what the decoder sees: per frame
     the stride-4 embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. With a `window` that is
     all that is held, whatever the length: windows overlap, objects are recognised from one to the next by their queries
-    and by their masks in the overlap (`mfvis.infer.windows`), their class scores are averaged over the windows that
+    and by their masks in the overlap (`mfvis.predict.track_association`), their class scores are averaged over the
+    windows that
     show them, masks are encoded window by window, and the `max_tracks` pairs are those of most `Identity.worth_K`.
     Frames are read and decoded once. Without a `short_side` frames keep their size.
     """

@@ -10,14 +10,14 @@ from torch import Tensor
 
 import mfvis_ext
 from mfvis.data.clips import starts_around
-from mfvis.infer.evidence import camera_motion
-from mfvis.infer.label_config import LabelConfig
-from mfvis.infer.reader import QueryReader, TrackReader
-from mfvis.infer.tries import ABSENT
-from mfvis.infer.view import View, as_batch, cut
-from mfvis.infer.windows import windows_of
+from mfvis.label.background_propagation import camera_motion
+from mfvis.label.config import LabelConfig
+from mfvis.label.ensemble import ABSENT
+from mfvis.label.models import QueryReader, TrackReader
+from mfvis.label.window_inputs import View, as_batch, cut
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
+from mfvis.predict.track_association import windows_of
 from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import Match, Prediction, present
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mfvis.data.augment import pad_frames, padded_size, resize_frames
 from mfvis.grid import STRIDE, grid_colors
-from mfvis.infer.evidence import EvidenceConfig, escaped_background, inside_boxes, ring_around
+from mfvis.label.background_propagation import EvidenceConfig, escaped_background, inside_boxes, ring_around
 from mfvis.models.backbone import Backbone
 from mfvis.types import Batch, ClipOrigin, present
 

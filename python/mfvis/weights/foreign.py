@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mfvis.errors import CheckpointError
-from mfvis.models.names import (
+from mfvis.weights.names import (
     CAFFE_RESNET,
     DETECTRON2,
     DETECTRON2_RESNET,

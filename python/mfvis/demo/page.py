@@ -14,13 +14,13 @@ from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
 from mfvis.eval.mean_j import MeanJ
 from mfvis.eval.numbers import Metrics
-from mfvis.infer.tracking import assign_results
+from mfvis.predict.assignment import assign_results
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.draw import side_by_side
 from mfvis.vis.report import Chart, Curve, Gallery, Picture, Report, Table, Tile
 
 if TYPE_CHECKING:
-    from mfvis.demo import DemoConfig
+    from mfvis.demo.run import DemoConfig
 
 SHOWN = 8
 """Validation videos in each gallery: the first ones, whatever came out of them."""

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfvis.grid import PADDING_COLOR, STRIDE
-from mfvis.infer.tracking import assign_tubes
-from mfvis.infer.view import View, as_batch, zoomed
+from mfvis.label.window_inputs import View, as_batch, zoomed
 from mfvis.losses.matcher import MatchConfig, match
 from mfvis.models.backbone import Backbone
 from mfvis.models.mask2former import VideoMask2Former
+from mfvis.predict.assignment import assign_tubes
 from mfvis.types import BoxPrompts, DenseMasks, Match, Prediction
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import mfvis_ext
 from mfvis.data.rle import decode_mask
-from mfvis.infer.tries import ABSENT
-from mfvis.infer.view import View
+from mfvis.label.ensemble import ABSENT
+from mfvis.label.window_inputs import View
 from mfvis.train.optim import OptimConfig, make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import TrackResult, Video, present
 

@@ -18,14 +18,14 @@ from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results
 from mfvis.data.synthetic import SyntheticConfig, write_demo
 from mfvis.data.ytvis import load_dataset
-from mfvis.demo_page import Filling, Outcome, page
+from mfvis.demo.box_prompted import BoxReaderConfig, fill_boxes, train_box_reader
+from mfvis.demo.page import Filling, Outcome, page
 from mfvis.eval.mean_j import mean_j
 from mfvis.eval.ytvis import evaluate
-from mfvis.infer.box_reader import BoxReaderConfig, fill_boxes, train_box_reader
-from mfvis.infer.predictor import InferConfig, predict_video, sized_as_trained
-from mfvis.infer.tracking import assign_results
 from mfvis.losses.criterion import LossConfig
 from mfvis.models.mask2former import ModelConfig
+from mfvis.predict.assignment import assign_results
+from mfvis.predict.predictor import InferConfig, predict_video, sized_as_trained
 from mfvis.train.checkpoint import load_model
 from mfvis.train.engine import train
 from mfvis.types import VideoDataset
