@@ -100,7 +100,7 @@ def _markdown(
     where: dict[str, Any],
 ) -> str:
     done = sum(map(len, measures.values()))
-    parts = [f"# Study: {study.name}\n\n{study.about}\n"]
+    parts = [f"# Study: {study.name}\n\n{study.about.strip()}"]
     parts.append("\n".join(f"* {key}: {value}" for key, value in where.items()))
     if done < planned:
         parts.append(f"**Unfinished: {done} of {planned} runs.**")
