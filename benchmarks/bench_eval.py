@@ -26,7 +26,8 @@ import numpy as np
 from machine import machine
 from mfvis.data.bdd100k import CATEGORIES
 from mfvis.data.bitmask import write_bitmask
-from mfvis.eval.run import EvalConfig, run
+from mfvis.eval.config import EvalConfig
+from mfvis.eval.run import run
 from pycocotools import mask as coco_mask
 from report import add_out, write
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from machine import machine
 from mfvis.data.ytvis import load_dataset
-from mfvis.demo.box_prompted import BoxReaderConfig, fill_boxes, train_box_reader
-from mfvis.demo.run import DemoConfig
+from mfvis.demo.box_prompted import fill_boxes, train_box_reader
+from mfvis.demo.config import BoxReaderConfig, DemoConfig
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.parsing import build, load_preset
 from mfvis.types import VideoDataset

@@ -27,7 +27,8 @@ from machine import machine
 from mfvis.data.rle import decode_mask
 from mfvis.data.synthetic import draw_video
 from mfvis.data.video import open_video, video_writer
-from mfvis.predict.predictor import InferConfig, predict_video
+from mfvis.predict.config import InferConfig
+from mfvis.predict.predictor import predict_video
 from mfvis.train.checkpoint import load_model
 from mfvis.types import TrackResult
 from report import add_out, write

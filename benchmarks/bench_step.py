@@ -25,14 +25,13 @@ import torch
 from harness import RETURN_ALL, check_options, peak_in_this_process, take_turns
 from inputs import generator, moving_clip
 from machine import gpu_state, machine
-from mfvis.demo.run import DemoConfig
+from mfvis.demo.config import DemoConfig
 from mfvis.grid import STRIDE
-from mfvis.losses.criterion import Criterion, LossConfig
-from mfvis.losses.pairwise import PairwiseConfig
-from mfvis.losses.temporal import TemporalConfig
+from mfvis.losses.config import LossConfig, PairwiseConfig, TemporalConfig
+from mfvis.losses.criterion import Criterion
 from mfvis.models import deformable_attention
-from mfvis.models.backbone import BackboneConfig
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.config import BackboneConfig, ModelConfig
+from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import build, load_preset
 from mfvis.types import Batch, ClipOrigin
 from report import add_out, write

@@ -247,7 +247,8 @@ def predict(folder: Path, val: Path) -> None:
     from mfvis.data.results import write_results
     from mfvis.data.ytvis import load_dataset
     from mfvis.device import device_of
-    from mfvis.predict.predictor import InferConfig, predict_video, sized_as_trained
+    from mfvis.predict.config import InferConfig
+    from mfvis.predict.predictor import predict_video, sized_as_trained
     from mfvis.train.checkpoint import load_model
 
     model, categories, config = load_model(folder, device_of("auto"))

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mfvis.cli import main
+from mfvis.data.config import SyntheticConfig
 from mfvis.data.rle import decode_mask
-from mfvis.data.synthetic import SyntheticConfig, write_demo
+from mfvis.data.synthetic import write_demo
 from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -205,7 +206,7 @@ def test_paired_differences_draw_sources_not_videos(study) -> None:
 def test_matches_of_a_moving_square_are_counted(study) -> None:
     """A textured object on a textured ground moves two cells; its box is twice as wide as the object."""
     import torch
-    from mfvis.losses.temporal import TemporalConfig
+    from mfvis.losses.config import TemporalConfig
     from study_matches import _pair, row
 
     texture = torch.Generator().manual_seed(0)

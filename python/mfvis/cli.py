@@ -1,7 +1,7 @@
-"""``mfvis COMMAND``: finds the function of a command, reads its flags, calls it.
+"""``mfvis COMMAND``: reads the flags of a command, then imports its function and calls it.
 
-Nothing heavy is imported before a command is known, so that ``mfvis --help`` is quick and ``mfvis doctor`` works in an
-environment where half of the packages are missing.
+Torch is imported after the flags are read, so that help texts and messages about flags appear at once. ``mfvis doctor``
+works in an environment where half of the packages are missing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import importlib
 import io
 import os
 import sys
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +21,13 @@ from mfvis.text import PrintableStream, printable
 
 @dataclass(frozen=True)
 class Command:
-    """One command: a function of one frozen dataclass, whose fields are the flags."""
+    """One command: a frozen dataclass whose fields are the flags, and a function that takes it."""
 
     summary: str
-    target: str
+    run: str
     """``module:function``."""
+    config: str | None = None
+    """``module:dataclass``, in a module that imports neither torch nor the operators."""
     preset: str | None = None
     """The preset that holds unless the user names another."""
     plan: str | None = None
@@ -34,31 +35,92 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train a model from box tracks", "mfvis.train.engine:train", plan="mfvis.train.plan:plan"),
-    "label": Command("give box tracks their masks: boxes in, masks out", "mfvis.label.run:run", "label"),
-    "predict": Command("find and segment the objects of a video", "mfvis.predict.run:run"),
-    "eval": Command("measure: AP of YouTube-VIS, OVIS and COCO, BDD100K MOTS, J of labels", "mfvis.eval.run:run"),
-    "convert": Command("weights of other programs for mfvis, and mfvis' for them", "mfvis.convert:run"),
-    "demo": Command("synthetic videos, box-only training, evaluation, an HTML report", "mfvis.demo.run:run", "demo"),
-    "doctor": Command("what was built, what is installed, what is missing", "mfvis.doctor:run"),
-    "replay": Command("compute the losses of a batch that stopped a training once more", "mfvis.train.replay:run"),
-    "data check": Command("report every problem of an annotation file", "mfvis.data.check:run"),
-    "data import": Command(
-        "box tracks of other tools (MOTChallenge, CSV, YOLO, CVAT, COCO-VID, ...) as YouTube-VIS JSON",
-        "mfvis.data.importers:run",
+    "train": Command(
+        "train a model from box tracks",
+        "mfvis.train.engine:train",
+        "mfvis.config:Config",
+        plan="mfvis.train.plan:plan",
     ),
-    "data split": Command("hold out a part of a training file to measure on", "mfvis.data.split:run"),
-    "data demo": Command("write synthetic videos with boxes and masks", "mfvis.data.synthetic:run"),
+    "label": Command(
+        "generate masks for box tracks",
+        "mfvis.label.run:run",
+        "mfvis.label.config:LabelConfig",
+        preset="label",
+    ),
+    "predict": Command(
+        "find and segment the objects of videos", "mfvis.predict.run:run", "mfvis.predict.config:PredictConfig"
+    ),
+    "eval": Command(
+        "measure results: AP of YouTube-VIS, OVIS and COCO, BDD100K MOTS, J of labels",
+        "mfvis.eval.run:run",
+        "mfvis.eval.config:EvalConfig",
+    ),
+    "convert": Command(
+        "convert weights from and to other frameworks", "mfvis.convert:run", "mfvis.weights.config:ConvertConfig"
+    ),
+    "demo": Command(
+        "train from the boxes of synthetic videos, evaluate, and write an HTML report",
+        "mfvis.demo.run:run",
+        "mfvis.demo.config:DemoConfig",
+        preset="demo",
+    ),
+    "doctor": Command("show build and environment information", "mfvis.doctor:run"),
+    "replay": Command(
+        "re-run the batch on which training failed", "mfvis.train.replay:run", "mfvis.config:ReplayConfig"
+    ),
+    "data check": Command(
+        "report every problem of an annotation file", "mfvis.data.check:run", "mfvis.data.check:CheckConfig"
+    ),
+    "data import": Command(
+        "convert box tracks of other tools (MOTChallenge, CSV, YOLO, CVAT, COCO, ...) to YouTube-VIS JSON",
+        "mfvis.data.importers:run",
+        "mfvis.data.importers:ImportConfig",
+    ),
+    "data split": Command(
+        "split a training file into train and val", "mfvis.data.split:run", "mfvis.data.split:SplitConfig"
+    ),
+    "data demo": Command(
+        "write synthetic videos with boxes and masks",
+        "mfvis.data.synthetic:run",
+        "mfvis.data.config:DirectoryConfig",
+    ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Status 0; 2 for a user's error, told without a traceback; 130 when interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run one command.
+
+    Returns:
+        0; 1 where a check found problems, or where the reader of the output is gone; 2 for an error of the user, which
+        is printed without a traceback; 130 when interrupted.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter of a name shows its number
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a letter of a name
+    try:
+        try:
+            return _main(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            if sys.stdout is not None:  # the shell may have closed it
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()  # the reader, such as head, has seen enough
+        return 1
+    except OSError as error:
+        # a folder that is none, a file that may not be written, a full disk
+        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
+        _drop_output()
+        return _fail(f"cannot read or write ({reason}). Check the path, its permissions and the room on its disk")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"mfvis {_version()}")
         return 0
     if argv[0] == "data" and argv[1:] in (["-h"], ["--help"]):
         print(usage("data "))
@@ -82,17 +144,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name != "mfvis_ext" or "mfvis_ext" in sys.modules:
             raise
         return _fail(str(error))  # mfvis_ext is not built, or for another torch, and says so in one sentence
-    except BrokenPipeError:
-        # who reads our output, such as head, has seen enough; at exit, too, it would be written there
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere, if it cannot be written: Python would complain about it at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        # the machine's: a folder that is none, a file that may not be written, a full disk
-        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
-        return _fail(f"cannot read or write ({reason}). Check the path, its permissions and the room on its disk")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("mfvis-ext")
+    except metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"
 
 
 def usage(start: str = "") -> str:
@@ -105,28 +173,26 @@ def usage(start: str = "") -> str:
 
 def _call(name: str, argv: list[str]) -> int:
     command = COMMANDS[name]
-    function = _function(command.target)
-    kinds = [kind for key, kind in typing.get_type_hints(function).items() if key != "return"]
     arguments = []
-    if kinds:  # doctor has none, and must answer even where the parser is missing
+    if command.config is not None:
         from mfvis.parsing import parse, to_yaml
 
         dry_run = "--dry-run" in argv
         argv = [argument for argument in argv if argument != "--dry-run"]
-        arguments = [parse(kind, argv, prog=f"mfvis {name}", preset=command.preset) for kind in kinds]
+        arguments = [parse(_load(command.config), argv, prog=f"mfvis {name}", preset=command.preset)]
         if dry_run:
-            plan = _function(command.plan)(*arguments) if command.plan else []
+            plan = _load(command.plan)(*arguments) if command.plan else []
             print("\n".join([to_yaml(*arguments), *plan]))
             return 0
     elif argv:
-        print(f"mfvis {name} has no flags. It says {command.summary}")
+        print(f"mfvis {name} has no flags. Summary: {command.summary}")
         return 0 if argv in (["-h"], ["--help"]) else 2
     with redirect_stdout(PrintableStream(sys.stdout)):
-        status = function(*arguments)
+        status = _load(command.run)(*arguments)
     return status if isinstance(status, int) else 0
 
 
-def _function(target: str) -> Callable[..., Any]:
+def _load(target: str) -> Any:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 

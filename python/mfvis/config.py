@@ -11,12 +11,54 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mfvis.data.clips import ClipConfig
+from mfvis.data.config import ClipConfig
 from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_spec
-from mfvis.errors import ConfigError
-from mfvis.losses.criterion import LossConfig
-from mfvis.models.mask2former import ModelConfig
-from mfvis.train.optim import OptimConfig
+from mfvis.errors import ConfigError, require
+from mfvis.losses.config import LossConfig
+from mfvis.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule; the defaults are the paper's."""
+
+    steps: int = 6000
+    """Optimiser steps."""
+    lr: float = 1e-4
+    """Learning rate of everything but the backbone."""
+    backbone_lr_multiplier: float = 0.1
+    """Factor on the learning rate for the backbone; 0 freezes it."""
+    weight_decay: float = 0.05
+    """Not applied to norms and embeddings."""
+    clip_norm: float = 0.01
+    """Largest gradient norm over all parameters; 0 does not clip."""
+    warmup: int = 0
+    """Steps in which the learning rate rises linearly from 0."""
+    schedule: Literal["step", "linear", "cosine", "constant"] = "step"
+    """After the warm-up: drops by ten at `lr_milestones`, or falls to 0 along a line or half a cosine."""
+    lr_milestones: tuple[float, ...] = (2 / 3,)
+    """Fractions of `steps` at which "step" multiplies the learning rate by 0.1."""
+
+    def __post_init__(self) -> None:
+        require(self, self.wanted())
+
+    def wanted(self) -> dict[str, tuple[bool, str]]:
+        """For each field whether it is good, and what is expected of it."""
+        return {
+            "steps": (self.steps >= 1, "1 or more"),
+            "lr": (math.isfinite(self.lr) and self.lr > 0, "a positive number"),
+            "backbone_lr_multiplier": (
+                math.isfinite(self.backbone_lr_multiplier) and self.backbone_lr_multiplier >= 0,
+                "0 or more",
+            ),
+            "weight_decay": (math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or more"),
+            "clip_norm": (math.isfinite(self.clip_norm) and self.clip_norm >= 0, "0 or more"),
+            "warmup": (0 <= self.warmup <= max(self.steps, 0), f"0 to {self.steps}, the number of steps"),
+            "lr_milestones": (
+                all(0 < share <= 1 for share in self.lr_milestones),
+                "fractions of the training, above 0 and up to 1",
+            ),
+        }
 
 
 @dataclass(frozen=True)
@@ -97,6 +139,14 @@ class Config:
         if not self.data:
             raise ConfigError("data names no data set; write FILE.json or NAME:FOLDER")
         return tuple(map(parse_spec, self.data))
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Compute the losses of a batch that stopped a training once more."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """The directory that the message of the training named."""
 
 
 def accumulation(train: TrainConfig, processes: int) -> int:

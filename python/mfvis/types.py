@@ -10,13 +10,15 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+if TYPE_CHECKING:  # torch takes seconds to import, and reading data sets and flags does without
+    import torch
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
 
 
 def present(boxes: Array) -> Array:
@@ -142,7 +144,7 @@ class Batch:
         return replace(self, **{name: value.pin_memory() for name, value in self._tensors()})
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
-        return [(name, value) for name, value in vars(self).items() if isinstance(value, Tensor)]
+        return [(name, value) for name, value in vars(self).items() if name != "clips" and value is not None]
 
 
 class MaskSource(Protocol):
@@ -164,6 +166,8 @@ class DenseMasks:
     logits_LBQTHW: Tensor
 
     def select(self, clip: int, query_LM: Tensor) -> Tensor:
+        import torch
+
         layer = torch.arange(len(query_LM), device=query_LM.device)[:, None]
         return self.logits_LBQTHW[layer, clip, query_LM]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from import_helpers import write_pictures
-from mfvis.data.synthetic import SyntheticConfig, write_demo
+from mfvis.data.config import SyntheticConfig
+from mfvis.data.synthetic import write_demo
 
 
 @pytest.fixture(scope="session")

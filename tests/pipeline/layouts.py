@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mfvis.data.config import SyntheticConfig
 from mfvis.data.datasets import DATASETS
 from mfvis.data.rle import decode_mask
-from mfvis.data.synthetic import SyntheticConfig, write_demo
+from mfvis.data.synthetic import write_demo
 
 # Where each data set has, per split, its annotations and its frames.
 PLACES = {

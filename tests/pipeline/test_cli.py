@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from mfvis import doctor
-from mfvis.cli import COMMANDS, Command, main
+from mfvis.cli import COMMANDS, Command, _load, main
 
 import mfvis_ext
 
@@ -41,6 +43,44 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_of_a_command_imports_no_torch() -> None:
+    script = f"""
+import sys
+from mfvis.cli import main
+for name in {list(COMMANDS)}:
+    try:
+        main([*name.split(), "--help"])
+    except SystemExit as end:
+        assert end.code == 0, name
+    assert not {{"torch", "mfvis_ext", "scipy", "transformers"}} & set(sys.modules), (name, sorted(sys.modules))
+print("all commands")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "all commands", done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_takes_its_flags(name: str) -> None:
+    command = COMMANDS[name]
+    hints = typing.get_type_hints(_load(command.run))
+    hints.pop("return", None)
+    assert list(hints.values()) == ([_load(command.config)] if command.config else [])
+
+
+def test_errors_of_flags_need_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("train: {lr: -1}")
+    argv = ["train", "--preset", f"test,{tmp_path / 'mine.yaml'}", "--data", "x.json"]
+    script = f"import sys; from mfvis.cli import main; print(main({argv})); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"] and "train.lr is -1" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([flag]) == 0
+    assert re.fullmatch(r"mfvis (\d+\.\d+.*|of a checkout that is not installed)\n", capsys.readouterr().out)
 
 
 def test_python_m_mfvis_is_the_command() -> None:
@@ -75,12 +115,19 @@ def test_a_place_that_cannot_be_written_is_one_message(tmp_path: Path, capsys: p
     assert error.startswith("mfvis: cannot read or write (Not a directory: ") and "Check the path" in error
 
 
-def test_a_reader_that_has_seen_enough_hears_no_complaint() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mfvis", "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["data", "--help"], ["train", "--help"], ["doctor", "-h"]])
+def test_a_reader_that_has_seen_enough_hears_no_complaint(argv: list[str]) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "mfvis", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 1
+
+
+@pytest.mark.parametrize(("output", "status"), [("/dev/full", 2), (None, 0)])
+def test_output_that_cannot_be_written(output: str | None, status: int) -> None:
+    shell = f"{sys.executable} -m mfvis --help " + (f"> {output}" if output else ">&-")
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
+    assert done.returncode == status and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert ("No space left on device" in done.stderr) == (output is not None)
 
 
 def test_dry_run_shows_derived_numbers_and_trains_nothing(
@@ -115,7 +162,8 @@ def test_operators_that_cannot_be_loaded_are_one_message(tmp_path: Path) -> None
     # An editable install would find the submodules of the real package.
     editable = "sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in getattr(f, '__module__', '')]"
     paths = f"sys.path[:0] = [{str(tmp_path)!r}, {str(package)!r}]"
-    code = f"import sys; {editable}; {paths}; from mfvis.cli import main; sys.exit(main(['label', 'x.json']))"
+    argv = ["label", "x.json", "--backbone.weights", "x"]
+    code = f"import sys; {editable}; {paths}; from mfvis.cli import main; sys.exit(main({argv}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("mfvis: the compiled part of mfvis_ext cannot be loaded (it was not built here)")

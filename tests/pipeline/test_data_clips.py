@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mfvis.data.augment import PADDING
-from mfvis.data.clips import ClipConfig, ClipDataset, ClipSampler, collate, make_clip, sample_frames
+from mfvis.data.clips import ClipDataset, ClipSampler, collate, make_clip, sample_frames
+from mfvis.data.config import ClipConfig
 from mfvis.data.rle import mask_box
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError, DataError

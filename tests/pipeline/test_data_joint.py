@@ -16,8 +16,9 @@ import torch
 from layouts import publish
 from mfvis.config import Config, derived, shares
 from mfvis.data.augment import pan
-from mfvis.data.clips import ClipConfig, ClipDataset, ClipSampler, collate_alike
+from mfvis.data.clips import ClipDataset, ClipSampler, collate_alike
 from mfvis.data.coco import load_coco
+from mfvis.data.config import ClipConfig
 from mfvis.data.datasets import parse_spec
 from mfvis.data.rle import mask_box
 from mfvis.data.ytvis import load_dataset

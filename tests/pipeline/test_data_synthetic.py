@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mfvis.data.check import check_file
-from mfvis.data.synthetic import SHAPES, SyntheticConfig, draw_video, write_demo
+from mfvis.data.config import SyntheticConfig
+from mfvis.data.synthetic import SHAPES, draw_video, write_demo
 from mfvis.errors import ConfigError
 
 

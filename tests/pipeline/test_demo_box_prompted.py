@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mfvis.data.clips import ClipConfig
+from mfvis.config import OptimConfig
+from mfvis.data.config import ClipConfig
 from mfvis.data.ytvis import load_dataset
-from mfvis.demo.box_prompted import BoxReader, BoxReaderConfig, fill_boxes, train_box_reader
+from mfvis.demo.box_prompted import BoxReader, fill_boxes, train_box_reader
+from mfvis.demo.config import BoxReaderConfig
 from mfvis.errors import ConfigError
-from mfvis.losses.criterion import LossConfig
-from mfvis.losses.temporal import TemporalConfig
-from mfvis.models.backbone import BackboneConfig
-from mfvis.train.optim import OptimConfig
+from mfvis.losses.config import LossConfig, TemporalConfig
+from mfvis.models.config import BackboneConfig
 from mfvis.types import BoxPrompts, VideoDataset
 from tiny import every_mask
 

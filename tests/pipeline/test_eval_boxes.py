@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from mfvis.errors import DataError
 from mfvis.eval.box_overlap import toolkit_overlap, track_eval_overlap
+from mfvis.eval.config import EvalConfig
 from mfvis.eval.mots import MotsMetrics, evaluate_mots
 from mfvis.eval.mots_frame import TrackingFrames
-from mfvis.eval.run import EvalConfig, run
+from mfvis.eval.run import run
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from mots_cases import NAMES, Thing, encoded, flat, rectangle
 from pytest import approx

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mfvis.errors import DataError
-from mfvis.eval.run import EvalConfig, run
+from mfvis.eval.config import EvalConfig
+from mfvis.eval.run import run
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from mfvis.errors import DataError
-from mfvis.eval.run import EvalConfig, run
+from mfvis.eval.config import EvalConfig
+from mfvis.eval.run import run
 from mots_cases import random_case, write_scalabel
 from test_eval_reference import random_files
 

@@ -8,8 +8,9 @@ import pytest
 from mfvis.data.bdd100k import load_bdd100k
 from mfvis.errors import DataError
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
+from mfvis.eval.config import EvalConfig
 from mfvis.eval.mots import evaluate_mots
-from mfvis.eval.run import EvalConfig, run
+from mfvis.eval.run import run
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from mots_cases import A, B, Thing, flat, one_video, rectangle, scalabel_frames, write_bitmasks, write_scalabel
 from PIL import Image

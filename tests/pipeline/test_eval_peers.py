@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 
 import pytest
+from mfvis.eval.config import EvalConfig
 from mfvis.eval.mots import MotsMetrics
-from mfvis.eval.run import EvalConfig, run
+from mfvis.eval.run import run
 from mots_cases import random_case, write_bitmasks, write_scalabel
 from pytest import approx
 from test_eval_boxes import random_boxes, write

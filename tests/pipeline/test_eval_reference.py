@@ -12,7 +12,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from mfvis.eval.run import EvalConfig, run
+from mfvis.eval.config import EvalConfig
+from mfvis.eval.run import run
 from pycocotools import mask as coco_mask
 from pytest import approx
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from mfvis.errors import DataError
-from mfvis.eval.run import EvalConfig, run
+from mfvis.eval.config import EvalConfig
+from mfvis.eval.run import run
 from PIL import Image
 from pytest import approx
 from ytvis_cases import rectangle, rle

@@ -392,7 +392,8 @@ def test_names_in_a_checkpoint_contact_nobody(
 def test_a_model_in_the_cache_is_found_without_the_hub(
     of_the_hub: Path, no_network: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from mfvis.models.backbone import Backbone, BackboneConfig, offline
+    from mfvis.models.backbone import Backbone, offline
+    from mfvis.models.config import BackboneConfig
     from mfvis.weights import hub
     from transformers import ConvNextConfig
 
@@ -421,7 +422,8 @@ def test_without_a_connection_the_hub_is_asked_once(
 
 def test_code_in_a_folder_of_a_backbone_is_not_run(tmp_path: Path) -> None:
     """`AutoConfig` would ask at the terminal whether to run it."""
-    from mfvis.models.backbone import Backbone, BackboneConfig
+    from mfvis.models.backbone import Backbone
+    from mfvis.models.config import BackboneConfig
 
     folder = tmp_path / "a" / "model"
     folder.mkdir(parents=True)

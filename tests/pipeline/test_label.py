@@ -11,33 +11,28 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from mfvis.config import OptimConfig
 from mfvis.data.augment import pad_frames
 from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError, DataError, VideoError
 from mfvis.label import run as label
-from mfvis.label.background_propagation import (
-    EvidenceConfig,
-    camera_motion,
-    escaped_background,
-    inside_boxes,
-    ring_around,
-)
-from mfvis.label.config import LabelConfig
+from mfvis.label.background_propagation import camera_motion, escaped_background, inside_boxes, ring_around
+from mfvis.label.config import EvidenceConfig, LabelConfig, RefineConfig
 from mfvis.label.ensemble import ABSENT, among_tracks, mean_of_fitting
 from mfvis.label.fit import fit, segment
 from mfvis.label.models import TrackReader, at_most
-from mfvis.label.refine import RefineConfig, refine
+from mfvis.label.refine import refine
 from mfvis.label.start import FromCheckpoint
 from mfvis.label.window_inputs import cut, look, with_evidence
-from mfvis.losses.criterion import LossConfig
+from mfvis.losses.config import LossConfig
 from mfvis.losses.negatives import negatives_loss
-from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.models.backbone import Backbone
+from mfvis.models.config import BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import parse
 from mfvis.predict.assignment import assign_tubes
 from mfvis.predict.upsample import at_original_size
-from mfvis.train.optim import OptimConfig
 from tiny import TINY
 
 import mfvis_ext

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from mfvis.config import OptimConfig
 from mfvis.data.rle import encode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.label import cross_video as shared
 from mfvis.label import run as label
-from mfvis.label.background_propagation import EvidenceConfig, inside_boxes
-from mfvis.label.config import LabelConfig
+from mfvis.label.background_propagation import inside_boxes
+from mfvis.label.config import EvidenceConfig, LabelConfig
 from mfvis.label.cross_video import CropReader, Crops, crops_of, examples_of, joined, masks_in_crops, teach
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.window_inputs import View, look
-from mfvis.models.backbone import Backbone, BackboneConfig
-from mfvis.train.optim import OptimConfig
+from mfvis.models.backbone import Backbone
+from mfvis.models.config import BackboneConfig
 from mfvis.types import TrackResult, Video
 from mfvis.weights.files import save_safetensors
 

@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mfvis.config import OptimConfig
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import CheckpointError, ConfigError, TrainingError, VideoError
 from mfvis.label import run as label
-from mfvis.label.background_propagation import EvidenceConfig
-from mfvis.label.config import LabelConfig
-from mfvis.label.refine import RefineConfig
+from mfvis.label.config import EvidenceConfig, LabelConfig, RefineConfig
 from mfvis.label.start import FromCheckpoint
-from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.models.backbone import Backbone
+from mfvis.models.config import BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.train.optim import OptimConfig
 from mfvis.weights.files import read_state_dict, save_safetensors
 from tiny import TINY
 

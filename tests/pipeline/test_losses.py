@@ -11,12 +11,11 @@ import torch
 from mfvis.errors import ConfigError
 from mfvis.losses import criterion as criteria
 from mfvis.losses.background import background_loss
-from mfvis.losses.criterion import Criterion, LossConfig
-from mfvis.losses.masks import MaskConfig, mask_losses, point_sample, uncertain_points
-from mfvis.losses.matcher import MatchConfig, match, matching_cost
-from mfvis.losses.pairwise import PairwiseConfig
+from mfvis.losses.config import LossConfig, MaskConfig, MatchConfig, PairwiseConfig, TemporalConfig
+from mfvis.losses.criterion import Criterion
+from mfvis.losses.masks import mask_losses, point_sample, uncertain_points
+from mfvis.losses.matcher import match, matching_cost
 from mfvis.losses.projection import projection_loss
-from mfvis.losses.temporal import TemporalConfig
 from mfvis.types import Batch, ClipOrigin, DenseMasks, Match, Prediction
 
 import mfvis_ext

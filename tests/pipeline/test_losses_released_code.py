@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from mfvis.config import Config
 from mfvis.errors import ConfigError
 from mfvis.losses import released_code
-from mfvis.losses.criterion import Criterion, LossConfig, LossTerms
+from mfvis.losses.config import LossConfig
+from mfvis.losses.criterion import Criterion, LossTerms
 from mfvis.parsing import build, load_preset
 from mfvis.types import Batch, ClipOrigin, DenseMasks, Match, Prediction
 from torch import Tensor

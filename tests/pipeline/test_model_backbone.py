@@ -3,8 +3,9 @@
 import pytest
 import torch
 from mfvis.errors import CheckpointError, ConfigError
-from mfvis.models.backbone import Backbone, BackboneConfig, MobileNetV2
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.backbone import Backbone, MobileNetV2
+from mfvis.models.config import BackboneConfig, ModelConfig
+from mfvis.models.mask2former import VideoMask2Former
 from mfvis.weights.files import read_state_dict, save_safetensors
 from tiny import every_mask
 from transformers import MobileNetV2Config, MobileNetV2Model

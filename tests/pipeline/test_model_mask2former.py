@@ -4,8 +4,8 @@ import pytest
 import torch
 from mfvis.errors import ConfigError
 from mfvis.models import decoder
-from mfvis.models.backbone import BackboneConfig
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.config import BackboneConfig, ModelConfig
+from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import grid_positions
 from mfvis.models.prompts import _overlap
 from mfvis.types import BoxPrompts

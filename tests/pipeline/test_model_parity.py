@@ -3,8 +3,8 @@
 import pytest
 import torch
 from mfvis.models import backbone
-from mfvis.models.backbone import BackboneConfig
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.config import BackboneConfig, ModelConfig
+from mfvis.models.mask2former import VideoMask2Former
 from mfvis.weights.files import load_weights
 from mfvis.weights.foreign import to_ours
 from tiny import every_mask

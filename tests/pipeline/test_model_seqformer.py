@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mfvis.losses.boxes import BoxConfig, generalized_iou
-from mfvis.losses.criterion import Criterion, LossConfig
-from mfvis.losses.masks import MaskConfig
-from mfvis.losses.matcher import MatchConfig, match
-from mfvis.models.backbone import BackboneConfig
+from mfvis.losses.boxes import generalized_iou
+from mfvis.losses.config import BoxConfig, LossConfig, MaskConfig, MatchConfig
+from mfvis.losses.criterion import Criterion
+from mfvis.losses.matcher import match
+from mfvis.models.config import BackboneConfig, ModelConfig
 from mfvis.models.deformable_attention import Levels
 from mfvis.models.dynamic_masks import DynamicMasks, num_parameters, upsample_aligned
-from mfvis.models.mask2former import ModelConfig
 from mfvis.models.seqformer import SeqFormer
 from mfvis.types import Batch, ClipOrigin
 from mfvis.weights.seqformer_names import ALIAS, SEQFORMER, UNUSED

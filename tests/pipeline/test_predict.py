@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from mfvis.config import Config
 from mfvis.data.augment import pad_frames, resize_frames
-from mfvis.data.clips import ClipConfig
+from mfvis.data.config import ClipConfig
 from mfvis.data.images import write_image
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import open_video, read_frames, video_writer
@@ -22,7 +22,8 @@ from mfvis.errors import CheckpointError, ConfigError, DataError, VideoError
 from mfvis.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.predict import run as predict
-from mfvis.predict.predictor import InferConfig, predict_video, sized_as_trained
+from mfvis.predict.config import InferConfig
+from mfvis.predict.predictor import predict_video, sized_as_trained
 from mfvis.predict.upsample import encode_tubes
 from tiny import CATEGORIES, TINY, every_mask, tiny_model
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mfvis.data.video import open_video, video_writer
 from mfvis.errors import ConfigError
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.predict.predictor import InferConfig, WindowFeatures, predict_video
+from mfvis.predict.config import InferConfig
+from mfvis.predict.predictor import WindowFeatures, predict_video
 from mfvis.predict.track_association import Identities, emitted, windows_of
 from mfvis.types import DenseMasks, Prediction
 from tiny import CATEGORIES, tiny_model

@@ -11,7 +11,7 @@ from mfvis.cli import main
 from mfvis.config import Config
 from mfvis.data.datasets import DATASETS, parse_spec
 from mfvis.errors import ConfigError
-from mfvis.models.backbone import BackboneConfig
+from mfvis.models.config import BackboneConfig
 from mfvis.parsing import PRESETS, build, load_preset
 from mfvis.train.optim import learning_rate
 from mfvis.train.plan import estimate

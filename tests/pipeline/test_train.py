@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mfvis.config import Config, accumulation, derived
+from mfvis.config import Config, OptimConfig, accumulation, derived
 from mfvis.data.clips import Draw, collate
 from mfvis.errors import ConfigError, DataError, TrainingError
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, replay
 from mfvis.train.engine import clip_datasets, train
-from mfvis.train.optim import OptimConfig, learning_rate, make_optimizer
+from mfvis.train.optim import learning_rate, make_optimizer
 from mfvis.train.step import box_prompts
 from mfvis.types import Batch, ClipOrigin
 from safetensors.torch import load_file

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from mfvis.models.backbone import BackboneConfig
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.config import BackboneConfig, ModelConfig
+from mfvis.models.mask2former import VideoMask2Former
 from mfvis.types import Category, Prediction
 from torch import Tensor
 

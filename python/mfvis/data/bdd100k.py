@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from scipy import ndimage
 
 from mfvis.data.bitmask import CROWD, IGNORED, read_bitmask
 from mfvis.data.rle import encode_mask
@@ -226,6 +225,8 @@ class _Objects:
         self, t: int, name: str, category_HW: np.ndarray, attributes_HW: np.ndarray, id_HW: np.ndarray
     ) -> None:
         """The objects of a bitmask, its ignore regions left out."""
+        from scipy import ndimage  # a fifth of a second that help texts would wait for
+
         for number, place in enumerate(ndimage.find_objects(id_HW), start=1):
             if place is None:
                 continue

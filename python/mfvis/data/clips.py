@@ -6,8 +6,7 @@ That is what makes training resumable bit by bit: no worker, process or prefetch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,48 +14,11 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
 from mfvis.data.augment import augment, pad_frames, padded_size, pan
+from mfvis.data.config import ClipConfig
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
-from mfvis.errors import ConfigError, DataError, Problem, require
+from mfvis.errors import ConfigError, DataError, Problem
 from mfvis.types import Batch, Clip, ClipOrigin, Track, Video, VideoDataset
-
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """How training clips are drawn from videos and augmented. Defaults: Ke et al. 2023, section 4.1."""
-
-    frames: int = 5
-    """T, frames of a clip."""
-    sampling: Literal["random", "consecutive"] = "random"
-    """random: a frame and T - 1 others around it, drawn with replacement, shuffled. consecutive: in order."""
-    range: int = 5
-    """random: how far from the first frame the others may lie."""
-    stride: int = 1
-    """consecutive: steps between the frames."""
-    short_sides: tuple[int, ...] = (360, 480)
-    """The short side of a clip in pixels is one of these."""
-    max_side: int = 1333
-    """The long side is at most this; the short side gives way."""
-    flip: float = 0.5
-    """Probability that a clip is mirrored left to right."""
-    smallest_crop: float = 1.0
-    """The least share of each side that a random crop keeps; 1 never crops."""
-    rotation: float = 15.0
-    """Of a video of a single frame, a picture, a clip of several is made by turning it: up to so many degrees."""
-    smallest_pan: float = 0.7
-    """... and by moving a window over it: the least share of each side that the window has."""
-
-    def __post_init__(self) -> None:
-        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("frames", "range", "stride", "max_side")}
-        for name in ("smallest_crop", "smallest_pan"):
-            wanted[name] = (0 < getattr(self, name) <= 1, "more than 0 and at most 1")
-        wanted |= {
-            "sampling": (self.sampling in ("random", "consecutive"), "random or consecutive"),
-            "short_sides": (min(self.short_sides, default=0) >= 1, "one or more sizes in pixels"),
-            "flip": (0 <= self.flip <= 1, "a probability"),
-            "rotation": (0 <= self.rotation <= 180, "0 to 180 degrees"),
-        }
-        require(self, wanted)
 
 
 class Draw(NamedTuple):

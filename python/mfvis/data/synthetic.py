@@ -11,18 +11,15 @@ next, as the temporal loss requires.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates, shift
 
+from mfvis.data.config import DirectoryConfig, SyntheticConfig
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import encode_mask, mask_box
-from mfvis.errors import require
 from mfvis.writing import run_lock
 
 SUPERSAMPLING = 4
@@ -44,45 +41,6 @@ COLORS = np.array(
 """Two for each class in turn, which are its own; what is left over is the background's alone."""
 
 
-@dataclass(frozen=True)
-class SyntheticConfig:
-    """How many synthetic videos, of which size."""
-
-    videos: int = 60
-    """Videos of train.json."""
-    val_videos: int = 16
-    """Videos of val.json."""
-    frames: int = 8
-    """Of each video."""
-    height: int = 96
-    """Of the pictures, in pixels."""
-    width: int = 160
-    """The same."""
-    min_objects: int = 2
-    """Objects per video, at least."""
-    max_objects: int = 4
-    """Objects per video, at most."""
-    seed: int = 0
-    """Another number, other videos."""
-
-    def __post_init__(self) -> None:
-        least = {"videos": 1, "val_videos": 1, "frames": 1, "height": 32, "width": 32, "min_objects": 1, "seed": 0}
-        wanted = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
-        require(
-            self,
-            wanted
-            | {"max_objects": (self.max_objects >= self.min_objects, f"min_objects, {self.min_objects}, or more")},
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DirectoryConfig(SyntheticConfig):
-    """Write synthetic videos with boxes and masks, in the YouTube-VIS layout."""
-
-    directory: Annotated[Path, tyro.conf.Positional]
-    """Where to; files of the same names are replaced."""
-
-
 def run(config: DirectoryConfig) -> None:
     """Write the videos and say where they are."""
     with run_lock(config.directory):
@@ -90,12 +48,13 @@ def run(config: DirectoryConfig) -> None:
     print(f"wrote {train_json} ({config.videos} videos) and {val_json} ({config.val_videos})")
 
 
-def write_demo(directory: str | Path, config: SyntheticConfig = SyntheticConfig()) -> tuple[Path, Path]:
+def write_demo(directory: str | Path, config: SyntheticConfig | None = None) -> tuple[Path, Path]:
     """Write a data set in the YouTube-VIS layout, pictures in ``JPEGImages``; returns ``(train.json, val.json)``.
 
     Both have boxes and masks of the *visible* part of each object. The same configuration gives the same files. The
     directory is made if need be; files of the same names are replaced.
     """
+    config = config or SyntheticConfig()
     directory, frames, size = Path(directory), config.frames, (config.height, config.width)
     paths = []
     for split, (name, count) in enumerate((("train", config.videos), ("val", config.val_videos))):

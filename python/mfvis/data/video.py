@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-import torch
-from torch import Tensor
 
 from mfvis.data.images import IMAGE_SUFFIXES, image_files, is_image, read_image
 from mfvis.data.video_frames import decode_frames
@@ -19,6 +18,9 @@ from mfvis.errors import VideoError
 from mfvis.text import printable
 from mfvis.types import Video
 from mfvis.writing import atomic_write
+
+if TYPE_CHECKING:  # torch takes seconds to import, and checking and importing data does without
+    from torch import Tensor
 
 VIDEO_SUFFIXES = frozenset(
     [".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m1v", ".m2ts", ".m2v", ".m4v", ".mkv"]
@@ -34,6 +36,8 @@ def read_frames(video: Video, indices: Sequence[int]) -> Tensor:
     Raises:
         VideoError: names the file and the frame that is missing, damaged, or of another size than the video's.
     """
+    import torch
+
     indices = [int(index) for index in indices]
     for index in indices:
         if not 0 <= index < video.length:
@@ -56,6 +60,8 @@ def stream_frames(video: Video) -> Iterator[Tensor]:
 
 def _frames(video: Video, wanted: Sequence[int]) -> Iterator[Tensor]:
     """The frames `wanted` (ascending), RGB uint8 ``[3, H, W]``, each of the video's size."""
+    import torch
+
     if isinstance(video.frames, Path):
         pictures = decode_frames(video.frames, wanted)
     else:

@@ -7,46 +7,24 @@ can: nothing but the losses speaks against it. So on this one they show what the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfvis.data.augment import fitted_size, resize
-from mfvis.data.clips import ClipConfig, ClipDataset, ClipSampler, collate, make_clip
-from mfvis.errors import require
+from mfvis.data.clips import ClipDataset, ClipSampler, collate, make_clip
+from mfvis.data.config import ClipConfig
+from mfvis.demo.config import BoxReaderConfig
 from mfvis.grid import STRIDE
 from mfvis.label.background_propagation import inside_boxes
-from mfvis.losses.criterion import Criterion, LossConfig
-from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.losses.criterion import Criterion
+from mfvis.models.backbone import Backbone
 from mfvis.predict.upsample import encode_tubes
-from mfvis.train.optim import OptimConfig, make_optimizer, optimizer_step, set_learning_rate
+from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
 from mfvis.train.step import box_prompts, forward
 from mfvis.types import BoxPrompts, DenseMasks, Prediction, TrackResult, Video, VideoDataset
-
-
-@dataclass(frozen=True)
-class BoxReaderConfig:
-    """The network that is told the boxes, and its training."""
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    dim: int = 24
-    """Channels of the features that the head sees."""
-    width: int = 32
-    """Channels of the head."""
-    batch_size: int = 4
-    """Clips per step."""
-    seed: int = 0
-    """Another number, other weights to begin with and other clips."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    """The network names no classes, so their weight changes nothing."""
-
-    def __post_init__(self) -> None:
-        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("dim", "batch_size")}
-        wanted["width"] = (self.width >= 4 and self.width % 4 == 0, "a multiple of 4")
-        require(self, wanted)
 
 
 class BoxReader(nn.Module):

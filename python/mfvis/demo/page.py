@@ -20,7 +20,7 @@ from mfvis.vis.draw import side_by_side
 from mfvis.vis.report import Chart, Curve, Gallery, Picture, Report, Table, Tile
 
 if TYPE_CHECKING:
-    from mfvis.demo.run import DemoConfig
+    from mfvis.demo.config import DemoConfig
 
 SHOWN = 8
 """Validation videos in each gallery: the first ones, whatever came out of them."""

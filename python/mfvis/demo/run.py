@@ -9,23 +9,24 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from mfvis.config import Config, TrainConfig
-from mfvis.data.clips import ClipConfig
+from mfvis.config import Config
+from mfvis.data.config import ClipConfig
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results
-from mfvis.data.synthetic import SyntheticConfig, write_demo
+from mfvis.data.synthetic import write_demo
 from mfvis.data.ytvis import load_dataset
-from mfvis.demo.box_prompted import BoxReaderConfig, fill_boxes, train_box_reader
+from mfvis.demo.box_prompted import fill_boxes, train_box_reader
+from mfvis.demo.config import BoxReaderConfig, DemoConfig
 from mfvis.demo.page import Filling, Outcome, page
 from mfvis.eval.mean_j import mean_j
 from mfvis.eval.ytvis import evaluate
-from mfvis.losses.criterion import LossConfig
-from mfvis.models.mask2former import ModelConfig
+from mfvis.losses.config import LossConfig
 from mfvis.predict.assignment import assign_results
-from mfvis.predict.predictor import InferConfig, predict_video, sized_as_trained
+from mfvis.predict.config import InferConfig
+from mfvis.predict.predictor import predict_video, sized_as_trained
 from mfvis.train.checkpoint import load_model
 from mfvis.train.engine import train
 from mfvis.types import VideoDataset
@@ -42,24 +43,6 @@ TERMS = {
     "mask_dice": "dice",
 }
 """The losses of the training's log, and what the report calls them."""
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Show the whole path on this machine's CPU: synthetic videos, box-only training, evaluation, an HTML report."""
-
-    out: Path = Path("demo")
-    """Directory for data, runs and report.html; what an earlier demo wrote there is replaced."""
-    twin: bool = False
-    """Also train the mask-supervised twin and a box-only model without TK-Loss, and compare all three."""
-    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    infer: InferConfig = field(default_factory=InferConfig)
-    box_reader: BoxReaderConfig = field(default_factory=BoxReaderConfig)
-    """The second act: trained with these losses, and with all of them but TK-Loss."""
 
 
 def run(config: DemoConfig) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from mfvis.data.bdd100k import FOLDERS, Labels, label_path
-from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_spec
+from mfvis.data.datasets import DatasetSpec, parse_spec
 from mfvis.data.jsonfile import write_json
 from mfvis.data.masks import compress_masks
 from mfvis.data.results import parse_results
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError, Problem
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
+from mfvis.eval.config import EvalConfig
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.eval.mots import MotsMetrics, evaluate_mots
 from mfvis.eval.numbers import COCO, YOUTUBE_VIS, Metrics
@@ -24,25 +22,6 @@ from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from mfvis.eval.table import ap_table, as_json, j_table, mots_table
 from mfvis.eval.ytvis import evaluate
 from mfvis.types import TrackResult, VideoDataset
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Evaluate results: AP of YouTube-VIS, OVIS or COCO, BDD100K's segmentation tracking, mean J of `mfvis label`."""
-
-    results: Annotated[Path, tyro.conf.Positional]
-    """A results.json of YouTube-VIS, OVIS or COCO; BDD100K's Scalabel JSON or folder of bitmasks; or a YouTube-VIS
-    data set whose tracks were given masks."""
-    data: Annotated[
-        str,
-        tyro.conf.arg(
-            help="The true masks: a JSON in the layout of YouTube-VIS, OVIS or COCO, or a data set by its name, "
-            "NAME:FOLDER or NAME:JSON (its split valid; others: @split=train); for BDD100K also its Scalabel JSON, or "
-            f"folder of bitmasks, itself. Names: {DATASET_NAMES}."
-        ),
-    ]
-    out: Path | None = None
-    """Where to write the numbers as JSON."""
 
 
 def run(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:

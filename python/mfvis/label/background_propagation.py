@@ -7,13 +7,11 @@ is the TK-Loss's matching with its conclusion drawn at once: the negatives outsi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.errors import require
+from mfvis.label.config import EvidenceConfig
 from mfvis.losses.background import box_spans
 
 LEAST_OVERLAP = 0.35
@@ -22,35 +20,6 @@ PAIRS_AT_ONCE = 16
 """Of frames; what bounds the memory."""
 RING = 0.3
 """How wide the ring around a box is, as a share of the box's longer side."""
-
-
-@dataclass(frozen=True)
-class EvidenceConfig:
-    """How background inside the boxes is found in other frames, and what it weighs in training."""
-
-    weight: float = 1.0
-    """Of the escaped pixels' term in the loss, and of the ring's around the boxes; 0 looks for none."""
-    doubt: float = 0.1
-    """Share of the box's pixels that the escaped ones are averaged over in addition: few of them may be errors."""
-    gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
-    """How many frames away the other frames are, both ways. Far ones show what slow objects cover for long."""
-    radius: int = 3
-    """Cells of the grid around the place where the camera's motion takes a pixel."""
-    distance: float = 16.0
-    """Farthest patch distance (3 x 3 cells of LAB) of the same place seen again."""
-    witnesses: int = 2
-    """Other frames in which a pixel must be found outside the box."""
-
-    def __post_init__(self) -> None:
-        wanted = {
-            "weight": (self.weight >= 0, "0 or more"),
-            "doubt": (self.doubt >= 0, "0 or more"),
-            "gaps": (len(self.gaps) > 0 and min(self.gaps) >= 1, "one or more numbers of frames, each 1 or more"),
-            "radius": (self.radius >= 0, "0 or more"),
-            "distance": (self.distance >= 0, "0 or more"),
-            "witnesses": (self.witnesses >= 1, "1 or more"),
-        }
-        require(self, wanted)
 
 
 def inside_boxes(boxes_NT4: Tensor, height: int, width: int) -> Tensor:

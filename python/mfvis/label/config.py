@@ -8,12 +8,62 @@ from typing import Annotated
 
 import tyro
 
+from mfvis.config import OptimConfig
 from mfvis.errors import require
-from mfvis.label.background_propagation import EvidenceConfig
-from mfvis.label.refine import RefineConfig
-from mfvis.losses.criterion import LossConfig
-from mfvis.models.backbone import BackboneConfig
-from mfvis.train.optim import OptimConfig
+from mfvis.losses.config import LossConfig
+from mfvis.models.config import BackboneConfig
+
+
+@dataclass(frozen=True)
+class EvidenceConfig:
+    """How background inside the boxes is found in other frames, and what it weighs in training."""
+
+    weight: float = 1.0
+    """Of the escaped pixels' term in the loss, and of the ring's around the boxes; 0 looks for none."""
+    doubt: float = 0.1
+    """Share of the box's pixels that the escaped ones are averaged over in addition: few of them may be errors."""
+    gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
+    """How many frames away the other frames are, both ways. Far ones show what slow objects cover for long."""
+    radius: int = 3
+    """Cells of the grid around the place where the camera's motion takes a pixel."""
+    distance: float = 16.0
+    """Farthest patch distance (3 x 3 cells of LAB) of the same place seen again."""
+    witnesses: int = 2
+    """Other frames in which a pixel must be found outside the box."""
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "weight": (self.weight >= 0, "0 or more"),
+            "doubt": (self.doubt >= 0, "0 or more"),
+            "gaps": (len(self.gaps) > 0 and min(self.gaps) >= 1, "one or more numbers of frames, each 1 or more"),
+            "radius": (self.radius >= 0, "0 or more"),
+            "distance": (self.distance >= 0, "0 or more"),
+            "witnesses": (self.witnesses >= 1, "1 or more"),
+        }
+        require(self, wanted)
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How the edges of the masks are fitted to the picture."""
+
+    steps: int = 5
+    """Mean-field steps; 0 leaves the network's masks as they are."""
+    network: float = 0.2
+    """Factor on the network's logits."""
+    colour: float = 1.0
+    """Factor on the log ratio of the two colour models."""
+    smooth: float = 2.0
+    """Weight of the neighbours."""
+    similar: float = 8.0
+    """LAB distance at which a neighbour's say has fallen to exp(-1/2)."""
+    frames: int = 4
+    """Frames before and after that share their colour models."""
+
+    def __post_init__(self) -> None:
+        names = ("steps", "network", "colour", "smooth", "frames")
+        wanted = {name: (getattr(self, name) >= 0, "0 or more") for name in names}
+        require(self, wanted | {"similar": (self.similar > 0, "a positive number")})
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mfvis_ext
+from mfvis.config import OptimConfig
 from mfvis.data.rle import decode_mask
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.window_inputs import View
-from mfvis.train.optim import OptimConfig, make_optimizer, optimizer_step, set_learning_rate
+from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import TrackResult, Video, present
 
 SIDE = 56

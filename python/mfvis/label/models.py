@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mfvis.grid import PADDING_COLOR, STRIDE
 from mfvis.label.window_inputs import View, as_batch, zoomed
-from mfvis.losses.matcher import MatchConfig, match
+from mfvis.losses.config import MatchConfig
+from mfvis.losses.matcher import match
 from mfvis.models.backbone import Backbone
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.predict.assignment import assign_tubes

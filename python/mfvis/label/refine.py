@@ -8,13 +8,11 @@ make pixels agree with neighbours of like colour.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfvis.errors import require
+from mfvis.label.config import RefineConfig
 
 BINS = 12
 """Of each LAB axis in the colour models."""
@@ -26,29 +24,6 @@ REACH = 6
 """How far the farthest of them lies along either axis."""
 NEAR = 4.0
 """Pixels at which a neighbour's say has fallen to exp(-1/2)."""
-
-
-@dataclass(frozen=True)
-class RefineConfig:
-    """How the edges of the masks are fitted to the picture."""
-
-    steps: int = 5
-    """Mean-field steps; 0 leaves the network's masks as they are."""
-    network: float = 0.2
-    """Factor on the network's logits."""
-    colour: float = 1.0
-    """Factor on the log ratio of the two colour models."""
-    smooth: float = 2.0
-    """Weight of the neighbours."""
-    similar: float = 8.0
-    """LAB distance at which a neighbour's say has fallen to exp(-1/2)."""
-    frames: int = 4
-    """Frames before and after that share their colour models."""
-
-    def __post_init__(self) -> None:
-        names = ("steps", "network", "colour", "smooth", "frames")
-        wanted = {name: (getattr(self, name) >= 0, "0 or more") for name in names}
-        require(self, wanted | {"similar": (self.similar > 0, "a positive number")})
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mfvis.data.augment import pad_frames, padded_size, resize_frames
 from mfvis.grid import STRIDE, grid_colors
-from mfvis.label.background_propagation import EvidenceConfig, escaped_background, inside_boxes, ring_around
+from mfvis.label.background_propagation import escaped_background, inside_boxes, ring_around
+from mfvis.label.config import EvidenceConfig
 from mfvis.models.backbone import Backbone
 from mfvis.types import Batch, ClipOrigin, present
 

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from mfvis.errors import require
+from mfvis.losses.config import BoxConfig
 from mfvis.types import Batch, Match, Prediction, present
 
 ABSENT = 1e-6
 """Every coordinate of a box where the object is absent, in the original code."""
-
-
-@dataclass(frozen=True)
-class BoxConfig:
-    """Weights of the box head, in the loss and in the matching cost; 0 for a model without one."""
-
-    l1: float = 0.0
-    """On the distance of (cx, cy, w, h): absolute in the loss, Euclidean over the tube in the cost."""
-    giou: float = 0.0
-    """On 1 - generalized IoU in the loss, on minus the generalized IoU in the cost, averaged over the frames."""
-    absent_as_corner: bool = False
-    """Train the boxes of frames without the object towards the top left corner, as the original code of SeqFormer does.
-    By default these frames do not count."""
-
-    def __post_init__(self) -> None:
-        require(self, {name: (getattr(self, name) >= 0, "0 or more") for name in ("l1", "giou")})
 
 
 def target_boxes(batch: Batch, config: BoxConfig) -> tuple[Tensor, Tensor]:

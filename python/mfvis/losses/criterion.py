@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 import mfvis_ext
-from mfvis.errors import require
 from mfvis.grid import STRIDE, grid_colors
 from mfvis.losses import released_code
 from mfvis.losses.background import background_loss
-from mfvis.losses.boxes import BoxConfig, box_losses
+from mfvis.losses.boxes import box_losses
 from mfvis.losses.classification import classification_loss
-from mfvis.losses.masks import MaskConfig, dense_mask_losses, mask_losses
-from mfvis.losses.matcher import MatchConfig, match
-from mfvis.losses.pairwise import PairwiseConfig
+from mfvis.losses.config import LossConfig
+from mfvis.losses.masks import dense_mask_losses, mask_losses
+from mfvis.losses.matcher import match
 from mfvis.losses.projection import projection_loss
-from mfvis.losses.temporal import TemporalConfig
 from mfvis.types import Batch, Match, Prediction
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the losses; the defaults are the paper's."""
-
-    classification: float = 2.0
-    """On the cross-entropy of the classes."""
-    no_object: float = 0.1
-    """Weight of the class "no object" among the others."""
-    boxes: BoxConfig = field(default_factory=BoxConfig)
-    """For models with a box head."""
-    projection: float = 5.0
-    """On 1 - dice between the projections of mask and box, onto x and onto y."""
-    background: float = 0.0
-    """On -log(1 - p) of the pixels outside the box; not in the paper."""
-    pairwise: PairwiseConfig = field(default_factory=PairwiseConfig)
-    temporal: TemporalConfig = field(default_factory=TemporalConfig)
-    masks: MaskConfig = field(default_factory=MaskConfig)
-    match: MatchConfig = field(default_factory=MatchConfig)
-    released_code: bool = False
-    """Compute projection, pairwise and temporal losses as the paper's released code does, which differs from its text;
-    see `mfvis.losses.released_code`. `temporal.tube` is then unused: the code has its own pairs of frames."""
-
-    def __post_init__(self) -> None:
-        names = ("classification", "no_object", "projection", "background")
-        require(self, {name: (getattr(self, name) >= 0, "0 or more") for name in names})
 
 
 @dataclass(frozen=True)

@@ -2,42 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfvis.errors import require
 from mfvis.losses.classification import sigmoid_focal_loss
-
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """Weights and points; used with ``--supervision masks`` only. The defaults are Mask2Former's."""
-
-    bce: float = 5.0
-    """On the cross-entropy at the points."""
-    dice: float = 5.0
-    """On 1 - dice at the points."""
-    points: int = 12544
-    """Points per object and frame; the default is 112 x 112."""
-    oversample: float = 3.0
-    """Candidates for each uncertain point."""
-    dense: bool = False
-    """Focal loss and dice over all cells, as SeqFormer, instead of cross-entropy and dice at points."""
-    importance: float = 0.75
-    """Share of the points put where the prediction is least certain."""
-
-    def __post_init__(self) -> None:
-        wanted = {
-            "bce": (self.bce >= 0, "0 or more"),
-            "dice": (self.dice >= 0, "0 or more"),
-            "points": (self.points >= 1, "1 or more"),
-            "oversample": (self.oversample >= 1, "1 or more"),
-            "importance": (0 <= self.importance <= 1, "0 to 1"),
-        }
-        require(self, wanted)
+from mfvis.losses.config import MaskConfig
 
 
 def point_sample(maps_MHW: Tensor, points_MP2: Tensor) -> Tensor:

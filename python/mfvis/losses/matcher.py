@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,34 +9,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.errors import ConfigError, require
-from mfvis.losses.boxes import BoxConfig, box_cost, target_boxes
+from mfvis.errors import ConfigError
+from mfvis.losses.boxes import box_cost, target_boxes
 from mfvis.losses.classification import classification_cost
+from mfvis.losses.config import MatchConfig
 from mfvis.losses.masks import point_sample
 from mfvis.types import Batch, Match, Prediction
-
-
-@dataclass(frozen=True)
-class MatchConfig:
-    """Weights of the matching cost."""
-
-    classification: float = 2.0
-    """On 1 - probability of the object's class."""
-    box: float = 5.0
-    """On 1 - dice between the box tube of the predicted mask and the given one. Unused with ``--supervision masks``."""
-    mask_bce: float = 5.0
-    """On the cross-entropy at random points. Used with ``--supervision masks`` only."""
-    mask_dice: float = 5.0
-    """On 1 - dice at the same points. Used with ``--supervision masks`` only."""
-    boxes: BoxConfig = field(default_factory=BoxConfig)
-    """For models with a box head, whose masks are then not looked at."""
-    points: int = 12544
-    """Random points per frame, the same ones in every frame of a clip. Used with ``--supervision masks`` only."""
-
-    def __post_init__(self) -> None:
-        weights = ("classification", "box", "mask_bce", "mask_dice")
-        wanted = {name: (getattr(self, name) >= 0, "0 or more") for name in weights}
-        require(self, wanted | {"points": (self.points >= 1, "1 or more")})
 
 
 @torch.no_grad()

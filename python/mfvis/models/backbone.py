@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoBackbone, ResNetConfig, SwinConfig
 
-from mfvis.errors import CheckpointError, ConfigError
+from mfvis.errors import CheckpointError
+from mfvis.models.config import HUB_MODELS, NAMES, BackboneConfig
 from mfvis.weights import hub
 from mfvis.weights.files import LoadReport, load_weights, read_weights
 from mfvis.weights.foreign import IMAGENET_MEAN, IMAGENET_STD, Named
@@ -24,43 +24,6 @@ _SWIN = {
     "swin-b": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "window_size": 12},
     "swin-l": {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48), "window_size": 12},
 }
-_HUB = {
-    "resnet50": "microsoft/resnet-50",
-    "resnet101": "microsoft/resnet-101",
-    "swin-t": "microsoft/swin-tiny-patch4-window7-224",
-    "swin-s": "microsoft/swin-small-patch4-window7-224",
-    "swin-b": "microsoft/swin-base-patch4-window12-384-in22k",
-    "swin-l": "microsoft/swin-large-patch4-window12-384-in22k",
-    "mobilenet_v2": "google/mobilenet_v2_1.0_224",
-}
-NAMES = ("tiny", *_HUB)
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """Which backbone, and where its pretrained weights come from."""
-
-    name: str = "resnet50"
-    """tiny, mobilenet_v2, resnet50, resnet101, swin-t, swin-s, swin-b, swin-l; or a backbone of the Hugging Face hub
-    with strides 4 to 32, organisation/model, or a folder that holds one: config.json is needed wherever it is used."""
-    weights: str | None = None
-    """A file of any format that `mfvis convert` reads, "hub" (downloads from the Hugging Face hub), or None: random."""
-    frozen: bool = False
-    """Keep the backbone as it is; its forward pass then records no gradient."""
-    stride_in_1x1: bool = False
-    """ResNets: stride in the first 1x1 of a stage, not in its 3x3. So do the weights that come from Caffe."""
-
-    def __post_init__(self) -> None:
-        if self.name not in NAMES and "/" not in self.name:
-            close = difflib.get_close_matches(self.name, NAMES, n=1)
-            raise ConfigError(
-                f"name is {self.name!r}{f', did you mean {close[0]}?' if close else '.'} "
-                f"There are {', '.join(NAMES)}, and those of the hub, organisation/model"
-            )
-        if self.weights == "hub" and self.name == "tiny":
-            raise ConfigError(f"weights: the hub has no weights for {self.name!r}; leave them out")
-        if self.stride_in_1x1 and self.name not in _RESNET_DEPTHS:
-            raise ConfigError(f"stride_in_1x1: of ResNets alone, but the backbone is {self.name!r}")
 
 
 def offline(config: BackboneConfig) -> BackboneConfig:
@@ -107,7 +70,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         if pretrained and config.weights is not None and (config.weights != "hub" or config.name in NAMES):
-            source = _HUB[config.name] if config.weights == "hub" else config.weights
+            source = HUB_MODELS[config.name] if config.weights == "hub" else config.weights
             self.load(_read(source), f"backbone weights {source}")
         if config.frozen:
             self.net.requires_grad_(False)

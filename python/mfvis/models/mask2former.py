@@ -2,59 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 
-from mfvis.errors import require
 from mfvis.grid import STRIDE
-from mfvis.models.backbone import Backbone, BackboneConfig
+from mfvis.models.backbone import Backbone
+from mfvis.models.config import ModelConfig
 from mfvis.models.decoder import MaskedAttentionDecoder
 from mfvis.models.pixel_decoder import PixelDecoder, PixelFeatures
 from mfvis.models.prompts import BoxPromptEncoder
 from mfvis.types import BoxPrompts, Prediction
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the model; the defaults are Mask2Former's with a ResNet-50."""
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    hidden_dim: int = 256
-    """Channels of the pixel decoder, the queries and the mask features."""
-    num_heads: int = 8
-    """Attention heads, which share these channels."""
-    encoder_layers: int = 6
-    """Layers of the pixel decoder, which attend over strides 8, 16 and 32 of each frame."""
-    encoder_ffn_dim: int = 1024
-    """Channels inside the feed-forward network of a pixel decoder's layer."""
-    decoder_layers: int = 9
-    """Layers in which the queries attend to all frames, at strides 32, 16 and 8 in turns; each has its own loss."""
-    decoder_ffn_dim: int = 2048
-    """Channels inside the feed-forward network of a decoder layer."""
-    num_queries: int = 100
-    """Most objects that one clip can have."""
-    points: int = 4
-    """Sampling points per head and level in the pixel decoder's deformable attention."""
-    dropout: float = 0.0
-    """Share of the activations that training sets to 0 in pixel decoder and decoder."""
-    box_prompts: bool = False
-    """Also learn to make queries from given box tubes."""
-
-    def __post_init__(self) -> None:
-        # Damaged checkpoints ask for sizes that no machine can hold; nothing near these limits was ever trained.
-        limits = {"num_heads": (1, 8192), "num_queries": (1, 100_000), "points": (1, 100)}
-        limits |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), (1, 100_000))
-        limits |= dict.fromkeys(("encoder_layers", "decoder_layers"), (0, 100))
-        wanted = {
-            name: (low <= getattr(self, name) <= high, f"{low} to {high}") for name, (low, high) in limits.items()
-        }
-        even = self.hidden_dim % 4 == 0 and self.hidden_dim % max(self.num_heads, 1) == 0
-        expected = f"a multiple of the {self.num_heads} heads, and of 4 (sines and cosines of x and y), up to 8192"
-        wanted["hidden_dim"] = (even and 1 <= self.hidden_dim <= 8192, expected)
-        wanted["dropout"] = (0 <= self.dropout < 1, "0 to below 1")
-        require(self, wanted)
 
 
 class VideoMask2Former(nn.Module):

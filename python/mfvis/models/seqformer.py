@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfvis.models.backbone import Backbone
+from mfvis.models.config import ModelConfig
 from mfvis.models.decoder import Attention
 from mfvis.models.deformable_attention import DeformableAttention
 from mfvis.models.dynamic_masks import DynamicMasks, MaskFeatures, num_parameters
-from mfvis.models.mask2former import ModelConfig
 from mfvis.models.seqformer_encoder import LEVELS, EncodedFrames, Encoder, FeedForward
 from mfvis.types import Prediction
 

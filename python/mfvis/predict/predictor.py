@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from mfvis.data.augment import fitted_size, pad_frames, padded_size, resize_frames
-from mfvis.data.clips import ClipConfig
+from mfvis.data.config import ClipConfig
 from mfvis.data.video import stream_frames
-from mfvis.errors import CheckpointError, require
+from mfvis.errors import CheckpointError
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
+from mfvis.predict.config import InferConfig
 from mfvis.predict.track_association import Identities, emitted, windows_of
 from mfvis.predict.upsample import encode_tubes
 from mfvis.types import Category, TrackResult, Video
-
-
-@dataclass(frozen=True)
-class InferConfig:
-    """How a video goes through the model."""
-
-    short_side: int | None = None
-    """Frames are scaled to this short side, aspect kept; by default the least one of the model's training."""
-    max_side: int = 1333
-    """The long side is at most this; the short side gives way."""
-    max_tracks: int = 10
-    """Tracks per video: the best pairs of query and class. In windows those are best that score high and are long."""
-    chunk: int = 8
-    """Frames that go through the backbone at a time. It changes memory and speed, not the result."""
-    window: int | None = None
-    """Frames that the decoder sees at once: what bounds the memory for long videos. By default all, as in the paper."""
-    stride: int | None = None
-    """Frames from one window to the next, by default half a window. In what they share objects are recognised."""
-    memory: int = 5
-    """Windows for which an object that went out of sight is looked for."""
-
-    def __post_init__(self) -> None:
-        names = ("short_side", "max_side", "max_tracks", "chunk", "window", "stride", "memory")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        checks = {name: (value >= 1, "1 or more") for name, value in given.items()}
-        if self.stride is not None and checks["stride"][0]:
-            known = "no more than window" if self.window else "none without a window"
-            checks["stride"] = (self.stride <= (self.window or 0), known)
-        require(self, checks)
 
 
 def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
@@ -56,7 +28,7 @@ def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
 
 @torch.inference_mode()
 def predict_video(
-    model: VideoMask2Former, video: Video, categories: Sequence[Category], config: InferConfig = InferConfig()
+    model: VideoMask2Former, video: Video, categories: Sequence[Category], config: InferConfig | None = None
 ) -> list[TrackResult]:
     """The tracks of one video, best first, with masks at the video's own size.
 
@@ -70,6 +42,7 @@ def predict_video(
     Frames are read and decoded once. Without a `short_side` frames keep their size.
     """
     model.eval()
+    config = config or InferConfig()
     short_side = config.short_side or min(video.height, video.width)
     resized = fitted_size(video.height, video.width, short_side, config.max_side)
     windows = windows_of(video.length, config.window, config.stride)

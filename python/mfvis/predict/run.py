@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from mfvis.data.check import check_frames_of
-from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_spec
+from mfvis.data.datasets import DatasetSpec, parse_spec
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results, zip_results
 from mfvis.data.video import open_video
 from mfvis.device import device_of
-from mfvis.errors import ConfigError, DataError, require
+from mfvis.errors import ConfigError, DataError
 from mfvis.parsing import to_plain
-from mfvis.predict.predictor import InferConfig, predict_video, sized_as_trained
+from mfvis.predict.config import PredictConfig
+from mfvis.predict.predictor import predict_video, sized_as_trained
 from mfvis.predict.saved_results import (
     Inputs,
     hash_of,
@@ -33,38 +33,6 @@ from mfvis.train.checkpoint import load_model
 from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Find and segment the objects of videos: files, folders of frames, or all videos of a data set."""
-
-    sources: Annotated[
-        tuple[str, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(
-            metavar="VIDEO|FOLDER|DATA [...]",
-            help="Video files, folders of frames, JSONs in the layout of YouTube-VIS or COCO, or data sets by name, "
-            "NAME:FOLDER: then the valid split, or another with @split=test. Annotations are not needed. "
-            f"Names: {DATASET_NAMES}.",
-        ),
-    ]
-    checkpoint: Path
-    """A checkpoint of `mfvis train`."""
-    out: Path = Path("predictions")
-    """Directory for results.json, results.zip (for evaluation servers), tracks.json, the overlays, and the state from
-    which an interrupted run resumes; of bdd100k-mots also bdd100k.json, which its own evaluation takes."""
-    overlays: bool = True
-    """Write an MP4 per video, a JPEG where it has one frame, with the tracks drawn over it."""
-    min_score: float = 0.3
-    """Tracks below this are not drawn and not in tracks.json and bdd100k.json; results.json has them all."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one and the operators were built for it."""
-    infer: InferConfig = field(default_factory=InferConfig)
-
-    def __post_init__(self) -> None:
-        wanted = {"min_score": (0 <= self.min_score <= 1, "0 to 1")}
-        require(self, wanted | {"sources": (len(self.sources) > 0, "one or more videos or data sets")})
 
 
 def run(config: PredictConfig) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import torch
-import tyro
 
+from mfvis.config import ReplayConfig
 from mfvis.errors import CheckpointError, TrainingError
 from mfvis.losses.criterion import Criterion, LossTerms
 from mfvis.models.mask2former import VideoMask2Former
@@ -18,14 +16,6 @@ from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch, ClipOrigin
 
 BATCH = "batch.pt"
-
-
-@dataclass(frozen=True)
-class ReplayConfig:
-    """Compute the losses of a batch that stopped a training once more."""
-
-    path: Annotated[Path, tyro.conf.Positional]
-    """The directory that the message of the training named."""
 
 
 def stop_for_replay(

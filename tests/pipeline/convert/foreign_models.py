@@ -1,8 +1,8 @@
 """Models that are small enough to be converted in every test, and what it means that two agree."""
 
 import torch
-from mfvis.models.backbone import BackboneConfig
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.config import BackboneConfig, ModelConfig
+from mfvis.models.mask2former import VideoMask2Former
 from mfvis.types import Category
 from tiny import every_mask
 from torch import nn

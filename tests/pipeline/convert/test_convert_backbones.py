@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from foreign_models import CATEGORIES, DEPTHS, STAGES, SWIN, WIDTHS, assert_same, ours, shaken
 from foreign_names import arrays, detectron2_names, original_swin_names, resnet_names, write
-from mfvis.convert import ConvertConfig, run
+from mfvis.convert import run
 from mfvis.errors import CheckpointError, ConfigError
-from mfvis.models.backbone import Backbone, BackboneConfig
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.backbone import Backbone
+from mfvis.models.config import BackboneConfig, ModelConfig
+from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train import checkpoint
+from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import read_weights, save_safetensors
 from mfvis.weights.foreign import to_ours
 from transformers import (

@@ -9,9 +9,10 @@ from foreign_models import CATEGORIES, assert_same_outputs, ours
 from foreign_names import detectron2_names, names_of_transformers_4, write
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from mfvis.cli import main
-from mfvis.convert import ConvertConfig, run
+from mfvis.convert import run
 from mfvis.errors import CheckpointError, ConfigError
 from mfvis.train import checkpoint
+from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import read_weights, save_safetensors
 from mfvis.weights.foreign import to_ours
 

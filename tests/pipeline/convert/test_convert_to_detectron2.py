@@ -5,11 +5,12 @@ import pickle
 import pytest
 import torch
 from foreign_models import SWIN, ours, shaken
-from mfvis.convert import ConvertConfig, run
+from mfvis.convert import run
 from mfvis.errors import CheckpointError
 from mfvis.models import backbone as backbones
-from mfvis.models.backbone import BackboneConfig
-from mfvis.models.mask2former import ModelConfig, VideoMask2Former
+from mfvis.models.config import BackboneConfig, ModelConfig
+from mfvis.models.mask2former import VideoMask2Former
+from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import read_weights, save_safetensors
 from mfvis.weights.foreign import to_detectron2
 from torch import nn

@@ -1,0 +1,54 @@
+"""Flags of ``mfvis demo``; free of torch, so that help texts appear at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mfvis.config import OptimConfig, TrainConfig
+from mfvis.data.config import ClipConfig, SyntheticConfig
+from mfvis.errors import require
+from mfvis.losses.config import LossConfig
+from mfvis.models.config import BackboneConfig, ModelConfig
+from mfvis.predict.config import InferConfig
+
+
+@dataclass(frozen=True)
+class BoxReaderConfig:
+    """The network that is told the boxes, and its training."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    dim: int = 24
+    """Channels of the features that the head sees."""
+    width: int = 32
+    """Channels of the head."""
+    batch_size: int = 4
+    """Clips per step."""
+    seed: int = 0
+    """Another number, other weights to begin with and other clips."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The network names no classes, so their weight changes nothing."""
+
+    def __post_init__(self) -> None:
+        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("dim", "batch_size")}
+        wanted["width"] = (self.width >= 4 and self.width % 4 == 0, "a multiple of 4")
+        require(self, wanted)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Show the whole path on this machine's CPU: synthetic videos, box-only training, evaluation, an HTML report."""
+
+    out: Path = Path("demo")
+    """Directory for data, runs and report.html; what an earlier demo wrote there is replaced."""
+    twin: bool = False
+    """Also train the mask-supervised twin and a box-only model without TK-Loss, and compare all three."""
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    infer: InferConfig = field(default_factory=InferConfig)
+    box_reader: BoxReaderConfig = field(default_factory=BoxReaderConfig)
+    """The second act: trained with these losses, and with all of them but TK-Loss."""
