@@ -7,7 +7,6 @@ the decoded frames by packet and checksum. Where anything differs, reading start
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ import av
 import numpy as np
 
 from mfvis.data.video_index import VideoIndex, index_video, place_of
-from mfvis.data.video_stream import REMEDY, Damaged, decode_packets, open_stream, packets_of, to_rgb
+from mfvis.data.video_stream import REMEDY, Damaged, checksum, decode_packets, open_stream, packets_of, to_rgb
 from mfvis.errors import VideoError
 
 SEEK_GAIN = 12
@@ -81,10 +80,9 @@ def _advance(run: Run, index: VideoIndex, frame: int) -> np.ndarray:
     """The picture of a frame that a run has ahead of it."""
     for reached, decoded in run:
         if reached == frame:
-            picture_HW3 = to_rgb(decoded)
-            if index.checksums_T is not None and zlib.crc32(picture_HW3) != index.checksums_T[frame]:
+            if index.checksums_T is not None and checksum(decoded) != index.checksums_T[frame]:
                 raise _Differs("its data is damaged: it is another picture each time")
-            return picture_HW3
+            return to_rgb(decoded)
     raise _Differs("the data ends")
 
 
@@ -97,8 +95,8 @@ def _run(path: Path, index: VideoIndex, start: int, seek: bool) -> Run:
         for packet, decoded in decode_packets(stream, ((i, packet) for i, packet in packets if i >= first)):
             if start and due == start and packet != first:
                 continue  # frames that are coded after the key frame and shown before it
-            if decoded.is_corrupt:
-                raise Damaged(f"the data of frame {due} is damaged")
+            if decoded.is_corrupt or due in index.damage:
+                raise Damaged(index.damage.get(due, f"the data of frame {due} is damaged"))
             if due == len(index.packets_T) or packet != index.packets_T[due]:
                 raise _Differs(f"the decoder leaves out frame {due}")
             yield due, decoded
@@ -109,10 +107,11 @@ def _seek(
     container: av.container.InputContainer, stream: av.VideoStream, index: VideoIndex, start: int
 ) -> Iterator[tuple[int, av.Packet]]:
     """The packets from the one of frame `start` on, or from an earlier one, with their indices."""
-    try:
-        if index.checksums_T is not None:
-            # The first packet may hold what a decoder keeps: a palette, or the version of the encoder.
+    if index.checksums_T is not None:
+        # The first packet may hold what a decoder keeps: a palette, or the version of the encoder.
+        with suppress(av.FFmpegError):
             stream.codec_context.decode(next(packets_of(container, stream)))
+    try:
         container.seek(index.times[start], stream=stream)
     except av.FFmpegError as error:
         raise _SeekMissed(error.strerror) from error

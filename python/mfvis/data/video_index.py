@@ -11,7 +11,6 @@ has a checksum of each frame.
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,7 +23,7 @@ import av
 import numpy as np
 
 from mfvis.data.images import require_file
-from mfvis.data.video_stream import REMEDY, Damaged, decode_packets, open_stream, packets_of, to_rgb
+from mfvis.data.video_stream import REMEDY, Damaged, checksum, decode_packets, open_stream, packets_of, to_rgb
 from mfvis.errors import VideoError
 
 CACHED = 4096
@@ -55,7 +54,7 @@ class VideoIndex:
     """The time to seek to for each start, in the stream's time base. Emptied once a seek misses."""
     fps: float | None
     checksums_T: np.ndarray | None = None
-    """CRC-32 of each frame as RGB; None where the file was not decoded."""
+    """The `checksum` of each frame; None where the file was not decoded."""
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Width and height, by the frame from which on they hold; empty where the file was not decoded."""
     damage: dict[int, str] = field(default_factory=dict)
@@ -103,12 +102,12 @@ def place_of(packet: av.Packet) -> Place:
 def _index_packets(path: Path) -> VideoIndex | None:
     """The index of a file whose packets say all about its frames; None if they do not."""
     with open_stream(path) as (container, stream):
-        codec, header = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
+        codec, header = stream.codec_context.name, stream.codec_context.extradata
         # Other containers repeat, guess, or leave out time stamps; other codecs have packets of no or several frames.
         # x264 once wrote 4:4:4 in another way, which decoders know from its version in the first packet.
         is_trusted = (
             ("mp4" in container.format.name or "matroska" in container.format.name)
-            and codec in ("h264", "hevc", "vp9", "av1")
+            and codec in ("h264", "hevc", "vp9", "av1", "libdav1d", "libaom-av1")
             and "4:4:4" not in str(stream.codec_context.profile)
         )
         if not is_trusted:
@@ -116,7 +115,7 @@ def _index_packets(path: Path) -> VideoIndex | None:
         rows, places = [], []
         try:
             for packet in packets_of(container, stream):
-                if packet.pts is None or packet.is_discard or not _is_sound(packet, codec, header):
+                if packet.pts is None or packet.is_discard or packet.is_corrupt or not _is_sound(packet, codec, header):
                     return None
                 dts = packet.pts if packet.dts is None else packet.dts
                 rows.append((packet.pts, min(packet.pts, dts), packet.is_keyframe))
@@ -136,7 +135,7 @@ def _index_packets(path: Path) -> VideoIndex | None:
 def _index_frames(path: Path) -> VideoIndex:
     """The index of a file from decoding all of it."""
     places, times, is_key, is_corrupt = [], [], [], []
-    packets, checksums, sizes, damage, unread = [], [], [], {}, 0
+    packets, checksums, sizes, size, damage, unread = [], [], {}, None, {}, 0
 
     def numbered(source: Iterator[av.Packet]) -> Iterator[tuple[int, av.Packet]]:
         for i, packet in enumerate(source):
@@ -150,12 +149,13 @@ def _index_frames(path: Path) -> VideoIndex:
         rate = stream.average_rate
         try:
             for packet, frame in decode_packets(stream, numbered(packets_of(container, stream))):
-                picture_HW3 = to_rgb(frame)
                 if frame.is_corrupt:
-                    damage[len(packets)] = "its data is damaged"
+                    damage[len(packets)] = f"the data of frame {len(packets)} is damaged"
+                if (frame.width, frame.height) != size:
+                    size = frame.width, frame.height
+                    sizes[len(packets)] = to_rgb(frame).shape[1::-1]
+                checksums.append(checksum(frame))
                 packets.append(packet)
-                checksums.append(zlib.crc32(picture_HW3))
-                sizes.append(picture_HW3.shape[1::-1])
         except Damaged as error:
             if not packets:
                 raise VideoError(f"{path}: no frame can be decoded ({error}). {REMEDY}") from error
@@ -163,14 +163,29 @@ def _index_frames(path: Path) -> VideoIndex:
             with suppress(av.FFmpegError):
                 for _ in packets_of(container, stream):
                     unread += 1
-    # A packet that lost data and gives no frame is damage, too, next to about as many frames as packets precede it.
-    for lost in set(np.flatnonzero(is_corrupt[: len(places) - (unread > 0)]).tolist()).difference(packets):
-        damage.setdefault(min(sum(packet < lost for packet in packets), len(packets) - 1), "data next to it is lost")
     index = _index(places, np.array(packets, np.int64), np.array(is_key), times, rate)
     index.checksums_T = np.array(checksums, np.uint32)
-    index.sizes = {0: sizes[0]} | {i: sizes[i] for i in range(1, len(sizes)) if sizes[i] != sizes[i - 1]}
-    index.damage, index.unread = damage, unread
+    index.sizes, index.unread = sizes, unread
+    corrupt = np.flatnonzero(is_corrupt[: len(places) - bool(unread)]).tolist()  # not the one that ended decoding
+    index.damage = _incomplete(packets, corrupt, len(places)) | damage
     return index
+
+
+def _incomplete(packets: list[int], corrupt: list[int], count: int) -> dict[int, str]:
+    """The damage from packets that the container says to be incomplete.
+
+    They say so at the joints of transport streams, too, where nothing is missing. So it counts if such a packet has no
+    frame, or if it is the last one, in which a file was cut off.
+    """
+    frames = {packet: frame for frame, packet in enumerate(packets)}
+    damage = {}
+    for packet in corrupt:
+        if packet not in frames:
+            near = min(sum(other < packet for other in packets), len(packets) - 1)
+            damage[near] = f"data next to frame {near} is lost"
+        elif packet == count - 1:
+            damage[frames[packet]] = f"the file is cut off in frame {frames[packet]}"
+    return damage
 
 
 def _index(

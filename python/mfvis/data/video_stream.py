@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from mfvis.data.images import MAX_PIXELS, require_file
 from mfvis.errors import VideoError
 
+PLAYLISTS = frozenset(
+    ["concat", "dash", "hls", "image2", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "tty", "webm_dash_manifest"]
+)
+"""FFmpeg's input formats that open what their content names, or that take any text for a film."""
 REMEDY = "Copy it again, or encode it again: ffmpeg -i OLD -c:v libx264 NEW.mp4"
 
 
@@ -23,22 +29,23 @@ class Damaged(Exception):
 def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The container of a video file, and the stream that FFmpeg takes for the video, never an attached picture.
 
-    Only local files are opened, also those that a playlist names.
+    Nothing but this file is opened: no address, no playlist.
 
     Raises:
         VideoError: when there is no file, no video in it, or none that can be decoded.
     """
     require_file(path, "the video file", "Check the path")
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(av.formats_available - PLAYLISTS)}
     try:
-        container = av.open(
-            f"file:{path.absolute()}", options={"protocol_whitelist": "file"}, metadata_errors="replace"
-        )
+        container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, av.ArgumentError):
+            reason = "a playlist, or no format of videos"
         raise VideoError(f"{path}: not a video file, or a damaged one ({reason}). {REMEDY}") from error
     with container:
         stream = container.streams.best("video")
-        if stream is None:
+        if stream is None or stream.disposition & Disposition.attached_pic:
             raise VideoError(f"{path}: the file has no video stream. Give a video")
         context = stream.codec_context
         if context is None:
@@ -96,16 +103,22 @@ def _is_without_frame(error: av.FFmpegError) -> bool:
     return isinstance(error, PermissionError) or bool(error.log and "no frame" in error.log[2])
 
 
+def checksum(frame: av.VideoFrame) -> int:
+    """The CRC-32 of a frame in gray, which takes a third of the time of RGB.
+
+    Raises:
+        Damaged: when no picture can be made of its pixels.
+    """
+    return zlib.crc32(_converted(frame, "gray"))
+
+
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     """The picture of a frame, RGB uint8 ``[H, W, 3]``, contiguous, turned and mirrored as its display matrix says.
 
     Raises:
         Damaged: when no picture can be made of its pixels.
     """
-    try:
-        picture_HW3 = np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
-    except (OSError, ValueError) as error:
-        raise Damaged(f"its pixel format {frame.format.name} cannot be converted to RGB") from error
+    picture_HW3 = _converted(frame, "rgb24")
     if frame.format.name == "pal8" and not np.frombuffer(frame.planes[1], np.uint32).any():
         raise Damaged("it has no palette")
     matrix = frame.side_data.get("DISPLAYMATRIX")
@@ -123,3 +136,10 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     else:
         raise Damaged("its display matrix is no quarter turn")
     return np.ascontiguousarray(picture_HW3[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+
+def _converted(frame: av.VideoFrame, pixel_format: str) -> np.ndarray:
+    try:
+        return np.ascontiguousarray(frame.to_ndarray(format=pixel_format))
+    except (OSError, ValueError) as error:
+        raise Damaged(f"its pixel format {frame.format.name} cannot be converted") from error
