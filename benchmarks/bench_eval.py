@@ -131,7 +131,7 @@ def write_mots(folder: Path, frames: int, objects: int) -> tuple[tuple[Path, Pat
 
 
 def ours(annotated: Path, predicted: Path) -> Numbers:
-    return run(EvalConfig(predicted, str(annotated))).named()
+    return run(EvalConfig(predicted, str(annotated))).as_dict()
 
 
 def reference_tracks() -> Callable[[Path, Path], Numbers] | None:

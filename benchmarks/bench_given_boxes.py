@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from machine import machine
 from mfvis.data.ytvis import load_dataset
-from mfvis.demo.box_prompted import fill_boxes, train_box_reader
-from mfvis.demo.config import BoxReaderConfig, DemoConfig
+from mfvis.demo.box_prompted import segment_boxes, train_box_prompted
+from mfvis.demo.config import BoxPromptedConfig, DemoConfig
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.parsing import build, load_preset
 from mfvis.types import VideoDataset
@@ -34,7 +34,7 @@ SUPERVISION = {
 }
 
 
-def weighted(config: BoxReaderConfig, pairwise: float, temporal: float) -> BoxReaderConfig:
+def weighted(config: BoxPromptedConfig, pairwise: float, temporal: float) -> BoxPromptedConfig:
     """The configuration with these weights."""
     loss = replace(
         config.loss,
@@ -44,10 +44,10 @@ def weighted(config: BoxReaderConfig, pairwise: float, temporal: float) -> BoxRe
     return replace(config, loss=loss)
 
 
-def measured(train: VideoDataset, val: VideoDataset, demo: DemoConfig, config: BoxReaderConfig, masks: bool) -> MeanJ:
+def measured(train: VideoDataset, val: VideoDataset, demo: DemoConfig, config: BoxPromptedConfig, masks: bool) -> MeanJ:
     """J on the validation videos after a training with this configuration."""
-    reader = train_box_reader(train, demo.clip, config, masks)
-    return mean_j(val, [result for video in val.videos for result in fill_boxes(reader, val, video, demo.clip)])
+    reader = train_box_prompted(train, demo.clip, config, masks)
+    return mean_j(val, [result for video in val.videos for result in segment_boxes(reader, val, video, demo.clip)])
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     demo = build(DemoConfig, load_preset("demo"), "the demo's preset")
     lines = [f"| trained from | J, mean of {given.seeds} seeds | each seed | seconds a run |", "|---|---|---|---|"]
     for name, weights in SUPERVISION.items():
-        config = weighted(demo.box_reader, *weights) if weights else demo.box_reader
+        config = weighted(demo.box_prompted, *weights) if weights else demo.box_prompted
         began = time.perf_counter()
         runs = [measured(train, val, demo, replace(config, seed=n), weights is None) for n in range(given.seeds)]
         seconds = (time.perf_counter() - began) / given.seeds
@@ -70,9 +70,8 @@ def main() -> None:
         lines.append(f"| {name} | {sum(run.j for run in runs) / len(runs):.3f} | {each} | {seconds:.0f} |")
         print(lines[-1], file=sys.stderr, flush=True)
     lines.insert(2, f"| a filled box | {runs[0].filled_box_j:.3f} | | |")
-    head = (
-        f"{demo.box_reader.optim.steps} steps, {len(val.videos)} unseen videos, {runs[0].object_frames} object-frames."
-    )
+    steps = demo.box_prompted.optim.steps
+    head = f"{steps} steps, {len(val.videos)} unseen videos, {runs[0].object_frames} object-frames."
     settings = "\n".join(f"* {key}: {value}" for key, value in machine(given.threads).items())
     title = "# TK-Loss where the network is told the boxes"
     text = f"{title}\n\n{head}\n\n" + "\n".join(lines) + f"\n\n{settings}\n"

@@ -31,17 +31,17 @@ from report import add_out, write
 OFF = {
     "pairwise": ["--loss.pairwise.weight", "0"],
     "background": ["--loss.background", "0"],
-    "evidence": ["--evidence.weight", "0"],
+    "propagation": ["--propagation.weight", "0"],
     "refine": ["--refine.steps", "0"],
 }
 ALONE = ["--shared-steps", "0"]
 ONE_TRY = ["--num-models", "1", *ALONE]
 TK = ["--loss.temporal.weight", "0.2", "--loss.temporal.warmup", "20", *ONE_TRY]
 RUNGS = {
-    "projection": (["pairwise", "background", "evidence", "refine"], ONE_TRY),
-    "+ pairwise": (["background", "evidence", "refine"], ONE_TRY),
-    "+ TK": (["background", "evidence", "refine"], TK),
-    "+ background outside the boxes": (["evidence", "refine"], TK),
+    "projection": (["pairwise", "background", "propagation", "refine"], ONE_TRY),
+    "+ pairwise": (["background", "propagation", "refine"], ONE_TRY),
+    "+ TK": (["background", "propagation", "refine"], TK),
+    "+ background outside the boxes": (["propagation", "refine"], TK),
     "+ background that escaped": (["refine"], TK),
     "+ colours and edges at full size": ([], TK),
     "as above, without TK": ([], ONE_TRY),

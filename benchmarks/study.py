@@ -203,7 +203,7 @@ def _train_flags(run: Run, data: Path) -> list[str]:
     if run.videos < 1 or run.filled:
         root = annotated_part(json.loads(Path(settings["data"][0]).read_text()), run.videos, run.seed)
         if run.filled:
-            fill_boxes(root)
+            segment_boxes(root)
         file = run.folder / "train.json"
         file.write_text(json.dumps(root))
         settings |= {"data": [str(file)], "frames": str(data / "JPEGImages")}
@@ -223,7 +223,7 @@ def annotated_part(root: dict[str, Any], share: float, seed: int) -> dict[str, A
     return root | {"videos": videos, "annotations": annotations}
 
 
-def fill_boxes(root: dict[str, Any]) -> None:
+def segment_boxes(root: dict[str, Any]) -> None:
     """Give the annotations of a YouTube-VIS file their filled boxes as masks."""
     sizes = {video["id"]: (video["height"], video["width"]) for video in root["videos"]}
     for annotation in root["annotations"]:

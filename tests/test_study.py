@@ -242,7 +242,7 @@ def test_boxes_are_filled_as_masks(study) -> None:
         "videos": [{"id": 1, "height": 6, "width": 8}],
         "annotations": [{"video_id": 1, "bboxes": [[1, 2, 3, 4], None]}],
     }
-    study.fill_boxes(root)
+    study.segment_boxes(root)
     first, absent = root["annotations"][0]["segmentations"]
     mask = decode_mask(first, 6, 8, file="", record="")
     assert absent is None and mask.sum() == 12 and mask[2:6, 1:4].all()

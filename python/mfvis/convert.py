@@ -21,7 +21,7 @@ from mfvis.train import checkpoint
 from mfvis.types import Category
 from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import STRIDE_KEY, compare, load_weights, read_weights, save_safetensors, under_names_of
-from mfvis.weights.foreign import Named, to_detectron2
+from mfvis.weights.foreign import ConvertedWeights, to_detectron2
 from mfvis.writing import atomic_write, run_lock
 
 _NOT_PRETRAINED = ("prompts.", "hidden_states_norms.")
@@ -58,7 +58,7 @@ def run(config: ConvertConfig) -> None:
         module = VideoMask2Former(replace(model, backbone=offline(model.backbone)), classes, pretrained=False)
     tensors = under_names_of(module, named.tensors)
     report = compare(module, tensors)
-    if report.missing or report.reinitialised:
+    if report.missing or report.reinitialized:
         raise CheckpointError(f"{config.source}: not a whole model: {report}. Nothing was written")
     print(report)
     tensors = {name: tensors[name] for name in report.loaded}
@@ -68,11 +68,11 @@ def run(config: ConvertConfig) -> None:
         _write_run(config, model, tensors, classes)
 
 
-def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Named) -> None:
-    without = named.left_out
+def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: ConvertedWeights) -> None:
+    without = named.ignored
     if config.to == "detectron2":
-        tensors, homeless = to_detectron2(tensors)
-        without += homeless
+        tensors, unmapped = to_detectron2(tensors)
+        without += unmapped
     if without:
         print(f"{len(without)} tensors left out ({', '.join(without[:5])}{', ...' if len(without) > 5 else ''})")
     if config.out.suffix == ".safetensors":
@@ -103,7 +103,7 @@ def _write_run(config: ConvertConfig, model: ModelConfig, tensors: Mapping[str, 
     module = VideoMask2Former(replace(model, backbone=offline(model.backbone)), classes, pretrained=False)
     load_weights(module, tensors, config.source)
     data = f"{config.classes}:{config.classes}" if config.classes in DATASETS else config.classes
-    description = checkpoint.Description(0, Config(data=(data,), model=model), categories)
+    description = checkpoint.CheckpointInfo(0, Config(data=(data,), model=model), categories)
     with run_lock(config.out, ("checkpoints",)):
         if checkpoint.locate(config.out):
             raise ConfigError(f"{config.out} holds a training already; choose another --out")
@@ -120,7 +120,7 @@ def _categories(classes: str) -> tuple[Category, ...]:
     return DatasetSpec(Path(classes)).load().categories
 
 
-def find_backbone(named: Named, source: str) -> BackboneConfig:
+def find_backbone(named: ConvertedWeights, source: str) -> BackboneConfig:
     """Which of our backbones these tensors are, by names and shapes. CheckpointError if none."""
     nearest, best = "", -1
     for name in NAMES:
@@ -129,14 +129,14 @@ def find_backbone(named: Named, source: str) -> BackboneConfig:
         with torch.device("meta"):
             net = Backbone(config, pretrained=False).net
         report = compare(net, under_names_of(net, named.backbone), anew=_NOT_PRETRAINED)
-        if not (report.missing or report.unexpected or any("[" in name for name in report.reinitialised)):
+        if not (report.missing or report.unexpected or any("[" in name for name in report.reinitialized)):
             return config
         if len(report.loaded) > best:
             nearest, best = f"nearest is {name}: {report}", len(report.loaded)
     raise CheckpointError(f"{source}: a backbone that is none of {', '.join(NAMES)}; {nearest}")
 
 
-def sizes_of(named: Named, source: str, heads: int) -> tuple[ModelConfig, int]:
+def sizes_of(named: ConvertedWeights, source: str, heads: int) -> tuple[ModelConfig, int]:
     """The sizes of a whole model and its number of classes, from the shapes of its tensors.
 
     Raises:

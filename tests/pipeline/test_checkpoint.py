@@ -28,7 +28,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good")
     config = build(Config, load_preset("test") | {"data": "x.json"}, "test")
     model = VideoMask2Former(config.model, len(CATEGORIES))
-    written = checkpoint.save(folder, "000004", checkpoint.Description(4, config, CATEGORIES), model, {"sampler": {}})
+    written = checkpoint.save(
+        folder, "000004", checkpoint.CheckpointInfo(4, config, CATEGORIES), model, {"sampler": {}}
+    )
     checkpoint.update_last_link(written, keep=1)
     return written
 
@@ -146,7 +148,7 @@ def test_training_state_of_another_training(missing: str, good: Path) -> None:
 def test_starting_weights_leave_out_the_class_head_of_other_classes(good: Path) -> None:
     _, _, config = checkpoint.load_model(good)
     other = VideoMask2Former(config.model, 5)
-    said = checkpoint.start_from(good, other, [Category(i, f"class {i}") for i in range(5)])
+    said = checkpoint.initialize_from(good, other, [Category(i, f"class {i}") for i in range(5)])
     assert "2 re-initialised (decoder.class_head.weight, decoder.class_head.bias)" in said
     source, _, _ = checkpoint.load_model(good)
     assert torch.equal(other.decoder.query_features.weight, source.decoder.query_features.weight)
@@ -156,4 +158,4 @@ def test_starting_weights_of_another_architecture(good: Path) -> None:
     _, _, config = checkpoint.load_model(good)
     other = VideoMask2Former(replace(config.model, hidden_dim=32), 2)
     with pytest.raises(CheckpointError, match="does not fit the model"):
-        checkpoint.start_from(good, other, CATEGORIES)
+        checkpoint.initialize_from(good, other, CATEGORIES)

@@ -16,7 +16,7 @@ import torch
 from layouts import publish
 from mfvis.config import Config, derived, shares
 from mfvis.data.augment import pan
-from mfvis.data.clips import ClipDataset, ClipSampler, collate_alike
+from mfvis.data.clips import ClipDataset, ClipSampler, collate_by_kind
 from mfvis.data.coco import load_coco
 from mfvis.data.config import ClipConfig
 from mfvis.data.datasets import parse_spec
@@ -74,7 +74,7 @@ def test_a_data_set_that_would_get_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("together", [1, 2])
 def test_every_batch_has_the_mixture(together: int) -> None:
-    sampler = ClipSampler([3, 50], seed=1, shares=[0.75, 0.25], together=together)
+    sampler = ClipSampler([3, 50], seed=1, shares=[0.75, 0.25], block_size=together)
     draws = list(islice(sampler, 64))
     for start in range(0, 64, 8 * together):
         batch = draws[start : start + 8 * together]
@@ -86,7 +86,7 @@ def test_every_batch_has_the_mixture(together: int) -> None:
     own = [draw for draw in draws if draw.source == 0]
     assert all(sorted(d.video for d in own[n : n + 3]) == [0, 1, 2] for n in range(0, len(own) - 2, 3)), "epochs"
     sampler.advance(24)
-    resumed = ClipSampler([3, 50], shares=[0.75, 0.25], together=together)
+    resumed = ClipSampler([3, 50], shares=[0.75, 0.25], block_size=together)
     resumed.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
     assert list(islice(resumed, 40)) == draws[24:]
 
@@ -111,7 +111,7 @@ def test_a_batch_mixes_data_sets_lengths_and_supervision(published: Path, tmp_pa
     parts = clip_datasets(config)
     assert [part.dataset.categories for part in parts] == [parts[0].dataset.categories] * 2
     draws = list(islice(ClipSampler([len(part) for part in parts], 0, [0.5, 0.5]), 4))
-    alike = collate_alike([parts[draw.source][draw] for draw in draws])
+    alike = collate_by_kind([parts[draw.source][draw] for draw in draws])
     shapes = [(batch.frames_BTCHW.shape[:2], batch.masks_NTHW is None) for batch in alike]
     assert shapes == [((2, 3), True), ((2, 2), False)]
 
@@ -220,13 +220,13 @@ def test_the_losses_of_a_batch_do_not_see_garbage(demo_data: tuple[Path, Path]) 
     """One batch, once with masks that are noise: every term of the losses from boxes is equal to the last bit."""
     config = build(Config, load_preset("test") | {"data": "x"}, "test")
     clips = ClipDataset(load_dataset(demo_data[0]), config.clip)
-    (batch,) = collate_alike([clips[draw] for draw in islice(ClipSampler([len(clips)]), 2)])
+    (batch,) = collate_by_kind([clips[draw] for draw in islice(ClipSampler([len(clips)]), 2)])
     frames, height, width = batch.frames_BTCHW.shape[1], *batch.frames_BTCHW.shape[-2:]
     noise = torch.rand(len(batch.labels_N), frames, height, width) > 0.5
     classes = len(clips.dataset.categories)
     model = VideoMask2Former(config.model, classes).eval()
     criterion = Criterion(config.loss, classes, with_masks=False)
-    terms = [criterion(model(b.frames_BTCHW), b, 5).named() for b in (batch, replace(batch, masks_NTHW=noise))]
+    terms = [criterion(model(b.frames_BTCHW), b, 5).as_dict() for b in (batch, replace(batch, masks_NTHW=noise))]
     assert all(torch.equal(value, terms[1][name]) for name, value in terms[0].items())
 
 

@@ -1,4 +1,4 @@
-"""A development split: every class can be learnt and, where it can be, measured; the frames are still found."""
+"""A development split: every class can be learned and, where it can be, measured; the frames are still found."""
 
 from __future__ import annotations
 

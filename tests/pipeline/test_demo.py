@@ -28,7 +28,11 @@ SMALL = {
     },
     "train": {"steps": 4, "warmup": 1, "batch_size": 2, "batch_size_per_device": 2, "log_every": 2},
     "clip": {"short_sides": [64]},
-    "box_reader": {"backbone": {"name": "tiny"}, "batch_size": 2, "optim": {"steps": 4, "lr": 3e-3, "clip_norm": 0.0}},
+    "box_prompted": {
+        "backbone": {"name": "tiny"},
+        "batch_size": 2,
+        "optim": {"steps": 4, "lr": 3e-3, "clip_norm": 0.0},
+    },
 }
 
 
@@ -47,7 +51,7 @@ def test_the_demo_ends_in_a_report_and_says_where(tmp_path, capsys):
     page = report.read_text()
     assert page.count("data:image/jpeg") == 4  # two videos, in each act
     numbers = json.loads((tmp_path / "metrics.json").read_text())
-    (found,), told = numbers["model"], numbers["box_reader"]
+    (found,), told = numbers["model"], numbers["box_prompted"]
     assert 0 <= found["AP"] <= 1
     assert 0 < found["filled_box_j"] < 1
     assert [entry["supervision"] for entry in told] == ["boxes alone, without TK-Loss", "boxes alone, with TK-Loss"]
@@ -60,7 +64,7 @@ def test_the_demo_ends_in_a_report_and_says_where(tmp_path, capsys):
     demo.run(config(tmp_path))
     again = json.loads((tmp_path / "metrics.json").read_text())
     assert again["model"][0]["AP"] == found["AP"]
-    assert [entry["j"] for entry in again["box_reader"]] == [entry["j"] for entry in told]
+    assert [entry["j"] for entry in again["box_prompted"]] == [entry["j"] for entry in told]
     assert (tmp_path / "mine.txt").read_text() == "stays"
 
 

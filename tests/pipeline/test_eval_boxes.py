@@ -128,7 +128,7 @@ def test_the_command_evaluates_boxes_where_there_are_no_masks(tmp_path: Path, ca
     annotated, predicted = write(tmp_path, [([(1, 3, A, False), (2, 1, B, False)], [(7, 3, half, False)])] * 2)
     metrics = run(EvalConfig(predicted, str(annotated), tmp_path / "metrics.json"))
     # One car of IoU 1/2 in each frame, which is allowed; no pedestrian.
-    assert metrics.of_boxes and metrics.named() == {"mMOTA": 12.5, "mMOTP": 6.25, "mIDF1": 12.5, "IDSw": 0}
+    assert metrics.of_boxes and metrics.as_dict() == {"mMOTA": 12.5, "mMOTP": 6.25, "mIDF1": 12.5, "IDSw": 0}
     assert (metrics.clear["car"].MOTP, metrics.clear["pedestrian"].FN) == (50, 2)
     # TrackEval: 9 x 4 of 9 x 9, which is 4/9 and too little for CLEAR, but a hit at 8 of HOTA's 19 thresholds.
     car = metrics.track_eval["car"]

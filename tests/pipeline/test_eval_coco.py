@@ -83,7 +83,7 @@ def test_equals_pycocotools(seed: int, tmp_path: Path) -> None:
     annotations, pictures, videos = random_files(tmp_path, seed)
     with contextlib.redirect_stdout(io.StringIO()):
         expected = reference(annotations, pictures)
-        numbers, same = (run(EvalConfig(results, f"coco:{annotations}")).named() for results in (pictures, videos))
+        numbers, same = (run(EvalConfig(results, f"coco:{annotations}")).as_dict() for results in (pictures, videos))
     assert list(numbers.values()) == approx(expected, abs=1e-12)
     assert same == numbers
     assert 0 < numbers["AP"] < 1

@@ -212,8 +212,8 @@ def test_equals_the_toolkit(seed, tmp_path):
         result = evaluate_seg_track(acc_single_video_mots, *loaded, config.scalabel, nproc=1)
     ours = from_scalabel(tmp_path, case)
     assert_same(flat(ours), toolkit_numbers(result))
-    assert ours.named()["mMOTSA"] == approx(result.mMOTA, abs=1e-9)
-    assert ours.named()["mIDF1"] == approx(result.mIDF1, abs=1e-9)
+    assert ours.as_dict()["mMOTSA"] == approx(result.mMOTA, abs=1e-9)
+    assert ours.as_dict()["mIDF1"] == approx(result.mIDF1, abs=1e-9)
 
     write_bitmasks(tmp_path, case)
     files = [
@@ -229,7 +229,7 @@ def test_equals_the_toolkit(seed, tmp_path):
 
 def test_a_perfect_class_beside_absent_ones_is_an_eighth_of_the_mean(tmp_path):
     metrics = from_bitmasks(tmp_path, one_video(([Thing(7, 3, A)], [Thing(300, 3, A)])))
-    assert metrics.named() == {"mMOTSA": 12.5, "mMOTSP": 12.5, "mIDF1": 12.5, "IDSw": 0}
+    assert metrics.as_dict() == {"mMOTSA": 12.5, "mMOTSP": 12.5, "mIDF1": 12.5, "IDSw": 0}
     assert metrics.clear["car"].MOTA == 100
     assert math.isnan(metrics.clear["bus"].MOTA)
     assert metrics.clear["OVERALL"].MT == 1
@@ -238,7 +238,7 @@ def test_a_perfect_class_beside_absent_ones_is_an_eighth_of_the_mean(tmp_path):
 def test_a_class_of_false_positives_alone_counts_as_zero(tmp_path):
     metrics = from_bitmasks(tmp_path, one_video(([], [Thing(1, 3, A)])))
     assert str(metrics.clear["car"].MOTA) == "-inf"
-    assert metrics.named()["mMOTSA"] == 0
+    assert metrics.as_dict()["mMOTSA"] == 0
 
 
 def test_an_overlap_of_exactly_a_half_is_allowed(tmp_path):

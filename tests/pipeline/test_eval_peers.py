@@ -82,7 +82,7 @@ def test_youtube_vis_in_mmtracking(seed: int, tmp_path: Path) -> None:
     for annotation in content["annotations"]:
         del annotation["occlusion"]
     annotations.write_text(json.dumps(content))
-    assert list(run(EvalConfig(results, str(annotations))).named().values()) == approx(MMTRACKING[seed], abs=1e-12)
+    assert list(run(EvalConfig(results, str(annotations))).as_dict().values()) == approx(MMTRACKING[seed], abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", SA_CO)
@@ -95,5 +95,5 @@ def test_sa_co_veval(seed: int, tmp_path: Path) -> None:
         annotation["bboxes"] = [[0, 0, 0, 0]] * len(annotation["bboxes"])
     content["video_np_pairs"] = [{"id": 1, "video_id": 3, "category_id": 1, "num_masklets": 0}]
     annotations.write_text(json.dumps(content))
-    named = run(EvalConfig(results, str(annotations))).named()
+    named = run(EvalConfig(results, str(annotations))).as_dict()
     assert [named[name] for name in ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")] == approx(SA_CO[seed], abs=1e-12)

@@ -47,7 +47,7 @@ def reference(annotations: Path, results: Path, monkeypatch) -> list[float]:
 
 def ours(annotations: Path, results: Path) -> list[float]:
     with contextlib.redirect_stdout(io.StringIO()):
-        return list(run(EvalConfig(results, str(annotations))).named().values())
+        return list(run(EvalConfig(results, str(annotations))).as_dict().values())
 
 
 def encoded(mask: np.ndarray) -> dict:

@@ -121,7 +121,7 @@ def oracle(dataset: VideoDataset, results: list[TrackResult]) -> list[float]:
 
 
 def numbers(metrics: Metrics) -> list[float]:
-    return list(metrics.named().values())
+    return list(metrics.as_dict().values())
 
 
 @st.composite

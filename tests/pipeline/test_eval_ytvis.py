@@ -100,8 +100,8 @@ def test_occlusion_gives_the_eighteen_numbers_of_ovis():
         replace(track(2, shown), occlusion=("no_occlusion", None, None)),
     ]
     metrics = evaluate(data_set(tracks, length=3), [result(hidden, 0.9)])
-    assert list(metrics.named())[6:9] == ["APso", "APmo", "APho"]
-    assert len(metrics.named()) == len(metrics.classes[0].named()) == 18
+    assert list(metrics.as_dict())[6:9] == ["APso", "APmo", "APho"]
+    assert len(metrics.as_dict()) == len(metrics.classes[0].as_dict()) == 18
     assert (metrics.ap_light_occlusion, metrics.ap_medium_occlusion, metrics.ap_heavy_occlusion) == approx((0, 1, 1))
     assert (metrics.ar_light_occlusion, metrics.ar_medium_occlusion, metrics.ar_heavy_occlusion) == approx((0, 1, 1))
 

@@ -17,14 +17,14 @@ from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError, DataError, VideoError
 from mfvis.label import run as label
-from mfvis.label.background_propagation import camera_motion, escaped_background, inside_boxes, ring_around
-from mfvis.label.config import EvidenceConfig, LabelConfig, RefineConfig
-from mfvis.label.ensemble import ABSENT, among_tracks, mean_of_fitting
+from mfvis.label.background_propagation import camera_motion, inside_boxes, propagated_background, ring_around
+from mfvis.label.config import BackgroundPropagationConfig, LabelConfig, RefineConfig
+from mfvis.label.ensemble import ABSENT, average_consistent_models, resolve_overlaps
 from mfvis.label.fit import fit, segment
-from mfvis.label.models import TrackReader, at_most
+from mfvis.label.models import PerTrackSegmenter, downsample_to_grid
 from mfvis.label.refine import refine
-from mfvis.label.start import FromCheckpoint
-from mfvis.label.window_inputs import cut, look, with_evidence
+from mfvis.label.start import FinetunedModels
+from mfvis.label.window_inputs import add_propagated_background, cut, look
 from mfvis.losses.config import LossConfig
 from mfvis.losses.negatives import negatives_loss
 from mfvis.models.backbone import Backbone
@@ -41,7 +41,7 @@ BACKBONE = BackboneConfig(name="tiny")
 HASTY = {
     "overlays": False,
     "optim": OptimConfig(steps=1),
-    "evidence": EvidenceConfig(weight=0),
+    "propagation": BackgroundPropagationConfig(weight=0),
     "refine": RefineConfig(steps=0),
 }
 """Settings for runs whose masks nobody looks at."""
@@ -77,7 +77,7 @@ def config(boxes_only: Path, demo_data, tmp_path: Path) -> LabelConfig:
         backbone=BACKBONE,
         optim=OptimConfig(steps=3, lr=1e-3, clip_norm=1.0),
         loss=LossConfig(background=1.0, projection=1.0),
-        evidence=EvidenceConfig(gaps=(1, 2)),
+        propagation=BackgroundPropagationConfig(frame_gaps=(1, 2)),
     )
 
 
@@ -199,7 +199,7 @@ def test_starts_from_a_mask2former_with_or_without_box_prompts(config, monkeypat
     dataset = load_dataset(config.data, config.frames)
     start = VideoMask2Former(replace(MASK2FORMER, box_prompts=prompts), len(dataset.categories))
     config = replace(config, overlays=False)
-    monkeypatch.setattr(label, "_start", lambda config: FromCheckpoint(config, start, dataset.categories))
+    monkeypatch.setattr(label, "_start", lambda config: FinetunedModels(config, start, dataset.categories))
     completed = json.loads(label.run(config).read_text())
     for annotation in completed["annotations"]:
         masks = zip(annotation["segmentations"], annotation["bboxes"], strict=True)
@@ -212,7 +212,7 @@ def test_a_mask2former_with_fewer_queries_than_tracks_labels_them_all(config):
     assert len(video.tracks) > 2
     torch.manual_seed(0)
     model = VideoMask2Former(replace(MASK2FORMER, num_queries=2, box_prompts=False), len(dataset.categories))
-    results = label.label_video(FromCheckpoint(config, model, dataset.categories), config, video)
+    results = label.label_video(FinetunedModels(config, model, dataset.categories), config, video)
     assert [result.track_id for result in results] == [track.id for track in video.tracks]
     for result, track in zip(results, video.tracks, strict=True):
         assert [rle is not None for rle in result.segmentations] == track.present_T.tolist()
@@ -233,12 +233,12 @@ def test_learns_a_disc_from_its_boxes():
         backbone=BACKBONE,
         optim=OptimConfig(steps=60, lr=5e-3, clip_norm=1.0, schedule="cosine"),
         loss=LossConfig(classification=0, projection=1, background=1),
-        evidence=EvidenceConfig(gaps=(1, 2), witnesses=1),
+        propagation=BackgroundPropagationConfig(frame_gaps=(1, 2), min_frames=1),
     )
     torch.manual_seed(0)
-    model = TrackReader(Backbone(BACKBONE), 1, config.dim, config.zoom)
+    model = PerTrackSegmenter(Backbone(BACKBONE), 1, config.dim, config.zoom)
     view = look(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1)
-    fit(model, with_evidence(view, config.evidence), config)
+    fit(model, add_propagated_background(view, config.propagation), config)
     logits_THW = at_original_size(segment(model, view, config)[0], view.size, (64, 96))
     masks_THW = refine(logits_THW, mfvis_ext.rgb_to_lab(frames_TCHW), boxes_T4, config.refine)
     iou = (masks_THW & true_THW).sum() / (masks_THW | true_THW).sum()
@@ -263,9 +263,9 @@ def test_background_that_leaves_the_box_is_known():
     lab_TCHW[0, :, 8:16, 8:14] = 200  # the object in the left part of its box, then far away
     lab_TCHW[1, :, 8:16, 28:34] = 200
     boxes_NT4 = torch.tensor([[[8.0, 8, 20, 16], [28.0, 8, 40, 16]]])
-    config = EvidenceConfig(gaps=(1,), radius=1, distance=1.0, witnesses=1)
+    config = BackgroundPropagationConfig(frame_gaps=(1,), radius=1, distance=1.0, min_frames=1)
     inside_NTHW = inside_boxes(boxes_NT4, 24, 40)
-    escaped = escaped_background(lab_TCHW, ~inside_NTHW[0], boxes_NT4, config)
+    escaped = propagated_background(lab_TCHW, ~inside_NTHW[0], boxes_NT4, config)
     assert escaped[0, 0, 8:16, 15:20].all() and not escaped[0, 0, 8:16, 8:14].any()
     assert not (escaped & ~inside_NTHW).any()
 
@@ -299,32 +299,32 @@ def test_a_try_that_lost_its_object_is_not_heard():
     lost_NTHW = smaller_NTHW.clone()
     lost_NTHW[0] = -6.0
     lost_NTHW[0, :, 10:] = 6.0  # what lies outside the box does not help it
-    mean_NTHW = mean_of_fitting(torch.stack([filled_NTHW, smaller_NTHW, lost_NTHW]), boxes_NT4)
+    mean_NTHW = average_consistent_models(torch.stack([filled_NTHW, smaller_NTHW, lost_NTHW]), boxes_NT4)
     torch.testing.assert_close(mean_NTHW[0], (filled_NTHW[0] + smaller_NTHW[0]) / 2)
     torch.testing.assert_close(mean_NTHW[1], (filled_NTHW[1] + 2 * smaller_NTHW[1]) / 3)
     nowhere = torch.full((1, 2, 1, 12, 12), -6.0)
-    assert mean_of_fitting(nowhere, boxes_NT4).equal(nowhere[0])
+    assert average_consistent_models(nowhere, boxes_NT4).equal(nowhere[0])
 
 
 def test_a_pixel_is_one_tracks_at_most():
     boxes_NT4 = torch.tensor([[[0.0, 0, 4, 2]], [[2.0, 0, 6, 2]]])
     logits_NTHW = torch.stack([torch.full((1, 2, 6), 3.0), torch.full((1, 2, 6), 5.0)])
-    shared_NTHW = among_tracks(logits_NTHW, boxes_NT4)
+    shared_NTHW = resolve_overlaps(logits_NTHW, boxes_NT4)
     assert (shared_NTHW[0, 0] > 0)[0].tolist() == [True, True, False, False, False, False]
     assert (shared_NTHW[1, 0] > 0)[0, 2:].all()
     torch.testing.assert_close(shared_NTHW[0, 0, 0, 2], torch.tensor(3 - np.log1p(np.exp(5))).float())
     claimed_by_the_absent = np.log1p(np.exp(ABSENT))
     torch.testing.assert_close(shared_NTHW[0, :, :, :2], logits_NTHW[0, :, :, :2] - claimed_by_the_absent)
-    torch.testing.assert_close(among_tracks(logits_NTHW[:1], boxes_NT4[:1]), logits_NTHW[:1])
+    torch.testing.assert_close(resolve_overlaps(logits_NTHW[:1], boxes_NT4[:1]), logits_NTHW[:1])
 
 
 def test_levels_brought_to_the_grid_beforehand_read_the_same():
     torch.manual_seed(0)
-    model = TrackReader(Backbone(BACKBONE), 2, 8, 1)
+    model = PerTrackSegmenter(Backbone(BACKBONE), 2, 8, 1)
     grid = (16, 24)
     levels = [torch.randn(2, width, 32 // 2**n, 48 // 2**n) for n, width in enumerate(model.backbone.channels)]
     lab_TCHW = torch.randn(2, 3, *grid)
-    before = [at_most(level, grid) for level in levels]
+    before = [downsample_to_grid(level, grid) for level in levels]
     assert [level.shape[-2:] for level in before] == [(16, 24), (16, 24), (8, 12), (4, 6)]
     torch.testing.assert_close(
         model.logits(tuple(before), lab_TCHW), model.logits(tuple(levels), lab_TCHW), atol=1e-5, rtol=1e-4
@@ -337,7 +337,7 @@ def test_the_loss_of_what_is_not_the_object():
     loss = negatives_loss(masks, known, 1)
     assert loss.item() == pytest.approx(np.log(2))
     few = int(known[0].sum())
-    assert negatives_loss(masks[:1], known[:1], 1, doubt_N=3 * few).item() == pytest.approx(np.log(2) / 4)
+    assert negatives_loss(masks[:1], known[:1], 1, smoothing_N=3 * few).item() == pytest.approx(np.log(2) / 4)
     loss.backward()
     assert masks.grad.flatten().tolist() == [0.5, 0, 0, 0]
 
@@ -350,12 +350,14 @@ def test_a_cut_has_the_objects_of_its_frames_alone():
     frames_TCHW = torch.randint(0, 255, (3, 3, 240, 300), dtype=torch.uint8)
     backbone = Backbone(BackboneConfig(name="tiny", frozen=True))
     labels = torch.tensor([0, 0])
-    view = with_evidence(look(backbone, frames_TCHW, boxes_NT4, labels, (240, 300), 2), EvidenceConfig(gaps=(1,)))
+    view = add_propagated_background(
+        look(backbone, frames_TCHW, boxes_NT4, labels, (240, 300), 2), BackgroundPropagationConfig(frame_gaps=(1,))
+    )
     part, objects = cut(view, torch.tensor([0, 1]))
     assert objects.tolist() == [0] and len(part.frames_TCHW) == 2
     assert part.unknown_NTHW.equal(view.unknown_NTHW[:1, :2])
     inside = inside_boxes(part.boxes_NT4 / 4, *part.lab_TCHW.shape[-2:])
-    assert inside.equal(part.unknown_NTHW | part.escaped_NTHW) and inside.any()
+    assert inside.equal(part.unknown_NTHW | part.propagated_NTHW) and inside.any()
     assert torch.equal(view.frames_TCHW, pad_frames(frames_TCHW, 256, 320))
     # Seen at twice that size.
     assert [level.shape[-2:] for level in part.features] == [(512 // s, 640 // s) for s in (4, 8, 16, 32)]

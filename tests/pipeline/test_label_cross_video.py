@@ -14,17 +14,25 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.label import cross_video as shared
 from mfvis.label import run as label
 from mfvis.label.background_propagation import inside_boxes
-from mfvis.label.config import EvidenceConfig, LabelConfig
-from mfvis.label.cross_video import CropReader, Crops, crops_of, examples_of, joined, masks_in_crops, teach
+from mfvis.label.config import BackgroundPropagationConfig, LabelConfig
+from mfvis.label.cross_video import (
+    Crops,
+    CropSegmenter,
+    crop_windows,
+    joined,
+    masks_in_crops,
+    select_examples,
+    train_crop_segmenter,
+)
 from mfvis.label.ensemble import ABSENT
-from mfvis.label.window_inputs import View, look
+from mfvis.label.window_inputs import WindowInputs, look
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
 from mfvis.types import TrackResult, Video
 from mfvis.weights.files import save_safetensors
 
 
-def disc(seed: int) -> tuple[View, torch.Tensor]:
+def disc(seed: int) -> tuple[WindowInputs, torch.Tensor]:
     """A red disc over noise somewhere in two frames of 128 x 192, and where it is; no box in the third."""
     generator = torch.Generator().manual_seed(seed)
     frames_TCHW = torch.randint(0, 90, (3, 3, 128, 192), dtype=torch.uint8, generator=generator)
@@ -46,12 +54,12 @@ def test_learns_what_fills_a_box_and_says_it_of_another_video(monkeypatch):
     crops, masks = [], []
     for seed in range(6):
         view, true_THW = disc(seed)
-        crops.append(crops_of(view, 0, torch.tensor([0, 1])))
+        crops.append(crop_windows(view, 0, torch.tensor([0, 1])))
         video = Video(seed, "disc", width=192, height=128, length=3, frames=())
         rles = tuple(encode_mask(mask_HW.numpy()) for mask_HW in true_THW)
         result = TrackResult(seed, 0, 1.0, rles, view.boxes_NT4[0].numpy())
         masks.append(masks_in_crops(video, result, [0, 1]))
-    reader = teach(joined(crops), torch.cat(masks), steps=40, seed=0)
+    reader = train_crop_segmenter(joined(crops), torch.cat(masks), steps=40, seed=0)
     view, true_THW = disc(99)
     logits_THW = reader.read(view)[0]
     inside_THW = inside_boxes(view.boxes_NT4 / 4, 32, 48)[0]
@@ -64,8 +72,8 @@ def test_learns_what_fills_a_box_and_says_it_of_another_video(monkeypatch):
 def test_a_mirrored_picture_has_the_mirrored_logits():
     view, _ = disc(1)
     torch.manual_seed(0)
-    reader = CropReader([level.shape[1] for level in view.features]).eval()
-    crops = crops_of(view, 0, torch.tensor([0, 1]))
+    reader = CropSegmenter([level.shape[1] for level in view.features]).eval()
+    crops = crop_windows(view, 0, torch.tensor([0, 1]))
     both = Crops(
         tuple(torch.cat([a, b]) for a, b in zip(crops.levels, crops.mirrored().levels, strict=True)),
         torch.cat([crops.lab_MCHW, crops.mirrored().lab_MCHW]),
@@ -90,7 +98,7 @@ def test_examples_are_spread_over_all_videos(demo_data, monkeypatch):
     boxes = sum(int(track.present_T.sum()) for video in videos for track in video.tracks)
     for most in (boxes + 1, boxes, boxes // 3):
         monkeypatch.setattr(shared, "EXAMPLES", most)
-        chosen = examples_of(videos)
+        chosen = select_examples(videos)
         counts = [sum(map(len, frames.values())) for frames in chosen]
         assert most / 2 < sum(counts) <= most and all(counts)
         for video, frames in zip(videos, chosen, strict=True):
@@ -114,7 +122,7 @@ def config(demo_data, tmp_path: Path) -> LabelConfig:
         shared_steps=2,
         backbone=BackboneConfig("tiny", weights=str(weights), frozen=True),
         optim=OptimConfig(steps=1),
-        evidence=EvidenceConfig(weight=0),
+        propagation=BackgroundPropagationConfig(weight=0),
     )
 
 
@@ -134,10 +142,10 @@ def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):
         label.run(config)
     monkeypatch.setattr(label, "label_video", original)
     with monkeypatch.context() as patched:
-        patched.setattr(label, "fit", None)  # nothing is learnt again but what the videos share
+        patched.setattr(label, "fit", None)  # nothing is learned again but what the videos share
         assert json.loads(label.run(config).read_text()) == whole
     with monkeypatch.context() as patched:
-        patched.setattr(label, "teach", None)  # nor that, when all is done
+        patched.setattr(label, "train_crop_segmenter", None)  # nor that, when all is done
         assert json.loads(label.run(config).read_text()) == whole
     alone = json.loads(label.run(replace(config, out=config.out / "alone", shared_steps=0)).read_text())
     assert alone["annotations"][0]["segmentations"] != whole["annotations"][0]["segmentations"]

@@ -16,8 +16,8 @@ from mfvis.config import OptimConfig
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import CheckpointError, ConfigError, TrainingError, VideoError
 from mfvis.label import run as label
-from mfvis.label.config import EvidenceConfig, LabelConfig, RefineConfig
-from mfvis.label.start import FromCheckpoint
+from mfvis.label.config import BackgroundPropagationConfig, LabelConfig, RefineConfig
+from mfvis.label.start import FinetunedModels
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
@@ -43,7 +43,7 @@ def labelled(demo_data, tmp_path_factory) -> LabelConfig:
         shared_steps=2,
         backbone=BackboneConfig("tiny", weights=str(folder / "tiny.safetensors"), frozen=True),
         optim=OptimConfig(steps=1),
-        evidence=EvidenceConfig(weight=0),
+        propagation=BackgroundPropagationConfig(weight=0),
         refine=RefineConfig(steps=0),
     )
     label.run(config)
@@ -144,7 +144,7 @@ def test_only_a_video_whose_boxes_changed_is_trained_on_again(config, labelled, 
     assert len(trained) == 1 and trained[0].startswith("[1/2]")
     said = capsys.readouterr().out
     assert "its boxes changed; labelled again" in said
-    # What the videos share is learnt from all of them, so the last masks of both are found again.
+    # What the videos share is learned from all of them, so the last masks of both are found again.
     assert "[2/2] val0001: its other videos changed; labelled again" in said
     assert masks(config)[0] != masks(labelled)[0]
 
@@ -263,7 +263,7 @@ def test_a_model_that_predicts_nan_is_one_error(config, monkeypatch):
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter *= 1e30
-    monkeypatch.setattr(label, "_start", lambda config: FromCheckpoint(config, model, dataset.categories))
+    monkeypatch.setattr(label, "_start", lambda config: FinetunedModels(config, model, dataset.categories))
     with pytest.raises(TrainingError, match="the loss is|mask logits are"):
         label.run(replace(config, out=config.out.with_name("other")))
 

@@ -272,7 +272,7 @@ def test_total_is_the_sum_of_the_terms_and_reaches_the_prediction(with_masks: bo
     batch = make_batch()
     prediction = make_prediction(batch)
     terms = Criterion(LossConfig(background=1.0), 3, with_masks)(prediction, batch, step=500)
-    parts = {name: value for name, value in terms.named().items() if name != "total"}
+    parts = {name: value for name, value in terms.as_dict().items() if name != "total"}
     assert sum(parts.values()).item() == pytest.approx(terms.total.item(), rel=1e-6)
     used = {name for name, value in parts.items() if value > 0}
     boxes_only = {"classification", "projection", "pairwise", "temporal", "background"}
@@ -285,8 +285,8 @@ def test_layers_in_one_call_equal_the_sum_over_layers() -> None:
     batch = make_batch()
     prediction = make_prediction(batch, layers=3)
     criterion = Criterion(LossConfig(background=0.5, temporal=TemporalConfig(radius=2, k=3)), 3)
-    together = criterion(prediction, batch, step=500).named()
-    apart = [criterion(only_layer(prediction, layer), batch, step=500).named() for layer in range(3)]
+    together = criterion(prediction, batch, step=500).as_dict()
+    apart = [criterion(only_layer(prediction, layer), batch, step=500).as_dict() for layer in range(3)]
     for name, value in together.items():
         assert value.item() == pytest.approx(sum(terms[name].item() for terms in apart), rel=1e-5), name
 
@@ -391,10 +391,10 @@ def test_padding_is_never_matched_nor_paired() -> None:
     prediction = make_prediction(batch, layers=1)
     criterion = Criterion(LossConfig(temporal=TemporalConfig(radius=2, k=5, warmup=0)), 3)
     matched = Match(torch.tensor([[0]]))
-    reference = criterion(prediction, replace(content, boxes_NT4=boxes), 0, matched).named()
+    reference = criterion(prediction, replace(content, boxes_NT4=boxes), 0, matched).as_dict()
     with torch.no_grad():
         prediction.masks.logits_LBQTHW[..., -4:] = -100 * prediction.masks.logits_LBQTHW[..., -4:].abs()
-    changed = criterion(prediction, replace(content, boxes_NT4=boxes), 0, matched).named()
+    changed = criterion(prediction, replace(content, boxes_NT4=boxes), 0, matched).as_dict()
     assert changed["pairwise"] == reference["pairwise"]
     assert changed["temporal"] == reference["temporal"]
 
@@ -413,7 +413,7 @@ def test_half_precision_masks() -> None:
     half = Prediction(prediction.logits_LBQK.bfloat16(), DenseMasks(prediction.masks.logits_LBQTHW.bfloat16()))
     matched = Match(torch.tensor([[0, 1, 0]] * 2))
     widened = Prediction(half.logits_LBQK.float(), DenseMasks(half.masks.logits_LBQTHW.float()))
-    full = Criterion(LossConfig(), 3)(widened, batch, 500, matched).named()
-    for name, value in Criterion(LossConfig(), 3)(half, batch, 500, matched).named().items():
+    full = Criterion(LossConfig(), 3)(widened, batch, 500, matched).as_dict()
+    for name, value in Criterion(LossConfig(), 3)(half, batch, 500, matched).as_dict().items():
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(full[name].item(), rel=1e-5), name

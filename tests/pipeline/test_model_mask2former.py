@@ -85,12 +85,12 @@ def test_the_time_of_a_single_frame_changes_nothing(monkeypatch):
 def test_a_query_that_may_look_nowhere_looks_everywhere():
     model = build(decoder_layers=1)
     pixels = model.pixel_decoder(model.backbone(clip().flatten(0, 1)))
-    learnt = model.decoder.learned_queries(2)
+    learned = model.decoder.learned_queries(2)
     places = 3 * pixels.shapes[0][0] * pixels.shapes[0][1]
 
     def look(value: bool):
         attend = torch.full((2, 5, places), value)
-        return model.decoder(pixels, decoder.Queries(learnt.features_BQC, learnt.positions_BQC, attend))
+        return model.decoder(pixels, decoder.Queries(learned.features_BQC, learned.positions_BQC, attend))
 
     assert_same(look(False), look(True))
 

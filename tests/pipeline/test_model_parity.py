@@ -6,7 +6,7 @@ from mfvis.models import backbone
 from mfvis.models.config import BackboneConfig, ModelConfig
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.weights.files import load_weights
-from mfvis.weights.foreign import to_ours
+from mfvis.weights.foreign import from_foreign
 from tiny import every_mask
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
@@ -36,7 +36,7 @@ def twins():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(backbone._SWIN, "swin-t", small)
         ours = VideoMask2Former(config, CLASSES).eval()
-    report = load_weights(ours, to_ours(theirs.state_dict()).tensors, "transformers")
+    report = load_weights(ours, from_foreign(theirs.state_dict()).tensors, "transformers")
     assert not report.missing and not report.unexpected
     return theirs, ours
 

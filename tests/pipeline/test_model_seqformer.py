@@ -61,7 +61,7 @@ def original() -> SeqFormer:
         model = SeqFormer(config, sizes["classes"])
     unused = re.compile(f"{UNUSED}|{re.escape(ALIAS)}.*")
     weights = load_file(SHARED / "weights.safetensors")
-    converted, unknown = SEQFORMER.to_ours({k: v for k, v in weights.items() if not unused.fullmatch(k)})
+    converted, unknown = SEQFORMER.from_foreign({k: v for k, v in weights.items() if not unused.fullmatch(k)})
     assert not unknown
     model.load_state_dict(converted)
     return model.eval()
@@ -155,7 +155,7 @@ def test_assignments_losses_and_gradients_equal_those_of_the_original() -> None:
         theirs = name.removeprefix("grad_norm.")
         if re.fullmatch(UNUSED, theirs):
             continue
-        ours, _ = SEQFORMER.to_ours({theirs: torch.zeros(3)})
+        ours, _ = SEQFORMER.from_foreign({theirs: torch.zeros(3)})
         gradients = [model.get_parameter(parameter).grad for parameter in ours]
         assert torch.cat([g.flatten() for g in gradients]).norm().item() == pytest.approx(
             norm.item(), rel=1e-3, abs=1e-7

@@ -229,7 +229,7 @@ def test_the_report_names_everything():
     report = load_weights(model, state, "file", least=0.5)
     assert report.missing == ("2.bias",)
     assert report.unexpected == ("other",)
-    assert report.reinitialised == ("0.weight [7, 2] for [3, 2]",)
+    assert report.reinitialized == ("0.weight [7, 2] for [3, 2]",)
     assert torch.equal(model[2].weight, state["2.weight"])
     assert "1 missing (2.bias)" in str(report)
 

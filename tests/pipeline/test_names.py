@@ -54,7 +54,7 @@ NAMES = {
 LABEL = [
     *("--backbone.name", "tiny", "--backbone.weights", "None", "--backbone.no-frozen", "--zoom", "1", "--clip", "2"),
     *("--num-models", "1", "--shared-steps", "0", "--optim.steps", "1", "--optim.warmup", "0", "--device", "cpu"),
-    *("--evidence.weight", "0", "--refine.steps", "0", "--short-side", "32"),
+    *("--propagation.weight", "0", "--refine.steps", "0", "--short-side", "32"),
 ]
 CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

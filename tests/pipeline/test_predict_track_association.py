@@ -14,7 +14,7 @@ from mfvis.errors import ConfigError
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import WindowFeatures, predict_video
-from mfvis.predict.track_association import Identities, emitted, windows_of
+from mfvis.predict.track_association import TrackMemory, emitted, windows_of
 from mfvis.types import DenseMasks, Prediction
 from tiny import CATEGORIES, tiny_model
 
@@ -128,7 +128,7 @@ def recognised(identities, window, query, x):
 
 
 def test_objects_are_recognised_by_query_and_overlap():
-    identities = Identities(memory=2, max_tracks=10)
+    identities = TrackMemory(memory=2, max_tracks=10)
     first = recognised(identities, 0, [1.0, 0.0], 2)
     assert recognised(identities, 1, [0.8, 0.6], 2) is first  # the same place, a similar query
     assert recognised(identities, 2, [0.7, 0.7], 10) is not first  # elsewhere
@@ -137,7 +137,7 @@ def test_objects_are_recognised_by_query_and_overlap():
 
 
 def test_lost_objects_are_found_again_by_their_query_alone_and_not_for_ever():
-    identities = Identities(memory=2, max_tracks=10)
+    identities = TrackMemory(memory=2, max_tracks=10)
     first = recognised(identities, 0, [1.0, 0.0], 2)
     assert recognised(identities, 2, [0.8, 0.6], 10) is first
     assert recognised(identities, 4, [-0.1, 1.0], 2) is not first
@@ -145,7 +145,7 @@ def test_lost_objects_are_found_again_by_their_query_alone_and_not_for_ever():
 
 
 def test_of_objects_that_are_gone_only_those_of_most_worth_are_kept():
-    identities = Identities(memory=1, max_tracks=1)
+    identities = TrackMemory(memory=1, max_tracks=1)
     for window, score in enumerate([0.2, 0.9, 0.3]):
         query = torch.eye(9)[None, window]
         identities.recognise(2 * window, query, torch.full((1, 2), score), square(0), square(0))
@@ -154,7 +154,7 @@ def test_of_objects_that_are_gone_only_those_of_most_worth_are_kept():
 
 
 def test_two_objects_do_not_become_one():
-    identities = Identities(memory=2, max_tracks=10)
+    identities = TrackMemory(memory=2, max_tracks=10)
     masks = torch.cat([square(0), square(8)])
     queries = torch.tensor([[1.0, 0.1], [1.0, 0.0]])
     left, right = identities.recognise(0, queries, torch.ones(2, 2), masks, masks)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from mfvis.config import Config, OptimConfig, accumulation, derived
-from mfvis.data.clips import Draw, collate
+from mfvis.data.clips import ClipRequest, collate
 from mfvis.errors import ConfigError, DataError, TrainingError
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, replay
@@ -100,7 +100,7 @@ def test_trains_on_the_cpu_beside_an_idle_gpu_and_says_why(
 def test_what_the_loader_pins_is_the_batch(demo_data: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """torch pins what has a method for it and leaves all else as it is, in silence."""
     clips = clip_datasets(configure(demo_data[0], Path("run")))[0]
-    batch = collate([clips[Draw(0, seed=0, epoch=0, position=0)]])
+    batch = collate([clips[ClipRequest(0, seed=0, epoch=0, position=0)]])
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
     (moved,) = pin_memory([batch])
@@ -160,7 +160,7 @@ def test_killed_run_resumes(uninterrupted: Path, demo_data: tuple[Path, Path], t
 
 def test_partial_checkpoint_is_never_taken_for_one(uninterrupted: Path, tmp_path: Path) -> None:
     model, categories, config = checkpoint.load_model(uninterrupted)
-    description = checkpoint.Description(7, config, categories)
+    description = checkpoint.CheckpointInfo(7, config, categories)
     half = tmp_path / f".000007.{platform.node()}-999999999_0.tmp"  # a process was killed while it wrote here
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
@@ -173,7 +173,7 @@ def test_partial_checkpoint_is_never_taken_for_one(uninterrupted: Path, tmp_path
 def test_old_checkpoints_go(uninterrupted: Path, tmp_path: Path) -> None:
     model, categories, config = checkpoint.load_model(uninterrupted)
     for step in (1, 2, 3):
-        written = checkpoint.save(tmp_path, f"{step:06}", checkpoint.Description(step, config, categories), model)
+        written = checkpoint.save(tmp_path, f"{step:06}", checkpoint.CheckpointInfo(step, config, categories), model)
         checkpoint.update_last_link(written, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003", "last"]
 
@@ -216,7 +216,7 @@ def test_masks_are_asked_for_where_there_are_none(demo_data: tuple[Path, Path], 
 def test_queries_from_boxes(
     prompted: float, trained: str, untouched: str, demo_data: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Steps with prompts teach what makes queries of boxes and leave the learnt queries as they are, and conversely."""
+    """Steps with prompts train the prompt encoder and leave the learned queries as they are, and conversely."""
     config = configure(demo_data[0], tmp_path)
     model = replace(config.model, box_prompts=True)
     config = replace(

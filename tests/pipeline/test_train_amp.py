@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mfvis.config import Config
-from mfvis.data.clips import Draw, collate
+from mfvis.data.clips import ClipRequest, collate
 from mfvis.errors import TrainingError
 from mfvis.losses.criterion import Criterion
 from mfvis.models.mask2former import VideoMask2Former
@@ -94,7 +94,7 @@ def gradients_of_a_step(data: Path, out: Path, amp: str) -> dict[str, torch.Tens
     clips = clip_datasets(config)[0]
     torch.manual_seed(0)
     model = VideoMask2Former(config.model, len(clips.dataset.categories)).train()
-    batch = collate([clips[Draw(0, seed=0, epoch=0, position=0)]])
+    batch = collate([clips[ClipRequest(0, seed=0, epoch=0, position=0)]])
     forward(model, Criterion(config.loss, len(clips.dataset.categories)), batch, 10, False, amp).total.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 

@@ -83,7 +83,7 @@ def remap_categories(dataset: VideoDataset, categories: Sequence[Category], ids:
     """
     if not ids:
         problem = f"none of its {len(dataset.categories)} classes is one of the {len(categories)} that are trained"
-        remedy = "Put the data set first whose classes shall be learnt, or rename classes"
+        remedy = "Put the data set first whose classes shall be learned, or rename classes"
         raise DataError([Problem(str(dataset.path), "categories", problem, remedy)])
     videos = tuple(
         replace(

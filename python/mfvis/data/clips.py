@@ -21,7 +21,7 @@ from mfvis.errors import ConfigError, DataError, Problem
 from mfvis.types import Batch, Clip, ClipOrigin, Track, Video, VideoDataset
 
 
-class Draw(NamedTuple):
+class ClipRequest(NamedTuple):
     """One clip to be made: of which video of which data set, and the numbers that seed its randomness."""
 
     video: int
@@ -30,7 +30,7 @@ class Draw(NamedTuple):
     epoch: int
     position: int
     source: int = 0
-    """Which of the data sets that are trained on together."""
+    """Which of the data sets that are trained on block_size."""
 
 
 class ClipDataset(Dataset[Clip]):
@@ -68,7 +68,7 @@ class ClipDataset(Dataset[Clip]):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, draw: Draw) -> Clip:
+    def __getitem__(self, draw: ClipRequest) -> Clip:
         video = self.videos[draw.video]
         random = np.random.default_rng([draw.seed, draw.epoch, draw.position, draw.source])
         if video.length == 1 and self.config.frames > 1:
@@ -87,7 +87,7 @@ class ClipDataset(Dataset[Clip]):
         )
 
 
-class ClipSampler(Sampler[Draw]):
+class ClipSampler(Sampler[ClipRequest]):
     """An endless stream of draws: from each data set, epoch after epoch, every video once, in an order of its own.
 
     The next draw comes from the data set that is furthest behind its share, so that every batch has the shares as
@@ -98,39 +98,41 @@ class ClipSampler(Sampler[Draw]):
         videos: how many each data set has.
         seed: of the orders.
         shares: of each data set, positive; by default all have the same.
-        together: so many draws in a row come from one data set: one for each process, that all have alike batches.
+        block_size: so many draws in a row come from one data set: one for each process, that all have alike batches.
     """
 
-    def __init__(self, videos: Sequence[int], seed: int = 0, shares: Sequence[float] | None = None, together: int = 1):
+    def __init__(
+        self, videos: Sequence[int], seed: int = 0, shares: Sequence[float] | None = None, block_size: int = 1
+    ):
         if not videos or min(videos) < 1:
             raise ConfigError(f"clips: cannot draw from {', '.join(map(str, videos)) or 'no'} videos")
         self.videos = tuple(videos)
         self.seed = seed
         self.shares = [share / sum(shares) for share in shares] if shares else [1 / len(videos)] * len(videos)
-        self.together = together
+        self.block_size = block_size
         self.used = [0] * len(videos)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[ClipRequest]:
         used = list(self.used)
         orders: dict[int, tuple[int, np.ndarray]] = {}
         while True:
             source = self._furthest_behind(used)
-            for _ in range(self.together):
+            for _ in range(self.block_size):
                 epoch, position = divmod(used[source], self.videos[source])
                 if source not in orders or orders[source][0] != epoch:
                     random = np.random.default_rng([self.seed, epoch, source])
                     orders[source] = epoch, random.permutation(self.videos[source])
-                yield Draw(int(orders[source][1][position]), self.seed, epoch, position, source)
+                yield ClipRequest(int(orders[source][1][position]), self.seed, epoch, position, source)
                 used[source] += 1
 
     def _furthest_behind(self, used: Sequence[int]) -> int:
-        total = sum(used) + self.together
+        total = sum(used) + self.block_size
         return max(range(len(used)), key=lambda source: self.shares[source] * total - used[source])
 
     def advance(self, clips: int) -> None:
         """Say that `clips` more of them, over all processes, have been trained on."""
-        for _ in range(clips // self.together):
-            self.used[self._furthest_behind(self.used)] += self.together
+        for _ in range(clips // self.block_size):
+            self.used[self._furthest_behind(self.used)] += self.block_size
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed, "used": list(self.used), "videos": list(self.videos)}
@@ -201,7 +203,7 @@ def make_clip(dataset: VideoDataset, video: Video, indices: Sequence[int], with_
     )
 
 
-def collate_alike(clips: Sequence[Clip]) -> list[Batch]:
+def collate_by_kind(clips: Sequence[Clip]) -> list[Batch]:
     """One batch for each clip length and supervision (masks or none) among the clips; usually there is but one."""
     alike: dict[tuple[int, bool], list[Clip]] = {}
     for clip in clips:

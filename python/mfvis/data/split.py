@@ -82,7 +82,7 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
 def val_videos(dataset: VideoDataset, share: float, seed: int) -> set[int]:
     """The ids of the videos that are held out: `share` of them, rounded, or one; fewer where a class would be lost.
 
-    Every class keeps a video to be learnt from, and every class that has two, the rarest first, gets one to be measured
+    Every class keeps a video to be learned from; every class that has two, the rarest first, gets one to be measured
     on, as far as the number allows. The rest is drawn at random.
     """
     random = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mfvis.data.augment import fitted_size, resize
 from mfvis.data.clips import ClipDataset, ClipSampler, collate, make_clip
 from mfvis.data.config import ClipConfig
-from mfvis.demo.config import BoxReaderConfig
+from mfvis.demo.config import BoxPromptedConfig
 from mfvis.grid import STRIDE
 from mfvis.label.background_propagation import inside_boxes
 from mfvis.losses.criterion import Criterion
@@ -27,7 +27,7 @@ from mfvis.train.step import box_prompts, forward
 from mfvis.types import BoxPrompts, DenseMasks, Prediction, TrackResult, Video, VideoDataset
 
 
-class BoxReader(nn.Module):
+class BoxPromptedSegmenter(nn.Module):
     """Frames and box tubes in, a mask tube for every box tube out.
 
     A pyramid of backbone features at stride 4; then, for every tube on its own, two convolutions that also see the
@@ -37,7 +37,7 @@ class BoxReader(nn.Module):
 
     num_classes = 1
 
-    def __init__(self, config: BoxReaderConfig):
+    def __init__(self, config: BoxPromptedConfig):
         super().__init__()
         dim, width = config.dim, config.width
         self.backbone = Backbone(config.backbone)
@@ -80,15 +80,15 @@ def _told(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
     return torch.stack([inside, across, down], 2)
 
 
-def train_box_reader(
-    dataset: VideoDataset, clip: ClipConfig, config: BoxReaderConfig, with_masks: bool = False
-) -> BoxReader:
+def train_box_prompted(
+    dataset: VideoDataset, clip: ClipConfig, config: BoxPromptedConfig, with_masks: bool = False
+) -> BoxPromptedSegmenter:
     """The network after its training on clips of the data set, in eval mode.
 
     with_masks: learn from the true masks, for comparison; otherwise no mask is ever looked at.
     """
     torch.manual_seed(config.seed)
-    reader = BoxReader(config)
+    reader = BoxPromptedSegmenter(config)
     criterion = Criterion(config.loss, reader.num_classes, with_masks)
     optimizer = make_optimizer(reader, config.optim)
     clips = ClipDataset(dataset, clip, with_masks)
@@ -103,7 +103,9 @@ def train_box_reader(
 
 
 @torch.no_grad()
-def fill_boxes(reader: BoxReader, dataset: VideoDataset, video: Video, clip: ClipConfig) -> list[TrackResult]:
+def segment_boxes(
+    reader: BoxPromptedSegmenter, dataset: VideoDataset, video: Video, clip: ClipConfig
+) -> list[TrackResult]:
     """A result for every track of the video, crowds apart: what the network says where the track has a box.
 
     Masks may reach beyond their boxes. clip: of the training; the frames have its least size.

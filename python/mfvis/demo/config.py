@@ -14,7 +14,7 @@ from mfvis.predict.config import InferConfig
 
 
 @dataclass(frozen=True)
-class BoxReaderConfig:
+class BoxPromptedConfig:
     """The network that is told the boxes, and its training."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -50,5 +50,5 @@ class DemoConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     infer: InferConfig = field(default_factory=InferConfig)
-    box_reader: BoxReaderConfig = field(default_factory=BoxReaderConfig)
+    box_prompted: BoxPromptedConfig = field(default_factory=BoxPromptedConfig)
     """The second act: trained with these losses, and with all of them but TK-Loss."""

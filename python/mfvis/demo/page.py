@@ -29,7 +29,7 @@ SHOWN_SCORE = 0.5
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What one training of the model that finds its objects came to on the validation videos."""
 
     name: str
@@ -42,7 +42,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Filling:
+class BoxPromptedResult:
     """What one training of the network that is told the boxes came to on the validation videos."""
 
     name: str
@@ -53,7 +53,11 @@ class Filling:
 
 
 def page(
-    config: DemoConfig, val: VideoDataset, outcomes: Sequence[Outcome], fillings: Sequence[Filling], seconds: float
+    config: DemoConfig,
+    val: VideoDataset,
+    outcomes: Sequence[TrainingResult],
+    fillings: Sequence[BoxPromptedResult],
+    seconds: float,
 ) -> Report:
     """The report. The first outcome is shown in pictures; fillings: without TK-Loss and with it. seconds: of all."""
     synthetic, settings = config.synthetic, config.train
@@ -96,7 +100,7 @@ def page(
     )
 
 
-def _finding(val: VideoDataset, outcome: Outcome) -> Gallery:
+def _finding(val: VideoDataset, outcome: TrainingResult) -> Gallery:
     return Gallery(
         title="It finds the objects of new videos",
         lead=(
@@ -114,8 +118,8 @@ def _finding(val: VideoDataset, outcome: Outcome) -> Gallery:
     )
 
 
-def _told(config: DemoConfig, val: VideoDataset, without: Filling, with_tk: Filling) -> Gallery:
-    loss = config.box_reader.loss
+def _told(config: DemoConfig, val: VideoDataset, without: BoxPromptedResult, with_tk: BoxPromptedResult) -> Gallery:
+    loss = config.box_prompted.loss
     weights = {"projection": loss.projection, "background": loss.background, "pairwise": loss.pairwise.weight}
     others = " and ".join(f"the {name} loss" for name, weight in weights.items() if weight > 0)
     return Gallery(
@@ -123,7 +127,7 @@ def _told(config: DemoConfig, val: VideoDataset, without: Filling, with_tk: Fill
         lead=(
             "Shown not on the model above but on another, small network that is told every object's box, in these new "
             "videos too, and gives its mask. It could simply fill the boxes: nothing but the losses speaks against it. "
-            f"It was trained from boxes twice, for {config.box_reader.optim.steps} steps with the same beginning, "
+            f"It was trained from boxes twice, for {config.box_prompted.optim.steps} steps with the same beginning, "
             f"clips and settings: with {others} ({_minutes(without.seconds)}), and with TK-Loss beside them "
             f"({_minutes(with_tk.seconds)}), which says that what looks alike in two frames is the object in both or "
             "in neither."
@@ -142,7 +146,7 @@ def _filled_box(j: MeanJ) -> Tile:
     return Tile("J of a filled box", f"{j.filled_box_j:.3f}", "what the true box itself, taken as a mask, scores")
 
 
-def _by_supervision(outcomes: Sequence[Outcome]) -> Table:
+def _by_supervision(outcomes: Sequence[TrainingResult]) -> Table:
     twin = next(outcome for outcome in outcomes if outcome.name.startswith("masks"))
     rows = [
         (
@@ -160,7 +164,7 @@ def _by_supervision(outcomes: Sequence[Outcome]) -> Table:
     return Table("What the supervision changes", note, header, tuple(rows))
 
 
-def _by_class(outcome: Outcome) -> Table:
+def _by_class(outcome: TrainingResult) -> Table:
     rows = [
         (entry.name, *(f"{value:.3f}" for value in (entry.ap, entry.ap50, entry.ap75, entry.ar100)))
         for entry in outcome.metrics.classes
@@ -182,7 +186,7 @@ def _found_picture(video: Video, results: Sequence[TrackResult]) -> Picture:
     return _picture(video, [(drawn, ids)], f"scores of the predicted tracks: {scores}")
 
 
-def _told_picture(video: Video, *fillings: Filling) -> Picture:
+def _told_picture(video: Video, *fillings: BoxPromptedResult) -> Picture:
     ids = {track.id: place for place, track in enumerate(video.tracks)}
     masks, said = [], []
     for filling in fillings:

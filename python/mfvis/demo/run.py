@@ -18,9 +18,9 @@ from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results
 from mfvis.data.synthetic import write_demo
 from mfvis.data.ytvis import load_dataset
-from mfvis.demo.box_prompted import fill_boxes, train_box_reader
-from mfvis.demo.config import BoxReaderConfig, DemoConfig
-from mfvis.demo.page import Filling, Outcome, page
+from mfvis.demo.box_prompted import segment_boxes, train_box_prompted
+from mfvis.demo.config import BoxPromptedConfig, DemoConfig
+from mfvis.demo.page import BoxPromptedResult, TrainingResult, page
 from mfvis.eval.mean_j import mean_j
 from mfvis.eval.ytvis import evaluate
 from mfvis.losses.config import LossConfig
@@ -71,13 +71,13 @@ def _run(config: DemoConfig) -> None:
 
     videos, fillings = load_dataset(train_json), []
     for name, loss in (
-        ("without TK-Loss", _without_tk(config.box_reader.loss)),
-        ("with TK-Loss", config.box_reader.loss),
+        ("without TK-Loss", _without_tk(config.box_prompted.loss)),
+        ("with TK-Loss", config.box_prompted.loss),
     ):
-        fillings.append(_filling(name, replace(config.box_reader, loss=loss), config.clip, videos, val))
+        fillings.append(_filling(name, replace(config.box_prompted, loss=loss), config.clip, videos, val))
         print(f"told the boxes, {name}: J {fillings[-1].j.j:.3f}, {fillings[-1].seconds:.0f} s", flush=True)
 
-    summary = {"model": [_numbers(outcome) for outcome in outcomes], "box_reader": [*map(_filling_numbers, fillings)]}
+    summary = {"model": [_numbers(outcome) for outcome in outcomes], "box_prompted": [*map(_filling_numbers, fillings)]}
     write_json(config.out / "metrics.json", summary)
     report = config.out / "report.html"
     write_report(report, page(config, val, outcomes, fillings, time.perf_counter() - started))
@@ -85,7 +85,7 @@ def _run(config: DemoConfig) -> None:
     print(f"\nreport: {report.resolve()}")
 
 
-def _outcome(name: str, config: Config, val: VideoDataset, infer: InferConfig) -> Outcome:
+def _outcome(name: str, config: Config, val: VideoDataset, infer: InferConfig) -> TrainingResult:
     shutil.rmtree(config.out, ignore_errors=True)
     started = time.perf_counter()
     checkpoint = train(config)
@@ -99,19 +99,21 @@ def _outcome(name: str, config: Config, val: VideoDataset, infer: InferConfig) -
         assigned += assign_results(video, found)
     write_results(config.out / "results.json", results)
     curves = read_curves(config.out / "log.jsonl")
-    return Outcome(name, evaluate(val, results), mean_j(val, assigned), seconds, tuple(results), curves)
+    return TrainingResult(name, evaluate(val, results), mean_j(val, assigned), seconds, tuple(results), curves)
 
 
 def _without_tk(loss: LossConfig) -> LossConfig:
     return replace(loss, temporal=replace(loss.temporal, weight=0.0))
 
 
-def _filling(name: str, config: BoxReaderConfig, clip: ClipConfig, videos: VideoDataset, val: VideoDataset) -> Filling:
+def _filling(
+    name: str, config: BoxPromptedConfig, clip: ClipConfig, videos: VideoDataset, val: VideoDataset
+) -> BoxPromptedResult:
     started = time.perf_counter()
-    reader = train_box_reader(videos, clip, config)
+    reader = train_box_prompted(videos, clip, config)
     seconds = time.perf_counter() - started
-    results = tuple(result for video in val.videos for result in fill_boxes(reader, val, video, clip))
-    return Filling(name, mean_j(val, results), seconds, results)
+    results = tuple(result for video in val.videos for result in segment_boxes(reader, val, video, clip))
+    return BoxPromptedResult(name, mean_j(val, results), seconds, results)
 
 
 def read_curves(log: Path) -> tuple[Curve, ...]:
@@ -122,18 +124,18 @@ def read_curves(log: Path) -> tuple[Curve, ...]:
     return tuple(curve for curve in curves if any(curve.values))
 
 
-def _numbers(outcome: Outcome) -> dict[str, object]:
+def _numbers(outcome: TrainingResult) -> dict[str, object]:
     """The outcome as metrics.json has it."""
     return {
         "supervision": outcome.name,
-        **{name: round(value, 4) for name, value in outcome.metrics.named().items()},
+        **{name: round(value, 4) for name, value in outcome.metrics.as_dict().items()},
         "j": round(outcome.j.j, 4),
         "filled_box_j": round(outcome.j.filled_box_j, 4),
         "train_seconds": round(outcome.seconds, 1),
     }
 
 
-def _filling_numbers(filling: Filling) -> dict[str, object]:
+def _filling_numbers(filling: BoxPromptedResult) -> dict[str, object]:
     return {
         "supervision": f"boxes alone, {filling.name}",
         "j": round(filling.j.j, 4),

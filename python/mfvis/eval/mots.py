@@ -52,7 +52,7 @@ class MotsMetrics:
     of_boxes: bool = False
     """Whether boxes were compared, not masks."""
 
-    def named(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float]:
         """The numbers that papers report, by their names; in percent, IDSw a count."""
         average, overall = self.clear["AVERAGE"], self.clear["OVERALL"]
         names = ("mMOTA", "mMOTP") if self.of_boxes else ("mMOTSA", "mMOTSP")
@@ -161,7 +161,7 @@ class Accumulator:
 def evaluate_mots(tracking: TrackingFrames) -> MotsMetrics:
     """The metrics of tracking.
 
-    Identities and matches never cross a class: a prediction that changes its class is two tracks.
+    TrackMemory and matches never cross a class: a prediction that changes its class is two tracks.
     """
     clear = {category.id: ClearCounts() for category in CATEGORIES}
     track_eval = {category.id: TrackEvalCounts() for category in CATEGORIES}

@@ -15,7 +15,7 @@ class Rules:
     """Pixels up to which an object is small."""
     large: float
     """Pixels from which on it is large; what lies between is medium."""
-    crowds_contain: bool
+    crowd_uses_ioa: bool
     """Whether a prediction overlaps with a crowd by the share of it that lies inside; else by IoU, as with any."""
 
     def areas(self, name: str) -> tuple[float, float]:
@@ -24,8 +24,8 @@ class Rules:
         return {"all": (0.0, 1e10), "small": (0.0, small), "medium": (small, large), "large": (large, 1e10)}[name]
 
 
-YOUTUBE_VIS = Rules(128.0**2, 256.0**2, crowds_contain=False)
-COCO = Rules(32.0**2, 96.0**2, crowds_contain=True)
+YOUTUBE_VIS = Rules(128.0**2, 256.0**2, crowd_uses_ioa=False)
+COCO = Rules(32.0**2, 96.0**2, crowd_uses_ioa=True)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Measure:
+class MetricSpec:
     """What one of the numbers is: a mean of precisions or last recalls over a slice of all that was computed."""
 
     name: str
@@ -58,14 +58,14 @@ class Measure:
 _SIZES = {"s": "small", "m": "medium", "l": "large"}
 _OCCLUDED = {"so": "light", "mo": "medium", "ho": "heavy"}
 MEASURES = (
-    Measure("AP", "ap", "Precision"),
-    Measure("AP50", "ap50", "Precision", iou=0),
-    Measure("AP75", "ap75", "Precision", iou=5),
-    *(Measure(f"AP{s}", f"ap_{size}", "Precision", range=Range(area=size)) for s, size in _SIZES.items()),
-    *(Measure(f"AP{s}", f"ap_{o}_occlusion", "Precision", range=Range(occlusion=o)) for s, o in _OCCLUDED.items()),
-    *(Measure(f"AR{most}", f"ar{most}", "Recall", most=most) for most in MAX_DETECTIONS),
-    *(Measure(f"AR{s}", f"ar_{size}", "Recall", range=Range(area=size)) for s, size in _SIZES.items()),
-    *(Measure(f"AR{s}", f"ar_{o}_occlusion", "Recall", range=Range(occlusion=o)) for s, o in _OCCLUDED.items()),
+    MetricSpec("AP", "ap", "Precision"),
+    MetricSpec("AP50", "ap50", "Precision", iou=0),
+    MetricSpec("AP75", "ap75", "Precision", iou=5),
+    *(MetricSpec(f"AP{s}", f"ap_{size}", "Precision", range=Range(area=size)) for s, size in _SIZES.items()),
+    *(MetricSpec(f"AP{s}", f"ap_{o}_occlusion", "Precision", range=Range(occlusion=o)) for s, o in _OCCLUDED.items()),
+    *(MetricSpec(f"AR{most}", f"ar{most}", "Recall", most=most) for most in MAX_DETECTIONS),
+    *(MetricSpec(f"AR{s}", f"ar_{size}", "Recall", range=Range(area=size)) for s, size in _SIZES.items()),
+    *(MetricSpec(f"AR{s}", f"ar_{o}_occlusion", "Recall", range=Range(occlusion=o)) for s, o in _OCCLUDED.items()),
 )
 """In the order of the reference programs: the twelve of YouTube-VIS among the eighteen of OVIS."""
 
@@ -93,7 +93,7 @@ class Numbers:
     ar_medium_occlusion: float | None
     ar_heavy_occlusion: float | None
 
-    def named(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float]:
         """By the names of the field ("AP", "APs", "APso", ...): twelve numbers, or eighteen."""
         values = {measure.name: getattr(self, measure.field) for measure in MEASURES}
         return {name: value for name, value in values.items() if value is not None}

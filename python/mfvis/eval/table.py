@@ -24,8 +24,8 @@ def as_json(metrics: Metrics | MotsMetrics) -> dict[str, Any]:
     papers, then the toolkit's, each by class and group, both in percent, then TrackEval's in 0..1.
     """
     if isinstance(metrics, Metrics):
-        classes = [{"name": entry.name} | entry.named() for entry in metrics.classes]
-        return metrics.named() | {"classes": classes, "notes": list(metrics.notes)}
+        classes = [{"name": entry.name} | entry.as_dict() for entry in metrics.classes]
+        return metrics.as_dict() | {"classes": classes, "notes": list(metrics.notes)}
     clear = {
         f.name: {name: _finite(getattr(numbers, f.name)) for name, numbers in metrics.clear.items()}
         for f in fields(ClearNumbers)
@@ -35,7 +35,7 @@ def as_json(metrics: Metrics | MotsMetrics) -> dict[str, Any]:
         for f in fields(TrackEvalNumbers)
     }
     means = {f"m{name}": clear[name]["AVERAGE"] for name in ("MOTA", "MOTP")}
-    return metrics.named() | means | {"BDD100K": clear, "TrackEval": track_eval, "notes": list(metrics.notes)}
+    return metrics.as_dict() | means | {"BDD100K": clear, "TrackEval": track_eval, "notes": list(metrics.notes)}
 
 
 def _finite(value: float) -> float | None:
@@ -48,7 +48,7 @@ def _track_eval_name(name: str) -> str:
 
 def ap_table(metrics: Metrics) -> str:
     """The lines of the reference program, then one line per class that has objects or results, `MAX_ROWS` at most."""
-    named = metrics.named()
+    named = metrics.as_dict()
     with_occlusion = len(named) == len(MEASURES)
     low, high = IOU_THRESHOLDS[0], IOU_THRESHOLDS[-1]
     lines = []
@@ -62,7 +62,7 @@ def ap_table(metrics: Metrics) -> str:
         value = f"{named[measure.name]:0.3f}"
         lines.append(f" {kind:18} ({measure.name[:2]}) @[ {slice_} | maxDets={measure.most:>3} ] = {value}")
     used = [entry for entry in metrics.classes if entry.used]
-    rows = [[entry.name, *(f"{value:.3f}" for value in entry.named().values())] for entry in used[:MAX_ROWS]]
+    rows = [[entry.name, *(f"{value:.3f}" for value in entry.as_dict().values())] for entry in used[:MAX_ROWS]]
     left_out = {
         f"classes have neither objects nor results: {len(used)} of {len(metrics.classes)} are used": (
             len(metrics.classes) - len(used)
@@ -78,7 +78,7 @@ def mots_table(metrics: MotsMetrics) -> str:
     """The numbers of papers, then the toolkit's table with TrackEval's HOTA, and sMOTSA of masks; all in percent."""
     head = "   ".join(
         f"{name} {value}" if isinstance(value, int) else f"{name} {value:.1f}"
-        for name, value in metrics.named().items()
+        for name, value in metrics.as_dict().items()
     )
     shown = [f.name for f in fields(ClearNumbers)]
     others = TRACK_EVAL_SHOWN[:-1] if metrics.of_boxes else TRACK_EVAL_SHOWN

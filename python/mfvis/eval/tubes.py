@@ -38,7 +38,7 @@ class Tube:
         """int64 ``[T]``: height and width of the mask as one number, 0 where there is none."""
         return np.array([rle["size"][0] << 32 | rle["size"][1] if rle else 0 for rle in self.rles], np.int64)
 
-    def film(self, pixels: int) -> Film:
+    def film(self, pixels: int) -> ConcatenatedRle:
         """All frames one after the other as one RLE, for checked masks of so many `pixels` each.
 
         Two frames are joined by four pixels: 1010 after a frame that ends with background, 0110 after one that ends
@@ -75,7 +75,9 @@ class Tube:
                 count, before, last = count + runs - 3, before_last, own_last
             background_T[t] = rle is None or runs % 2 == 1
         total = pixels * len(self.rles) + 4 * (len(self.rles) - 1)
-        return Film({"size": [1, total], "counts": "".join(pieces)}, float(self.area_T.sum()), background_T[:-1])
+        return ConcatenatedRle(
+            {"size": [1, total], "counts": "".join(pieces)}, float(self.area_T.sum()), background_T[:-1]
+        )
 
     @cached_property
     def _joints(self) -> list[list[int]]:
@@ -85,7 +87,7 @@ class Tube:
 
 
 @dataclass(frozen=True)
-class Film:
+class ConcatenatedRle:
     """The frames of a tube in one RLE, with what is between them."""
 
     rle: dict[str, Any]
@@ -95,7 +97,7 @@ class Film:
     """bool ``[T - 1]``: whether a frame that has a next one ends with background."""
 
 
-def film_iou(films_a: Sequence[Film], films_b: Sequence[Film]) -> np.ndarray:
+def film_iou(films_a: Sequence[ConcatenatedRle], films_b: Sequence[ConcatenatedRle]) -> np.ndarray:
     """IoU of every pair of tubes of one length and size, float64 ``[A, B]``."""
     iou_AB = coco_mask.iou([film.rle for film in films_a], [film.rle for film in films_b], [0] * len(films_b))
     area_A, area_B = (np.array([film.area for film in films]) for films in (films_a, films_b))

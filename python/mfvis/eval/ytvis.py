@@ -77,7 +77,7 @@ def evaluate(
             if not truth and not ranked:
                 continue
             iou_DG = tube_iou([track.tube for track in ranked], [track.tube for track in truth])
-            if rules.crowds_contain:
+            if rules.crowd_uses_ioa:
                 _measure_crowds(truth, ranked, iou_DG)
             for column, range_ in zip(cells, ranges, strict=True):
                 column.append(_match(truth, ranked, iou_DG, rules.areas(range_.area), range_.occlusions))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.label.config import EvidenceConfig
+from mfvis.label.config import BackgroundPropagationConfig
 from mfvis.losses.background import box_spans
 
 LEAST_OVERLAP = 0.35
@@ -67,7 +67,9 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
 
 
 @torch.no_grad()
-def escaped_background(lab_TCHW: Tensor, background_THW: Tensor, boxes_NT4: Tensor, config: EvidenceConfig) -> Tensor:
+def propagated_background(
+    lab_TCHW: Tensor, background_THW: Tensor, boxes_NT4: Tensor, config: BackgroundPropagationConfig
+) -> Tensor:
     """bool ``[N, T, H, W]``: pixels in an object's box that other frames show outside of all boxes.
 
     Args:
@@ -77,7 +79,7 @@ def escaped_background(lab_TCHW: Tensor, background_THW: Tensor, boxes_NT4: Tens
     """
     frames, _, height, width = lab_TCHW.shape
     inside_NTHW = inside_boxes(boxes_NT4, height, width)
-    pairs = [(t, t + gap) for gap in config.gaps for t in range(frames - gap)]
+    pairs = [(t, t + gap) for gap in config.frame_gaps for t in range(frames - gap)]
     pairs_P2 = torch.tensor(pairs, dtype=torch.int64, device=lab_TCHW.device).view(-1, 2)
     motion_P2 = camera_motion(lab_TCHW, background_THW, pairs_P2)
     pairs_P2, motion_P2 = torch.cat([pairs_P2, pairs_P2.flip(1)]), torch.cat([motion_P2, -motion_P2])
@@ -97,4 +99,4 @@ def escaped_background(lab_TCHW: Tensor, background_THW: Tensor, boxes_NT4: Tens
             row = (y + dy + o_HW // side - config.radius).clamp(0, height - 1)
             column = (x + dx + o_HW % side - config.radius).clamp(0, width - 1)
             found_NTHW[:, target] += seen & background_THW[source, row, column]
-    return (found_NTHW >= config.witnesses) & inside_NTHW
+    return (found_NTHW >= config.min_frames) & inside_NTHW

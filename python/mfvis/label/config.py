@@ -15,30 +15,33 @@ from mfvis.models.config import BackboneConfig
 
 
 @dataclass(frozen=True)
-class EvidenceConfig:
+class BackgroundPropagationConfig:
     """How background inside the boxes is found in other frames, and what it weighs in training."""
 
     weight: float = 1.0
     """Of the escaped pixels' term in the loss, and of the ring's around the boxes; 0 looks for none."""
-    doubt: float = 0.1
+    smoothing: float = 0.1
     """Share of the box's pixels that the escaped ones are averaged over in addition: few of them may be errors."""
-    gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
+    frame_gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
     """How many frames away the other frames are, both ways. Far ones show what slow objects cover for long."""
     radius: int = 3
     """Cells of the grid around the place where the camera's motion takes a pixel."""
     distance: float = 16.0
     """Farthest patch distance (3 x 3 cells of LAB) of the same place seen again."""
-    witnesses: int = 2
+    min_frames: int = 2
     """Other frames in which a pixel must be found outside the box."""
 
     def __post_init__(self) -> None:
         wanted = {
             "weight": (self.weight >= 0, "0 or more"),
-            "doubt": (self.doubt >= 0, "0 or more"),
-            "gaps": (len(self.gaps) > 0 and min(self.gaps) >= 1, "one or more numbers of frames, each 1 or more"),
+            "smoothing": (self.smoothing >= 0, "0 or more"),
+            "frame_gaps": (
+                len(self.frame_gaps) > 0 and min(self.frame_gaps) >= 1,
+                "one or more numbers of frames, each 1 or more",
+            ),
             "radius": (self.radius >= 0, "0 or more"),
             "distance": (self.distance >= 0, "0 or more"),
-            "witnesses": (self.witnesses >= 1, "1 or more"),
+            "min_frames": (self.min_frames >= 1, "1 or more"),
         }
         require(self, wanted)
 
@@ -109,7 +112,7 @@ class LabelConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and steps, per window."""
     loss: LossConfig = field(default_factory=LossConfig)
-    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    propagation: BackgroundPropagationConfig = field(default_factory=BackgroundPropagationConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ import mfvis_ext
 from mfvis.config import OptimConfig
 from mfvis.data.rle import decode_mask
 from mfvis.label.ensemble import ABSENT
-from mfvis.label.window_inputs import View
+from mfvis.label.window_inputs import WindowInputs
 from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import TrackResult, Video, present
 
@@ -32,7 +32,7 @@ LEAST_SIDE = 14
 MARGIN = 1.2
 """The side of a crop, in sides of its box."""
 EXAMPLES = 400
-"""Boxes that are learnt from, at most; evenly spread over all videos."""
+"""Boxes that are learned from, at most; evenly spread over all videos."""
 BATCH = 12
 """Crops per step."""
 
@@ -55,7 +55,7 @@ class Crops:
         return Crops(tuple(level.flip(-1) for level in self.levels), self.lab_MCHW.flip(-1))
 
 
-def crops_of(view: View, track: int, frames: Tensor) -> Crops:
+def crop_windows(view: WindowInputs, track: int, frames: Tensor) -> Crops:
     """Of one track of the view, in those frames (int64), in each of which it has a box."""
     boxes_M4 = _fractions(view, track, frames)
     levels = tuple(
@@ -71,7 +71,7 @@ def joined(parts: Sequence[Crops]) -> Crops:
     return Crops(tuple(torch.cat(level).half() for level in levels), lab_MCHW)
 
 
-class CropReader(nn.Module):
+class CropSegmenter(nn.Module):
     """Crops in, mask logits out: features, colours and places, then convolutions that see ever farther.
 
     Args:
@@ -103,13 +103,13 @@ class CropReader(nn.Module):
         return self.readout(seen)[:, 0]
 
     @torch.no_grad()
-    def read(self, view: View) -> Tensor:
+    def read(self, view: WindowInputs) -> Tensor:
         """Mask logits ``[N, T, H / 4, W / 4]`` of the view's tracks, means over each crop and its mirror image."""
-        logits_NTHW = torch.full(view.escaped_NTHW.shape, ABSENT, device=view.boxes_NT4.device)
+        logits_NTHW = torch.full(view.propagated_NTHW.shape, ABSENT, device=view.boxes_NT4.device)
         for track, present_T in enumerate(present(view.boxes_NT4)):
             frames = torch.nonzero(present_T)[:, 0]
             if len(frames) > 0:
-                crops = crops_of(view, track, frames)
+                crops = crop_windows(view, track, frames)
                 logits_MHW = (self(crops) + self(crops.mirrored()).flip(-1)) / 2
                 logits_NTHW[track, frames] = _put_back(
                     logits_MHW, _fractions(view, track, frames), *logits_NTHW.shape[-2:]
@@ -117,8 +117,8 @@ class CropReader(nn.Module):
         return logits_NTHW
 
 
-def examples_of(videos: Sequence[Video]) -> list[dict[int, list[int]]]:
-    """Which boxes are learnt from: of every video some frames, and of each the numbers of some of its tracks."""
+def select_examples(videos: Sequence[Video]) -> list[dict[int, list[int]]]:
+    """Which boxes are learned from: of every video some frames, and of each the numbers of some of its tracks."""
     boxes = [
         (number, t, n)
         for number, video in enumerate(videos)
@@ -142,7 +142,7 @@ def masks_in_crops(video: Video, result: TrackResult, frames: Sequence[int]) -> 
     return torch.cat(crops)[:, 0]
 
 
-def teach(crops: Crops, masks_MHW: Tensor, steps: int, seed: int) -> CropReader:
+def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int) -> CropSegmenter:
     """The network after so many steps on these examples, in eval mode: cross-entropy and dice."""
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -150,7 +150,7 @@ def teach(crops: Crops, masks_MHW: Tensor, steps: int, seed: int) -> CropReader:
         steps=steps, lr=3e-3, weight_decay=1e-2, clip_norm=1.0, warmup=min(20, steps), schedule="cosine"
     )
     device = crops.lab_MCHW.device
-    reader = CropReader([level.shape[1] for level in crops.levels]).to(device)
+    reader = CropSegmenter([level.shape[1] for level in crops.levels]).to(device)
     optimizer = make_optimizer(reader, optim)
     began = time.perf_counter()
     for step in range(steps):
@@ -173,7 +173,7 @@ def teach(crops: Crops, masks_MHW: Tensor, steps: int, seed: int) -> CropReader:
     return reader.eval()
 
 
-def _fractions(view: View, track: int, frames: Tensor) -> Tensor:
+def _fractions(view: WindowInputs, track: int, frames: Tensor) -> Tensor:
     """The track's boxes, of the padded frames' width and height."""
     height, width = view.frames_TCHW.shape[-2:]
     boxes_M4 = view.boxes_NT4[track, frames]

@@ -14,7 +14,7 @@ MARGIN = 0.15
 """How much worse than the best try, as projection loss (0 to 2), one may fill its boxes and still be heard."""
 
 
-def mean_of_fitting(logits_MNTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
+def average_consistent_models(logits_MNTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
     """float ``[N, T, H, W]``: each track's mean logits over those of M tries that fill its boxes.
 
     A try may lose an object altogether; its mask's projections then miss those of the boxes, which needs no true mask
@@ -31,7 +31,7 @@ def mean_of_fitting(logits_MNTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
     return torch.einsum("mnthw,mn->nthw", logits_MNTHW, heard_MN / heard_MN.sum(0))
 
 
-def among_tracks(logits_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
+def resolve_overlaps(logits_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
     """The logits of a softmax over the background, whose score is 0, and the tracks, each confined to its boxes.
 
     Where boxes overlap a pixel can be claimed by several readouts; at most one of them is left above 0.

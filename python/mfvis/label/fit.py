@@ -13,18 +13,18 @@ from mfvis.data.clips import starts_around
 from mfvis.label.background_propagation import camera_motion
 from mfvis.label.config import LabelConfig
 from mfvis.label.ensemble import ABSENT
-from mfvis.label.models import QueryReader, TrackReader
-from mfvis.label.window_inputs import View, as_batch, cut
+from mfvis.label.models import Mask2FormerAdapter, PerTrackSegmenter
+from mfvis.label.window_inputs import WindowInputs, cut, to_batch
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
 from mfvis.predict.track_association import windows_of
 from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import Match, Prediction, present
 
-Model = TrackReader | QueryReader
+Model = PerTrackSegmenter | Mask2FormerAdapter
 
 
-def fit(model: Model, view: View, config: LabelConfig, head: str = "") -> None:
+def fit(model: Model, view: WindowInputs, config: LabelConfig, head: str = "") -> None:
     """Train the model on the boxes of one window."""
     criterion = Criterion(config.loss, model.num_classes)
     optimizer = make_optimizer(model, config.optim)
@@ -46,11 +46,11 @@ def fit(model: Model, view: View, config: LabelConfig, head: str = "") -> None:
 
 
 @torch.no_grad()
-def segment(model: Model, view: View, config: LabelConfig) -> Tensor:
+def segment(model: Model, view: WindowInputs, config: LabelConfig) -> Tensor:
     """Mask logits ``[N, T, H / 4, W / 4]`` of the given tracks: means over overlapping clips."""
     model.eval()
     frames = len(view.frames_TCHW)
-    sums_NTHW = torch.zeros(view.escaped_NTHW.shape, device=view.boxes_NT4.device)
+    sums_NTHW = torch.zeros(view.propagated_NTHW.shape, device=view.boxes_NT4.device)
     counts_NT = torch.zeros(sums_NTHW.shape[:2], device=sums_NTHW.device)
     for clip in windows_of(frames, config.clip, None):
         indices = torch.tensor(clip, device=sums_NTHW.device)
@@ -64,10 +64,10 @@ def segment(model: Model, view: View, config: LabelConfig) -> Tensor:
 
 
 def _loss(
-    prediction: Prediction, matched: Match, part: View, criterion: Criterion, config: LabelConfig, step: int
+    prediction: Prediction, matched: Match, part: WindowInputs, criterion: Criterion, config: LabelConfig, step: int
 ) -> Tensor:
-    """The criterion's losses and those of the evidence, summed over the decoder layers, averaged over the objects."""
-    batch, device = as_batch(part), part.boxes_NT4.device
+    """The criterion's losses and that of propagated background, summed over decoder layers, averaged over objects."""
+    batch, device = to_batch(part), part.boxes_NT4.device
     layers, count = len(prediction.logits_LBQK), len(part.labels_N)
     # The interior of another object's box is left to that object: it is no negative, so the objects of a video may
     # share features, and their boxes keep them apart.
@@ -78,19 +78,20 @@ def _loss(
         pairs_P2 = mfvis_ext.tube_pairs(len(part.frames_TCHW), config.loss.temporal.tube, device)
         shift_BP2 = camera_motion(part.lab_TCHW, part.background_THW, pairs_P2)[None]
     loss = criterion.terms(prediction, matched, masks_LNTHW, batch, step, shift_BP2).total
-    evidence = config.evidence
-    if evidence.weight > 0:
+    propagation = config.propagation
+    if propagation.weight > 0:
         masks = masks_LNTHW.flatten(0, 1)
         escaped, ring, unknown = (
-            known_NTHW.repeat(layers, 1, 1, 1) for known_NTHW in (part.escaped_NTHW, part.ring_NTHW, part.unknown_NTHW)
+            known_NTHW.repeat(layers, 1, 1, 1)
+            for known_NTHW in (part.propagated_NTHW, part.ring_NTHW, part.unknown_NTHW)
         )
-        doubt_N = evidence.doubt * (escaped | unknown).sum((1, 2, 3))
-        found = negatives_loss(masks, escaped, count, doubt_N) + negatives_loss(masks, ring, count)
-        loss = loss + evidence.weight * found
+        smoothing_N = propagation.smoothing * (escaped | unknown).sum((1, 2, 3))
+        found = negatives_loss(masks, escaped, count, smoothing_N) + negatives_loss(masks, ring, count)
+        loss = loss + propagation.weight * found
     return loss
 
 
-def _draw_clip(view: View, config: LabelConfig, random: np.random.Generator) -> Tensor:
+def _draw_clip(view: WindowInputs, config: LabelConfig, random: np.random.Generator) -> Tensor:
     """Indices of a clip around a random frame with a box, in steps that are drawn too.
 
     A window that is too short for the drawn steps gives neighbours, and if need be fewer frames: each step trains on

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfvis.grid import PADDING_COLOR, STRIDE
-from mfvis.label.window_inputs import View, as_batch, zoomed
+from mfvis.label.window_inputs import WindowInputs, to_batch, upscale
 from mfvis.losses.config import MatchConfig
 from mfvis.losses.matcher import match
 from mfvis.models.backbone import Backbone
@@ -22,7 +22,7 @@ from mfvis.predict.assignment import assign_tubes
 from mfvis.types import BoxPrompts, DenseMasks, Match, Prediction
 
 
-class TrackReader(nn.Module):
+class PerTrackSegmenter(nn.Module):
     """The small model that is trained from scratch: a pyramid of features and colours, one readout per track.
 
     The tracks are given, so nothing has to be found: each simply has its own linear readout of the pixel embeddings,
@@ -48,11 +48,11 @@ class TrackReader(nn.Module):
         self.readout = nn.Conv2d(dim, tracks, 1)
         nn.init.constant_(self.readout.bias, -1.0)  # most pixels are background
 
-    def forward(self, part: View, objects_N: Tensor) -> tuple[Prediction, Match]:
+    def forward(self, part: WindowInputs, objects_N: Tensor) -> tuple[Prediction, Match]:
         """The tubes of those tracks of the window, int64, that the part shows; of one layer and without classes."""
         features = part.features
         if features is None:
-            features = tuple(map(standardised, self.backbone(zoomed(part.frames_TCHW, self.zoom))))
+            features = tuple(map(standardize, self.backbone(upscale(part.frames_TCHW, self.zoom))))
         masks_NTHW = self.logits(features, part.lab_TCHW)[objects_N]
         no_class = masks_NTHW.new_zeros(1, 1, len(objects_N), self.num_classes + 1)
         prediction = Prediction(no_class, DenseMasks(masks_NTHW[None, None]))
@@ -75,12 +75,12 @@ class TrackReader(nn.Module):
         return self.readout(x).transpose(0, 1)
 
 
-class QueryReader(nn.Module):
+class Mask2FormerAdapter(nn.Module):
     """A trained video Mask2Former: its queries are made from the boxes, or, without box prompts, assigned to them.
 
     Args:
         model: What is trained along.
-        cost: Of matching learnt queries with tracks in training.
+        cost: Of matching learned queries with tracks in training.
     """
 
     def __init__(self, model: VideoMask2Former, cost: MatchConfig):
@@ -88,8 +88,8 @@ class QueryReader(nn.Module):
         self.model, self.cost = model, cost
         self.num_classes = model.num_classes
 
-    def forward(self, part: View, objects_N: Tensor) -> tuple[Prediction, Match]:
-        """The tubes of all queries. In eval mode learnt ones are assigned by their boxes, whatever their classes."""
+    def forward(self, part: WindowInputs, objects_N: Tensor) -> tuple[Prediction, Match]:
+        """The tubes of all queries. In eval mode learned ones are assigned by their boxes, whatever their classes."""
         model, last_only = self.model, not self.training
         encoded = model.encode(part.frames_TCHW, part.features)
         if model.prompts is not None:
@@ -100,7 +100,7 @@ class QueryReader(nn.Module):
         boxes_NT4 = part.boxes_NT4 / STRIDE
         if last_only:
             return prediction, Match(assign_tubes(prediction.masks.all_queries(-1, 0), boxes_NT4)[None])
-        return prediction, match(prediction, as_batch(part), boxes_NT4, self.cost)
+        return prediction, match(prediction, to_batch(part), boxes_NT4, self.cost)
 
 
 def _in_order(prediction: Prediction) -> Match:
@@ -109,13 +109,13 @@ def _in_order(prediction: Prediction) -> Match:
     return Match(torch.arange(queries, device=prediction.logits_LBQK.device).expand(layers, -1))
 
 
-def standardised(level_TCHW: Tensor) -> Tensor:
+def standardize(level_TCHW: Tensor) -> Tensor:
     """Every channel with mean 0 and deviation 1 over the frames: pretrained features differ wildly in scale."""
     deviation, mean = torch.std_mean(level_TCHW, (0, 2, 3), keepdim=True)
     return (level_TCHW - mean) / (deviation + 1e-3)
 
 
-def at_most(level_TCHW: Tensor, grid: tuple[int, int]) -> Tensor:
+def downsample_to_grid(level_TCHW: Tensor, grid: tuple[int, int]) -> Tensor:
     """A level that is finer than the grid, on the grid; the reader's 1x1 convolutions come to the same afterwards."""
     if level_TCHW.shape[-1] <= grid[1]:
         return level_TCHW

@@ -1,4 +1,4 @@
-"""From mask logits to masks at full size: each object's colours, learnt from the masks themselves, and smooth edges.
+"""From mask logits to masks at full size: each object's colours, learned from the masks themselves, and smooth edges.
 
 The network sees cells of four pixels and more; colours are known for every pixel. As in GrabCut (Rother et al.,
 SIGGRAPH 2004) the object and its surroundings each get a colour model, here histograms of a few neighbouring frames,

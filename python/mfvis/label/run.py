@@ -1,4 +1,4 @@
-"""``mfvis label``: box tracks in, the same tracks with masks out, learnt from those boxes alone.
+"""``mfvis label``: box tracks in, the same tracks with masks out, learned from those boxes alone.
 
 Every video is read in windows of frames; for each one a model, from a checkpoint or several times from scratch, is
 trained on the window's own boxes and then asked for the mask of every box. Of several videos one more network learns
@@ -33,12 +33,19 @@ from mfvis.errors import ConfigError, DataError, TrainingError
 from mfvis.grid import STRIDE
 from mfvis.label.background_propagation import inside_boxes
 from mfvis.label.config import LabelConfig
-from mfvis.label.cross_video import CropReader, crops_of, examples_of, joined, masks_in_crops, teach
-from mfvis.label.ensemble import among_tracks, mean_of_fitting
+from mfvis.label.cross_video import (
+    CropSegmenter,
+    crop_windows,
+    joined,
+    masks_in_crops,
+    select_examples,
+    train_crop_segmenter,
+)
+from mfvis.label.ensemble import average_consistent_models, resolve_overlaps
 from mfvis.label.fit import fit, segment
 from mfvis.label.refine import refine
-from mfvis.label.start import FromCheckpoint, FromScratch
-from mfvis.label.window_inputs import View, with_evidence
+from mfvis.label.start import FinetunedModels, ScratchModels
+from mfvis.label.window_inputs import WindowInputs, add_propagated_background
 from mfvis.parsing import changed_keys, to_plain
 from mfvis.predict.saved_results import (
     Inputs,
@@ -58,7 +65,7 @@ from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
 
-Start = FromScratch | FromCheckpoint
+Start = ScratchModels | FinetunedModels
 
 
 def run(config: LabelConfig) -> Path:
@@ -97,15 +104,15 @@ def _run(config: LabelConfig) -> Path:
         raise DataError(problems)  # now, and not after hours
 
     # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
-    def label(video: Video, head: str, reader: CropReader | None = None) -> list[TrackResult]:
+    def label(video: Video, head: str, reader: CropSegmenter | None = None) -> list[TrackResult]:
         return label_video(start, config, video, head, parts / "tries", inputs[video.id], reader=reader)
 
-    found = _each(dataset, parts, inputs, label, None if shares else overlays)
+    found = _label_or_load(dataset, parts, inputs, label, None if shares else overlays)
 
     # ---- Learn from all masks what the videos have in common, find every mask again, write ----------------------
     if shares:
-        reader = _taught(start, config, dataset.videos, found) if ahead else None
-        found = _each(dataset, last, final_inputs, partial(label, reader=reader), overlays)
+        reader = _train_cross_video(start, config, dataset.videos, found) if ahead else None
+        found = _label_or_load(dataset, last, final_inputs, partial(label, reader=reader), overlays)
     root = json.loads(content.decode("utf-8-sig"))
     write_labelled(root, completed, [result for results in found for result in results], dataset)
     print(f"wrote {completed}" + (f" and overlays to {overlays}" if overlays else ""))
@@ -138,7 +145,7 @@ def _inputs(video: Video) -> dict[str, str | None]:
     return {"boxes": boxes, "frames": hash_of_frames(video)}
 
 
-def _each(
+def _label_or_load(
     dataset: VideoDataset,
     parts: Path,
     inputs: Mapping[int, Inputs],
@@ -179,30 +186,30 @@ def label_video(
     head: str = "",
     tries: Path | None = None,
     inputs: Inputs = MappingProxyType({}),
-    reader: CropReader | None = None,
+    reader: CropSegmenter | None = None,
 ) -> list[TrackResult]:
     """A result for every track of the video: a mask wherever it has a box, None elsewhere.
 
     Args:
         head: of the lines that tell of the progress.
-        tries: Directory that keeps the mask logits of each window's models; what is there is not learnt again.
+        tries: Directory that keeps the mask logits of each window's models; what is there is not learned again.
         inputs: Hashes of what these are made from.
         reader: Of what the video shares with others; its logits are added.
     """
     segmentations = [[None] * video.length for _ in video.tracks]
     full_size = (video.height, video.width)
-    for window, group in _groups(video, config.window, start.most_tracks):
+    for window, group in _groups(video, config.window, start.max_tracks_per_window):
         frames_TCHW = read_frames(video, window)
-        view = _view(start, config, video, window, group, frames_TCHW)
+        view = _prepare_window(start, config, video, window, group, frames_TCHW)
         path = tries and tries / f"{video.id}-{window.start}-{group[0]}.pt"
         kept = read_logits(path, inputs) if path else None
         part = f"{head} frames {window.start}-{window.stop - 1}"
-        logits_NTHW = _learnt(start, view, config, part) if kept is None else kept.to(view.boxes_NT4)
+        logits_NTHW = _ensemble_logits(start, view, config, part) if kept is None else kept.to(view.boxes_NT4)
         if path and kept is None:
             write_logits(path, inputs, logits_NTHW)
         if reader:
             logits_NTHW = logits_NTHW + _finite(reader.read(view), part)
-        logits_NTHW = among_tracks(logits_NTHW, view.boxes_NT4 / STRIDE)
+        logits_NTHW = resolve_overlaps(logits_NTHW, view.boxes_NT4 / STRIDE)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
         for n, logits_THW in zip(group, logits_NTHW, strict=True):
             boxes_T4 = torch.from_numpy(video.tracks[n].boxes_T4[window.start : window.stop])
@@ -216,9 +223,9 @@ def label_video(
     return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
 
 
-def _view(
+def _prepare_window(
     start: Start, config: LabelConfig, video: Video, frames: Sequence[int], group: Sequence[int], frames_TCHW: Tensor
-) -> View:
+) -> WindowInputs:
     """Those frames of the video, with the tracks of the group."""
     labels = {category.id: label for label, category in enumerate(start.categories)}
     tracks = [video.tracks[n] for n in group]
@@ -228,21 +235,21 @@ def _view(
     return start.look(frames_TCHW, boxes_NT4, labels_N, size)
 
 
-def _taught(
-    start: FromScratch, config: LabelConfig, videos: Sequence[Video], found: Sequence[list[TrackResult]]
-) -> CropReader:
-    """The network that has learnt from the masks found in all videos."""
+def _train_cross_video(
+    start: ScratchModels, config: LabelConfig, videos: Sequence[Video], found: Sequence[list[TrackResult]]
+) -> CropSegmenter:
+    """The network that has learned from the masks found in all videos."""
     crops, masks = [], []
-    for video, results, examples in zip(videos, found, examples_of(videos), strict=True):
+    for video, results, examples in zip(videos, found, select_examples(videos), strict=True):
         for first in range(0, len(examples), config.window):
             frames = list(examples)[first : first + config.window]
-            view = _view(start, config, video, frames, range(len(video.tracks)), read_frames(video, frames))
+            view = _prepare_window(start, config, video, frames, range(len(video.tracks)), read_frames(video, frames))
             for n, result in enumerate(results):
                 own = [i for i, t in enumerate(frames) if n in examples[t]]
                 if own:
-                    crops.append(crops_of(view, n, torch.tensor(own, device=view.boxes_NT4.device)))
+                    crops.append(crop_windows(view, n, torch.tensor(own, device=view.boxes_NT4.device)))
                     masks.append(masks_in_crops(video, result, [frames[i] for i in own]))
-    return teach(joined(crops), torch.cat(masks), config.shared_steps, config.seed)
+    return train_crop_segmenter(joined(crops), torch.cat(masks), config.shared_steps, config.seed)
 
 
 def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range, list[int]]]:
@@ -255,14 +262,14 @@ def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range
             yield window, present[group : group + size]
 
 
-def _learnt(start: Start, view: View, config: LabelConfig, head: str) -> Tensor:
+def _ensemble_logits(start: Start, view: WindowInputs, config: LabelConfig, head: str) -> Tensor:
     """Mask logits ``[N, T, H / 4, W / 4]``: the mean of the models, one for each seed, that fill the boxes."""
-    view, tries = with_evidence(view, config.evidence), []
+    view, tries = add_propagated_background(view, config.propagation), []
     for number, seed in enumerate(start.seeds, start=1):
         model = start.model(seed, len(view.boxes_NT4))
         fit(model, view, replace(config, seed=seed), f"{head} try {number}/{len(start.seeds)}")
         tries.append(segment(model, view, config))
-    return _finite(mean_of_fitting(torch.stack(tries), view.boxes_NT4 / STRIDE), head)
+    return _finite(average_consistent_models(torch.stack(tries), view.boxes_NT4 / STRIDE), head)
 
 
 def _finite(logits_NTHW: Tensor, part: str) -> Tensor:
@@ -280,9 +287,9 @@ def _result(video: Video, n: int, segmentations: tuple[dict | None, ...]) -> Tra
 def _start(config: LabelConfig) -> Start:
     device = device_of(config.device)
     if config.checkpoint is None:
-        return FromScratch(config, device)
+        return ScratchModels(config, device)
     trained, categories, _ = load_model(config.checkpoint, device)
-    return FromCheckpoint(config, trained, categories)
+    return FinetunedModels(config, trained, categories)
 
 
 def _same_settings(config: LabelConfig, start: Start, path: Path) -> dict[str, Any]:

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from mfvis.label.config import LabelConfig
-from mfvis.label.models import QueryReader, TrackReader, at_most, standardised
-from mfvis.label.window_inputs import View, look
+from mfvis.label.models import Mask2FormerAdapter, PerTrackSegmenter, downsample_to_grid, standardize
+from mfvis.label.window_inputs import WindowInputs, look
 from mfvis.models.backbone import Backbone
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.types import Category
 
 
-class FromScratch:
+class ScratchModels:
     """Several small models on one backbone; runs of different seeds share none."""
 
     categories: tuple[Category, ...] = ()
     """It names no classes: every label is 0."""
-    most_tracks = None
+    max_tracks_per_window = None
     """As many as there are; each has its own readout."""
 
     def __init__(self, config: LabelConfig, device: torch.device):
@@ -34,35 +34,35 @@ class FromScratch:
         self.module = self.backbone
         self.seeds = range(config.seed * config.num_models, (config.seed + 1) * config.num_models)
 
-    def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:
-        """As `mfvis.label.window_inputs.look`; the features of a frozen backbone as `TrackReader` wants them."""
+    def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> WindowInputs:
+        """As `mfvis.label.window_inputs.look`; the features of a frozen backbone as `PerTrackSegmenter` wants them."""
         view = look(self.backbone, frames_TCHW, boxes_NT4, labels_N, size, self.config.zoom)
         if view.features is None:
             return view
         grid = view.lab_TCHW.shape[-2:]
-        return replace(view, features=tuple(at_most(standardised(level), grid) for level in view.features))
+        return replace(view, features=tuple(downsample_to_grid(standardize(level), grid) for level in view.features))
 
-    def model(self, seed: int, tracks: int) -> TrackReader:
+    def model(self, seed: int, tracks: int) -> PerTrackSegmenter:
         """A new reader of so many tracks."""
         torch.manual_seed(seed)
-        model = TrackReader(copy.deepcopy(self.backbone), tracks, self.config.dim, self.config.zoom)
+        model = PerTrackSegmenter(copy.deepcopy(self.backbone), tracks, self.config.dim, self.config.zoom)
         return model.to(self.backbone.mean.device)
 
 
-class FromCheckpoint:
+class FinetunedModels:
     """One copy of a trained model for each window. The frames are what it was trained on, so they are not enlarged."""
 
     def __init__(self, config: LabelConfig, trained: VideoMask2Former, categories: Sequence[Category]):
         self.config, self.trained, self.categories = config, trained, categories
-        # A learnt query cannot stand for two tracks; one made from a box is made for every track.
-        self.most_tracks = trained.config.num_queries if trained.prompts is None else None
+        # A learned query cannot stand for two tracks; one made from a box is made for every track.
+        self.max_tracks_per_window = trained.config.num_queries if trained.prompts is None else None
         self.module = trained
         self.seeds = range(config.seed, config.seed + 1)
 
-    def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> View:
+    def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> WindowInputs:
         """As `mfvis.label.window_inputs.look`."""
         return look(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1)
 
-    def model(self, seed: int, tracks: int) -> QueryReader:
+    def model(self, seed: int, tracks: int) -> Mask2FormerAdapter:
         """A copy of the trained model, the same for every seed and any number of tracks."""
-        return QueryReader(copy.deepcopy(self.trained), self.config.loss.match)
+        return Mask2FormerAdapter(copy.deepcopy(self.trained), self.config.loss.match)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from mfvis.data.augment import pad_frames, padded_size, resize_frames
 from mfvis.grid import STRIDE, grid_colors
-from mfvis.label.background_propagation import escaped_background, inside_boxes, ring_around
-from mfvis.label.config import EvidenceConfig
+from mfvis.label.background_propagation import inside_boxes, propagated_background, ring_around
+from mfvis.label.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.types import Batch, ClipOrigin, present
 
 
 @dataclass(frozen=True)
-class View:
+class WindowInputs:
     """A window of a video, or a part of one, as the model sees it, on the model's device. Grids are those of masks."""
 
     frames_TCHW: Tensor
@@ -33,7 +33,7 @@ class View:
     """Colours on the grid."""
     background_THW: Tensor
     """bool: in no box, and not padding."""
-    escaped_NTHW: Tensor
+    propagated_NTHW: Tensor
     """bool: inside the box, but not the object."""
     ring_NTHW: Tensor
     """bool: around the box, and in no other one."""
@@ -50,7 +50,7 @@ def look(
     labels_N: Tensor,
     size: tuple[int, int],
     zoom: int,
-) -> View:
+) -> WindowInputs:
     """Gather what the pictures and the boxes of a window say, each frame for itself.
 
     Args:
@@ -75,9 +75,9 @@ def look(
     features = None
     if backbone.config.frozen:
         with torch.no_grad():
-            per_frame = [backbone(zoomed(frame[None], zoom)) for frame in padded]
+            per_frame = [backbone(upscale(frame[None], zoom)) for frame in padded]
         features = tuple(torch.cat(level) for level in zip(*per_frame, strict=True))
-    return View(
+    return WindowInputs(
         frames_TCHW=padded,
         features=features,
         boxes_NT4=boxes_NT4,
@@ -85,31 +85,31 @@ def look(
         size=size,
         lab_TCHW=lab_TCHW,
         background_THW=content_HW & ~inside_NTHW.any(0),
-        escaped_NTHW=torch.zeros_like(inside_NTHW),
+        propagated_NTHW=torch.zeros_like(inside_NTHW),
         ring_NTHW=ring_around(cells_NT4, *grid) & content_HW & ~others_NTHW,
         unknown_NTHW=inside_NTHW,
         others_NTHW=others_NTHW,
     )
 
 
-def with_evidence(view: View, config: EvidenceConfig) -> View:
+def add_propagated_background(view: WindowInputs, config: BackgroundPropagationConfig) -> WindowInputs:
     """The view with what its frames say of one another's boxes: what training wants to know, and takes seconds."""
     if config.weight == 0:
         return view
-    escaped_NTHW = escaped_background(view.lab_TCHW, view.background_THW, view.boxes_NT4 / STRIDE, config)
-    return replace(view, escaped_NTHW=escaped_NTHW, unknown_NTHW=view.unknown_NTHW & ~escaped_NTHW)
+    propagated_NTHW = propagated_background(view.lab_TCHW, view.background_THW, view.boxes_NT4 / STRIDE, config)
+    return replace(view, propagated_NTHW=propagated_NTHW, unknown_NTHW=view.unknown_NTHW & ~propagated_NTHW)
 
 
-def zoomed(frames_TCHW: Tensor, zoom: int) -> Tensor:
+def upscale(frames_TCHW: Tensor, zoom: int) -> Tensor:
     """Frames at a whole multiple of their size."""
     return F.interpolate(frames_TCHW.float(), scale_factor=zoom, mode="bilinear") if zoom > 1 else frames_TCHW
 
 
-def cut(view: View, indices: Tensor) -> tuple[View, Tensor]:
+def cut(view: WindowInputs, indices: Tensor) -> tuple[WindowInputs, Tensor]:
     """The frames at `indices`, with the objects that have a box in one of them (int64, the second value)."""
     objects = torch.nonzero(present(view.boxes_NT4[:, indices]).any(1))[:, 0]
     here = (objects[:, None], indices)
-    part = View(
+    part = WindowInputs(
         frames_TCHW=view.frames_TCHW[indices],
         features=None if view.features is None else tuple(level[indices] for level in view.features),
         boxes_NT4=view.boxes_NT4[here],
@@ -117,7 +117,7 @@ def cut(view: View, indices: Tensor) -> tuple[View, Tensor]:
         size=view.size,
         lab_TCHW=view.lab_TCHW[indices],
         background_THW=view.background_THW[indices],
-        escaped_NTHW=view.escaped_NTHW[here],
+        propagated_NTHW=view.propagated_NTHW[here],
         ring_NTHW=view.ring_NTHW[here],
         unknown_NTHW=view.unknown_NTHW[here],
         others_NTHW=view.others_NTHW[here],
@@ -125,7 +125,7 @@ def cut(view: View, indices: Tensor) -> tuple[View, Tensor]:
     return part, objects
 
 
-def as_batch(view: View) -> Batch:
+def to_batch(view: WindowInputs) -> Batch:
     """The view as a batch of one clip, for the criterion."""
     count, frames = view.boxes_NT4.shape[:2]
     return Batch(

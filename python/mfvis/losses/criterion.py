@@ -35,7 +35,7 @@ class LossTerms:
     mask_bce: Tensor
     mask_dice: Tensor
 
-    def named(self) -> dict[str, Tensor]:
+    def as_dict(self) -> dict[str, Tensor]:
         """Detached, by name, `total` first."""
         return {f.name: getattr(self, f.name).detach() for f in fields(self)}
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def negatives_loss(
-    masks_NTHW: Tensor, negatives_NTHW: Tensor, normalizer: Tensor | float, doubt_N: Tensor | float = 0.0
+    masks_NTHW: Tensor, negatives_NTHW: Tensor, normalizer: Tensor | float, smoothing_N: Tensor | float = 0.0
 ) -> Tensor:
     """Mean of -log(1 - σ(logit)) over each object's negatives, summed over the objects, divided by `normalizer`.
 
@@ -15,4 +15,4 @@ def negatives_loss(
     object's number of negatives in the mean, so that a handful, which may be errors, weighs less than many.
     """
     cost_N = (F.softplus(masks_NTHW.float()) * negatives_NTHW).sum((1, 2, 3))
-    return (cost_N / (negatives_NTHW.sum((1, 2, 3)) + doubt_N).clamp(min=1)).sum() / normalizer
+    return (cost_N / (negatives_NTHW.sum((1, 2, 3)) + smoothing_N).clamp(min=1)).sum() / normalizer

@@ -14,7 +14,7 @@ from mfvis.errors import CheckpointError
 from mfvis.models.config import HUB_MODELS, NAMES, BackboneConfig
 from mfvis.weights import hub
 from mfvis.weights.files import LoadReport, load_weights, read_weights
-from mfvis.weights.foreign import IMAGENET_MEAN, IMAGENET_STD, Named
+from mfvis.weights.foreign import IMAGENET_MEAN, IMAGENET_STD, ConvertedWeights
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -78,7 +78,7 @@ class Backbone(nn.Module):
             norm.requires_grad_(False)
         self.train()  # a module is born in training mode without being told: the frozen norms would use the batch
 
-    def load(self, named: Named, source: str) -> LoadReport:
+    def load(self, named: ConvertedWeights, source: str) -> LoadReport:
         """Take the backbone's part of some weights. Swin's output norms may be absent, as no pretraining has them.
 
         Raises:
@@ -87,7 +87,7 @@ class Backbone(nn.Module):
         self.check_stride(named, source)
         return load_weights(self.net, named.backbone, source, anew=("hidden_states_norms.",))
 
-    def check_stride(self, named: Named, source: str) -> None:
+    def check_stride(self, named: ConvertedWeights, source: str) -> None:
         """CheckpointError if the weights are of a ResNet that strides elsewhere; nothing else would tell."""
         if named.stride_in_1x1 not in (None, self.config.stride_in_1x1):
             raise CheckpointError(
@@ -120,7 +120,7 @@ class Backbone(nn.Module):
             return features if isinstance(features, tuple) else features.feature_maps
 
 
-def _read(source: str) -> Named:
+def _read(source: str) -> ConvertedWeights:
     try:
         return read_weights(source)
     except CheckpointError as error:

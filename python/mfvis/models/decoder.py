@@ -110,7 +110,7 @@ class MaskedAttentionDecoder(nn.Module):
 
     Args:
         dim: C, of queries and pixel features.
-        queries: How many are learnt.
+        queries: How many are learned.
         num_classes: K, without "no object".
     """
 
@@ -127,7 +127,7 @@ class MaskedAttentionDecoder(nn.Module):
         self.class_head = nn.Linear(dim, num_classes + 1)
 
     def learned_queries(self, batch: int) -> Queries:
-        """The learnt queries for each of ``batch`` clips."""
+        """The learned queries for each of ``batch`` clips."""
         return Queries(
             self.query_features.weight.expand(batch, -1, -1), self.query_positions.weight.expand(batch, -1, -1)
         )

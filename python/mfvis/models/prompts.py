@@ -22,7 +22,7 @@ def _overlap(low: Tensor, high: Tensor, cells: int, size: float) -> Tensor:
 class BoxPromptEncoder(nn.Module):
     """Box tubes to queries.
 
-    Features: a learnt embedding plus a projection of the stride-8 features, averaged inside the tube by exact area.
+    Features: a learned embedding plus a projection of the stride-8 features, averaged inside the tube by exact area.
     Positions: a projection of the sine encodings of centre and size, averaged over the frames with a box.
     The first decoder layer attends to the inside of the tube.
     """

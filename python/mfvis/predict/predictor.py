@@ -16,7 +16,7 @@ from mfvis.errors import CheckpointError
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.models.pixel_decoder import PixelFeatures
 from mfvis.predict.config import InferConfig
-from mfvis.predict.track_association import Identities, emitted, windows_of
+from mfvis.predict.track_association import TrackMemory, emitted, windows_of
 from mfvis.predict.upsample import encode_tubes
 from mfvis.types import Category, TrackResult, Video
 
@@ -37,16 +37,15 @@ def predict_video(
     the stride-4 embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. With a `window` that is
     all that is held, whatever the length: windows overlap, objects are recognised from one to the next by their queries
     and by their masks in the overlap (`mfvis.predict.track_association`), their class scores are averaged over the
-    windows that
-    show them, masks are encoded window by window, and the `max_tracks` pairs are those of most `Identity.worth_K`.
-    Frames are read and decoded once. Without a `short_side` frames keep their size.
+    windows that show them, masks are encoded window by window, and the `max_tracks` pairs are those of the highest
+    `TrackState.ranking_score_K`. Frames are read and decoded once. Without a `short_side` frames keep their size.
     """
     model.eval()
     config = config or InferConfig()
     short_side = config.short_side or min(video.height, video.width)
     resized = fitted_size(video.height, video.width, short_side, config.max_side)
     windows = windows_of(video.length, config.window, config.stride)
-    identities = Identities(config.memory, config.max_tracks)
+    identities = TrackMemory(config.memory, config.max_tracks)
     features = WindowFeatures(model, video, resized, config.chunk)
     for number, frames in enumerate(windows):
         pixels = features.move_to(frames)
@@ -81,10 +80,10 @@ def predict_video(
 
     if not identities.all:
         return []
-    worth_IK = torch.stack([identity.worth_K for identity in identities.all])
+    ranking_score_IK = torch.stack([identity.ranking_score_K for identity in identities.all])
     results = []
-    for flat in worth_IK.flatten().topk(min(config.max_tracks, worth_IK.numel())).indices.tolist():
-        identity, label = identities.all[flat // worth_IK.shape[1]], flat % worth_IK.shape[1]
+    for flat in ranking_score_IK.flatten().topk(min(config.max_tracks, ranking_score_IK.numel())).indices.tolist():
+        identity, label = identities.all[flat // ranking_score_IK.shape[1]], flat % ranking_score_IK.shape[1]
         identity.fill(video.length)
         score = identity.mean_K[label].item()
         tube = tuple(identity.segmentations), np.array(identity.boxes)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-SAME = 0.5
+MATCH_THRESHOLD = 0.5
 """The least mean of cosine and tube IoU of two sightings of one object."""
-LOST_IOU = 0.3
+UNSEEN_IOU = 0.3
 """What stands for the IoU with an object that the window before did not have: only a query much like its own, with a
 cosine of 0.7 or more, takes it up again."""
 
@@ -43,7 +43,7 @@ def emitted(windows: list[range], number: int) -> range:
 
 
 @dataclass
-class Identity:
+class TrackState:
     """One object through the windows that have shown it."""
 
     query_C: Tensor
@@ -51,7 +51,7 @@ class Identity:
     scores_K: Tensor
     """Sum over sightings."""
     last_window: int
-    tail_THW: Tensor
+    overlap_next_THW: Tensor
     """bool: its masks in the frames that its last window shares with the next."""
     sightings: int = 1
     segmentations: list[dict[str, Any] | None] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Identity:
         return self.scores_K / self.sightings
 
     @property
-    def worth_K(self) -> Tensor:
+    def ranking_score_K(self) -> Tensor:
         """By what tracks are chosen: the mean score times the sum of scores.
 
         The mean alone would choose false objects that one window was sure of: there are the more of them the longer the
@@ -80,18 +80,18 @@ class Identity:
         self.boxes += [np.zeros(4, dtype=np.float32)] * missing
 
 
-class Identities:
+class TrackMemory:
     """Objects and their tubes so far. Of every object one query, one sum of scores and the masks of one overlap are
     kept, and encoded masks. Objects unseen for `memory` windows are not looked for any more, and only the `max_tracks`
     of most worth are kept of them: no other can be among the `max_tracks` in the end."""
 
     def __init__(self, memory: int, max_tracks: int):
         self.memory, self.max_tracks = memory, max_tracks
-        self.all: list[Identity] = []
+        self.all: list[TrackState] = []
 
     def recognise(
-        self, window: int, queries_MC: Tensor, scores_MK: Tensor, heads_MTHW: Tensor, tails_MTHW: Tensor
-    ) -> list[Identity]:
+        self, window: int, queries_MC: Tensor, scores_MK: Tensor, overlap_prev_MTHW: Tensor, overlap_next_MTHW: Tensor
+    ) -> list[TrackState]:
         """The identity of each of the M objects of a window, new ones for those that are like none.
 
         The assignment maximises the sum of similarities: cosine of the queries and IoU of the tubes in the overlap,
@@ -99,38 +99,44 @@ class Identities:
 
         Args:
             window: its number, ascending.
-            heads_MTHW: bool, the masks in the frames shared with the window before.
-            tails_MTHW: bool, in those shared with the next.
+            overlap_prev_MTHW: bool, the masks in the frames shared with the window before.
+            overlap_next_MTHW: bool, in those shared with the next.
         """
         known = [identity for identity in self.all if window - identity.last_window <= self.memory]
         gone = [identity for identity in self.all if window - identity.last_window > self.memory]
-        self.all = sorted(gone, key=lambda identity: -identity.worth_K.max().item())[: self.max_tracks] + known
-        places: dict[int, Identity] = {}
+        self.all = sorted(gone, key=lambda identity: -identity.ranking_score_K.max().item())[: self.max_tracks] + known
+        places: dict[int, TrackState] = {}
         if known and len(queries_MC):
-            similarity_MI = self._similarity(window, known, queries_MC, heads_MTHW)
+            similarity_MI = self._similarity(window, known, queries_MC, overlap_prev_MTHW)
             rows, columns = linear_sum_assignment(similarity_MI.cpu().numpy(), maximize=True)
-            places = {m: known[i] for m, i in zip(rows, columns, strict=True) if similarity_MI[m, i] >= SAME}
+            places = {m: known[i] for m, i in zip(rows, columns, strict=True) if similarity_MI[m, i] >= MATCH_THRESHOLD}
         found = []
-        for m, (query_C, scores_K, tail_THW) in enumerate(zip(queries_MC, scores_MK, tails_MTHW, strict=True)):
+        for m, (query_C, scores_K, overlap_next_THW) in enumerate(
+            zip(queries_MC, scores_MK, overlap_next_MTHW, strict=True)
+        ):
             identity = places.get(m)
             if identity is None:
-                identity = Identity(query_C, scores_K.clone(), window, tail_THW.clone())
+                identity = TrackState(query_C, scores_K.clone(), window, overlap_next_THW.clone())
                 self.all.append(identity)
             else:
-                identity.query_C, identity.last_window, identity.tail_THW = query_C, window, tail_THW.clone()
+                identity.query_C, identity.last_window, identity.overlap_next_THW = (
+                    query_C,
+                    window,
+                    overlap_next_THW.clone(),
+                )
                 identity.scores_K += scores_K
                 identity.sightings += 1
             found.append(identity)
         return found
 
     @staticmethod
-    def _similarity(window: int, known: list[Identity], queries_MC: Tensor, heads_MTHW: Tensor) -> Tensor:
+    def _similarity(window: int, known: list[TrackState], queries_MC: Tensor, overlap_prev_MTHW: Tensor) -> Tensor:
         cosine_MI = F.normalize(queries_MC, dim=-1) @ F.normalize(torch.stack([i.query_C for i in known]), dim=-1).T
-        iou_MI = torch.full_like(cosine_MI, LOST_IOU)
+        iou_MI = torch.full_like(cosine_MI, UNSEEN_IOU)
         recent = [place for place, identity in enumerate(known) if identity.last_window == window - 1]
-        if recent and heads_MTHW.shape[1]:
-            ours_MP = heads_MTHW.flatten(1).float()
-            theirs_IP = torch.stack([known[place].tail_THW for place in recent]).flatten(1).float()
+        if recent and overlap_prev_MTHW.shape[1]:
+            ours_MP = overlap_prev_MTHW.flatten(1).float()
+            theirs_IP = torch.stack([known[place].overlap_next_THW for place in recent]).flatten(1).float()
             both_MI = ours_MP @ theirs_IP.T
             either_MI = ours_MP.sum(1)[:, None] + theirs_IP.sum(1) - both_MI
             iou_MI[:, recent] = both_MI / either_MI.clamp(min=1)

@@ -38,11 +38,11 @@ from mfvis.weights.files import load_weights, read_state_dict, read_weights, req
 from mfvis.writing import atomic_write
 
 FORMAT = 1
-WEIGHTS, DESCRIPTION, TRAINING = "model.safetensors", "checkpoint.json", "training.pt"
+WEIGHTS, INFO, TRAINING = "model.safetensors", "checkpoint.json", "training.pt"
 
 
 @dataclass(frozen=True)
-class Description:
+class CheckpointInfo:
     """What a checkpoint says about itself."""
 
     step: int
@@ -54,7 +54,7 @@ class Description:
 def save(
     checkpoints: Path,
     name: str,
-    description: Description,
+    description: CheckpointInfo,
     model: nn.Module,
     training: dict[str, Any] | None = None,
 ) -> Path:
@@ -70,7 +70,7 @@ def save(
     with atomic_write(final) as partial:
         partial.mkdir()
         save_safetensors(partial / WEIGHTS, model.state_dict())
-        (partial / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (partial / INFO).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         if training is not None:
             save_tensors(partial / TRAINING, training)
         shutil.rmtree(final, ignore_errors=True)  # left by a run that was killed before it moved `last`
@@ -113,9 +113,7 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint. Name a directory such as runs/train/checkpoints/last")
-    raise CheckpointError(
-        f"{path}: no checkpoint, it has no {DESCRIPTION}. Name a run's directory or one of its checkpoints"
-    )
+    raise CheckpointError(f"{path}: no checkpoint, it has no {INFO}. Name a run's directory or one of its checkpoints")
 
 
 def locate(path: str | Path) -> Path | None:
@@ -125,10 +123,10 @@ def locate(path: str | Path) -> Path | None:
     """
     path = Path(path)
     for place in (path, path / "checkpoints" / "last", path / "last"):
-        if (place / DESCRIPTION).is_file():
+        if (place / INFO).is_file():
             return place.resolve()
     for folder in (path.parent if path.name == "last" else path, path / "checkpoints"):
-        newest = next((place for place in _numbered(folder)[::-1] if (place / DESCRIPTION).is_file()), None)
+        newest = next((place for place in _numbered(folder)[::-1] if (place / INFO).is_file()), None)
         if newest is not None:
             print(f"{folder / 'last'} does not lead to a checkpoint; {newest.name} is taken", file=sys.stderr)
             return newest.resolve()
@@ -143,9 +141,9 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def describe(checkpoint: Path) -> Description:
+def describe(checkpoint: Path) -> CheckpointInfo:
     """Step, configuration and categories of a checkpoint. CheckpointError if it is damaged."""
-    file = checkpoint / DESCRIPTION
+    file = checkpoint / INFO
     problems: list[Problem] = []
     content = read_object(file, problems)
     if content is None:
@@ -167,7 +165,7 @@ def describe(checkpoint: Path) -> Description:
             fault = name_fault(category.name) if is_integer(category.id) else "has no whole number as its id"
             if fault:
                 raise ValueError(f"category {shortened(category.name)} {fault}")
-        description = Description(step, build(Config, content["config"], str(file)), categories)
+        description = CheckpointInfo(step, build(Config, content["config"], str(file)), categories)
         _check_sizes(description, checkpoint / WEIGHTS)
         return description
     except ConfigError as error:
@@ -178,7 +176,7 @@ def describe(checkpoint: Path) -> Description:
         ) from error
 
 
-def _check_sizes(description: Description, weights: Path) -> None:
+def _check_sizes(description: CheckpointInfo, weights: Path) -> None:
     """ValueError where the configuration has sizes beyond those of the weights: building such a model could take all
     memory."""
     if not weights.is_file():
@@ -224,7 +222,7 @@ def load_model(
         model = VideoMask2Former(*sizes, pretrained=False)
         load_weights(model, state, str(weights), check_finite=check_finite)
     except ConfigError as error:
-        raise CheckpointError(f"{checkpoint / DESCRIPTION}: {error}") from error
+        raise CheckpointError(f"{checkpoint / INFO}: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {_use_another(checkpoint)}") from error
     return model.to(device).eval(), description.categories, description.config
@@ -251,11 +249,11 @@ def read_tensors(file: Path) -> dict[str, Any]:
     return content
 
 
-def start_from(path: str | Path, model: VideoMask2Former, categories: Sequence[Category]) -> str:
+def initialize_from(path: str | Path, model: VideoMask2Former, categories: Sequence[Category]) -> str:
     """Load weights to begin a training with; returns a line that says what was taken.
 
     path: a checkpoint, or weights of any format that `mfvis.weights.files.read_weights` reads, of a whole model or of
-    a backbone. The class head is learnt anew where the classes are others: other names in a checkpoint, another number
+    a backbone. The class head is learned anew where the classes are others: other names in a checkpoint, another number
     elsewhere.
     """
     anew = ("decoder.class_head.", "prompts.")
@@ -275,8 +273,8 @@ def start_from(path: str | Path, model: VideoMask2Former, categories: Sequence[C
         said.append(str(report))
         if not own and "decoder.class_head.weight" in report.loaded:
             said.append(f"its {len(categories)} classes are taken for those of the data, in their order")
-    if named.left_out:
-        said.append(f"{len(named.left_out)} left out ({', '.join(named.left_out[:5])})")
+    if named.ignored:
+        said.append(f"{len(named.ignored)} left out ({', '.join(named.ignored[:5])})")
     norms = [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     if not own and any(norm.weight.requires_grad for norm in norms):
         said.append("the backbone's batch norms are trained on; to freeze them name model.backbone.weights too")

@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 from mfvis.config import Config, accumulation, derived, shares
 from mfvis.data.categories import category_map, remap_categories
 from mfvis.data.check import check_frames_of
-from mfvis.data.clips import ClipDataset, ClipSampler, Draw, collate_alike
+from mfvis.data.clips import ClipDataset, ClipRequest, ClipSampler, collate_by_kind
 from mfvis.device import device_of
 from mfvis.errors import DataError, MfvisError, TrainingError
 from mfvis.losses.criterion import Criterion
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import to_yaml
 from mfvis.train import checkpoint, resume
-from mfvis.train.checkpoint import Description
+from mfvis.train.checkpoint import CheckpointInfo
 from mfvis.train.log import Log
 from mfvis.train.optim import make_optimizer, set_learning_rate
 from mfvis.train.replay import stop_for_replay
@@ -50,7 +50,7 @@ def train(config: Config) -> Path:
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",  # is `forward`'s, as replay needs it too, and accelerate has no fp16 on the CPU
-        # Queries made from boxes and learnt queries take turns, so either's parameters are idle in some steps.
+        # Queries made from boxes and learned queries take turns, so either's parameters are idle in some steps.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=0 < settings.prompt_probability < 1)],
     )
     with run_lock(config.out, ("checkpoints", "failed"), accelerator.is_main_process):
@@ -68,7 +68,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
     clips = clip_datasets(config)
     categories = clips[0].dataset.categories
     _check_frames(clips, accelerator)
-    sampler = ClipSampler([len(part) for part in clips], settings.seed, shares(config.specs), together=processes)
+    sampler = ClipSampler([len(part) for part in clips], settings.seed, shares(config.specs), block_size=processes)
 
     # ---- Model, losses, optimiser -------------------------------------------------------------------------------
     torch.manual_seed(settings.seed)
@@ -77,7 +77,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
     bare.to(accelerator.device)
     started = ""
     if config.init and not candidates:
-        started = checkpoint.start_from(config.init, bare, categories)
+        started = checkpoint.initialize_from(config.init, bare, categories)
     optimizer = make_optimizer(bare, settings)
     model, optimizer = accelerator.prepare(bare, optimizer)
 
@@ -123,10 +123,10 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
                     criterion = criteria[batch.masks_NTHW is not None]
                     terms = forward(model, criterion, batch, step, is_prompted(config, step), settings.amp)
                     if not torch.isfinite(terms.total):
-                        description = Description(step, config, categories)
+                        description = CheckpointInfo(step, config, categories)
                         stop_for_replay("loss", description, bare, batch, parts, rank, terms)
                     accelerator.backward(scaler.scale(terms.total * share))
-                for name, value in terms.named().items():
+                for name, value in terms.as_dict().items():
                     sums[name] = sums.get(name, 0) + value * share
                 parts += 1
 
@@ -134,7 +134,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm or float("inf"))
         # Scaled gradients overflow now and then; the scaler skips those steps and scales less until they do not.
         if not torch.isfinite(norm) and scaler.get_scale() <= 1:
-            description = Description(step, config, categories)
+            description = CheckpointInfo(step, config, categories)
             stop_for_replay("gradient", description, bare, batch, parts - 1, rank, terms)
         scaler.step(optimizer)
         scaler.update()
@@ -154,7 +154,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
                 last = checkpoint.save(
                     config.out / "checkpoints",
                     f"{done:06}",
-                    Description(done, config, categories),
+                    CheckpointInfo(done, config, categories),
                     bare,
                     resume.training_state(optimizer, sampler, scaler),
                 )
@@ -196,13 +196,13 @@ def _check_frames(clips: Sequence[ClipDataset], accelerator: Accelerator) -> Non
         raise DataError(problems)
 
 
-class _Reported(Dataset):
+class _ErrorsAsItems(Dataset):
     """Clips, or the user's error that came instead: raised in a worker it would arrive as a traceback."""
 
     def __init__(self, clips: Sequence[ClipDataset]):
         self.clips = clips
 
-    def __getitem__(self, draw: Draw) -> Clip | MfvisError:
+    def __getitem__(self, draw: ClipRequest) -> Clip | MfvisError:
         try:
             return self.clips[draw.source][draw]
         except MfvisError as error:
@@ -210,17 +210,17 @@ class _Reported(Dataset):
 
 
 def _collate(clips: list[Clip | MfvisError]) -> list[Batch] | MfvisError:
-    return next((clip for clip in clips if isinstance(clip, MfvisError)), None) or collate_alike(clips)
+    return next((clip for clip in clips if isinstance(clip, MfvisError)), None) or collate_by_kind(clips)
 
 
-class _Shares:
+class _RankBatchSampler:
     """The draws of this process: of the clips that the processes take at once every so many-th, so that each has as
     many of a data set as the others and none waits for losses that another does not have."""
 
     def __init__(self, sampler: ClipSampler, per_device: int, processes: int, rank: int):
         self.sampler, self.per_device, self.processes, self.rank = sampler, per_device, processes, rank
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[ClipRequest]]:
         draws = iter(self.sampler)
         while True:
             together = [next(draws) for _ in range(self.per_device * self.processes)]
@@ -236,8 +236,8 @@ def _batches(
     device: torch.device,
 ) -> Iterator[list[Batch]]:
     loader = DataLoader(
-        _Reported(clips),
-        batch_sampler=_Shares(sampler, config.train.batch_size_per_device, processes, rank),
+        _ErrorsAsItems(clips),
+        batch_sampler=_RankBatchSampler(sampler, config.train.batch_size_per_device, processes, rank),
         num_workers=min(config.train.num_workers, len(os.sched_getaffinity(0))),
         collate_fn=_collate,
         pin_memory=device.type == "cuda",

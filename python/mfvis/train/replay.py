@@ -11,7 +11,7 @@ from mfvis.errors import CheckpointError, TrainingError
 from mfvis.losses.criterion import Criterion, LossTerms
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train import checkpoint
-from mfvis.train.checkpoint import Description
+from mfvis.train.checkpoint import CheckpointInfo
 from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch, ClipOrigin
 
@@ -20,7 +20,7 @@ BATCH = "batch.pt"
 
 def stop_for_replay(
     what: str,
-    description: Description,
+    description: CheckpointInfo,
     model: VideoMask2Former,
     batch: Batch,
     part: int,
@@ -34,7 +34,7 @@ def stop_for_replay(
     # Tensors and plain values alone, as `checkpoint.read_tensors` takes nothing else.
     content = vars(batch.to("cpu")) | {"clips": [tuple(origin) for origin in batch.clips], "part": part, "rank": rank}
     checkpoint.save_tensors(kept / BATCH, content)
-    named = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.named().items())
+    named = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.as_dict().items())
     clips = "; ".join(f"video {origin.video_id}, frames {list(origin.frame_indices)}" for origin in batch.clips)
     raise TrainingError(
         f"step {description.step}: the {what} is not finite ({named}), on {clips}.\n"
@@ -62,7 +62,7 @@ def run(config: ReplayConfig) -> LossTerms:
     criterion = Criterion(trained.loss, len(categories), batch.masks_NTHW is not None)
     prompted = is_prompted(trained, description.step)
     terms = forward(model.train(), criterion, batch, description.step, prompted, trained.train.amp)
-    for name, value in terms.named().items():
+    for name, value in terms.as_dict().items():
         print(f"{name:<16}{float(value):.6g}")
     terms.total.backward()
     broken = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]

@@ -29,7 +29,7 @@ def autocast(device: str, amp: str) -> torch.autocast:
 def forward(
     model: torch.nn.Module, criterion: Criterion, batch: Batch, step: int, prompted: bool, amp: str = "no"
 ) -> LossTerms:
-    """The losses of a batch, with learnt queries, or with those made from the batch's own boxes.
+    """The losses of a batch, with learned queries, or with those made from the batch's own boxes.
 
     amp: of the model, as for `autocast`. The losses take logits of any precision and accumulate in float32.
     """

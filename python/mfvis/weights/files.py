@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mfvis.errors import CheckpointError
 from mfvis.weights import unpickle
-from mfvis.weights.foreign import Named, to_ours
+from mfvis.weights.foreign import ConvertedWeights, from_foreign
 from mfvis.weights.hub import DOWNLOAD, is_reachable
 from mfvis.weights.names import canonical
 from mfvis.writing import atomic_write
@@ -38,8 +38,8 @@ class LoadReport:
     """What became of every tensor when a state dict was loaded into a module."""
 
     loaded: tuple[str, ...]
-    reinitialised: tuple[str, ...]
-    """Both have them but in different shapes, or they were to be learnt anew: they stay as the module made them."""
+    reinitialized: tuple[str, ...]
+    """Both have them but in different shapes, or they were to be learned anew: they stay as the module made them."""
     missing: tuple[str, ...]
     """The module has them, the file does not."""
     unexpected: tuple[str, ...]
@@ -47,7 +47,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
-        for kind, title in (("reinitialised", "re-initialised"), ("missing", "missing"), ("unexpected", "unexpected")):
+        for kind, title in (("reinitialized", "re-initialised"), ("missing", "missing"), ("unexpected", "unexpected")):
             names = getattr(self, kind)
             if names:
                 shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -55,7 +55,7 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def read_weights(source: str | Path) -> Named:
+def read_weights(source: str | Path) -> ConvertedWeights:
     """Read weights of any format that `mfvis.weights.foreign` knows, under our names.
 
     Args:
@@ -67,7 +67,7 @@ def read_weights(source: str | Path) -> Named:
     """
     path = Path(source)
     if path.is_file():
-        named = to_ours(read_state_dict(path))
+        named = from_foreign(read_state_dict(path))
         stride = _metadata(path).get(STRIDE_KEY) if path.suffix == ".safetensors" else None
         return named if stride is None else replace(named, stride_in_1x1=stride == "True")
     if not path.exists() and _HUB_NAME.fullmatch(str(source)):
@@ -84,7 +84,7 @@ def read_weights(source: str | Path) -> Named:
     state: dict[str, Tensor] = {}
     for file in files:
         state |= read_state_dict(file)
-    return to_ours(state)
+    return from_foreign(state)
 
 
 def _metadata(path: Path) -> Mapping[str, str]:
@@ -210,7 +210,7 @@ def compare(module: nn.Module, state: Mapping[str, Tensor], anew: Sequence[str] 
     absent = [name for name in needed if name not in state]
     return LoadReport(
         loaded=tuple(name for name in state if name in own and own[name].shape == state[name].shape),
-        reinitialised=tuple(f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in differ)
+        reinitialized=tuple(f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in differ)
         + tuple(name for name in absent if name.startswith(tuple(anew))),
         missing=tuple(name for name in absent if not name.startswith(tuple(anew))),
         unexpected=tuple(name for name in state if name not in own),
@@ -263,7 +263,7 @@ def require_fit(
         return [n for n in names if not n.endswith(".num_batches_tracked") and not n.startswith(tuple(anew))]
 
     found, needed = len(required(report.loaded)), len(required(list(module.state_dict())))
-    if found < least * needed or (least >= 1 and (report.unexpected or required(report.reinitialised))):
+    if found < least * needed or (least >= 1 and (report.unexpected or required(report.reinitialized))):
         raise CheckpointError(
             f"{source}: does not fit the model: {report}. At least {least:.0%} of the model's {needed} tensors "
             "must match; check that the configuration (backbone, sizes, classes) is the one the weights were made with"

@@ -37,13 +37,13 @@ _LEFT_OUT = re.compile(
 
 
 @dataclass(frozen=True)
-class Named:
+class ConvertedWeights:
     """Tensors under our full names, ``backbone.net.*``, ``pixel_decoder.*``, ``decoder.*``, of a backbone alone too."""
 
     tensors: Mapping[str, Tensor]
     format: str
     """Where the names came from, for people."""
-    left_out: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     """Tensors of the file that belong to its training or to a classifier."""
     stride_in_1x1: bool | None = None
     """Where a ResNet of this format strides; None: the format does not say."""
@@ -58,25 +58,25 @@ class Named:
         return {k.removeprefix(BACKBONE): v for k, v in self.tensors.items() if k.startswith(BACKBONE)}
 
 
-def to_ours(state: Mapping[str, Tensor]) -> Named:
+def from_foreign(state: Mapping[str, Tensor]) -> ConvertedWeights:
     """The tensors of a state dict of any known format under our names.
 
     Names that no table has stay as they are, so that loading reports them as unexpected. A format's numbers are kept
     bit for bit but for Caffe's, which become those of the same network with our input (see `_caffe`).
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}  # DistributedDataParallel's prefix
-    left_out = tuple(name for name in state if _LEFT_OUT.fullmatch(name))
-    state = {name: value for name, value in state.items() if name not in set(left_out)}
+    ignored = tuple(name for name in state if _LEFT_OUT.fullmatch(name))
+    state = {name: value for name, value in state.items() if name not in set(ignored)}
     if any(name.startswith("model.pixel_level_module.") for name in state):
         encoder = re.compile(r"^model\.pixel_level_module\.encoder\.")
         state = {encoder.sub(BACKBONE, name): value for name, value in state.items()}
-        return _named(TRANSFORMERS, state, "transformers' Mask2Former", left_out)
+        return _named(TRANSFORMERS, state, "transformers' Mask2Former", ignored)
     if any(name.startswith((BACKBONE, "decoder.query_features.")) for name in state):
-        return _named(NameTable(()), state, "mfvis", left_out)
+        return _named(NameTable(()), state, "mfvis", ignored)
     if any(name.startswith(("sem_seg_head.", "backbone.")) for name in state):
-        return _named(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", left_out)
+        return _named(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", ignored)
     if "conv1_w" in state:
-        return Named(_caffe(state), "Caffe2's ResNet", left_out, stride_in_1x1=True)
+        return ConvertedWeights(_caffe(state), "Caffe2's ResNet", ignored, stride_in_1x1=True)
     if "layer1.0.conv1.weight" in state:
         table, title, stride_in_1x1 = TORCHVISION_RESNET, "torchvision's ResNet", False
     elif "stem.conv1.weight" in state:
@@ -86,17 +86,17 @@ def to_ours(state: Mapping[str, Tensor]) -> Named:
     else:
         # transformers' classifiers keep their backbone under its family's name; Swin's backbone does so too.
         ours = {BACKBONE + re.sub(r"^(resnet|mobilenet_v2)\.", "", name): value for name, value in state.items()}
-        return _named(NameTable(()), ours, "transformers' backbones", left_out)
-    named = _named(table.within(BACKBONE, ""), state, title, left_out)
+        return _named(NameTable(()), ours, "transformers' backbones", ignored)
+    named = _named(table.within(BACKBONE, ""), state, title, ignored)
     return replace(named, stride_in_1x1=stride_in_1x1)
 
 
-def _named(table: NameTable, state: Mapping[str, Tensor], title: str, left_out: tuple[str, ...]) -> Named:
+def _named(table: NameTable, state: Mapping[str, Tensor], title: str, ignored: tuple[str, ...]) -> ConvertedWeights:
     """`state` as the table has it; a name that it does not have is ours, or nobody's."""
-    converted, unknown = table.to_ours(state)
+    converted, unknown = table.from_foreign(state)
     converted = {canonical(k): v for k, v in (converted | {name: state[name] for name in unknown}).items()}
     again = tuple(name for name in converted if _LEFT_OUT.fullmatch(name))
-    return Named({k: v for k, v in converted.items() if k not in again}, title, left_out + again)
+    return ConvertedWeights({k: v for k, v in converted.items() if k not in again}, title, ignored + again)
 
 
 def _upgraded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -115,7 +115,7 @@ def _caffe(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     multiplying them by what we divide by gives the same numbers, at padded borders too. Their batch norms are a scale
     and a bias: the mean is 0, the variance what eps completes to 1.
     """
-    converted, unknown = CAFFE_RESNET.within(BACKBONE, "").to_ours(state)
+    converted, unknown = CAFFE_RESNET.within(BACKBONE, "").from_foreign(state)
     stem = f"{BACKBONE}embedder.embedder.convolution.weight"
     if stem in converted and converted[stem].dim() == 4 and converted[stem].shape[1] == 3:
         converted[stem] = converted[stem].flip(1) * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)

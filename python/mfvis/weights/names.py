@@ -62,7 +62,7 @@ class NameTable:
     def _patterns(self) -> list[tuple[_Pattern, _Pattern]]:
         return [(_Pattern(ours), _Pattern(theirs)) for ours, theirs in self.pairs]
 
-    def to_ours(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def from_foreign(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The tensors under our names, and the names that the table does not have."""
         converted, unknown = {}, []
         for name, value in state.items():

@@ -17,7 +17,7 @@ from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train import checkpoint
 from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import read_weights, save_safetensors
-from mfvis.weights.foreign import to_ours
+from mfvis.weights.foreign import from_foreign
 from transformers import (
     AutoBackbone,
     ConvNextBackbone,
@@ -73,7 +73,7 @@ def test_imagenet_resnets(kind, torchvision_resnet, tmp_path):
         torch.save(OrderedDict(state | {"fc.weight": torch.zeros(9, 64), "fc.bias": torch.zeros(9)}), tmp_path / kind)
     else:
         net = backbone.net.state_dict()
-        known = to_ours(state).backbone
+        known = from_foreign(state).backbone
         assert set(known) == set(net)
         if kind == "detectron2.pkl":  # as its tool writes torchvision's
             named = resnet_names(known, "detectron2") | {"stem.fc.weight": torch.zeros(9, 64)}
@@ -229,7 +229,7 @@ def test_a_backbone_alone_starts_a_training(torchvision_resnet, tmp_path, capsys
     torch.save(torchvision_resnet, tmp_path / "r50.pth")
     model = ours("resnet50")
     before = model.decoder.query_features.weight.clone()
-    said = checkpoint.start_from(tmp_path / "r50.pth", model, CATEGORIES)
+    said = checkpoint.initialize_from(tmp_path / "r50.pth", model, CATEGORIES)
     assert (
         "torchvision's ResNet" in said
         and "the backbone alone" in said
@@ -240,7 +240,7 @@ def test_a_backbone_alone_starts_a_training(torchvision_resnet, tmp_path, capsys
     assert torch.equal(stem, torchvision_resnet["conv1.weight"])
     assert torch.equal(model.decoder.query_features.weight, before)
     with pytest.raises(CheckpointError, match="does not fit"):
-        checkpoint.start_from(tmp_path / "r50.pth", ours("swin-t"), CATEGORIES)
+        checkpoint.initialize_from(tmp_path / "r50.pth", ours("swin-t"), CATEGORIES)
     run(ConvertConfig(str(tmp_path / "r50.pth"), tmp_path / "r50.pkl", to="detectron2"))
     run(ConvertConfig(str(tmp_path / "r50.pkl"), tmp_path / "r50.safetensors"))
     assert "the backbone alone, resnet50" in capsys.readouterr().out
@@ -282,7 +282,7 @@ def test_any_backbone_of_the_hub(tmp_path):
     model = VideoMask2Former(ModelConfig(config, hidden_dim=32, encoder_layers=1, decoder_layers=1, num_queries=2), 2)
     save_safetensors(tmp_path / "model.safetensors", model.state_dict())
     twin = VideoMask2Former(model.config, 2, pretrained=False)
-    checkpoint.start_from(tmp_path / "model.safetensors", twin, CATEGORIES[:2])
+    checkpoint.initialize_from(tmp_path / "model.safetensors", twin, CATEGORIES[:2])
     torch.testing.assert_close(twin.state_dict(), model.state_dict(), rtol=0, atol=0)
     ConvNextBackbone(ConvNextConfig(patch_size=2, hidden_sizes=[8] * 4, depths=[1] * 4)).save_pretrained(
         tmp_path / "fine"

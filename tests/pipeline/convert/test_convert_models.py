@@ -14,7 +14,7 @@ from mfvis.errors import CheckpointError, ConfigError
 from mfvis.train import checkpoint
 from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import read_weights, save_safetensors
-from mfvis.weights.foreign import to_ours
+from mfvis.weights.foreign import from_foreign
 
 FAULTS = ("missing", "unexpected", "re-initialised")
 
@@ -25,7 +25,7 @@ def test_transformers_mask2former_gives_its_outputs(theirs, version, tmp_path):
     state = model.state_dict() if version == 5 else names_of_transformers_4(model.state_dict())
     save_safetensors(tmp_path / "model.safetensors", state)
     twin = ours(name)
-    said = checkpoint.start_from(tmp_path / "model.safetensors", twin, CATEGORIES)
+    said = checkpoint.initialize_from(tmp_path / "model.safetensors", twin, CATEGORIES)
     assert "transformers' Mask2Former" in said and not any(
         word in said for word in ("missing", "unexpected", "re-init")
     )
@@ -37,7 +37,7 @@ def test_a_folder_of_transformers_and_a_model_of_the_hub(theirs, tmp_path, monke
     name, model = theirs
     model.save_pretrained(tmp_path)
     twin = ours(name)
-    checkpoint.start_from(tmp_path, twin, CATEGORIES)
+    checkpoint.initialize_from(tmp_path, twin, CATEGORIES)
     assert_same_outputs(twin, model)
 
     def download(repository: str, file: str) -> str:
@@ -51,13 +51,13 @@ def test_a_folder_of_transformers_and_a_model_of_the_hub(theirs, tmp_path, monke
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     twin = ours(name)
-    checkpoint.start_from("someone/mask2former", twin, CATEGORIES)
+    checkpoint.initialize_from("someone/mask2former", twin, CATEGORIES)
     assert_same_outputs(twin, model)
     for repository, reason in (("someone/else", "no such repo"), ("someone/unreachable", "no connection")):
         with pytest.raises(CheckpointError, match=f"{repository}: no such file, .*hub does not give it .{reason}"):
-            checkpoint.start_from(repository, twin, CATEGORIES)
+            checkpoint.initialize_from(repository, twin, CATEGORIES)
     with pytest.raises(CheckpointError, match="runs/none.pth: no such weights file"):  # not a name on the hub
-        checkpoint.start_from("runs/none.pth", twin, CATEGORIES)
+        checkpoint.initialize_from("runs/none.pth", twin, CATEGORIES)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_detectron2_mask2former_gives_the_outputs_of_transformers(theirs, kind, 
     name, model = theirs
     write(tmp_path / kind, kind, detectron2_names(model))
     twin = ours(name)
-    said = checkpoint.start_from(tmp_path / kind, twin, CATEGORIES)
+    said = checkpoint.initialize_from(tmp_path / kind, twin, CATEGORIES)
     assert "detectron2's Mask2Former" in said and not any(word in said for word in FAULTS)
     assert "5 classes are taken for those of the data" in said and "1 left out (criterion.empty_weight)" in said
     assert ("batch norms" in said) == (name == "resnet50")
@@ -83,7 +83,7 @@ def test_names_before_version_2(theirs, tmp_path):
     assert not any("pixel_decoder" in k or "query_feat" in k for k in old)
     write(tmp_path / "arrays.pkl", "arrays.pkl", old)
     twin = ours(name)
-    checkpoint.start_from(tmp_path / "arrays.pkl", twin, CATEGORIES)
+    checkpoint.initialize_from(tmp_path / "arrays.pkl", twin, CATEGORIES)
     assert_same_outputs(twin, model)
 
 
@@ -92,7 +92,7 @@ def test_other_classes_get_a_head_of_their_own(theirs, tmp_path):
     write(tmp_path / "arrays.pkl", "arrays.pkl", detectron2_names(model))
     twin = ours(name, classes=3)
     before = twin.decoder.class_head.weight.clone()
-    said = checkpoint.start_from(tmp_path / "arrays.pkl", twin, CATEGORIES[:3])
+    said = checkpoint.initialize_from(tmp_path / "arrays.pkl", twin, CATEGORIES[:3])
     assert "2 re-initialised (decoder.class_head.weight [6, 32] for [4, 32]" in said
     assert torch.equal(twin.decoder.class_head.weight, before)
     assert torch.equal(twin.decoder.query_features.weight, model.model.transformer_module.queries_features.weight)
@@ -104,7 +104,7 @@ def test_a_poor_match_is_refused_and_changes_nothing(theirs, tmp_path):
     before = {k: v.clone() for k, v in other.state_dict().items()}
     write(tmp_path / "arrays.pkl", "arrays.pkl", detectron2_names(model))
     with pytest.raises(CheckpointError, match=r"arrays.pkl: does not fit the model: .* missing .* unexpected"):
-        checkpoint.start_from(tmp_path / "arrays.pkl", other, CATEGORIES)
+        checkpoint.initialize_from(tmp_path / "arrays.pkl", other, CATEGORIES)
     torch.testing.assert_close(dict(other.state_dict()), before, rtol=0, atol=0)
 
 
@@ -123,7 +123,7 @@ def test_a_model_of_detectron2_becomes_a_run(theirs, tmp_path, capsys):
     assert_same_outputs(twin, model)
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 2  # it does not write over a training
     assert main(["convert", str(tmp_path / "run"), "--to", "detectron2", "--out", str(tmp_path / "again.pkl")]) == 0
-    again, expected = read_weights(tmp_path / "again.pkl").tensors, to_ours(detectron2_names(model)).tensors
+    again, expected = read_weights(tmp_path / "again.pkl").tensors, from_foreign(detectron2_names(model)).tensors
     assert set(again) == set(expected) and all(torch.equal(again[k], expected[k]) for k in again)
 
 

@@ -73,9 +73,9 @@ def test_the_names_are_those_of_the_published_modules(name, backbone, monkeypatc
     monkeypatch.setitem(backbones._SWIN, "swin-t", SWIN | {"depths": (1, 1, 1, 1)})
     monkeypatch.setitem(backbones._RESNET_DEPTHS, "resnet50", (1, 1, 1, 1))
     model = VideoMask2Former(ModelConfig(BackboneConfig(name), hidden_dim=32, encoder_layers=1, decoder_layers=1), 4)
-    named, homeless = to_detectron2(model.state_dict())
+    named, unmapped = to_detectron2(model.state_dict())
     assert sorted(named) == sorted(HEAD + backbone)
-    assert not homeless
+    assert not unmapped
 
 
 @pytest.mark.parametrize(
