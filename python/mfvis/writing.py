@@ -209,13 +209,21 @@ def _disk_error(error: Exception, temporary: Path, path: Path) -> OSError | None
     """The file system's error about `path` that an exception stands for; None if it stands for itself."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(error, MfvisError):
-        said = re.search(r"\(os error (\d+)\)", str(cause))  # safetensors prints it
-        code = int(said[1]) if said else None
-        if isinstance(cause, OSError) and cause.filename in (None, str(temporary)):
-            code = cause.errno
-        if code is not None and (cause is error or code in _DISK_ERRORS):
-            return OSError(code, os.strerror(code), str(path))
         if isinstance(cause, OSError):
-            return None
+            file = _final_name(cause.filename, temporary, path)
+            if file is None or cause.errno is None or (cause is not error and cause.errno not in _DISK_ERRORS):
+                return None
+            return OSError(cause.errno, os.strerror(cause.errno), file)
+        if said := re.search(r"\(os error (\d+)\)", str(cause)):  # safetensors prints it
+            return OSError(int(said[1]), os.strerror(int(said[1])), str(path))
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _final_name(file: str | bytes | int | None, temporary: Path, path: Path) -> str | None:
+    """What a file in or at `temporary` will be called; None if it is elsewhere."""
+    if file is None:
+        return str(path)
+    name = Path(os.fsdecode(file).removeprefix("file:")) if not isinstance(file, int) else Path()
+    folder = temporary.absolute() if name.is_absolute() else temporary
+    return str(path / name.relative_to(folder)) if name.is_relative_to(folder) else None

@@ -5,17 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mfvis.config import Config
+from mfvis.data.bitmask import write_bitmask
+from mfvis.data.images import write_image
+from mfvis.data.jsonfile import write_json
+from mfvis.data.video import video_writer
 from mfvis.errors import ConfigError, VideoError
+from mfvis.parsing import build, load_preset
+from mfvis.train import checkpoint
 from mfvis.weights.files import save_safetensors
 from mfvis.writing import LOCK, atomic_write, run_lock
+from tiny import CATEGORIES, tiny_model
 
 HOLD = """
 import sys, time
@@ -114,6 +124,49 @@ def test_errors_that_are_not_about_the_file_stay_as_they_are(tmp_path: Path) -> 
             except OSError:
                 raise error  # noqa: B904
         assert raised.value is error or isinstance(error, ValueError)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file can be larger than 4 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def write_film(path: Path) -> None:
+    random = np.random.default_rng(0)
+    with video_writer(path, 10, (96, 96)) as write:
+        for _ in range(9):
+            write(random.integers(0, 255, (96, 96, 3), dtype=np.uint8))
+
+
+def write_checkpoint(path: Path) -> None:
+    config = build(Config, load_preset("test") | {"data": "x.json"}, "test")
+    checkpoint.save(path.parent, path.name, checkpoint.Description(1, config, CATEGORIES), tiny_model())
+
+
+WRITERS = {
+    "a.safetensors": lambda path: save_safetensors(path, {"a": torch.zeros(9999)}),
+    "a.pt": lambda path: checkpoint.save_tensors(path, {"a": torch.zeros(9999)}),
+    "a.json": lambda path: write_json(path, [0] * 9999),
+    "a.jpg": lambda path: write_image(path, np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)),
+    "a.png": lambda path: write_bitmask(path, *np.random.default_rng(0).integers(0, 255, (3, 90, 90))),
+    "a.mp4": write_film,
+    "000001": write_checkpoint,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_whatever_writes_says_that_there_is_no_room_and_leaves_nothing(
+    name: str, tmp_path: Path, small_disk: None
+) -> None:
+    with pytest.raises(OSError) as raised:
+        WRITERS[name](tmp_path / name)
+    file = tmp_path / name / "model.safetensors" if name == "000001" else tmp_path / name
+    assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(file))
+    assert names(tmp_path) == []
 
 
 def test_leftovers_of_killed_processes_go_and_those_of_running_ones_stay(tmp_path: Path) -> None:

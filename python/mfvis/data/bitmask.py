@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mfvis.data.images import save_picture
 from mfvis.errors import DataError, Problem
 from mfvis.writing import atomic_write
 
@@ -73,7 +74,7 @@ def write_bitmask(path: str | Path, category_HW: np.ndarray, attributes_HW: np.n
             raise ValueError(f"{name} spans {values_HW.min()} to {values_HW.max()}, expected 0 to {most}")
     rgba_HW4 = np.stack([category_HW, attributes_HW, id_HW >> 8, id_HW & 255], -1).astype(np.uint8)
     with atomic_write(path) as temporary:
-        Image.fromarray(rgba_HW4).save(temporary, format="PNG")
+        save_picture(temporary, rgba_HW4, format="PNG")
 
 
 def _png_fault(data: bytes) -> str | None:

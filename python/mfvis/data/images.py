@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -124,4 +126,15 @@ def orientation(image: Image.Image) -> int:
 def write_image(path: str | Path, picture_HW3: np.ndarray) -> None:
     """Write RGB uint8 ``[H, W, 3]`` in the format that the suffix of `path` names; atomic."""
     with atomic_write(path) as temporary:
-        Image.fromarray(picture_HW3).save(temporary, quality=90)
+        save_picture(temporary, picture_HW3, quality=90)
+
+
+def save_picture(path: Path, picture: np.ndarray, **options: Any) -> None:
+    """Write uint8 ``[H, W, C]`` in the format that the suffix of `path` names; `options` are Pillow's.
+
+    Through memory, as Pillow does not notice that a full disk took only the first part.
+    """
+    encoded = io.BytesIO()
+    encoded.name = path.name  # whose suffix Pillow reads
+    Image.fromarray(picture).save(encoded, **options)
+    path.write_bytes(encoded.getvalue())

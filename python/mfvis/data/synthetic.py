@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates, shift
 
 from mfvis.data.config import DirectoryConfig, SyntheticConfig
+from mfvis.data.images import save_picture
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import encode_mask, mask_box
 from mfvis.writing import run_lock
@@ -69,7 +70,7 @@ def write_demo(directory: str | Path, config: SyntheticConfig | None = None) -> 
             (directory / "JPEGImages" / folder).mkdir(parents=True, exist_ok=True)
             files = [f"{folder}/{frame:05d}.jpg" for frame in range(frames)]
             for file, picture_HW3 in zip(files, pictures_THW3, strict=True):
-                Image.fromarray(picture_HW3).save(directory / "JPEGImages" / file, quality=93, subsampling=0)
+                save_picture(directory / "JPEGImages" / file, picture_HW3, quality=93, subsampling=0)
             shape = {"height": size[0], "width": size[1], "length": frames}
             records.append({"id": index + 1, "name": folder, "fps": 8, "file_names": files} | shape)
             annotations += [

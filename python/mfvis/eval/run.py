@@ -44,6 +44,8 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
     for path, remedy in ((config.results, "Check the path of the results"), (spec.path, "Check --data")):
         if not path.exists():
             raise DataError([Problem(str(path), "file", "does not exist", remedy)])
+        if not path.is_file() and not path.is_dir():  # it would be waited for
+            raise DataError([Problem(str(path), "file", "is a pipe or a device", "Name a file")])
     metrics: Metrics | MotsMetrics | MeanJ
     if _has_bitmasks(config.results):
         metrics = evaluate_mots(read_bitmask_tracks(config.results, _mots_labels(spec, "bitmasks")))

@@ -146,7 +146,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: the file is absent, damaged, holds other objects than tensors, or no tensors at all.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file():  # a pipe would be waited for
         raise CheckpointError(f"{path}: no such weights file. Give the path of a .safetensors or PyTorch file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
