@@ -103,7 +103,7 @@ def write_mots(folder: Path, frames: int, objects: int) -> tuple[tuple[Path, Pat
     """One video of segmentation tracking: annotated and predicted JSON, annotated and predicted folder of bitmasks."""
     rng = np.random.default_rng(0)
     starts = rng.uniform((60, 60, 15, 12), (1220, 660, 110, 80), (objects, 4))
-    labelled: list[list[dict]] = [[], []]
+    labeled: list[list[dict]] = [[], []]
     for t in range(frames):
         for side, name in enumerate(("annotated", "predicted")):
             id_HW = np.zeros((HEIGHT, WIDTH), np.int32)
@@ -123,9 +123,9 @@ def write_mots(folder: Path, frames: int, objects: int) -> tuple[tuple[Path, Pat
                 for n in np.unique(id_HW[id_HW > 0]).tolist()
             ]
             frame = {"name": f"video-{t + 1:07d}.jpg", "videoName": "video", "frameIndex": t, "labels": labels}
-            labelled[side].append(frame)
+            labeled[side].append(frame)
     files = folder / "annotated.json", folder / "predicted.json"
-    for path, frames_ in zip(files, labelled, strict=True):
+    for path, frames_ in zip(files, labeled, strict=True):
         path.write_text(json.dumps(frames_))
     return files, (folder / "annotated", folder / "predicted")
 

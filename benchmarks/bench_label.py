@@ -43,7 +43,7 @@ RUNGS = {
     "+ TK": (["background", "propagation", "refine"], TK),
     "+ background outside the boxes": (["propagation", "refine"], TK),
     "+ background that escaped": (["refine"], TK),
-    "+ colours and edges at full size": ([], TK),
+    "+ colors and edges at full size": ([], TK),
     "as above, without TK": ([], ONE_TRY),
     "three tries": ([], ALONE),
     "the preset: three tries, and what the videos share": ([], []),
@@ -88,13 +88,13 @@ def main() -> None:
             with contextlib.redirect_stdout(io.StringIO()):
                 completed = run(config)
             seconds = time.perf_counter() - began
-            labelled = {
+            labeled = {
                 annotation["id"]: annotation["segmentations"] for annotation in read_json(completed, [])["annotations"]
             }
             j = mean_j(
                 truth,
                 [
-                    TrackResult(video.id, track.category_id, 1.0, tuple(labelled[track.id]), track.boxes_T4, track.id)
+                    TrackResult(video.id, track.category_id, 1.0, tuple(labeled[track.id]), track.boxes_T4, track.id)
                     for video in truth.videos
                     for track in video.tracks
                 ],

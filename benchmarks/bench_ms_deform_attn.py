@@ -60,7 +60,7 @@ def agree_forward(ours: Tensor, theirs: Tensor) -> None:
 
 
 def agree(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
-    """A location's slope jumps at the centre of a pixel: where both round to different sides, both are right."""
+    """A location's slope jumps at the center of a pixel: where both round to different sides, both are right."""
     for i in (0, 1, 3):
         close(ours[i], theirs[i], atol=1e-4)
     apart = (ours[2] - theirs[2]).abs() > 1e-3 * (1 + theirs[2].abs())

@@ -1,4 +1,4 @@
-"""The floor of pairwise_loss: every unordered pair of neighbours once, 4 per pixel of the boxes instead of 8.
+"""The floor of pairwise_loss: every unordered pair of neighbors once, 4 per pixel of the boxes instead of 8.
 
 The forward pass needs an exponential, a logarithm and a division per pair, some 40 operations; the backward pass an
 exponential and a division. With boxes of about 11 % of the frame, N 10 and T 5 that is 0.6 million pairs, 40 MFLOP:

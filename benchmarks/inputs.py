@@ -40,9 +40,9 @@ def generator() -> torch.Generator:
 def random_boxes(generator: torch.Generator, instances: int, frames: int, height: int, width: int) -> Tensor:
     """`[N, T, 4]`: sides of 20 to 60 % of the frame's, moving by a few pixels; about 14 % of the frame in the end."""
     size = torch.tensor([width, height])
-    centre = torch.rand(instances, 1, 2, generator=generator) * size
+    center = torch.rand(instances, 1, 2, generator=generator) * size
     half = (torch.rand(instances, 1, 2, generator=generator) * 0.4 + 0.2) / 2 * size
-    moved = centre + torch.randn(instances, frames, 2, generator=generator) * 3
+    moved = center + torch.randn(instances, frames, 2, generator=generator) * 3
     return torch.cat([moved - half, moved + half], -1)
 
 

@@ -191,10 +191,10 @@ def panel(title: str, axis: str, lines: dict[str, list[tuple[float, float]]], wi
     ]
     parts.append(f"<text x='{(left + width - right) / 2}' y='{height - 4}' text-anchor='middle'>{escape(axis)}</text>")
     for name, line in lines.items():
-        colour = SIDES[name]
+        color = SIDES[name]
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line)
-        parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
-        parts += [f"<circle cx='{across(x):.1f}' cy='{up(y):.1f}' r='2.5' fill='{colour}'/>" for x, y in line]
+        parts.append(f"<polyline points='{path}' fill='none' stroke='{color}' stroke-width='2'/>")
+        parts += [f"<circle cx='{across(x):.1f}' cy='{up(y):.1f}' r='2.5' fill='{color}'/>" for x, y in line]
         x, y = line[-1]
-        parts.append(f"<text x='{across(x) + 6:.1f}' y='{up(y) + 4:.1f}' fill='{colour}'>{name}</text>")
+        parts.append(f"<text x='{across(x) + 6:.1f}' y='{up(y) + 4:.1f}' fill='{color}'>{name}</text>")
     return "".join(parts)

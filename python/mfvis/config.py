@@ -20,10 +20,10 @@ from mfvis.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimiser and schedule; the defaults are the paper's."""
+    """Optimizer and schedule; the defaults are the paper's."""
 
     steps: int = 6000
-    """Optimiser steps."""
+    """Optimizer steps."""
     lr: float = 1e-4
     """Learning rate of everything but the backbone."""
     backbone_lr_multiplier: float = 0.1
@@ -66,7 +66,7 @@ class TrainConfig(OptimConfig):
     """The training loop: batch, steps, learning rate, precision, what is written when."""
 
     batch_size: int = 16
-    """Clips per optimiser step, over all processes."""
+    """Clips per optimizer step, over all processes."""
     batch_size_per_device: int = 2
     """Clips that one process holds at a time; what is missing to `batch_size` is accumulated."""
     seed: int = 0
@@ -87,7 +87,7 @@ class TrainConfig(OptimConfig):
     """Newest checkpoints that stay on the disk."""
 
     def wanted(self) -> dict[str, tuple[bool, str]]:
-        """As for the optimiser."""
+        """As for the optimizer."""
         positive = ("batch_size", "batch_size_per_device", "log_every", "checkpoint_every", "keep_checkpoints")
         least = dict.fromkeys(positive, 1) | {"seed": 0, "num_workers": 0}
         own = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
@@ -150,7 +150,7 @@ class ReplayConfig:
 
 
 def accumulation(train: TrainConfig, processes: int) -> int:
-    """Forward passes per optimiser step. ConfigError if `batch_size` cannot be dealt out evenly."""
+    """Forward passes per optimizer step. ConfigError if `batch_size` cannot be dealt out evenly."""
     at_a_time = train.batch_size_per_device * processes
     if train.batch_size % at_a_time:
         raise ConfigError(

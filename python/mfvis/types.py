@@ -119,7 +119,7 @@ class Batch:
     """B clips of equal T, padded at the right and bottom to one size, with their objects in one list, clip by clip."""
 
     frames_BTCHW: Tensor
-    """uint8 RGB, padded with the mean colour to a multiple of 32."""
+    """uint8 RGB, padded with the mean color to a multiple of 32."""
     boxes_NT4: Tensor
     labels_N: Tensor
     video_index_N: Tensor
@@ -217,7 +217,7 @@ class Match:
 
 @dataclass(frozen=True)
 class TrackResult:
-    """One predicted (or labelled) track of a video at the video's own size."""
+    """One predicted (or labeled) track of a video at the video's own size."""
 
     video_id: int
     category_id: int

@@ -18,7 +18,7 @@ class Arguments:
     malformed = {
         "no frames": ({"mask_logits": torch.zeros(3, 9, 37)}, r"mask_logits has shape \[3, 9, 37\]; .* \[N, T, H, W\]"),
         "integers": ({"mask_logits": torch.zeros(3, 2, 9, 37).long()}, "mask_logits is int64; expected float32 or"),
-        "grey": (
+        "gray": (
             {"frames": torch.zeros(2, 2, 1, 9, 37)},
             r"frames has shape .*; expected \[B, T, 3, H, W\] = \[any, 2, 3",
         ),

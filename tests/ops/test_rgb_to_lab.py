@@ -48,11 +48,11 @@ def test_published_values(color):
 
 
 def test_every_level_of_grey_against_the_formula_in_float64():
-    grey = torch.arange(256)
-    u = grey.double() / 255
+    gray = torch.arange(256)
+    u = gray.double() / 255
     y = torch.where(u > 0.04045, ((u + 0.055) / 1.055) ** 2.4, u / 12.92)
     lightness = 116 * torch.where(y > 0.008856, y ** (1 / 3), 7.787 * y + 16 / 116) - 16
-    lab = rgb_to_lab(grey.to(torch.uint8).expand(3, 1, 256))
+    lab = rgb_to_lab(gray.to(torch.uint8).expand(3, 1, 256))
     torch.testing.assert_close(lab[0, 0].double(), lightness, rtol=0, atol=5e-5)
 
 

@@ -124,9 +124,9 @@ def key_frames(keys: list[tuple[int, list[float], bool, bool]], pivot: tuple[flo
         if before and (before[-1][2] if before[-1][0] == t else before[-1][3]):
             x1, y1, x2, y2 = (np.interp(t, frames, side) for side in sides.T[:4])
             angle = np.interp(t, frames, np.unwrap(sides.T[4], period=360))
-            centre = x1 + (x2 - x1) * pivot[0] + 1j * (y1 + (y2 - y1) * pivot[1])
+            center = x1 + (x2 - x1) * pivot[0] + 1j * (y1 + (y2 - y1) * pivot[1])
             corners = np.array([x1 + 1j * y1, x2 + 1j * y1, x1 + 1j * y2, x2 + 1j * y2])
-            turned = (corners - centre) * np.exp(1j * np.radians(angle)) + centre
+            turned = (corners - center) * np.exp(1j * np.radians(angle)) + center
             boxes[t] = (turned.real.min(), turned.imag.min(), turned.real.max(), turned.imag.max())
     return boxes
 

@@ -149,7 +149,7 @@ def test_starting_weights_leave_out_the_class_head_of_other_classes(good: Path) 
     _, _, config = checkpoint.load_model(good)
     other = VideoMask2Former(config.model, 5)
     said = checkpoint.initialize_from(good, other, [Category(i, f"class {i}") for i in range(5)])
-    assert "2 re-initialised (decoder.class_head.weight, decoder.class_head.bias)" in said
+    assert "2 re-initialized (decoder.class_head.weight, decoder.class_head.bias)" in said
     source, _, _ = checkpoint.load_model(good)
     assert torch.equal(other.decoder.query_features.weight, source.decoder.query_features.weight)
 

@@ -34,8 +34,8 @@ def test_bitmask_round_trip_with_transparent_ids(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "frame.png"]
 
 
-def png(depth: int, colour: int, row: bytes, width: int = 2) -> bytes:
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)), (b"IDAT", zlib.compress(row))]
+def png(depth: int, color: int, row: bytes, width: int = 2) -> bytes:
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)), (b"IDAT", zlib.compress(row))]
     parts = [
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in [*chunks, (b"IEND", b"")]
@@ -59,8 +59,8 @@ def damaged(place: int) -> bytes:
         (SOUND_PNG + b"x", "goes on after its end"),
         (damaged(20), "checksum at byte 8 is wrong"),
         (damaged(45), "checksum at byte 33 is wrong"),
-        (png(16, 6, b"\0" + bytes(16)), "16 bits and colour type 6"),
-        (png(8, 2, b"\0" + bytes(6)), "8 bits and colour type 2, expected 8 bits and RGBA"),
+        (png(16, 6, b"\0" + bytes(16)), "16 bits and color type 6"),
+        (png(8, 2, b"\0" + bytes(6)), "8 bits and color type 2, expected 8 bits and RGBA"),
         (png(8, 6, b"\0" + bytes(5)), "cannot be decoded"),
         (png(8, 6, b"\0" + bytes(8), width=2**31), "more than can be worked with"),
         (png(8, 6, b"\0" + bytes([1, 0, 0, 5, 2, 0, 0, 5])), "id 5: has class 1, attributes 0 and class 2"),

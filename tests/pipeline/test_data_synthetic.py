@@ -55,11 +55,11 @@ def test_masks_are_exclusive_and_non_convex(videos: list) -> None:
 def test_things_move_and_carry_their_texture(videos: list) -> None:
     moved = []
     for pictures_THW3, masks_NTHW, _ in videos:
-        grey_THW = pictures_THW3.astype(np.float32).mean(-1)
+        gray_THW = pictures_THW3.astype(np.float32).mean(-1)
         for masks_THW in masks_NTHW:
             whole = [t for t in range(6) if masks_THW[t].sum() > 300]
-            moved += [np.abs(_centre(masks_THW[a]) - _centre(masks_THW[b])).max() for a, b in pairwise(whole)]
-        textured = [grey_THW[0][mask_HW].std() for mask_HW in masks_NTHW[:, 0] if mask_HW.sum() > 300]
+            moved += [np.abs(_center(masks_THW[a]) - _center(masks_THW[b])).max() for a, b in pairwise(whole)]
+        textured = [gray_THW[0][mask_HW].std() for mask_HW in masks_NTHW[:, 0] if mask_HW.sum() > 300]
         assert all(deviation > 6 for deviation in textured)
     assert 0.5 < np.median(moved) < 6, "visible, and within a search window of five pixels"
 
@@ -86,7 +86,7 @@ def test_patches_are_found_again_in_the_next_frame(videos: list) -> None:
     assert hits / total > 0.93 > chance / total
 
 
-def _centre(mask_HW: np.ndarray) -> np.ndarray:
+def _center(mask_HW: np.ndarray) -> np.ndarray:
     return np.argwhere(mask_HW).mean(0)
 
 

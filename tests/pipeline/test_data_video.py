@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps
 
 
 def numbered(t: int, height: int = 34, width: int = 48) -> np.ndarray:
-    """A frame whose grey level says which it is, with a little structure."""
+    """A frame whose gray level says which it is, with a little structure."""
     frame_HW3 = np.full((height, width, 3), 20 + 7 * t, np.uint8)
     frame_HW3[: height // 2, : width // 4] = (200, 30, 60)
     return frame_HW3

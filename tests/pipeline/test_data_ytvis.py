@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mfvis.data.jsonfile import write_json
-from mfvis.data.results import read_results, write_labelled, write_results
+from mfvis.data.results import read_results, write_labeled, write_results
 from mfvis.data.rle import decode_mask, encode_mask, mask_box, rle_box
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError
@@ -195,7 +195,7 @@ def test_results_round_trip(demo_data: tuple[Path, Path], tmp_path: Path) -> Non
         )
 
 
-def test_labelled_keeps_every_other_field(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_labeled_keeps_every_other_field(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
     root = json.loads(demo_data[1].read_text())
     truth = [annotation["segmentations"] for annotation in root["annotations"]]
     areas = [annotation["areas"] for annotation in root["annotations"]]
@@ -211,18 +211,18 @@ def test_labelled_keeps_every_other_field(demo_data: tuple[Path, Path], tmp_path
         for video in dataset.videos
         for track in video.tracks
     ]
-    write_labelled(copy.deepcopy(root), tmp_path / "out" / "labelled.json", results, dataset)
-    labelled = json.loads((tmp_path / "out" / "labelled.json").read_text())
-    moved = load_dataset(tmp_path / "out" / "labelled.json")
+    write_labeled(copy.deepcopy(root), tmp_path / "out" / "labeled.json", results, dataset)
+    labeled = json.loads((tmp_path / "out" / "labeled.json").read_text())
+    moved = load_dataset(tmp_path / "out" / "labeled.json")
     assert [[f.resolve() for f in video.frames] for video in moved.videos] == [list(v.frames) for v in dataset.videos]
-    for record, old in zip(labelled["videos"], root["videos"], strict=True):
+    for record, old in zip(labeled["videos"], root["videos"], strict=True):
         record["file_names"] = old["file_names"]
-    assert [annotation.pop("segmentations") for annotation in labelled["annotations"]] == truth
-    assert [annotation.pop("areas") for annotation in labelled["annotations"]] == areas
-    assert labelled == root
+    assert [annotation.pop("segmentations") for annotation in labeled["annotations"]] == truth
+    assert [annotation.pop("areas") for annotation in labeled["annotations"]] == areas
+    assert labeled == root
     stray = [TrackResult(99, 1, 1.0, (), np.zeros((0, 4), np.float32), 12)]
     with pytest.raises(DataError, match="track 12 of video 99: has no annotation"):
-        write_labelled(root, tmp_path / "labelled.json", stray, dataset)
+        write_labeled(root, tmp_path / "labeled.json", stray, dataset)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

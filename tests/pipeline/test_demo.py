@@ -96,7 +96,7 @@ def test_tubes_are_assigned_by_boxes_alone_and_one_to_one():
     assert assign_results(replace(video, tracks=()), found) == []
 
 
-def test_a_drawn_track_has_its_true_tracks_colour_whatever_was_not_drawn(monkeypatch):
+def test_a_drawn_track_has_its_true_tracks_color_whatever_was_not_drawn(monkeypatch):
     true = np.array([[0, 0, 10, 10]], np.float32)
     video = Video(1, "v", 32, 32, 1, (), (Track(5, 1, true, (None,)),))
     found = tuple(TrackResult(1, 1, score, (None,), boxes) for score, boxes in ((0.9, true + 3), (0.1, true)))

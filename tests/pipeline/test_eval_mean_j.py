@@ -30,7 +30,7 @@ def test_mean_j_needs_a_result_for_every_track():
         mean_j(data_set([track(3, [rectangle(0, 0, 4, 4)])]), [])
 
 
-def test_filled_box_takes_the_pixels_whose_centres_are_inside():
+def test_filled_box_takes_the_pixels_whose_centers_are_inside():
     np.testing.assert_array_equal(
         filled_box(np.array([0.6, 0, 2.5, 1.4]), 2, 4), [[False, True, False, False], [False] * 4]
     )

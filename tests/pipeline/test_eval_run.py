@@ -1,4 +1,4 @@
-"""The command: results files and labelled data sets, and each fault of theirs named."""
+"""The command: results files and labeled data sets, and each fault of theirs named."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_the_reference_program_would_stop_at_is_noted(files, capsys, tmp_pa
     assert len(json.loads((tmp_path / "metrics.json").read_text())["notes"]) == 2
 
 
-def test_eval_of_a_labelled_data_set_prints_mean_j(files, capsys):
+def test_eval_of_a_labeled_data_set_prints_mean_j(files, capsys):
     data, results, _ = files
     results.write_text(data.read_text())
     assert run(EvalConfig(results, str(data))).j == 1
@@ -188,7 +188,7 @@ def test_of_thousands_of_classes_a_screen_is_printed_and_the_rest_written(files,
     assert lines[-2] == " 401 more classes than the 100 shown" and len(lines) == 12 + 2 + 100 + 4
 
 
-def test_of_thousands_of_labelled_tracks_a_screen_is_printed(files, capsys, tmp_path):
+def test_of_thousands_of_labeled_tracks_a_screen_is_printed(files, capsys, tmp_path):
     data, results, _ = files
     content = json.loads(data.read_text())
     content["annotations"] = [content["annotations"][0] | {"id": n} for n in range(1, 2001)]
@@ -228,7 +228,7 @@ def test_labels_of_other_videos_are_not_measured(files):
         run(EvalConfig(results, str(data)))
 
 
-def test_a_byte_order_mark_does_not_hide_a_labelled_data_set(files):
+def test_a_byte_order_mark_does_not_hide_a_labeled_data_set(files):
     data, results, _ = files
     results.write_bytes(b"\xef\xbb\xbf" + data.read_bytes())
     assert run(EvalConfig(results, str(data))).j == 1

@@ -47,7 +47,7 @@ def test_cvat_key_frames(tmp_path: Path, six_pictures: Path, boxes: str, expecte
 
 
 def test_cvat_turned_boxes_become_the_boxes_around_them(tmp_path: Path, six_pictures: Path) -> None:
-    # 20 x 20 about its centre (20, 20), from 350 to 80 degrees on the short way: 35 degrees in the middle.
+    # 20 x 20 about its center (20, 20), from 350 to 80 degrees on the short way: 35 degrees in the middle.
     turned = box(0, 10, rotation="350") + box(2, 10, rotation="80.00") + box(3, 10, out=1)
     root = imported(write(tmp_path / "a.xml", cvat(f'<track label="car">{turned}</track>')), six_pictures)
     ((_, bboxes),) = tracks_of(root)

@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_where_it_was(config, monkeypatch, capsys):
     assert not (config.out / config.data.name).exists()
     monkeypatch.setattr(label, "label_video", original)
     assert json.loads(label.run(config).read_text()) == whole
-    assert "already labelled" in capsys.readouterr().out
+    assert "already labeled" in capsys.readouterr().out
 
 
 def test_every_try_has_a_seed_of_its_own(config, monkeypatch):
@@ -276,16 +276,16 @@ def test_ring_surrounds_the_box_and_nothing_surrounds_no_box():
     assert ring[0, 0].sum() == 16 * 16 - 10 * 10 and not ring[0, 1].any()
 
 
-def test_refined_masks_follow_the_colours_and_stay_in_the_box():
+def test_refined_masks_follow_the_colors_and_stay_in_the_box():
     lab_TCHW = torch.zeros(2, 3, 40, 40)
     lab_TCHW[:, 0, 10:30, 10:30] = 90
     logits_THW = torch.full((2, 40, 40), -3.0)
     logits_THW[:, 12:28, 12:28] = 3  # too small by two pixels on each side
     boxes_T4 = torch.tensor([[10.0, 10, 30, 28], [0.0, 0, 0, 0]])
     masks_THW = refine(logits_THW, lab_TCHW, boxes_T4, RefineConfig())
-    coloured_HW = torch.zeros(40, 40, dtype=torch.bool)
-    coloured_HW[10:28, 10:30] = True  # as far as the box goes
-    assert not (masks_THW & ~coloured_HW).any() and masks_THW.sum() > 0.9 * coloured_HW.sum()
+    colored_HW = torch.zeros(40, 40, dtype=torch.bool)
+    colored_HW[10:28, 10:30] = True  # as far as the box goes
+    assert not (masks_THW & ~colored_HW).any() and masks_THW.sum() > 0.9 * colored_HW.sum()
     assert not masks_THW[1].any()
     untouched = refine(logits_THW, lab_TCHW, boxes_T4, RefineConfig(steps=0))
     assert untouched[0].equal(logits_THW[0] > 0) and not untouched[1].any()

@@ -161,5 +161,5 @@ def test_one_video_shares_nothing(config, tmp_path, capsys):
     frames = load_dataset(config.data).videos[0].frames[0].parents[1]
     label.run(replace(config, data=one, frames=frames))
     assert "what the videos share" not in capsys.readouterr().out
-    labelled = json.loads((config.out / "one.json").read_text())["annotations"]
-    assert all(mask is not None for annotation in labelled for mask in annotation["segmentations"])
+    labeled = json.loads((config.out / "one.json").read_text())["annotations"]
+    assert all(mask is not None for annotation in labeled for mask in annotation["segmentations"])

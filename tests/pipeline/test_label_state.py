@@ -1,4 +1,4 @@
-"""State that a labelling run keeps: used where it was made from the same inputs, made again where it is damaged."""
+"""State that a labeling run keeps: used where it was made from the same inputs, made again where it is damaged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tiny import TINY
 
 
 @pytest.fixture(scope="module")
-def labelled(demo_data, tmp_path_factory) -> LabelConfig:
+def labeled(demo_data, tmp_path_factory) -> LabelConfig:
     """The configuration of a run over two videos, which is there. Do not write there."""
     folder = tmp_path_factory.mktemp("label")
     shutil.copytree(demo_data[1].parent, folder / "data")
@@ -51,13 +51,13 @@ def labelled(demo_data, tmp_path_factory) -> LabelConfig:
 
 
 @pytest.fixture
-def config(labelled: LabelConfig, tmp_path: Path) -> LabelConfig:
+def config(labeled: LabelConfig, tmp_path: Path) -> LabelConfig:
     """The same, of a copy of everything."""
     folder = tmp_path / "copy"
-    shutil.copytree(labelled.data.parents[1], folder)
+    shutil.copytree(labeled.data.parents[1], folder)
     weights = str(folder / "tiny.safetensors")
-    backbone = replace(labelled.backbone, weights=weights)
-    return replace(labelled, data=folder / "data" / "val.json", out=folder / "labels", backbone=backbone)
+    backbone = replace(labeled.backbone, weights=weights)
+    return replace(labeled, data=folder / "data" / "val.json", out=folder / "labels", backbone=backbone)
 
 
 @pytest.fixture
@@ -81,12 +81,12 @@ def edit(file: Path, change: Callable[[dict], object]) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_what_was_labelled_is_used_wherever_it_was_moved(config, labelled, trained, monkeypatch):
+def test_what_was_labeled_is_used_wherever_it_was_moved(config, labeled, trained, monkeypatch):
     """Copied to another place, called with other paths: nothing is refused, and nothing is done again."""
     monkeypatch.chdir(config.data.parents[1])
     backbone = replace(config.backbone, weights="tiny.safetensors")
     label.run(replace(config, data=Path("data/val.json"), out=Path("labels"), backbone=backbone))
-    assert masks(config) == masks(labelled) and not trained
+    assert masks(config) == masks(labeled) and not trained
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -101,19 +101,19 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damaged_state_is_made_again(damage, config, labelled, capsys):
+def test_damaged_state_is_made_again(damage, config, labeled, capsys):
     """Every file of the first video, and the settings."""
     state = [path for path in config.out.glob("parts/**/*") if path.is_file() and not path.name.startswith("2")]
     assert len(state) == 4
     for file in state:
         damage(file)
     label.run(config)
-    assert masks(config) == masks(labelled)
+    assert masks(config) == masks(labeled)
     said = capsys.readouterr().out
-    assert "settings.json is damaged" in said and "1.json is damaged; labelled again" in said
+    assert "settings.json is damaged" in said and "1.json is damaged; labeled again" in said
 
 
-def test_no_flipped_bit_of_the_state_changes_a_mask(config, labelled):
+def test_no_flipped_bit_of_the_state_changes_a_mask(config, labeled):
     state = sorted(path for path in config.out.glob("parts/**/*") if path.is_file() and path.name.startswith("1"))
     assert len(state) == 3
     whole = {path: path.read_bytes() for path in state}
@@ -124,17 +124,17 @@ def test_no_flipped_bit_of_the_state_changes_a_mask(config, labelled):
             damaged[random.integers(len(content))] ^= 1 << int(random.integers(8))
             path.write_bytes(damaged)
         label.run(config)
-        assert masks(config) == masks(labelled)
+        assert masks(config) == masks(labeled)
 
 
-def test_state_of_another_video_is_not_used(config, labelled):
+def test_state_of_another_video_is_not_used(config, labeled):
     for file in list(config.out.glob("parts/**/1*")):
         shutil.copy(file.with_name("2" + file.name[1:]), file)
     label.run(config)
-    assert masks(config) == masks(labelled)
+    assert masks(config) == masks(labeled)
 
 
-def test_only_a_video_whose_boxes_changed_is_trained_on_again(config, labelled, trained, capsys):
+def test_only_a_video_whose_boxes_changed_is_trained_on_again(config, labeled, trained, capsys):
     def smaller(content: dict) -> None:
         box = next(box for box in content["annotations"][0]["bboxes"] if box)
         box[2] /= 2
@@ -143,10 +143,10 @@ def test_only_a_video_whose_boxes_changed_is_trained_on_again(config, labelled, 
     label.run(config)
     assert len(trained) == 1 and trained[0].startswith("[1/2]")
     said = capsys.readouterr().out
-    assert "its boxes changed; labelled again" in said
+    assert "its boxes changed; labeled again" in said
     # What the videos share is learned from all of them, so the last masks of both are found again.
-    assert "[2/2] val0001: its other videos changed; labelled again" in said
-    assert masks(config)[0] != masks(labelled)[0]
+    assert "[2/2] val0001: its other videos changed; labeled again" in said
+    assert masks(config)[0] != masks(labeled)[0]
 
 
 def test_only_a_video_whose_frames_changed_is_trained_on_again(config, trained, capsys):
@@ -154,14 +154,14 @@ def test_only_a_video_whose_frames_changed_is_trained_on_again(config, trained, 
     shutil.copy(frames[0], frames[3])
     label.run(config)
     assert len(trained) == 1 and trained[0].startswith("[2/2]")
-    assert "[2/2] val0001: its frames changed; labelled again" in capsys.readouterr().out
+    assert "[2/2] val0001: its frames changed; labeled again" in capsys.readouterr().out
 
 
-def test_a_finished_run_does_not_need_its_frames(config, labelled, trained):
+def test_a_finished_run_does_not_need_its_frames(config, labeled, trained):
     shutil.rmtree(config.data.parent / "JPEGImages")
     (config.out / config.data.name).unlink()
     label.run(config)
-    assert masks(config) == masks(labelled) and not trained
+    assert masks(config) == masks(labeled) and not trained
 
 
 def test_other_settings_and_other_weights_are_named(config):
@@ -176,7 +176,7 @@ def test_other_settings_and_other_weights_are_named(config):
     label.run(config)
 
 
-def test_boxes_that_are_edited_meanwhile_never_get_masks_of_the_old_ones(config, labelled, monkeypatch, capsys):
+def test_boxes_that_are_edited_meanwhile_never_get_masks_of_the_old_ones(config, labeled, monkeypatch, capsys):
     shutil.rmtree(config.out)
     original = label.label_video
 
@@ -186,7 +186,7 @@ def test_boxes_that_are_edited_meanwhile_never_get_masks_of_the_old_ones(config,
 
     monkeypatch.setattr(label, "label_video", edited)
     label.run(config)
-    assert masks(config) == masks(labelled)
+    assert masks(config) == masks(labeled)
     assert "changed in the meantime" in capsys.readouterr().out
 
 
@@ -268,7 +268,7 @@ def test_a_model_that_predicts_nan_is_one_error(config, monkeypatch):
         label.run(replace(config, out=config.out.with_name("other")))
 
 
-def test_the_labelled_file_finds_its_frames_through_links(config, tmp_path):
+def test_the_labeled_file_finds_its_frames_through_links(config, tmp_path):
     """The folders of the file and of the result are links, so that ".." leads elsewhere than it seems to."""
     deep = tmp_path / "a" / "b" / "c"
     deep.mkdir(parents=True)

@@ -24,10 +24,10 @@ H, W = 8, 12
 
 
 def make_batch(objects: tuple[int, ...] = (2, 1), frames: int = 3, classes: int = 3, seed: int = 0) -> Batch:
-    """Clips of 32 x 48 pixels: blocks of colour that move by a cell per frame; objects that fill their boxes."""
+    """Clips of 32 x 48 pixels: blocks of color that move by a cell per frame; objects that fill their boxes."""
     random = torch.Generator().manual_seed(seed)
-    colours = torch.randint(20, 236, (len(objects), 3, H // 4, W // 4), generator=random)
-    blocks = colours.repeat_interleave(16, -1).repeat_interleave(16, -2)
+    colors = torch.randint(20, 236, (len(objects), 3, H // 4, W // 4), generator=random)
+    blocks = colors.repeat_interleave(16, -1).repeat_interleave(16, -2)
     pictures = torch.stack([blocks.roll(4 * t, -1) for t in range(frames)], 1)
     noise = torch.randint(-3, 4, pictures.shape, generator=random)
     count = sum(objects)
@@ -75,7 +75,7 @@ def test_projection_of_a_mask_that_fills_its_box_is_zero() -> None:
     assert everywhere == pytest.approx((1 - 8 / 12) + (1 - 8 / 16), abs=1e-5)
 
 
-def test_projection_is_divided_by_its_normaliser() -> None:
+def test_projection_is_divided_by_its_normalizer() -> None:
     batch = make_batch()
     masks = torch.randn(3, 3, H, W)
     boxes = batch.boxes_NT4 / 4
@@ -132,7 +132,7 @@ def test_temporal_terms_of_a_still_picture() -> None:
     assert loss[0].tolist() == pytest.approx([16 * math.log(2)] * 2, rel=1e-5)
 
 
-def test_point_sample_reads_pixel_centres() -> None:
+def test_point_sample_reads_pixel_centers() -> None:
     maps = torch.arange(H * W, dtype=torch.float32).view(1, H, W)
     points = torch.tensor([[[(3 + 0.5) / W, (2 + 0.5) / H], [(4 + 0.0) / W, (2 + 0.5) / H]]])
     assert point_sample(maps, points)[0].tolist() == pytest.approx([2 * W + 3, 2 * W + 3.5], rel=1e-5)

@@ -78,7 +78,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
 
 
 def test_frozen_norms_are_frozen_from_birth():
-    """Not only after train() or eval() was called: else a new model normalises by the batch it happens to see."""
+    """Not only after train() or eval() was called: else a new model normalizes by the batch it happens to see."""
     torch.manual_seed(0)
     backbone = Backbone(BackboneConfig("mobilenet_v2", frozen=True))
     frames = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)

@@ -234,14 +234,14 @@ def test_the_report_names_everything():
     assert "1 missing (2.bias)" in str(report)
 
 
-@pytest.mark.parametrize("change", ["missing", "unexpected", "re-initialised"])
+@pytest.mark.parametrize("change", ["missing", "unexpected", "re-initialized"])
 def test_strict_loading_refuses_any_difference_and_changes_nothing(change):
     model, state = net(), net().state_dict()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     if change == "missing":
         del state["0.weight"]
     else:
-        state["0.weight" if change == "re-initialised" else "other"] = torch.zeros(1)
+        state["0.weight" if change == "re-initialized" else "other"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=f"file: does not fit the model: .*1 {change}"):
         load_weights(model, state, "file")
     torch.testing.assert_close(dict(model.state_dict()), before)

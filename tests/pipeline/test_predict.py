@@ -71,14 +71,14 @@ def test_equals_the_plain_way_that_enlarges_every_mask_first(model, video_file):
             assert (rle is None) == (not mask_HW.any())
 
 
-def test_frames_are_padded_with_what_normalises_to_nothing():
-    """As in Mask2Former, which pads after normalising: black would be a thing that the model may take for an object."""
+def test_frames_are_padded_with_what_normalizes_to_nothing():
+    """As in Mask2Former, which pads after normalizing: black would be a thing that the model may take for an object."""
     frames = torch.randint(0, 256, (2, 3, 45, 63), dtype=torch.uint8)
     padded = pad_frames(frames, 64, 64)
     assert torch.equal(padded[..., :45, :63], frames)
-    normalised = (padded - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
-    assert normalised[:, :, 45:].abs().max() < 0.01
-    assert normalised[..., 63:].abs().max() < 0.01
+    normalized = (padded - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    assert normalized[:, :, 45:].abs().max() < 0.01
+    assert normalized[..., 63:].abs().max() < 0.01
 
 
 def test_the_model_sees_frames_padded_so(model, video_file):

@@ -122,34 +122,34 @@ def square(x: int) -> torch.Tensor:
     return mask
 
 
-def recognised(identities, window, query, x):
-    (found,) = identities.recognise(window, torch.tensor([query]), torch.ones(1, 2), square(x), square(x))
+def recognized(identities, window, query, x):
+    (found,) = identities.recognize(window, torch.tensor([query]), torch.ones(1, 2), square(x), square(x))
     return found
 
 
-def test_objects_are_recognised_by_query_and_overlap():
+def test_objects_are_recognized_by_query_and_overlap():
     identities = TrackMemory(memory=2, max_tracks=10)
-    first = recognised(identities, 0, [1.0, 0.0], 2)
-    assert recognised(identities, 1, [0.8, 0.6], 2) is first  # the same place, a similar query
-    assert recognised(identities, 2, [0.7, 0.7], 10) is not first  # elsewhere
+    first = recognized(identities, 0, [1.0, 0.0], 2)
+    assert recognized(identities, 1, [0.8, 0.6], 2) is first  # the same place, a similar query
+    assert recognized(identities, 2, [0.7, 0.7], 10) is not first  # elsewhere
     assert first.sightings == 2
     assert first.scores_K.tolist() == [2, 2]
 
 
 def test_lost_objects_are_found_again_by_their_query_alone_and_not_for_ever():
     identities = TrackMemory(memory=2, max_tracks=10)
-    first = recognised(identities, 0, [1.0, 0.0], 2)
-    assert recognised(identities, 2, [0.8, 0.6], 10) is first
-    assert recognised(identities, 4, [-0.1, 1.0], 2) is not first
-    assert recognised(identities, 5, [0.8, 0.6], 2) is not first
+    first = recognized(identities, 0, [1.0, 0.0], 2)
+    assert recognized(identities, 2, [0.8, 0.6], 10) is first
+    assert recognized(identities, 4, [-0.1, 1.0], 2) is not first
+    assert recognized(identities, 5, [0.8, 0.6], 2) is not first
 
 
 def test_of_objects_that_are_gone_only_those_of_most_worth_are_kept():
     identities = TrackMemory(memory=1, max_tracks=1)
     for window, score in enumerate([0.2, 0.9, 0.3]):
         query = torch.eye(9)[None, window]
-        identities.recognise(2 * window, query, torch.full((1, 2), score), square(0), square(0))
-    identities.recognise(9, torch.eye(9)[None, 8], torch.ones(1, 2), square(0), square(0))
+        identities.recognize(2 * window, query, torch.full((1, 2), score), square(0), square(0))
+    identities.recognize(9, torch.eye(9)[None, 8], torch.ones(1, 2), square(0), square(0))
     assert [identity.mean_K[0].item() for identity in identities.all] == pytest.approx([0.9, 1.0])
 
 
@@ -157,8 +157,8 @@ def test_two_objects_do_not_become_one():
     identities = TrackMemory(memory=2, max_tracks=10)
     masks = torch.cat([square(0), square(8)])
     queries = torch.tensor([[1.0, 0.1], [1.0, 0.0]])
-    left, right = identities.recognise(0, queries, torch.ones(2, 2), masks, masks)
-    again = identities.recognise(1, queries.flip(0), torch.ones(2, 2), masks.flip(0), masks.flip(0))
+    left, right = identities.recognize(0, queries, torch.ones(2, 2), masks, masks)
+    again = identities.recognize(1, queries.flip(0), torch.ones(2, 2), masks.flip(0), masks.flip(0))
     assert again == [right, left]
 
 

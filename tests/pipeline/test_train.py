@@ -36,7 +36,7 @@ def configure(data: Path, out: Path, **changes: object) -> Config:
 
 
 def assert_same_checkpoint(a: Path, b: Path) -> None:
-    """Weights and optimiser equal bit for bit."""
+    """Weights and optimizer equal bit for bit."""
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
     first, second = (checkpoint.read_tensors(path / "training.pt") for path in (a, b))
     assert first["sampler"] == second["sampler"]
@@ -300,7 +300,7 @@ def test_learning_rate_follows_the_schedule() -> None:
     assert learning_rate(replace(config, schedule="constant"), 89) == 1
 
 
-def test_optimiser_groups(uninterrupted: Path) -> None:
+def test_optimizer_groups(uninterrupted: Path) -> None:
     model, _, _ = checkpoint.load_model(uninterrupted)
     optimizer = make_optimizer(model, OptimConfig(lr=1.0, backbone_lr_multiplier=0.1, weight_decay=0.05))
     of = {id(p): group for group in optimizer.param_groups for p in group["params"]}

@@ -1,10 +1,10 @@
-"""Overlays and comparisons: what is drawn where, and in which colour."""
+"""Overlays and comparisons: what is drawn where, and in which color."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from mfvis.vis.draw import OPACITY, colour_of, enlarge, overlay, side_by_side
+from mfvis.vis.draw import OPACITY, color_of, enlarge, overlay, side_by_side
 
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
 
@@ -15,20 +15,20 @@ def square() -> np.ndarray:
     return mask_HW
 
 
-def test_colours_are_stable_and_differ_between_tracks():
-    colours = [colour_of(number) for number in range(30)]
-    assert len(set(colours)) == 30
-    assert colours == [colour_of(number) for number in range(30)]
-    assert all(0 <= channel <= 255 for colour in colours for channel in colour)
+def test_colors_are_stable_and_differ_between_tracks():
+    colors = [color_of(number) for number in range(30)]
+    assert len(set(colors)) == 30
+    assert colors == [color_of(number) for number in range(30)]
+    assert all(0 <= channel <= 255 for color in colors for channel in color)
 
 
 def test_the_inside_is_blended_the_outline_is_opaque_and_the_rest_untouched():
     mask_HW = square()
     drawn = overlay(GREY, mask_HW[None], None, None, [1])
-    blended = 128 + OPACITY * (np.array(colour_of(1)) - 128)
+    blended = 128 + OPACITY * (np.array(color_of(1)) - 128)
     np.testing.assert_allclose(drawn[30, 45], blended, atol=1)
-    assert tuple(drawn[20, 45]) == colour_of(1)
-    assert tuple(drawn[39, 30]) == colour_of(1)
+    assert tuple(drawn[20, 45]) == color_of(1)
+    assert tuple(drawn[39, 30]) == color_of(1)
     np.testing.assert_array_equal(drawn[~mask_HW], GREY[~mask_HW])
 
 
@@ -36,18 +36,18 @@ def test_the_frame_border_is_no_outline():
     mask_HW = np.zeros((60, 80), dtype=bool)
     mask_HW[:, :40] = True
     drawn = overlay(GREY, mask_HW[None], None, None, [0])
-    assert tuple(drawn[30, 0]) != colour_of(0)
-    assert tuple(drawn[30, 39]) == colour_of(0)
+    assert tuple(drawn[30, 0]) != color_of(0)
+    assert tuple(drawn[30, 39]) == color_of(0)
 
 
 def test_boxes_are_outlined_half_open_and_absent_ones_are_not_drawn():
     boxes = np.array([[10, 5, 30, 25], [0, 0, 0, 0]])
     drawn = overlay(GREY, None, boxes, None, [2, 3])
-    assert tuple(drawn[5, 10]) == colour_of(2)
-    assert tuple(drawn[24, 29]) == colour_of(2)
+    assert tuple(drawn[5, 10]) == color_of(2)
+    assert tuple(drawn[24, 29]) == color_of(2)
     assert tuple(drawn[25, 30]) == (128, 128, 128)
     assert tuple(drawn[15, 20]) == (128, 128, 128)
-    assert not (drawn == colour_of(3)).all(-1).any()
+    assert not (drawn == color_of(3)).all(-1).any()
 
 
 @pytest.mark.parametrize("box", [[10, 40, 30, 55], [60, 0, 80, 20], [0, 0, 80, 60]])
@@ -56,7 +56,7 @@ def test_labels_stay_inside_the_frame(box):
     assert with_label.shape == GREY.shape
     added = (with_label != without).any(-1)
     assert 100 < added.sum() < 60 * 80 / 2
-    assert (with_label[added] == colour_of(0)).all(-1).mean() > 0.4
+    assert (with_label[added] == color_of(0)).all(-1).mean() > 0.4
 
 
 def test_nothing_to_draw_gives_the_frame_back():
@@ -76,8 +76,8 @@ def test_side_by_side_puts_frame_boxes_predicted_and_true_side_by_side():
     row = side_by_side(GREY, boxes, [0], [(np.zeros((0, 60, 80), bool), []), (square()[None], [0])])
     assert row.shape == (240, 4 * 320 + 3 * 6, 3), "four times as large, to be 220 high at least"
     panels = [row[:, start : start + 320] for start in range(0, 4 * 326, 326)]
-    coloured = [(panel == colour_of(0)).all(-1).sum() for panel in panels]
-    assert coloured[0] == 0
-    assert coloured[1] > 0
-    assert coloured[2] == 0
-    assert coloured[3] > 0
+    colored = [(panel == color_of(0)).all(-1).sum() for panel in panels]
+    assert colored[0] == 0
+    assert colored[1] > 0
+    assert colored[2] == 0
+    assert colored[3] > 0

@@ -13,7 +13,7 @@ from mfvis.data.rle import mask_box
 from mfvis.types import Clip, present
 
 PADDING = (124, 116, 104)
-"""RGB: the mean of ImageNet, normalised about 0, with which Mask2Former pads. Black is no neutral colour: a model that
+"""RGB: the mean of ImageNet, normalized about 0, with which Mask2Former pads. Black is no neutral color: a model that
 was trained on frames that needed no padding takes it for an object and loses others over it."""
 
 MULTIPLE = 32
@@ -53,7 +53,7 @@ def pad_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize(clip: Clip, height: int, width: int) -> Clip:
-    """The clip at another size. A mask pixel takes the value at its centre, so masks keep filling their boxes."""
+    """The clip at another size. A mask pixel takes the value at its center, so masks keep filling their boxes."""
     old_height, old_width = clip.frames_TCHW.shape[-2:]
     scale = torch.tensor([width / old_width, height / old_height] * 2)
     masks_NTHW = clip.masks_NTHW
@@ -118,18 +118,18 @@ def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float
     angles = np.deg2rad(np.sort(random.uniform(-rotation, rotation, frames)))
     if random.random() < 0.5:
         angles = angles[::-1]
-    centre = random.uniform(0.4, 0.6, 2) * (width, height)
+    center = random.uniform(0.4, 0.6, 2) * (width, height)
     window_height, window_width = (max(1, round(side * random.uniform(smallest_crop, 1))) for side in (height, width))
     room = (width - window_width, height - window_height)
     start, end = random.uniform(0, 1, 2) * room, random.uniform(0, 1, 2) * room
     corners = start + np.linspace(0, 1, frames)[:, None] * (end - start)
 
-    # From the centre of each pixel of a window back to where it lies in the picture.
+    # From the center of each pixel of a window back to where it lies in the picture.
     cos_T, sin_T = np.cos(angles), np.sin(angles)
     y, x = np.mgrid[:window_height, :window_width] + 0.5
-    x, y = x + (corners[:, 0] - centre[0])[:, None, None], y + (corners[:, 1] - centre[1])[:, None, None]
+    x, y = x + (corners[:, 0] - center[0])[:, None, None], y + (corners[:, 1] - center[1])[:, None, None]
     cos, sin = cos_T[:, None, None], sin_T[:, None, None]
-    sources = np.stack([(cos * x + sin * y + centre[0]) / width, (cos * y - sin * x + centre[1]) / height], -1)
+    sources = np.stack([(cos * x + sin * y + center[0]) / width, (cos * y - sin * x + center[1]) / height], -1)
     grid_THW2 = torch.from_numpy(2 * sources - 1).float()
     picture = clip.frames_TCHW.float().expand(frames, -1, -1, -1)
     frames_TCHW = F.grid_sample(picture, grid_THW2, mode="bilinear", align_corners=False)
@@ -140,9 +140,9 @@ def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float
 
     # From the picture to the window: the ellipse in each box, its middle moved and its half axes turned.
     x1, y1, x2, y2 = clip.boxes_NT4.double().numpy()[:, :1].transpose(2, 0, 1)
-    right, down = (x1 + x2) / 2 - centre[0], (y1 + y2) / 2 - centre[1]
-    across = cos_T * right - sin_T * down + centre[0] - corners[:, 0]
-    along = sin_T * right + cos_T * down + centre[1] - corners[:, 1]
+    right, down = (x1 + x2) / 2 - center[0], (y1 + y2) / 2 - center[1]
+    across = cos_T * right - sin_T * down + center[0] - corners[:, 0]
+    along = sin_T * right + cos_T * down + center[1] - corners[:, 1]
     half_width, half_height = (x2 - x1) / 2, (y2 - y1) / 2
     reach_x = np.hypot(cos_T * half_width, sin_T * half_height)
     reach_y = np.hypot(sin_T * half_width, cos_T * half_height)
@@ -193,5 +193,5 @@ def augment(
 
 
 def _nearest(old: int, new: int) -> Tensor:
-    """For each of `new` pixels the one of `old` in which its centre lies."""
+    """For each of `new` pixels the one of `old` in which its center lies."""
     return ((torch.arange(new) * 2 + 1) * old).div(2 * new, rounding_mode="floor")

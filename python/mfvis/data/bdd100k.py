@@ -80,7 +80,7 @@ def load_bdd100k(
         raise DataError([Problem(str(root), "folder", problem, "Unpack the labels there, or correct root and split")])
     pictures = root / ("images/track" if found == "boxes" else "images/seg_track_20") / split
     if found is None:
-        return VideoDataset(root, CATEGORIES, tuple(_numbered(_unlabelled(pictures))))
+        return VideoDataset(root, CATEGORIES, tuple(_numbered(_unlabeled(pictures))))
     reader = _Reader(pictures, with_masks)
     path = label_path(root, found, split)
     videos = reader.bitmasks(path) if found == "bitmasks" else reader.scalabel(path)
@@ -105,7 +105,7 @@ def _unpacked(root: Path) -> Path:
     return root if any((root / part).is_dir() for part in parts) or not nested.is_dir() else nested
 
 
-def _unlabelled(pictures: Path) -> list[Video]:
+def _unlabeled(pictures: Path) -> list[Video]:
     folders = sorted(path for path in pictures.glob("[!.]*") if path.is_dir())
     if not folders:
         problem = Problem(str(pictures), "folder", "has no folder of frames in it", "Unpack the pictures there")

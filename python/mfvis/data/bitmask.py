@@ -56,7 +56,7 @@ def read_bitmask(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     problem = _inconsistent(rgba_HW4.view("<u4").ravel())
     if problem is not None:
         raise broken(*problem)
-    id_HW = rgba_HW4.view(">u2")[..., 1].astype(np.int32)  # B and A are neighbours
+    id_HW = rgba_HW4.view(">u2")[..., 1].astype(np.int32)  # B and A are neighbors
     return rgba_HW4[..., 0].copy(), rgba_HW4[..., 1].copy(), id_HW
 
 
@@ -102,7 +102,7 @@ def _png_fault(data: bytes) -> str | None:
     if width * height > MOST_PIXELS:
         return f"has {width} x {height} pixels, more than can be worked with"
     if (data[24], data[25]) != (8, 6):
-        return f"has {data[24]} bits and colour type {data[25]}, expected 8 bits and RGBA (6)"
+        return f"has {data[24]} bits and color type {data[25]}, expected 8 bits and RGBA (6)"
     return None
 
 

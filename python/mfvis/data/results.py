@@ -175,7 +175,7 @@ def _result(
     return TrackResult(video.id, category_id, float(score), tuple(segmentations), boxes_T4, track_id)
 
 
-def write_labelled(
+def write_labeled(
     root: dict[str, Any], path: str | Path, results: Sequence[TrackResult], dataset: VideoDataset
 ) -> None:
     """Write an annotation file again with masks: each annotation that a result names by its `track_id` gets RLE

@@ -82,7 +82,7 @@ def page(
         notes=(
             f"The pictures are the middle frames of the first {min(SHOWN, len(val.videos))} validation videos, not a "
             f"selection. In the first gallery predicted tracks with a score of {SHOWN_SCORE} or more are drawn, in the "
-            "colour of the true track whose boxes they fit best; those left over, such as one object found as two "
+            "color of the true track whose boxes they fit best; those left over, such as one object found as two "
             "classes, have others. In the second gallery masks are as the network says them, not cut off at the boxes.",
             "AP asks for everything at once: finding each object, naming its class, and one mask tube through the "
             "video. J asks for the mask alone: where objects are found, to each true track belongs the predicted tube "
@@ -180,8 +180,8 @@ def _minutes(seconds: float) -> str:
 def _found_picture(video: Video, results: Sequence[TrackResult]) -> Picture:
     drawn = [result for result in results if result.video_id == video.id and result.score >= SHOWN_SCORE]
     owner = {id(result.segmentations): result.track_id for result in assign_results(video, drawn)}
-    colours = {track.id: place for place, track in enumerate(video.tracks)}
-    ids = [colours.get(owner.get(id(result.segmentations)), len(colours) + n) for n, result in enumerate(drawn)]
+    colors = {track.id: place for place, track in enumerate(video.tracks)}
+    ids = [colors.get(owner.get(id(result.segmentations)), len(colors) + n) for n, result in enumerate(drawn)]
     scores = ", ".join(f"{result.score:.2f}" for result in drawn) or "none"
     return _picture(video, [(drawn, ids)], f"scores of the predicted tracks: {scores}")
 
@@ -200,7 +200,7 @@ def _told_picture(video: Video, *fillings: BoxPromptedResult) -> Picture:
 
 
 def _picture(video: Video, masks: Sequence[tuple[Sequence[TrackResult], Sequence[int]]], caption: str) -> Picture:
-    """The middle frame as it is, its boxes, the masks of each set of results in the colours of these ids, the truth."""
+    """The middle frame as it is, its boxes, the masks of each set of results in the colors of these ids, the truth."""
     t = video.length // 2
     tracks, ids = video.tracks, range(len(video.tracks))
 
@@ -208,7 +208,7 @@ def _picture(video: Video, masks: Sequence[tuple[Sequence[TrackResult], Sequence
         size = video.height, video.width
         return np.array([decode_mask(rle, *size) for rle in rles]).reshape(-1, *size)
 
-    sets = [(drawn([result.segmentations[t] for result in results]), colours) for results, colours in masks]
+    sets = [(drawn([result.segmentations[t] for result in results]), colors) for results, colors in masks]
     pixels = side_by_side(
         read_frames(video, [t])[0].permute(1, 2, 0).numpy(),
         np.array([track.boxes_T4[t] for track in tracks]).reshape(-1, 4),

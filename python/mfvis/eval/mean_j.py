@@ -37,7 +37,7 @@ class MeanJ:
 
 
 def filled_box(box_4: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The box ``(x1, y1, x2, y2)`` as a bool mask ``[H, W]``: the pixels whose centres lie in it."""
+    """The box ``(x1, y1, x2, y2)`` as a bool mask ``[H, W]``: the pixels whose centers lie in it."""
     x1, y1, x2, y2 = box_4
     inside_x = (np.arange(width) + 0.5 >= x1) & (np.arange(width) + 0.5 < x2)
     inside_y = (np.arange(height) + 0.5 >= y1) & (np.arange(height) + 0.5 < y2)

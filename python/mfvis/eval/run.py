@@ -59,13 +59,13 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
         raise DataError([Problem(str(config.results), "folder", problem, remedy)])
     else:
         dataset = _with_masks(spec)
-        # A labelled data set is an object, a results file a list; `parse_results` says what is wrong with the rest.
+        # A labeled data set is an object, a results file a list; `parse_results` says what is wrong with the rest.
         if config.results.read_bytes()[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
             if dataset.of_images:
-                problem = "is an object, expected a list: there are no labelled data sets of pictures"
+                problem = "is an object, expected a list: there are no labeled data sets of pictures"
                 remedy = "Give results: image_id, category_id, segmentation, score"
                 raise DataError([Problem(str(config.results), "top level", problem, remedy)])
-            metrics = mean_j(dataset, labelled_tracks(dataset, load_dataset(config.results)))
+            metrics = mean_j(dataset, labeled_tracks(dataset, load_dataset(config.results)))
             print(j_table(metrics))
         else:
             content = parse_results(config.results, dataset)
@@ -126,30 +126,30 @@ def _with_masks(spec: DatasetSpec) -> VideoDataset:
     return dataset
 
 
-def labelled_tracks(dataset: VideoDataset, labelled: VideoDataset) -> list[TrackResult]:
-    """The masks that a labelled data set gives to the tracks of `dataset`; DataError names every track without them,
+def labeled_tracks(dataset: VideoDataset, labeled: VideoDataset) -> list[TrackResult]:
+    """The masks that a labeled data set gives to the tracks of `dataset`; DataError names every track without them,
     and every video that is another one there."""
-    given = {(video.id, track.id): track for video in labelled.videos for track in video.tracks}
-    names = {video.id: video.name for video in labelled.videos}
+    given = {(video.id, track.id): track for video in labeled.videos for track in video.tracks}
+    names = {video.id: video.name for video in labeled.videos}
     results, problems = [], []
     for video in dataset.videos:
         if names.get(video.id, video.name) != video.name:
             what = f"is {names[video.id]!r}, in {dataset.path} it is {video.name!r}"
             remedy = "Label the same videos that are evaluated"
-            problems.append(Problem(str(labelled.path), f"video {video.id}", what, remedy))
+            problems.append(Problem(str(labeled.path), f"video {video.id}", what, remedy))
             continue
         for track in video.tracks:
             found = given.get((video.id, track.id))
             if found is None or found.segmentations is None or len(found.segmentations) != video.length:
                 what = "is missing" if found is None else f"has no masks for the {video.length} frames"
                 record = f"track {track.id} of video {video.name!r}"
-                problems.append(Problem(str(labelled.path), record, what, "Label the same boxes that are evaluated"))
+                problems.append(Problem(str(labeled.path), record, what, "Label the same boxes that are evaluated"))
                 continue
             masks = [
                 (f"annotation {track.id}, frame {t}", mask, video.height, video.width)
                 for t, mask in enumerate(found.segmentations)
             ]
-            rles = tuple(compress_masks(masks, file=str(labelled.path), problems=problems).rles)
+            rles = tuple(compress_masks(masks, file=str(labeled.path), problems=problems).rles)
             results.append(TrackResult(video.id, found.category_id, 1.0, rles, found.boxes_T4, track.id))
     if problems:
         raise DataError(problems)

@@ -23,7 +23,7 @@ RING = 0.3
 
 
 def inside_boxes(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
-    """bool ``[N, T, H, W]``: the pixels whose centres lie in the box."""
+    """bool ``[N, T, H, W]``: the pixels whose centers lie in the box."""
     rows, columns = box_spans(boxes_NT4, height, width)
     return rows[..., None] & columns[..., None, :]
 
@@ -50,13 +50,13 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
     masked = lab_TCHW * seen[:, None]
     mask_f = torch.fft.rfft2(seen, size)
     square_f = torch.fft.rfft2((masked**2).sum(1), size)
-    colour_f = torch.fft.rfft2(masked, size)
+    color_f = torch.fft.rfft2(masked, size)
     area_T = seen.sum((1, 2))
     moves = []
     for a, b in (pairs.unbind(1) for pairs in pairs_P2.split(PAIRS_AT_ONCE) if len(pairs)):
         overlap = torch.fft.irfft2(mask_f[a].conj() * mask_f[b], size)
         difference = square_f[a].conj() * mask_f[b] + mask_f[a].conj() * square_f[b]
-        difference = difference - 2 * (colour_f[a].conj() * colour_f[b]).sum(1)
+        difference = difference - 2 * (color_f[a].conj() * color_f[b]).sum(1)
         cost = torch.fft.irfft2(difference, size) / overlap.clamp(min=1)
         least = LEAST_OVERLAP * torch.minimum(area_T[a], area_T[b])
         cost[overlap < least.clamp(min=1)[:, None, None]] = torch.inf
@@ -73,7 +73,7 @@ def propagated_background(
     """bool ``[N, T, H, W]``: pixels in an object's box that other frames show outside of all boxes.
 
     Args:
-        lab_TCHW: colours on the mask grid.
+        lab_TCHW: colors on the mask grid.
         background_THW: bool, in no box, and not padding.
         boxes_NT4: on the mask grid.
     """

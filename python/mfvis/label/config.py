@@ -54,17 +54,17 @@ class RefineConfig:
     """Mean-field steps; 0 leaves the network's masks as they are."""
     network: float = 0.2
     """Factor on the network's logits."""
-    colour: float = 1.0
-    """Factor on the log ratio of the two colour models."""
+    color: float = 1.0
+    """Factor on the log ratio of the two color models."""
     smooth: float = 2.0
-    """Weight of the neighbours."""
+    """Weight of the neighbors."""
     similar: float = 8.0
-    """LAB distance at which a neighbour's say has fallen to exp(-1/2)."""
+    """LAB distance at which a neighbor's say has fallen to exp(-1/2)."""
     frames: int = 4
-    """Frames before and after that share their colour models."""
+    """Frames before and after that share their color models."""
 
     def __post_init__(self) -> None:
-        names = ("steps", "network", "colour", "smooth", "frames")
+        names = ("steps", "network", "color", "smooth", "frames")
         wanted = {name: (getattr(self, name) >= 0, "0 or more") for name in names}
         require(self, wanted | {"similar": (self.similar > 0, "a positive number")})
 
@@ -88,7 +88,7 @@ class LabelConfig:
     seed: int = 0
     """Another number, other random numbers throughout."""
     window: int = 40
-    """Frames of a video that are trained on and labelled together; longer videos are cut into such windows."""
+    """Frames of a video that are trained on and labeled together; longer videos are cut into such windows."""
     clip: int = 5
     """Frames of a training clip, and of a prediction."""
     strides: tuple[int, ...] = (1, 2)
@@ -110,7 +110,7 @@ class LabelConfig:
     """Steps of one more network, which learns from the masks of all videos what they have in common; then every mask is
     found again with its help. 0: without. Only of several videos, without a checkpoint, on a frozen backbone."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """Optimiser and steps, per window."""
+    """Optimizer and steps, per window."""
     loss: LossConfig = field(default_factory=LossConfig)
     propagation: BackgroundPropagationConfig = field(default_factory=BackgroundPropagationConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)

@@ -44,7 +44,7 @@ class Crops:
     levels: tuple[Tensor, ...]
     """Features, ``[M, C, h, w]`` each."""
     lab_MCHW: Tensor
-    """Colours, ``[M, 3, SIDE, SIDE]``."""
+    """Colors, ``[M, 3, SIDE, SIDE]``."""
 
     def chosen(self, indices: Tensor) -> Crops:
         """Those at `indices`, as float32."""
@@ -72,7 +72,7 @@ def joined(parts: Sequence[Crops]) -> Crops:
 
 
 class CropSegmenter(nn.Module):
-    """Crops in, mask logits out: features, colours and places, then convolutions that see ever farther.
+    """Crops in, mask logits out: features, colors and places, then convolutions that see ever farther.
 
     Args:
         channels: of the levels of features.
@@ -82,7 +82,7 @@ class CropSegmenter(nn.Module):
     def __init__(self, channels: Sequence[int], dim: int = 48):
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in channels)
-        self.colours = nn.Conv2d(3, dim, 3, padding=1)
+        self.colors = nn.Conv2d(3, dim, 3, padding=1)
         self.places = nn.Conv2d(4, dim, 1)
         self.layers = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=reach, dilation=reach) for reach in (1, 2, 4))
         self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(4, dim), dim) for _ in range(4))
@@ -91,10 +91,10 @@ class CropSegmenter(nn.Module):
 
     def forward(self, crops: Crops) -> Tensor:
         """``[M, SIDE, SIDE]``."""
-        colours = (crops.lab_MCHW - crops.lab_MCHW.mean((2, 3), keepdim=True)) / 30
-        along = torch.linspace(1 / SIDE - 1, 1 - 1 / SIDE, SIDE, device=colours.device)
+        colors = (crops.lab_MCHW - crops.lab_MCHW.mean((2, 3), keepdim=True)) / 30
+        along = torch.linspace(1 / SIDE - 1, 1 - 1 / SIDE, SIDE, device=colors.device)
         x, y = along.expand(SIDE, SIDE), along[:, None].expand(SIDE, SIDE)
-        seen = self.colours(colours) + self.places(torch.stack([x, y, x * x, y * y])[None])
+        seen = self.colors(colors) + self.places(torch.stack([x, y, x * x, y * y])[None])
         for lateral, level in zip(self.laterals, crops.levels, strict=True):
             seen = seen + F.interpolate(lateral(self.dropout(level)), (SIDE, SIDE), mode="bilinear")
         seen = F.relu(self.norms[0](seen))

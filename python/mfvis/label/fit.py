@@ -94,7 +94,7 @@ def _loss(
 def _draw_clip(view: WindowInputs, config: LabelConfig, random: np.random.Generator) -> Tensor:
     """Indices of a clip around a random frame with a box, in steps that are drawn too.
 
-    A window that is too short for the drawn steps gives neighbours, and if need be fewer frames: each step trains on
+    A window that is too short for the drawn steps gives neighbors, and if need be fewer frames: each step trains on
     one clip, so none has to be repeated, as `mfvis.data.clips.sample_frames` must for clips of one batch.
     """
     seen = torch.nonzero(present(view.boxes_NT4).any(0))[:, 0].tolist()

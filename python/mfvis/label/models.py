@@ -23,7 +23,7 @@ from mfvis.types import BoxPrompts, DenseMasks, Match, Prediction
 
 
 class PerTrackSegmenter(nn.Module):
-    """The small model that is trained from scratch: a pyramid of features and colours, one readout per track.
+    """The small model that is trained from scratch: a pyramid of features and colors, one readout per track.
 
     The tracks are given, so nothing has to be found: each simply has its own linear readout of the pixel embeddings,
     where a query decoder would first have to learn what a query is.
@@ -41,7 +41,7 @@ class PerTrackSegmenter(nn.Module):
         super().__init__()
         self.backbone, self.zoom = backbone, zoom
         self.laterals = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in backbone.channels)
-        self.colours = nn.Conv2d(3, dim, 3, padding=1)
+        self.colors = nn.Conv2d(3, dim, 3, padding=1)
         self.smooth = nn.Conv2d(dim, dim, 3, padding=1)
         self.mix = nn.Conv2d(dim, dim, 1)
         self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(4, dim), dim) for _ in range(2))
@@ -59,11 +59,11 @@ class PerTrackSegmenter(nn.Module):
         return prediction, _in_order(prediction)
 
     def logits(self, features: tuple[Tensor, ...], lab_TCHW: Tensor) -> Tensor:
-        """Mask logits ``[N, T, H, W]`` of all tracks on the grid of the colours, from features of any resolutions."""
+        """Mask logits ``[N, T, H, W]`` of all tracks on the grid of the colors, from features of any resolutions."""
         grid = lab_TCHW.shape[-2:]
         content = lab_TCHW[:, :1] < PADDING_COLOR
         mean_C11 = (lab_TCHW * content).sum((0, 2, 3), keepdim=True)[0] / content.sum().clamp(min=1)
-        x = self.colours((lab_TCHW - mean_C11) * content / 30)
+        x = self.colors((lab_TCHW - mean_C11) * content / 30)
         for lateral, level in zip(self.laterals, features, strict=True):
             read = lateral(level)
             if read.shape[-2:] != grid:

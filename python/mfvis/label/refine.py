@@ -1,9 +1,9 @@
-"""From mask logits to masks at full size: each object's colours, learned from the masks themselves, and smooth edges.
+"""From mask logits to masks at full size: each object's colors, learned from the masks themselves, and smooth edges.
 
-The network sees cells of four pixels and more; colours are known for every pixel. As in GrabCut (Rother et al.,
-SIGGRAPH 2004) the object and its surroundings each get a colour model, here histograms of a few neighbouring frames,
-and as in the fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011), on a small neighbourhood, mean-field steps
-make pixels agree with neighbours of like colour.
+The network sees cells of four pixels and more; colors are known for every pixel. As in GrabCut (Rother et al.,
+SIGGRAPH 2004) the object and its surroundings each get a color model, here histograms of a few neighboring frames,
+and as in the fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011), on a small neighborhood, mean-field steps
+make pixels agree with neighbors of like color.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from mfvis.label.config import RefineConfig
 
 BINS = 12
-"""Of each LAB axis in the colour models."""
-NEIGHBOURS = tuple(
+"""Of each LAB axis in the color models."""
+NEIGHBORS = tuple(
     (step * dy, step * dx) for step in (1, 3) for dy in range(-2, 3) for dx in range(-2, 3) if (dy, dx) != (0, 0)
 )
-"""Where a pixel's neighbours lie: a 5 x 5 square, and a sparse one of three times its size."""
+"""Where a pixel's neighbors lie: a 5 x 5 square, and a sparse one of three times its size."""
 REACH = 6
 """How far the farthest of them lies along either axis."""
 NEAR = 4.0
-"""Pixels at which a neighbour's say has fallen to exp(-1/2)."""
+"""Pixels at which a neighbor's say has fallen to exp(-1/2)."""
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def refine(logits_THW: Tensor, lab_TCHW: Tensor, boxes_T4: Tensor, config: Refin
 
     Args:
         logits_THW: the network's, at full size.
-        lab_TCHW: colours at full size.
+        lab_TCHW: colors at full size.
         boxes_T4: pixels; a frame without a box gets an empty mask.
     """
     frames, height, width = logits_THW.shape
@@ -40,10 +40,10 @@ def refine(logits_THW: Tensor, lab_TCHW: Tensor, boxes_T4: Tensor, config: Refin
     windows = [_surroundings(box, height, width) for box in boxes_T4.tolist()]
     counts_2TM = torch.zeros(2, frames, BINS**3, device=logits_THW.device)
     for t, window in enumerate(windows):
-        if window is not None and config.colour > 0:
+        if window is not None and config.color > 0:
             rows, columns, inner = window
             soft = _confined(logits_THW[t, rows, columns].sigmoid(), inner).flatten()
-            bins = _colour_bins(lab_TCHW[t, :, rows, columns]).flatten()
+            bins = _color_bins(lab_TCHW[t, :, rows, columns]).flatten()
             counts_2TM[0, t].scatter_add_(0, bins, soft)
             counts_2TM[1, t].scatter_add_(0, bins, 1 - soft)
     ratio_TM = _log_ratio(counts_2TM, config.frames)
@@ -54,7 +54,7 @@ def refine(logits_THW: Tensor, lab_TCHW: Tensor, boxes_T4: Tensor, config: Refin
         lab_CHW = lab_TCHW[t, :, rows, columns]
         logits_HW = logits_THW[t, rows, columns]
         if config.steps > 0:
-            unary_HW = config.network * logits_HW + config.colour * ratio_TM[t][_colour_bins(lab_CHW)]
+            unary_HW = config.network * logits_HW + config.color * ratio_TM[t][_color_bins(lab_CHW)]
             logits_HW = _mean_field(unary_HW, logits_HW.sigmoid(), lab_CHW, inner, config)
         masks_THW[t, rows, columns] = _confined(logits_HW > 0, inner)
     return masks_THW
@@ -79,21 +79,21 @@ def _confined(values_HW: Tensor, inner: tuple[int, int, int, int]) -> Tensor:
     return confined
 
 
-def _colour_bins(lab_CHW: Tensor) -> Tensor:
+def _color_bins(lab_CHW: Tensor) -> Tensor:
     lightness, a, b = lab_CHW
     places = [lightness / 100, (a + 60) / 120, (b + 60) / 120]
     lightness, a, b = ((place * BINS).long().clamp(0, BINS - 1) for place in places)
     return (lightness * BINS + a) * BINS + b
 
 
-def _log_ratio(counts_2TM: Tensor, neighbours: int) -> Tensor:
-    """float ``[T, M]``: log of object over surroundings, per colour, smoothed over colours and frames."""
+def _log_ratio(counts_2TM: Tensor, neighbors: int) -> Tensor:
+    """float ``[T, M]``: log of object over surroundings, per color, smoothed over colors and frames."""
     frames = counts_2TM.shape[1]
     cube = counts_2TM.view(2 * frames, 1, BINS, BINS, BINS)
     kernel = cube.new_tensor([0.25, 0.5, 0.25])
     cube = F.conv3d(cube, torch.einsum("i,j,k->ijk", kernel, kernel, kernel)[None, None], padding=1)
     series = cube.view(2, frames, -1).transpose(1, 2)
-    series = F.avg_pool1d(series, 2 * neighbours + 1, 1, neighbours)
+    series = F.avg_pool1d(series, 2 * neighbors + 1, 1, neighbors)
     share = series / series.sum(1, keepdim=True).clamp(min=1)
     return ((share[0] + 1e-4) / (share[1] + 1e-4)).log().T
 
@@ -109,14 +109,14 @@ def _mean_field(
 
     padded_lab = F.pad(lab_CHW[None], (REACH,) * 4, mode="replicate")[0]
     weights = []
-    for dy, dx in NEIGHBOURS:
+    for dy, dx in NEIGHBORS:
         unlike = (lab_CHW - shifted(padded_lab, dy, dx)).square().sum(0) / config.similar**2
         weights.append((-(unlike + (dy * dy + dx * dx) / NEAR**2) / 2).exp())
     total = sum(weights) + 1e-6
     probability, logits = _confined(start_HW, inner), unary_HW
     for _ in range(config.steps):
         padded = F.pad(probability, (REACH,) * 4)
-        around = sum(w * shifted(padded, dy, dx) for w, (dy, dx) in zip(weights, NEIGHBOURS, strict=True)) / total
+        around = sum(w * shifted(padded, dy, dx) for w, (dy, dx) in zip(weights, NEIGHBORS, strict=True)) / total
         logits = unary_HW + 2 * config.smooth * (2 * around - 1)
         probability = _confined(logits.sigmoid(), inner)
     return logits

@@ -24,7 +24,7 @@ import mfvis_ext
 from mfvis.data.augment import fitted_size
 from mfvis.data.check import check_frames_of
 from mfvis.data.jsonfile import read_json, write_json
-from mfvis.data.results import write_labelled
+from mfvis.data.results import write_labeled
 from mfvis.data.rle import encode_mask
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import load_dataset
@@ -114,7 +114,7 @@ def _run(config: LabelConfig) -> Path:
         reader = _train_cross_video(start, config, dataset.videos, found) if ahead else None
         found = _label_or_load(dataset, last, final_inputs, partial(label, reader=reader), overlays)
     root = json.loads(content.decode("utf-8-sig"))
-    write_labelled(root, completed, [result for results in found for result in results], dataset)
+    write_labeled(root, completed, [result for results in found for result in results], dataset)
     print(f"wrote {completed}" + (f" and overlays to {overlays}" if overlays else ""))
     if not config.data.is_file() or config.data.read_bytes() != content:
         print(f"{config.data} changed in the meantime: {completed} has its boxes as they were at the start. Run again")
@@ -160,22 +160,22 @@ def _label_or_load(
         part, made_from = parts / f"{video.id}.json", inputs[video.id]
         kept, reason = read_part(part, made_from)
         if reason:
-            print(f"{head}: {reason}; labelled again", flush=True)
+            print(f"{head}: {reason}; labeled again", flush=True)
         if kept is None:
             began = time.perf_counter()
-            labelled = label(video, head)
+            labeled = label(video, head)
             require_unchanged(video, made_from["frames"])
         else:
-            labelled = [_result(video, n, tuple(masks)) for n, masks in enumerate(kept)]
-            print(f"{head}: already labelled", flush=True)
+            labeled = [_result(video, n, tuple(masks)) for n, masks in enumerate(kept)]
+            print(f"{head}: already labeled", flush=True)
         if overlays and (kept is None or made_from["frames"] and not paths[number - 1].is_file()):
             names = {category.id: category.name for category in dataset.categories}
-            write_overlay(paths[number - 1], video, labelled, [names[result.category_id] for result in labelled])
+            write_overlay(paths[number - 1], video, labeled, [names[result.category_id] for result in labeled])
         if kept is None:
-            write_part(part, made_from, [list(result.segmentations) for result in labelled])
+            write_part(part, made_from, [list(result.segmentations) for result in labeled])
             seconds = time.perf_counter() - began
-            print(f"{head}: {video.length} frames, {len(labelled)} tracks, {seconds:.0f} s", flush=True)
-        found.append(labelled)
+            print(f"{head}: {video.length} frames, {len(labeled)} tracks, {seconds:.0f} s", flush=True)
+        found.append(labeled)
     return found
 
 
@@ -306,15 +306,15 @@ def _same_settings(config: LabelConfig, start: Start, path: Path) -> dict[str, A
     before = read_json(path, [])
     if before == settings:
         return settings
-    # Also what a run left behind that failed before it had labelled anything.
-    labelled = any(part != path and part.is_file() for part in path.parent.rglob("*"))
-    if labelled and isinstance(before, dict):
+    # Also what a run left behind that failed before it had labeled anything.
+    labeled = any(part != path and part.is_file() for part in path.parent.rglob("*"))
+    if labeled and isinstance(before, dict):
         lines = "\n".join(f"  {line}" for line in changed_keys(before, settings))
         raise ConfigError(
             f"{config.out} holds labels made with other settings:\n{lines}\n"
             f"Choose another --out, or delete {path.parent} to label again"
         )
-    if labelled:
-        print(f"{path} is damaged; what was labelled before is used where it was made with these settings")
+    if labeled:
+        print(f"{path} is damaged; what was labeled before is used where it was made with these settings")
     write_json(path, settings)
     return settings

@@ -30,7 +30,7 @@ class WindowInputs:
     size: tuple[int, int]
     """(height, width) before the padding."""
     lab_TCHW: Tensor
-    """Colours on the grid."""
+    """Colors on the grid."""
     background_THW: Tensor
     """bool: in no box, and not padding."""
     propagated_NTHW: Tensor

@@ -1,4 +1,4 @@
-"""Backbones: frames in, four feature maps at strides 4, 8, 16 and 32 out. Each normalises the frames its own way."""
+"""Backbones: frames in, four feature maps at strides 4, 8, 16 and 32 out. Each normalizes the frames its own way."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class BackboneConfig:
 
     name: str = "resnet50"
     """tiny, mobilenet_v2, resnet50, resnet101, swin-t, swin-s, swin-b, swin-l; or a backbone of the Hugging Face hub
-    with strides 4 to 32, organisation/model, or a folder that holds one: config.json is needed wherever it is used."""
+    with strides 4 to 32, organization/model, or a folder that holds one: config.json is needed wherever it is used."""
     weights: str | None = None
     """A file of any format that `mfvis convert` reads, "hub" (downloads from the Hugging Face hub), or None: random."""
     frozen: bool = False
@@ -40,7 +40,7 @@ class BackboneConfig:
             close = difflib.get_close_matches(self.name, NAMES, n=1)
             raise ConfigError(
                 f"name is {self.name!r}{f', did you mean {close[0]}?' if close else '.'} "
-                f"There are {', '.join(NAMES)}, and those of the hub, organisation/model"
+                f"There are {', '.join(NAMES)}, and those of the hub, organization/model"
             )
         if self.weights == "hub" and self.name == "tiny":
             raise ConfigError(f"weights: the hub has no weights for {self.name!r}; leave them out")

@@ -31,7 +31,7 @@ class PixelFeatures:
 def sine_encoding(angle: Tensor, features: int) -> Tensor:
     """Sines and cosines of an angle at falling frequencies: ``[...]`` radians -> ``[..., features]``.
 
-    Temperature 10000, sines at the even and cosines at the odd places (Vaswani et al., 2017; DETR's normalised form
+    Temperature 10000, sines at the even and cosines at the odd places (Vaswani et al., 2017; DETR's normalized form
     takes angles up to 2 pi).
     """
     index = torch.arange(features, device=angle.device)

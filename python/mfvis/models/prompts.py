@@ -23,7 +23,7 @@ class BoxPromptEncoder(nn.Module):
     """Box tubes to queries.
 
     Features: a learned embedding plus a projection of the stride-8 features, averaged inside the tube by exact area.
-    Positions: a projection of the sine encodings of centre and size, averaged over the frames with a box.
+    Positions: a projection of the sine encodings of center and size, averaged over the frames with a box.
     The first decoder layer attends to the inside of the tube.
     """
 

@@ -27,7 +27,7 @@ class InferConfig:
     window: int | None = None
     """Frames that the decoder sees at once: what bounds the memory for long videos. By default all, as in the paper."""
     stride: int | None = None
-    """Frames from one window to the next, by default half a window. In what they share objects are recognised."""
+    """Frames from one window to the next, by default half a window. In what they share objects are recognized."""
     memory: int = 5
     """Windows for which an object that went out of sight is looked for."""
 

@@ -35,7 +35,7 @@ def predict_video(
     Softmax over the classes, the `max_tracks` best pairs of query and class, mask where the logit is above 0. By
     default the whole video is one clip, as in the paper; what grows with it then is what the decoder sees: per frame
     the stride-4 embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. With a `window` that is
-    all that is held, whatever the length: windows overlap, objects are recognised from one to the next by their queries
+    all that is held, whatever the length: windows overlap, objects are recognized from one to the next by their queries
     and by their masks in the overlap (`mfvis.predict.track_association`), their class scores are averaged over the
     windows that show them, masks are encoded window by window, and the `max_tracks` pairs are those of the highest
     `TrackState.ranking_score_K`. Frames are read and decoded once. Without a `short_side` frames keep their size.
@@ -63,7 +63,7 @@ def predict_video(
         # Frames shared with the window before, and with the next.
         head = windows[number - 1].stop - frames.start if number > 0 else 0
         tail = frames.stop - windows[number + 1].start if number + 1 < len(windows) else 0
-        found = identities.recognise(
+        found = identities.recognize(
             number,
             prediction.embeddings_LBQC[-1, 0, chosen_M],
             scores_QK[chosen_M],

@@ -89,12 +89,12 @@ class TrackMemory:
         self.memory, self.max_tracks = memory, max_tracks
         self.all: list[TrackState] = []
 
-    def recognise(
+    def recognize(
         self, window: int, queries_MC: Tensor, scores_MK: Tensor, overlap_prev_MTHW: Tensor, overlap_next_MTHW: Tensor
     ) -> list[TrackState]:
         """The identity of each of the M objects of a window, new ones for those that are like none.
 
-        The assignment maximises the sum of similarities: cosine of the queries and IoU of the tubes in the overlap,
+        The assignment maximizes the sum of similarities: cosine of the queries and IoU of the tubes in the overlap,
         their mean (Hungarian method).
 
         Args:

@@ -2,7 +2,7 @@
 
     checkpoints/005000/model.safetensors   weights and buffers
                        checkpoint.json     step, configuration, categories, versions
-                       training.pt         optimiser, sampler position, gradient scaler; tensors and plain values only
+                       training.pt         optimizer, sampler position, gradient scaler; tensors and plain values only
     checkpoints/last -> 005000
 
 A directory is written under another name and renamed when it is complete, then `last` is replaced, then old ones go; a
@@ -46,7 +46,7 @@ class CheckpointInfo:
     """What a checkpoint says about itself."""
 
     step: int
-    """Optimiser steps done."""
+    """Optimizer steps done."""
     config: Config
     categories: tuple[Category, ...]
 

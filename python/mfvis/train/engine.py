@@ -70,7 +70,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
     _check_frames(clips, accelerator)
     sampler = ClipSampler([len(part) for part in clips], settings.seed, shares(config.specs), block_size=processes)
 
-    # ---- Model, losses, optimiser -------------------------------------------------------------------------------
+    # ---- Model, losses, optimizer -------------------------------------------------------------------------------
     torch.manual_seed(settings.seed)
     bare = VideoMask2Former(config.model, len(categories), pretrained=not (candidates or config.init))
     criteria = {masks: Criterion(config.loss, len(categories), masks) for masks in (False, True)}

@@ -49,7 +49,7 @@ class Log:
         rate: float,
         waited: float,
     ) -> None:
-        """Count one optimiser step, the `step`-th; report when one is due.
+        """Count one optimizer step, the `step`-th; report when one is due.
 
         The terminal is told of the first one too: what a step takes is what one waits to see.
 

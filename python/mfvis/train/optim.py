@@ -82,7 +82,7 @@ def optimizer_step(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
-    """Put the schedule's learning rate for `step` into the optimiser; returns that of the decoder."""
+    """Put the schedule's learning rate for `step` into the optimizer; returns that of the decoder."""
     factor = learning_rate(config, step)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor

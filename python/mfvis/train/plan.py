@@ -54,7 +54,7 @@ def plan(config: Config) -> list[str]:
         f"classes {classes}",
         f"parameters {memory.parameters:,}",
         f"memory about {state + activations + logits:.1f} GiB per process = {state:.1f} weights, gradients and "
-        f"optimiser + {activations:.1f} activations + {logits:.1f} mask logits",
+        f"optimizer + {activations:.1f} activations + {logits:.1f} mask logits",
     ]
     if config.train.batch_size_per_device > 1:
         height, width = _largest(config)

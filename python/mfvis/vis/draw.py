@@ -12,15 +12,15 @@ from mfvis.types import present
 OPACITY = 0.42
 """Of the masks' insides; their outlines are opaque."""
 LEAST_HEIGHT = 220
-# Neighbours in the list differ in hue and in lightness, so that they stay apart for colour-blind eyes too.
+# Neighbors in the list differ in hue and in lightness, so that they stay apart for color-blind eyes too.
 _PALETTE = ("ff5a5f", "1fb6ff", "ffc53d", "9b5de5", "2ec27e", "ff8fab", "00d1c7", "f77f00", "4361ee", "b5e048")
-_PALETTE_RGB = [tuple(bytes.fromhex(colour)) for colour in _PALETTE]
+_PALETTE_RGB = [tuple(bytes.fromhex(color)) for color in _PALETTE]
 _BACKGROUND = (250, 250, 249)
 _INK = (28, 27, 26)
 
 
-def colour_of(track_id: int) -> tuple[int, int, int]:
-    """The RGB colour of a track, the same in every frame and every run."""
+def color_of(track_id: int) -> tuple[int, int, int]:
+    """The RGB color of a track, the same in every frame and every run."""
     lap, place = divmod(track_id, len(_PALETTE_RGB))
     shade = (1.0, 0.72, 0.86)[lap % 3]
     red, green, blue = _PALETTE_RGB[place]
@@ -41,7 +41,7 @@ def overlay(
         masks_NHW: bool; None draws no masks.
         boxes_N4: xyxy pixels, a box without size is not drawn; None draws no boxes.
         labels: a text for each box; None or an empty one draws none. Text needs a box.
-        ids: the number of each object's track, which decides its colour.
+        ids: the number of each object's track, which decides its color.
     """
     height, width = frame_HW3.shape[:2]
     line = max(1, round(min(height, width) / 180))
@@ -49,11 +49,11 @@ def overlay(
     if masks_NHW is not None:
         outlines = []
         for mask_HW, track_id in zip(np.asarray(masks_NHW, dtype=bool), ids, strict=True):
-            picture_HW3[mask_HW] += OPACITY * (np.array(colour_of(track_id), dtype=np.float32) - picture_HW3[mask_HW])
+            picture_HW3[mask_HW] += OPACITY * (np.array(color_of(track_id), dtype=np.float32) - picture_HW3[mask_HW])
             outlines.append(_outline(mask_HW, line))
         # All outlines lie above all insides: where objects overlap, both edges stay visible.
         for outline_HW, track_id in zip(outlines, ids, strict=True):
-            picture_HW3[outline_HW] = colour_of(track_id)
+            picture_HW3[outline_HW] = color_of(track_id)
     drawn = np.clip(picture_HW3 + 0.5, 0, 255).astype(np.uint8)
     if boxes_N4 is None:
         return drawn
@@ -62,10 +62,10 @@ def overlay(
     there = np.flatnonzero(present(boxes_N4))
     for n in there:
         x1, y1, x2, y2 = (round(float(side)) for side in boxes_N4[n])
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour_of(ids[n]), width=line)
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color_of(ids[n]), width=line)
     for n in there if labels is not None else ():
         if labels[n]:
-            _label(draw, labels[n], boxes_N4[n], colour_of(ids[n]), (height, width))
+            _label(draw, labels[n], boxes_N4[n], color_of(ids[n]), (height, width))
     return np.asarray(image)
 
 
@@ -86,7 +86,7 @@ def side_by_side(
     """Panels in a row, frame | boxes | and one for each set of masks, uint8 ``[H, W, 3]``.
 
     Small frames are enlarged to `LEAST_HEIGHT` or more. masks: bool ``[M, H, W]`` and the ids of their tracks. Equal
-    ids give equal colours.
+    ids give equal colors.
     """
     factor = max(1, -(-LEAST_HEIGHT // frame_HW3.shape[0]))
     picture = enlarge(frame_HW3, factor, smooth=True)
@@ -111,9 +111,9 @@ def _outline(mask_HW: np.ndarray, width: int) -> np.ndarray:
 
 
 def _label(
-    draw: ImageDraw.ImageDraw, text: str, box_4: np.ndarray, colour: tuple[int, int, int], size: tuple[int, int]
+    draw: ImageDraw.ImageDraw, text: str, box_4: np.ndarray, color: tuple[int, int, int], size: tuple[int, int]
 ) -> None:
-    """A small plate in the track's colour that sits on the box's top edge, or below it where the frame ends."""
+    """A small plate in the track's color that sits on the box's top edge, or below it where the frame ends."""
     height, width = size
     font = ImageFont.load_default(size=max(10, round(min(height, width) / 28)))
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
@@ -123,7 +123,7 @@ def _label(
     y = round(float(box_4[1])) - plate_height
     if y < 0:
         y = min(max(0, round(float(box_4[1]))), max(0, height - plate_height))
-    draw.rectangle((x, y, x + plate_width - 1, y + plate_height - 1), fill=colour)
-    luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    draw.rectangle((x, y, x + plate_width - 1, y + plate_height - 1), fill=color)
+    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     ink = _INK if luminance > 140 else (255, 255, 255)
     draw.text((x + pad - left, y + pad - top), text, fill=ink, font=font)

@@ -47,7 +47,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
-        for kind, title in (("reinitialized", "re-initialised"), ("missing", "missing"), ("unexpected", "unexpected")):
+        for kind, title in (("reinitialized", "re-initialized"), ("missing", "missing"), ("unexpected", "unexpected")):
             names = getattr(self, kind)
             if names:
                 shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -60,7 +60,7 @@ def read_weights(source: str | Path) -> ConvertedWeights:
 
     Args:
         source: A file (``.safetensors``, or a pickle of PyTorch or detectron2), a folder as transformers or mfvis save
-            a model, or the name of a model on the Hugging Face hub, ``organisation/model``.
+            a model, or the name of a model on the Hugging Face hub, ``organization/model``.
 
     Raises:
         CheckpointError: there is none, or it is damaged, or holds other objects than tensors, or no tensors at all.

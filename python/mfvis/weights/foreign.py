@@ -24,7 +24,7 @@ from mfvis.weights.names import (
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-"""Of red, green and blue in 0..255: what every backbone here but MobileNet expects to be normalised by."""
+"""Of red, green and blue in 0..255: what every backbone here but MobileNet expects to be normalized by."""
 BACKBONE = "backbone.net."
 
 _BATCH_NORM_EPS = 1e-5

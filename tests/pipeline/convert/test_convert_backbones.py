@@ -264,7 +264,7 @@ def test_any_backbone_of_the_hub(tmp_path):
     torch.manual_seed(6)
     config = ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], out_features=STAGES)
     net = shaken(ConvNextBackbone(config))
-    folder = tmp_path / "organisation" / "convnext"
+    folder = tmp_path / "organization" / "convnext"
     net.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(
         json.dumps({"image_processor_type": "ConvNextImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.25] * 3})

@@ -16,7 +16,7 @@ from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import read_weights, save_safetensors
 from mfvis.weights.foreign import from_foreign
 
-FAULTS = ("missing", "unexpected", "re-initialised")
+FAULTS = ("missing", "unexpected", "re-initialized")
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -93,7 +93,7 @@ def test_other_classes_get_a_head_of_their_own(theirs, tmp_path):
     twin = ours(name, classes=3)
     before = twin.decoder.class_head.weight.clone()
     said = checkpoint.initialize_from(tmp_path / "arrays.pkl", twin, CATEGORIES[:3])
-    assert "2 re-initialised (decoder.class_head.weight [6, 32] for [4, 32]" in said
+    assert "2 re-initialized (decoder.class_head.weight [6, 32] for [4, 32]" in said
     assert torch.equal(twin.decoder.class_head.weight, before)
     assert torch.equal(twin.decoder.query_features.weight, model.model.transformer_module.queries_features.weight)
 

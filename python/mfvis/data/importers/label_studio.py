@@ -174,10 +174,10 @@ def _file_name(address: str) -> str:
     return re.split(r"[/\\]", path)[-1]
 
 
-def _label(region: _Region, source: ImportedFile, labelled: bool) -> str | None:
-    """The class of a region; `labelled`: whether others have labels, so that one without is of none."""
+def _label(region: _Region, source: ImportedFile, labeled: bool) -> str | None:
+    """The class of a region; `labeled`: whether others have labels, so that one without is of none."""
     if not region.labels:
-        return source.leave_out("without a label", "region") if labelled else source.only_category(region.record)
+        return source.leave_out("without a label", "region") if labeled else source.only_category(region.record)
     if all(isinstance(label, str) and label for label in region.labels):
         wanted = [label for label in region.labels if not source.unwanted(label)]
         if len(region.labels) == 1 or len(wanted) == 1:

@@ -40,7 +40,7 @@ def read_via(source: ImportedFile) -> list[BoxVideo]:
     video = video and source.with_frames(video, files, [None] * len(files), set())
     if video is None:
         return []
-    labelled = any(_attribute(region, CATEGORY) for entry in entries for region in _regions(entry))
+    labeled = any(_attribute(region, CATEGORY) for entry in entries for region in _regions(entry))
     result = BoxVideo(video)
     for t, entry in enumerate(entries):
         for i, region in enumerate(_regions(entry)):
@@ -55,7 +55,7 @@ def read_via(source: ImportedFile) -> list[BoxVideo]:
                 source.report(record, f"shape_attributes are {shortened(shape)}", "Draw the region again")
             else:
                 category = _attribute(region, CATEGORY)
-                if not category and labelled:
+                if not category and labeled:
                     source.leave_out("without a class", "region")
                 elif category := category or source.only_category(record):
                     source.put(record, result, track_id, category, t, box)
