@@ -15,6 +15,15 @@ void check_launch(const char* op, cudaError_t error) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // Clears the error; otherwise the next launch would report it again.
   std::string remedy;
+  if (error == cudaErrorInsufficientDriver) {
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    // The wheel of CUDA 12.6 runs with every driver for CUDA 12.
+    remedy = "; this build needs a driver for CUDA " MFVIS_CUDA_VERSION ", this one is for CUDA " +
+             std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10) +
+             ": update the driver, or install a build for it: `pip install --force-reinstall --no-deps mfvis-ext==" +
+             std::string(MFVIS_VERSION).substr(0, std::string(MFVIS_VERSION).find('+')) + "+cu126`";
+  }
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
     remedy = "; this build has kernels for " MFVIS_CUDA_ARCHS
              " only: rebuild it here with `MFVIS_CUDA=1 pip install --force-reinstall --no-deps --no-cache-dir "

@@ -39,7 +39,7 @@ def run() -> int:
     """Print the report. Status 1 if the operators or torch do not load, else 0."""
     print(f"python        {platform.python_version()} at {sys.executable}, {platform.machine()} {platform.system()}")
     built = _operators() if _torch() else None
-    _gpus(built["cuda_archs"] if built else "")
+    _gpus(built or {})
     print("packages")
     for package, purpose in PACKAGES.items():
         try:
@@ -76,8 +76,20 @@ def _operators() -> dict[str, Any] | None:
     return built
 
 
-def _gpus(archs: str) -> None:
-    """The GPUs, and which of them operators that were built for `archs` (empty: for none) do not run on."""
+def _driver(pynvml: Any, built_for: str | None) -> None:
+    """The driver, and whether it is too old for operators that were built with CUDA `built_for`."""
+    number = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+    cuda = number // 1000, number % 1000 // 10
+    print(f"driver        {pynvml.nvmlSystemGetDriverVersion()}, for CUDA {cuda[0]}.{cuda[1]}")
+    if built_for and int(built_for.split(".")[0]) > cuda[0]:
+        version = importlib.import_module("mfvis_ext").__version__.split("+")[0]
+        print(f"  mfvis_ext was built with CUDA {built_for}, which needs a newer driver: update it, or install")
+        print(f"  a build for this one with `pip install --force-reinstall --no-deps mfvis-ext=={version}+cu126`")
+
+
+def _gpus(built: dict[str, Any]) -> None:
+    """The driver and the GPUs, and those of them on which the operators, as they were built, do not run."""
+    archs = built.get("cuda_archs", "")
     try:
         import pynvml
 
@@ -86,7 +98,7 @@ def _gpus(archs: str) -> None:
         print(f"GPU           none that can be asked ({error})")
         return
     try:
-        print(f"driver        {pynvml.nvmlSystemGetDriverVersion()}")
+        _driver(pynvml, built.get("cuda"))
         for index in range(pynvml.nvmlDeviceGetCount()):
             gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
             memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)

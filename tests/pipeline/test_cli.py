@@ -187,6 +187,35 @@ def test_doctor_reports_what_is_there_and_what_is_missing(
     assert "no-such-package missing" in " ".join(report.split())
 
 
+def fake_nvml(cuda: int) -> SimpleNamespace:
+    """NVML with one L4, and a driver for this CUDA: 12040 is 12.4."""
+    return SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlSystemGetDriverVersion=lambda: "550.1",
+        nvmlSystemGetCudaDriverVersion_v2=lambda: cuda,
+        nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(used=2**30, total=2**34),
+        nvmlDeviceGetCudaComputeCapability=lambda gpu: (8, 9),
+        nvmlDeviceGetName=lambda gpu: "L4",
+    )
+
+
+@pytest.mark.parametrize(("driver", "old"), [(12040, True), (13000, False), (14020, False)])
+def test_doctor_names_a_driver_that_is_too_old(
+    driver: int, old: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(driver))
+    built = mfvis_ext.build_info() | {"cuda": "13.0.48", "cuda_archs": "90"}
+    monkeypatch.setattr(mfvis_ext, "build_info", lambda: built)
+    assert main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    assert f"driver        550.1, for CUDA {driver // 1000}.{driver % 1000 // 10}\n" in report
+    assert ("built with CUDA 13.0.48, which needs a newer driver: update it" in report) == old
+    assert ("mfvis-ext==0.1.0+cu126" in report) == old
+
+
 @pytest.mark.parametrize(
     ("archs", "runs"),
     [
@@ -197,16 +226,7 @@ def test_doctor_reports_what_is_there_and_what_is_missing(
 def test_doctor_names_a_gpu_that_nothing_was_built_for(
     archs: str, runs: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nvml = SimpleNamespace(
-        nvmlInit=lambda: None,
-        nvmlShutdown=lambda: None,
-        nvmlSystemGetDriverVersion=lambda: "580.1",
-        nvmlDeviceGetCount=lambda: 1,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(used=2**30, total=2**34),
-        nvmlDeviceGetCudaComputeCapability=lambda gpu: (8, 9),
-        nvmlDeviceGetName=lambda gpu: "L4",
-    )
+    nvml = fake_nvml(13000)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     built = mfvis_ext.build_info() | {"cuda_archs": archs}
     monkeypatch.setattr(mfvis_ext, "build_info", lambda: built)
