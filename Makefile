@@ -32,17 +32,19 @@ lint: .venv/built
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-# The operator tests, also of the CUDA kernels on the emulator, with every access to memory checked. Its own library,
-# in build/sanitize; the process keeps no freed memory.
-SANITIZED := PYTHONPATH=build/sanitize/lib:. LD_PRELOAD=$$(c++ -print-file-name=libasan.so) \
-  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 MFVIS_KEEP_MEMORY=0
-SANITIZED_CHECKS := -k "(reference or any_size or strided or any_case or any_mistake or backward) and not emulat"
+# The operator tests, also of the CUDA kernels on the emulator, with every access to memory checked: in the folder of a
+# library of its own. libstdc++ is loaded first, or else AddressSanitizer cannot see exceptions.
+SANITIZED := cd build/sanitize/lib && PYTHONPATH=$(CURDIR)/python MFVIS_KEEP_MEMORY=0 \
+  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0
+SANITIZED_TESTS := $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider $(CURDIR)/tests/ops \
+  -k "(reference or any_size or strided or any_case or any_mistake or backward or refilled) and not emulat"
 sanitize: .venv/packages
 	MFVIS_EMULATE=1 MFVIS_CUDA=0 MFVIS_SANITIZE=address $(BIN)/python setup.py build_ext \
 	  --build-temp build/sanitize/temp --build-lib build/sanitize/lib
 	cp -r mfvis_ext/*.py mfvis_ext/ops mfvis_ext/reference build/sanitize/lib/mfvis_ext
-	$(SANITIZED) $(BIN)/python -m pytest -q tests/ops $(SANITIZED_CHECKS)
-	$(SANITIZED) MFVIS_CPU_CAPABILITY=emulated $(BIN)/python -m pytest -q tests/ops $(SANITIZED_CHECKS)
+	$(SANITIZED) $(SANITIZED_TESTS)
+	$(SANITIZED) MFVIS_CPU_CAPABILITY=emulated $(SANITIZED_TESTS)
 
 # All CUDA sources for all architectures, on a machine without a GPU: only nvcc is needed.
 cuda-check: .venv/built
