@@ -143,7 +143,7 @@ READABLE = {
         change("videos", file_names=["cat\\0.png", "cat\\1.png"]),
         ["1 videos whose file names have backslashes, read as folders"],
     ),
-    "annotation of id 0": (change("annotations", id=0), ["1 annotation of id 0, which to the field's programs"]),
+    "annotation of id 0": (change("annotations", id=0), ["1 annotation of id 0, which the field's programs never"]),
 }
 
 TEXTS = {

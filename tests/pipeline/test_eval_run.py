@@ -166,7 +166,7 @@ def test_an_annotation_of_id_0_is_a_false_positive_as_in_the_reference_and_noted
     data.write_text(data.read_text().replace('"id": 1,', '"id": 0,'))
     results.write_text(json.dumps([good]))
     assert run(EvalConfig(results, str(data))).ap == 0
-    assert 'annotation of id 0, which to the field\'s programs means "not matched"' in capsys.readouterr().out
+    assert "annotation of id 0, which the field's programs never count as matched: number" in capsys.readouterr().out
 
 
 def test_of_thousands_of_classes_a_screen_is_printed_and_the_rest_written(files, capsys, tmp_path):

@@ -58,7 +58,7 @@ class DatasetSpec:
         Args:
             split: the part that is read where the specification does not say.
             frames_dir: where the frames lie, if not where the data set has them.
-            with_masks: False says that nobody will ask for masks, so that large ones need not be kept.
+            with_masks: False if masks are not needed, so that large ones are not kept.
 
         Raises:
             DataError: when its files are not where the data set has them, their categories are not those of the named
@@ -88,7 +88,7 @@ class DatasetInfo:
     )
     """The names that each split has in file names."""
     evaluator: Literal["ap", "tracking"] = "ap"
-    """AP of tracks, or the tracking numbers of BDD100K from files in its own forms."""
+    """AP of tracks, or the tracking numbers of BDD100K from bitmasks or Scalabel files."""
     write_own_results: Callable[[Path, VideoDataset, Sequence[TrackResult], float], list[str]] = lambda *_: []
     """Writes the files that its own evaluation takes besides results.json into a folder, and returns their names. The
     number is the least score of tracks where scores do not count."""
@@ -99,7 +99,7 @@ class DatasetInfo:
 def parse_spec(text: str) -> DatasetSpec:
     """A data set as it is written on the command line (see the head of this module).
 
-    Options: ``split=train|valid|test``, ``share=0.25`` or the number alone, ``supervision=boxes|masks``, ``length=T``,
+    Options: ``split=train|valid|test``, ``share=0.25`` or just the number, ``supervision=boxes|masks``, ``length=T``,
     ``boxes=masks``.
 
     Raises:
@@ -188,7 +188,7 @@ def locate(spec: DatasetSpec, split: Split) -> tuple[Path, Path | None]:
         Problem(str(spec.path), f"{spec.name}, {spec.split or split}", f"has no {what}; sought: {sought}", remedy)
         for there, what, sought, remedy in (
             (json_path, "annotations", ", ".join(map(str, files)), "Unpack the data set there, or name its JSON file"),
-            (frames, "frames", ", ".join(map(str, folders)), "Unpack the pictures there; for eval name the JSON alone"),
+            (frames, "frames", ", ".join(map(str, folders)), "Unpack the pictures there; for eval name only the JSON"),
         )
         if there is None
     ]

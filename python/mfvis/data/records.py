@@ -48,7 +48,7 @@ class RecordReader:
         self.problems.append(Problem(self.file, record, problem, remedy))
 
     def note(self, what: str, count: int = 1) -> None:
-        """Count something that was left out or changed; `notes` tells it."""
+        """Count something that was left out or changed, for `notes`."""
         self.noted[what] += count
 
     def notes(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class RecordReader:
                 self.report(record, problem, "Multiply by its size")
 
     def entries(self, root: dict[str, Any], name: str, needed: bool) -> Iterator[tuple[str, Any]]:
-        """Each entry of a list at the top level, with its place as the record's name."""
+        """Each entry of a list at the top level, with its index as the record's name."""
         entries = root.get(name)
         if entries is None:
             if needed:
@@ -162,10 +162,10 @@ class RecordReader:
         elif not known_video:
             self.report(record, f"{owner} {id} is unknown", f"Add it to '{owner}s', or correct {owner}_id")
         if not known_category:
-            shown = ", ".join(str(category) for category in list(categories)[:10]) or "none"
+            known_ids = ", ".join(str(category) for category in list(categories)[:10]) or "none"
             self.report(
                 record,
-                f"category {fields['category_id']} is unknown, known are {shown}",
+                f"category {fields['category_id']} is unknown, known are {known_ids}",
                 "Add it to 'categories', or correct category_id",
             )
         return known_video and known_category
@@ -181,7 +181,9 @@ class RecordReader:
     def note_id(self, id: int) -> None:
         """Note an annotation of id 0, which evaluation cannot count as matched."""
         if id == 0:
-            self.note('annotation of id 0, which to the field\'s programs means "not matched": number them from 1')
+            self.note(
+                "annotation of id 0, which the field's programs never count as matched: number annotations from 1"
+            )
 
     def per_frame(self, record: str, name: str, entry: dict[str, Any], length: int) -> list[Any] | None:
         """A list with an entry for each frame; None where there is none, or, reported, where it is another."""
@@ -203,7 +205,7 @@ class RecordReader:
     def boxes(
         self, record: str, entry: dict[str, Any], video: Video, segmentations: Sequence[Any] | None
     ) -> np.ndarray:
-        """float32 ``[T, 4]`` xyxy of an annotation's or a result's ``bboxes``; zeros where there is no sound box."""
+        """float32 ``[T, 4]`` xyxy of an annotation's or a result's ``bboxes``; zeros where there is no valid box."""
         boxes: list[Any] = []
         if entry.get("bboxes") is not None:
             group = f"video {video.id}"

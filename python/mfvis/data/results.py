@@ -95,12 +95,12 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
 
 
 def masks_of(dataset: VideoDataset, results: Sequence[TrackResult]) -> Iterator[tuple[str, Any, int, int]]:
-    """The masks of results one after the other, as `compress_masks` wants them."""
+    """The masks of results one after the other, as `compress_masks` takes them."""
     sizes = {video.id: (video.height, video.width) for video in dataset.videos}
-    for place, result in enumerate(results):
+    for index, result in enumerate(results):
         height, width = sizes[result.video_id]
         for t, mask in enumerate(result.segmentations):
-            yield f"results[{place}], frame {t}", mask, height, width
+            yield f"results[{index}], frame {t}", mask, height, width
 
 
 def parse_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool = False) -> ResultsFile:

@@ -20,15 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from mfvis.data.curves import flatten_outline, is_outline
 from mfvis.data.jsonfile import LARGEST, MAX_PIXELS, is_finite, is_integer, kind_of, read_json
 from mfvis.data.rle import rle_box
 from mfvis.errors import DataError, Problem
 from mfvis.text import name_fault, path_fault, shortened
-
-CURVE_TOLERANCE = 0.05
-"""Pixels by which the straight pieces of a Bezier curve may miss it."""
-MAX_CURVE_STEPS = 256
-"""Straight pieces of a curve at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +257,13 @@ class _Reader:
                 continue
             if len(points) < 3 or not valid:
                 self.report(where, f"vertices are {shortened(vertices)}", "Write three or more points [x, y]")
-            elif not isinstance(types, str) or len(types) != len(points) or not _is_outline(types):
+            elif not isinstance(types, str) or len(types) != len(points) or not is_outline(types):
                 problem = f"types are {shortened(types)} for {len(points)} points"
                 self.report(where, problem, "Write one letter per point: L, or CC for a curve between two L")
             elif closed is not True:
                 self.report(where, f"closed is {shortened(closed)}, expected true or false", "Say if it is closed")
             else:
-                polygons.append(_flattened(points, types))
+                polygons.append(flatten_outline(points, types))
         return polygons
 
 
@@ -278,39 +274,3 @@ def _is_size(sides: list[Any]) -> bool:
         and all(is_integer(side) and 0 < side <= LARGEST for side in sides)
         and sides[0] * sides[1] <= MAX_PIXELS
     )
-
-
-def _is_outline(types: str) -> bool:
-    """Whether the points are vertices (L), and between them two control points (CC) for a curve, or three C, of which
-    the last one is a vertex. The outline is closed: it may begin in the middle of a curve."""
-    start = types.find("L")
-    runs = (types[start:] + types[:start]).split("L")
-    return start >= 0 and set(types) <= {"L", "C"} and all(len(run) % 3 != 1 for run in runs)
-
-
-def _flattened(points: list[list[float]], types: str) -> list[float]:
-    """The closed polygon with its cubic Bezier curves cut into straight pieces."""
-    start = types.index("L")
-    types = types[start:] + types[:start]
-    # the last curve may end at the first point
-    vertices = np.asarray([*points[start:], *points[:start], points[start]], np.float64)
-    flat = [vertices[:1]]
-    index = 1
-    while index < len(types):
-        if types[index] == "L":
-            flat.append(vertices[index : index + 1])
-            index += 1
-        else:
-            flat.append(_curve(vertices[index - 1 : index + 3]))
-            index += 3
-    outline = np.concatenate(flat)
-    return (outline[:-1] if index > len(types) else outline).ravel().tolist()
-
-
-def _curve(control_42: np.ndarray) -> np.ndarray:
-    """Points of a cubic Bezier curve without its start: float64 ``[S, 2]``."""
-    # A chord of a curve misses it by at most an eighth of the second derivative times the squared step.
-    bend = 6 * np.abs(control_42[:-2] - 2 * control_42[1:-1] + control_42[2:]).max()
-    steps = min(max(int(np.ceil(np.sqrt(bend / (8 * CURVE_TOLERANCE)))), 1), MAX_CURVE_STEPS)
-    s = np.linspace(0, 1, steps + 1)[1:, None]
-    return np.hstack([(1 - s) ** 3, 3 * (1 - s) ** 2 * s, 3 * (1 - s) * s**2, s**3]) @ control_42

@@ -1,4 +1,4 @@
-"""The YouTube-VIS layout: one JSON of videos, annotations (a track each) and categories, with pictures beside it.
+"""The YouTube-VIS layout: one JSON of videos, annotations (a track each) and categories, with pictures next to it.
 
     {"videos":      [{"id", "width", "height", "file_names": [T paths], "length"?: T, "fps"?, "name"?}],
      "annotations": [{"id", "video_id", "category_id", "bboxes": [T of [x, y, w, h] or null],
@@ -128,8 +128,11 @@ def moved_record(entry: dict[str, Any], video: Video, json_path: str | Path) -> 
 
 
 def frames_beside(json_path: Path) -> Path:
-    """The folder that the file names of a YouTube-VIS JSON start from, unless another is named: ``JPEGImages`` beside
-    it, the split's own of YouTube-VIS 2019 (``train/JPEGImages`` beside ``train.json``), or else the JSON's folder."""
+    """The folder that the file names of a YouTube-VIS JSON start from, unless another is named.
+
+    ``JPEGImages`` next to it, or that of the split in YouTube-VIS 2019 (``train/JPEGImages`` next to ``train.json``),
+    or else the folder of the JSON.
+    """
     folders = (json_path.parent / "JPEGImages", json_path.parent / json_path.stem / "JPEGImages")
     return next(filter(Path.is_dir, folders), json_path.parent)
 
@@ -244,7 +247,7 @@ class _YtvisReader(RecordReader):
 
 
 def video_name(entry: dict[str, Any], file_names: list[str]) -> str:
-    """The name of a video's record: its own, else that of its film or of the folder of its frames."""
+    """The name in a video's record, else that of its film or of the folder of its frames."""
     name = entry.get("name")
     if isinstance(name, str | int) and not isinstance(name, bool) and name != "":
         return str(name)

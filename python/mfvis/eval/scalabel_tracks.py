@@ -23,7 +23,7 @@ from mfvis.eval.box_overlap import Overlap, toolkit_overlap, track_eval_overlap
 from mfvis.eval.mots_frame import MotsFrame, TrackingFrames
 
 Kind = Literal["masks", "boxes"]
-LARGEST_NUMBER = 2**31 - 1
+LARGEST_ID = 2**31 - 1
 """The toolkit keeps ids in 32 bits."""
 
 
@@ -168,7 +168,7 @@ class _Side:
     def __init__(self, file: str, kind: Kind, problems: list[Problem]):
         self.file, self.kind, self.problems = file, kind, problems
         self.masks: list[tuple[str, object, int, int]] = []
-        self.numbers: dict[tuple[str | None, str], int] = {}
+        self.ids: dict[tuple[str | None, str], int] = {}
         self.left_out: Counter[str] = Counter()
 
     def add(self, frame: ScalabelFrame, size: Sequence[int] | None, texts: bool) -> list[_Object]:
@@ -186,7 +186,7 @@ class _Side:
             if (label.segmentation if self.kind == "masks" else label.corners) is None:
                 self.left_out[f"labels have no {'rle' if self.kind == 'masks' else 'box2d'} and do not count"] += 1
                 continue
-            id = self.number(frame.video, label.id, texts, record)
+            id = self.id_of(frame.video, label.id, texts, record)
             if id is None:
                 continue
             ignored = label.crowd or label.ignored or known[1]
@@ -199,17 +199,17 @@ class _Side:
                 self.masks.append((record, label.segmentation, *size))
         return objects
 
-    def number(self, video: str | None, text: str, texts: bool, record: str) -> int | None:
-        """The number that stands for an id; reported where the toolkit cannot make one of it."""
+    def id_of(self, video: str | None, text: str, texts: bool, record: str) -> int | None:
+        """The integer of an id; reported where the toolkit cannot make one of it."""
         if texts:
-            return self.numbers.setdefault((video, text), len(self.numbers))
+            return self.ids.setdefault((video, text), len(self.ids))
         try:
-            number = int(text)
+            id = int(text)
         except ValueError:
             return self.report(record, "its id is not a whole number", "Number the predicted objects of a video")
-        if abs(number) > LARGEST_NUMBER:
+        if abs(id) > LARGEST_ID:
             return self.report(record, "its id does not fit into 32 bits", "Number the objects of a video from 1")
-        return number
+        return id
 
     def read(self) -> Masks:
         return compress_masks(self.masks, file=self.file, problems=self.problems)
