@@ -1,6 +1,6 @@
-"""Segmentation tracks of BDD100K from folders of bitmasks, annotated and predicted ones.
+"""Annotated and predicted segmentation tracks of BDD100K, read from folders of bitmasks.
 
-What the toolkit (bdd100k 1.0.1) would crash on is refused, with all problems at once.
+Input on which the toolkit (bdd100k 1.0.1) would crash is refused. All problems are reported together.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mfvis.eval.mots_frame import MotsFrame, TrackingFrames
 
 
 def read_bitmask_tracks(results: Path, data: Path) -> TrackingFrames:
-    """The frames of each video of two folders of folders of bitmasks.
+    """The frames of each video in two folders of bitmask folders.
 
-    As in the toolkit, the folders of both sides are paired in the order of their names, the pictures by their stems,
-    and predictions for frames that are not annotated are not looked at.
+    As in the toolkit, the folders of both sides are paired in the order of their names, and the pictures by their
+    stems. Predictions for frames without annotations are ignored.
 
     Raises:
         DataError: with every missing folder, else every missing picture, else every one that is damaged or unfit.
@@ -53,8 +53,8 @@ def read_bitmask_tracks(results: Path, data: Path) -> TrackingFrames:
 
 
 def _folders(root: Path) -> dict[Path, list[Path]]:
-    """The PNGs below a folder, by the folder they lie in; folders in the order of their first files. Without hidden
-    files and folders, such as the ``._NAME`` that a Mac leaves beside each file."""
+    """PNG files below a folder, grouped by their folder. Folders are in the order of their first files. Hidden files
+    and folders, such as the ``._NAME`` that macOS leaves next to each file, are left out."""
     folders: dict[Path, list[Path]] = defaultdict(list)
     for file in sorted(root.rglob("[!.]*.png"), key=str):
         if not any(part.startswith(".") for part in file.relative_to(root).parts):
@@ -63,7 +63,7 @@ def _folders(root: Path) -> dict[Path, list[Path]]:
 
 
 def _bitmask_frame(annotated: Path, predicted: Path, problems: list[Problem]) -> MotsFrame | None:
-    """The objects of two bitmasks; None, reported, where one of them is damaged or they do not fit."""
+    """Objects of two bitmasks. None, with a report, if one of them is damaged or their sizes differ."""
     pictures = [_read(path, problems) for path in (annotated, predicted)]
     if None in pictures:
         return None
@@ -72,7 +72,7 @@ def _bitmask_frame(annotated: Path, predicted: Path, problems: list[Problem]) ->
         problem = f"is {predicted_HW.shape[::-1]}, the annotation {true_HW.shape[::-1]} (width, height)"
         problems.append(Problem(str(predicted), "picture", problem, "Write it at the annotation's size"))
         return None
-    # Runs of pixels in which neither id changes: thousands where there are a million pixels.
+    # Only runs in which neither id changes are compared: thousands of runs instead of a million pixels.
     true, own = true_HW.ravel(), predicted_HW.ravel()
     starts = np.concatenate([[0], np.flatnonzero((true[1:] != true[:-1]) | (own[1:] != own[:-1])) + 1])
     lengths = np.diff(starts, append=true.size)
@@ -80,7 +80,7 @@ def _bitmask_frame(annotated: Path, predicted: Path, problems: list[Problem]) ->
     ids, places, of_run = np.unique(own[starts], return_index=True, return_inverse=True)
     pixels = np.bincount(true_of_run * len(ids) + of_run, lengths, len(true_ids) * len(ids))
     pixels = pixels.reshape(len(true_ids), len(ids))
-    # Row and column of the background, which comes first where there is any.
+    # The background, if there is any, has the first row and column: skip it.
     first, own_first = int(true_ids[0] == 0), int(ids[0] == 0)
     if len(ids) - own_first > MOST_PER_FRAME:
         problem = f"has {len(ids) - own_first} ids, at most {MOST_PER_FRAME} are evaluated"

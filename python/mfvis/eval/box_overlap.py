@@ -1,7 +1,7 @@
-"""Overlaps of boxes in two programs: the toolkit's corners x2, y2 belong to a box, TrackEval's do not.
+"""Box overlaps by the definitions of two programs: the toolkit includes the corner x2, y2, TrackEval excludes it.
 
-Each function takes the corners of the file, float64 ``[N, 4]`` as ``x1, y1, x2, y2``, and computes in the order of its
-program, so that an overlap of exactly one half is one here, too.
+Each function takes the corners of the file, float64 ``[N, 4]`` as ``x1, y1, x2, y2``, and follows its program's order
+of operations, so that an overlap of exactly 0.5 there is exactly 0.5 here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from mfvis.eval.mots_frame import EPSILON
 
 Overlap = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Annotated boxes ``[G, 4]`` and predicted ones ``[P, 4]``: their IoU, and the share of each prediction that lies in an
-annotation, float64 ``[G, P]`` both."""
+"""Function from annotated boxes ``[G, 4]`` and predicted boxes ``[P, 4]`` to their IoU and to the fraction of each
+prediction that lies in an annotation, both float64 ``[G, P]``."""
 
 
 def toolkit_overlap(true_G4: np.ndarray, predicted_P4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The overlaps of scalabel 0.3.1 and motmetrics 1.4.0: a box from 3 to 5 is three pixels wide."""
+    """Overlaps as in scalabel 0.3.1 and motmetrics 1.4.0: a box from 3 to 5 is three pixels wide."""
     (low_G2, high_G2, area_G), (low_P2, high_P2, area_P) = (
         (boxes[:, :2], boxes[:, :2] + size, size.prod(1))
         for boxes in (true_G4, predicted_P4)
@@ -30,7 +30,7 @@ def toolkit_overlap(true_G4: np.ndarray, predicted_P4: np.ndarray) -> tuple[np.n
 
 
 def track_eval_overlap(true_G4: np.ndarray, predicted_P4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The overlaps of TrackEval 1.3.0: a box from 3 to 5 is two pixels wide, and one without area overlaps nothing."""
+    """Overlaps as in TrackEval 1.3.0: a box from 3 to 5 is two pixels wide, and a box without area overlaps nothing."""
     shared_GP = _shared(true_G4[:, :2], true_G4[:, 2:], predicted_P4[:, :2], predicted_P4[:, 2:])
     area_G, area_P = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (true_G4, predicted_P4))
     union_GP = area_G[:, None] + area_P - shared_GP
@@ -43,7 +43,7 @@ def track_eval_overlap(true_G4: np.ndarray, predicted_P4: np.ndarray) -> tuple[n
 
 
 def _shared(low_G2: np.ndarray, high_G2: np.ndarray, low_P2: np.ndarray, high_P2: np.ndarray) -> np.ndarray:
-    """The area that each two boxes share: float64 ``[G, P]``."""
+    """Intersection areas of all pairs of boxes: float64 ``[G, P]``."""
     size_GP2 = np.minimum(high_G2[:, None], high_P2) - np.maximum(low_G2[:, None], low_P2)
     return np.maximum(size_GP2, 0).prod(2)
 

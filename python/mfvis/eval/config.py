@@ -1,4 +1,4 @@
-"""Flags of ``mfvis eval``; free of torch, so that help texts appear at once."""
+"""Flags of ``mfvis eval``. The module does not import torch, so that help texts appear at once."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mfvis.data.datasets import DATASET_NAMES
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluate results: AP of YouTube-VIS, OVIS or COCO, BDD100K's segmentation tracking, mean J of `mfvis label`."""
+    """Evaluate results: AP of YouTube-VIS, OVIS or COCO, tracking metrics of BDD100K, mean J of `mfvis label`."""
 
     results: Annotated[Path, tyro.conf.Positional]
-    """A results.json of YouTube-VIS, OVIS or COCO; BDD100K's Scalabel JSON or folder of bitmasks; or a YouTube-VIS
-    data set whose tracks were given masks."""
+    """Results: a results.json of YouTube-VIS, OVIS or COCO, a Scalabel JSON or folder of bitmasks of BDD100K, or a
+    YouTube-VIS data set with generated masks."""
     data: Annotated[
         str,
         tyro.conf.arg(
-            help="The true masks: a JSON in the layout of YouTube-VIS, OVIS or COCO, or a data set by its name, "
-            "NAME:FOLDER or NAME:JSON (its split valid; others: @split=train); for BDD100K also its Scalabel JSON, or "
-            f"folder of bitmasks, itself. Names: {DATASET_NAMES}."
+            help="True masks: a JSON in the layout of YouTube-VIS, OVIS or COCO, or a named data set, NAME:FOLDER or "
+            "NAME:JSON (default split: valid; others: @split=train). For BDD100K also the path of its Scalabel JSON or "
+            f"folder of bitmasks. Names: {DATASET_NAMES}."
         ),
     ]
     out: Path | None = None
-    """Where to write the numbers as JSON."""
+    """JSON file to write the metrics to. Default: none is written."""

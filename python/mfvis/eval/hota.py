@@ -1,9 +1,9 @@
-"""HOTA, CLEAR (with sMOTSA) and identity numbers of tracking, by the definitions of TrackEval 1.3.0.
+"""HOTA, CLEAR (with sMOTSA) and identity metrics of tracking, by the definitions of TrackEval 1.3.0.
 
-For BDD100K's boxes they are TrackEval's. No reference exists for its masks: the protocol is that of the boxes, with the
-overlaps of masks. Of each class, predictions that no annotation takes at IoU 0.5 and that lie in one ignore region by
-more than half are removed.
-HOTA: Luiten et al., IJCV 2021. sMOTA of masks is the sMOTSA of Voigtlaender et al., CVPR 2019.
+For BDD100K's boxes the values equal TrackEval's. No reference exists for its masks: they follow the protocol of the
+boxes with mask overlaps. In each class, a prediction is removed if no annotation matches it at IoU 0.5 and more than
+half of it lies in one ignore region. HOTA: Luiten et al., IJCV 2021. sMOTA of masks is the sMOTSA of Voigtlaender et
+al., CVPR 2019.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def _per_alpha() -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrackEvalNumbers:
-    """TrackEval's numbers in 0..1 under its names: HOTA to OWTA are means over the 19 alphas, "(0)" at the lowest one.
+    """Metrics of TrackEval in 0..1 under its names. HOTA to OWTA are means over the 19 alphas. "(0)" marks the value at
+    the lowest alpha.
 
-    CLEAR divides by at least 1, so that MOTA and sMOTA of a class without annotations are minus its false positives.
+    CLEAR divides by at least 1. Thus MOTA and sMOTA of a class without annotations equal minus its false positives.
     """
 
     HOTA: float
@@ -72,13 +73,13 @@ class TrackEvalNumbers:
 
 @dataclass
 class TrackEvalCounts:
-    """What is counted in one video and class; counts of videos, and of classes, are added."""
+    """Counts of one video and class. Counts of several videos or classes can be added."""
 
     tp_A: np.ndarray = field(default_factory=_per_alpha)
     fn_A: np.ndarray = field(default_factory=_per_alpha)
     fp_A: np.ndarray = field(default_factory=_per_alpha)
     association_A: np.ndarray = field(default_factory=_per_alpha)
-    """AssA, AssRe and AssPr times the true positives."""
+    """AssA, AssRe and AssPr, each multiplied by the true positives."""
     association_recall_A: np.ndarray = field(default_factory=_per_alpha)
     association_precision_A: np.ndarray = field(default_factory=_per_alpha)
     iou_A: np.ndarray = field(default_factory=_per_alpha)
@@ -101,7 +102,7 @@ class TrackEvalCounts:
 
     @staticmethod
     def of_video(frames: Sequence[MotsFrame]) -> TrackEvalCounts:
-        """The counts of one video, given its frames with the objects of one class."""
+        """Counts of one video from its frames, which contain the objects of one class."""
         frames = [frame.without_ignored(_matched(frame), COVERED) for frame in frames]
         true, predicted = (
             {number: place for place, number in enumerate(sorted(set(np.concatenate(ids).tolist())))}
@@ -177,7 +178,7 @@ class TrackEvalCounts:
 
 
 def _matched(frame: MotsFrame) -> np.ndarray:
-    """bool ``[P]``: which predictions an annotation takes, before ignore regions are looked at."""
+    """Predictions that are matched with an annotation before ignore regions are considered: bool ``[P]``."""
     matched_P = np.zeros(len(frame.predicted_ids_P), bool)
     score_GP = np.where(frame.iou_GP < THRESHOLD - EPSILON, 0, frame.iou_GP)
     rows, columns = linear_sum_assignment(-score_GP)
@@ -187,7 +188,7 @@ def _matched(frame: MotsFrame) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Video:
-    """One class in one video: per frame identities, as numbers from 0, and overlaps."""
+    """One class in one video: identities as indices from 0, and overlaps, for each frame."""
 
     true: list[np.ndarray]
     predicted: list[np.ndarray]
@@ -228,12 +229,12 @@ def _count_hota(video: _Video, counts: TrackEvalCounts) -> None:
 
 def _count_clear(video: _Video, counts: TrackEvalCounts) -> None:
     present_N, tracked_N, starts_N = (np.zeros(video.true_tracks) for _ in range(3))
-    # The partner that a switch is told by is the last one ever; the one that is kept, that of the frame before.
+    # Identity switches compare with the last partner ever; matching prefers the partner in the previous frame.
     partner_N, kept_N = np.full(video.true_tracks, np.nan), np.full(video.true_tracks, np.nan)
     for true, predicted, iou_GP in zip(video.true, video.predicted, video.iou, strict=True):
         present_N[true] += 1
         if len(true) == 0 or len(predicted) == 0:
-            # As TrackEval has it, such a frame is no "frame before".
+            # TrackEval does not count such a frame as the previous frame.
             counts.clr_fp += len(predicted)
             counts.clr_fn += len(true)
             continue
@@ -273,7 +274,8 @@ def _count_identity(video: _Video, counts: TrackEvalCounts) -> None:
 def track_eval_groups(
     counts: Mapping[int, TrackEvalCounts], super_categories: Mapping[str, tuple[int, ...]]
 ) -> dict[str, TrackEvalNumbers]:
-    """TrackEval's table: classes, super-categories, the mean over all classes, and their counts added."""
+    """Groups of TrackEval's table: classes, super-categories, the mean over all classes, and the sum of their
+    counts."""
     classes = {category.name: counts[category.id].numbers() for category in CATEGORIES}
     average = {}
     for name in (f.name for f in fields(TrackEvalNumbers)):

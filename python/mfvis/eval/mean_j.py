@@ -1,4 +1,4 @@
-"""Mean J: how well the tracks of label mode fit their masks, frame by frame."""
+"""Mean J: agreement of label mode's masks with the true masks, frame by frame."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrackJ:
 
 @dataclass(frozen=True)
 class MeanJ:
-    """Mean IoU between given and true masks over all object-frames, and that of the filled boxes as the baseline."""
+    """Mean IoU of predicted and true masks over all object-frames, with that of filled boxes as the baseline."""
 
     j: float
     filled_box_j: float
@@ -37,7 +37,7 @@ class MeanJ:
 
 
 def filled_box(box_4: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The box ``(x1, y1, x2, y2)`` as a bool mask ``[H, W]``: the pixels whose centers lie in it."""
+    """The box ``(x1, y1, x2, y2)`` as a bool mask ``[H, W]`` of the pixels whose centers lie in it."""
     x1, y1, x2, y2 = box_4
     inside_x = (np.arange(width) + 0.5 >= x1) & (np.arange(width) + 0.5 < x2)
     inside_y = (np.arange(height) + 0.5 >= y1) & (np.arange(height) + 0.5 < y2)
@@ -45,10 +45,10 @@ def filled_box(box_4: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def mean_j(dataset: VideoDataset, results: Sequence[TrackResult]) -> MeanJ:
-    """J of label mode: IoU of each given track's mask with the true mask, averaged over all object-frames.
+    """Mean J of label mode: IoU of each predicted mask with the true mask, averaged over all object-frames.
 
-    An object-frame is a frame in which the data set's track has a box and a mask; where the result has no mask there,
-    its J is 0. `results` carry the `track_id` they were made for, and sound masks (`compress_masks`).
+    An object-frame is a frame in which the data set's track has a box and a mask. If the result has no mask there, its
+    J is 0. `results` carry the `track_id` that they were made for, and valid masks (`compress_masks`).
 
     Raises:
         ValueError: if a track has no result, or if the data set has no masks.
@@ -91,10 +91,11 @@ def mean_j(dataset: VideoDataset, results: Sequence[TrackResult]) -> MeanJ:
 
 
 def best_fitting(dataset: VideoDataset, results: Sequence[TrackResult]) -> list[TrackResult]:
-    """For each annotated track the result of its video, of any class and score, whose tube overlaps most with it; it
-    gets the track's id, so that `mean_j` tells how well a model's masks fit, however it classifies and ranks them.
+    """Best-overlapping result of each annotated track, whatever its class and score, with the `track_id` of that track.
 
-    A track of a video without results gets empty masks. `results` carry sound masks (`mfvis.data.results`).
+    Mean J of these results measures the masks of a model independently of its classification and ranking.
+
+    A track of a video without results gets empty masks. `results` carry valid masks (`mfvis.data.results`).
 
     Raises:
         DataError: with every mask of the data set that cannot be read.

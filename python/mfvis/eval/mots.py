@@ -1,8 +1,8 @@
-"""Tracking of BDD100K, of masks or of boxes: CLEAR MOT and IDF1 as the data set's toolkit counts them.
+"""Tracking metrics of BDD100K, for masks or boxes: CLEAR MOT and IDF1 as the data set's toolkit computes them.
 
-The numbers are those of bdd100k 1.0.1, scalabel 0.3.1 and motmetrics 1.4.0, in their units and under their names: MOTA,
-MOTP and IDF1 in percent. For masks papers call mMOTA, mMOTP, mIDF1 and the switches of OVERALL mMOTSA, mMOTSP, mIDF1,
-ID sw. HOTA and sMOTSA, which the toolkit does not have, come from `mfvis.eval.hota`.
+The metrics equal those of bdd100k 1.0.1, scalabel 0.3.1 and motmetrics 1.4.0, with their units and names: MOTA, MOTP
+and IDF1 in percent. For masks, papers call mMOTA, mMOTP, mIDF1 and the switches of OVERALL mMOTSA, mMOTSP, mIDF1, ID
+sw. HOTA and sMOTSA, which the toolkit does not have, come from `mfvis.eval.hota`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from mfvis.eval.hota import TrackEvalCounts, TrackEvalNumbers, track_eval_groups
 from mfvis.eval.mots_frame import MotsFrame, TrackingFrames, assign
 
 IOU_THRESHOLD = 0.5
-"""A pair of this IoU may be matched."""
+"""Lowest IoU of a pair that may be matched."""
 COVERED = 0.5
-"""An unmatched prediction of which more than this lies in one ignore region does not count."""
+"""Fraction of an unmatched prediction inside one ignore region above which the prediction does not count."""
 SUPER_CATEGORIES = {"human": (1, 2), "vehicle": (3, 4, 5, 6), "bike": (7, 8)}
 
 
 @dataclass(frozen=True)
 class ClearNumbers:
-    """One column of the toolkit's table. MOTA, MOTP, IDF1 in percent: NaN or -inf where they divide by nothing."""
+    """One column of the toolkit's table. MOTA, MOTP, IDF1 in percent; NaN or -inf on division by zero."""
 
     IDF1: float
     MOTA: float
@@ -41,19 +41,20 @@ class ClearNumbers:
 
 @dataclass(frozen=True)
 class MotsMetrics:
-    """Everything that is reported of tracking."""
+    """All reported tracking metrics."""
 
     clear: dict[str, ClearNumbers]
-    """By class, then super-category, AVERAGE, OVERALL, in the order of the toolkit's table."""
+    """One entry per class, then per super-category, then AVERAGE and OVERALL, in the order of the toolkit's table."""
     track_eval: dict[str, TrackEvalNumbers]
-    """By class, super-category, cls_comb_cls_av (mean of the classes), cls_comb_det_av (their counts added)."""
+    """One entry per class, per super-category, then cls_comb_cls_av (mean of the classes), cls_comb_det_av (sum of
+    their counts)."""
     notes: tuple[str, ...] = ()
-    """What a reference program would only have logged."""
+    """Warnings that a reference program would only log."""
     of_boxes: bool = False
-    """Whether boxes were compared, not masks."""
+    """True if boxes were compared instead of masks."""
 
     def as_dict(self) -> dict[str, float]:
-        """The numbers that papers report, by their names; in percent, IDSw a count."""
+        """Metrics reported by papers, by name: in percent, except the count IDSw."""
         average, overall = self.clear["AVERAGE"], self.clear["OVERALL"]
         names = ("mMOTA", "mMOTP") if self.of_boxes else ("mMOTSA", "mMOTSP")
         return {names[0]: average.MOTA, names[1]: average.MOTP, "mIDF1": average.IDF1, "IDSw": overall.IDSw}
@@ -61,12 +62,12 @@ class MotsMetrics:
 
 @dataclass
 class ClearCounts:
-    """What motmetrics counts in one video and class; counts of several can be added."""
+    """Counts of motmetrics for one video and class. Counts of several can be added."""
 
     true: int = 0
     predicted: int = 0
     matches: int = 0
-    """Switches among them."""
+    """Identity switches among the matches."""
     switches: int = 0
     distance: float = 0.0
     """Sum of 1 - IoU over the matches."""
@@ -97,16 +98,16 @@ class ClearCounts:
 
 @dataclass
 class Accumulator:
-    """motmetrics' matching over the frames of one video and class."""
+    """Matching of motmetrics over the frames of one video and class."""
 
     counts: ClearCounts = field(default_factory=ClearCounts)
     partner: dict[int, int] = field(default_factory=dict)
-    """Of each annotated id the prediction it was matched with last, however long ago."""
+    """For each annotated id, the prediction that it was last matched with, however long ago."""
     history: dict[int, list[bool]] = field(default_factory=dict)
-    """Of each annotated id, frame by frame in which it is there: was it matched."""
+    """For each annotated id, whether it was matched, for each frame in which it appears."""
     predicted: set[int] = field(default_factory=set)
     together: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Frames in which an annotated and a predicted id could be matched."""
+    """Number of frames in which an annotated and a predicted id could be matched."""
 
     def update(self, frame: MotsFrame) -> None:
         true, predicted = frame.true_ids_G.tolist(), frame.predicted_ids_P.tolist()
@@ -140,7 +141,7 @@ class Accumulator:
             self.history.setdefault(number, []).append(g in matched)
 
     def finish(self) -> ClearCounts:
-        """The counts of the whole video."""
+        """Counts of the whole video."""
         for matched in self.history.values():
             share = sum(matched) / len(matched)
             self.counts.mostly_tracked += share >= 0.8
@@ -153,15 +154,16 @@ class Accumulator:
         together = np.zeros((len(rows), len(columns)))
         for (number, other), frames in self.together.items():
             together[rows.index(number), columns.index(other)] = frames
-        # The identities that agree in most frames: motmetrics' cheapest global assignment, its switch-offs left out.
+        # Ids are paired to agree in most frames, as in motmetrics' cheapest global assignment without its disabled
+        # pairs.
         self.counts.id_matches = int(together[linear_sum_assignment(together, maximize=True)].sum())
         return self.counts
 
 
 def evaluate_mots(tracking: TrackingFrames) -> MotsMetrics:
-    """The metrics of tracking.
+    """Tracking metrics of all videos.
 
-    TrackMemory and matches never cross a class: a prediction that changes its class is two tracks.
+    TrackMemory and matches never cross a class: a prediction that changes its class counts as two tracks.
     """
     clear = {category.id: ClearCounts() for category in CATEGORIES}
     track_eval = {category.id: TrackEvalCounts() for category in CATEGORIES}
@@ -180,7 +182,7 @@ def evaluate_mots(tracking: TrackingFrames) -> MotsMetrics:
 
 
 def _matched(frame: MotsFrame) -> np.ndarray:
-    """bool ``[P]``: which predictions an annotation takes, before ignore regions are looked at."""
+    """Predictions that are matched with an annotation before ignore regions are considered: bool ``[P]``."""
     distance_GP = 1 - frame.iou_GP
     matched_P = np.zeros(len(frame.predicted_ids_P), bool)
     matched_P[assign(np.where(distance_GP > 1 - IOU_THRESHOLD, np.nan, distance_GP))[1]] = True
@@ -188,10 +190,10 @@ def _matched(frame: MotsFrame) -> np.ndarray:
 
 
 def _clear_groups(counts: dict[int, ClearCounts]) -> dict[str, ClearNumbers]:
-    """The toolkit's table: classes, super-categories, AVERAGE, OVERALL."""
+    """Groups of the toolkit's table: classes, super-categories, AVERAGE, OVERALL."""
     classes = {category.name: counts[category.id].numbers() for category in CATEGORIES}
     groups = {name: sum((counts[n] for n in members), ClearCounts()) for name, members in SUPER_CATEGORIES.items()}
-    # A class that cannot be measured, absent or without annotations, counts as 0 among the eight.
+    # A class that cannot be measured, absent or without annotations, counts as 0 in the mean of eight classes.
     average = {}
     for name in ("IDF1", "MOTA", "MOTP"):
         values = np.array([getattr(numbers, name) for numbers in classes.values()])

@@ -1,4 +1,4 @@
-"""The frames of tracking as its metrics see them, and which predictions ignore regions take out of a frame."""
+"""Frames of tracking as the metrics use them, and the removal of predictions in ignore regions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EPSILON = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True)
 class MotsFrame:
-    """G annotated and P predicted objects that count (ignore regions are neither), and how they overlap."""
+    """G annotated and P predicted objects that count, and their overlaps. Ignore regions are not among them."""
 
     true_ids_G: np.ndarray
     """int64, distinct within a class."""
@@ -22,12 +22,12 @@ class MotsFrame:
     predicted_ids_P: np.ndarray
     predicted_labels_P: np.ndarray
     iou_GP: np.ndarray
-    """float64, of masks or of boxes."""
+    """Overlaps of masks or boxes, float64."""
     covered_P: np.ndarray
-    """float64: the largest share of each prediction that lies in a single ignore region, of whatever class."""
+    """Largest fraction of each prediction inside a single ignore region of any class, float64."""
 
     def of_class(self, label: int) -> MotsFrame:
-        """The same frame with the objects of one class alone."""
+        """The same frame with only the objects of one class."""
         true_G, predicted_P = self.true_labels_G == label, self.predicted_labels_P == label
         return MotsFrame(
             self.true_ids_G[true_G],
@@ -39,7 +39,7 @@ class MotsFrame:
         )
 
     def without_ignored(self, matched_P: np.ndarray, covered: float) -> MotsFrame:
-        """The frame without the predictions that are not matched and of which more than `covered` is to be ignored."""
+        """The frame without unmatched predictions of which more than the fraction `covered` is to be ignored."""
         kept_P = matched_P | (self.covered_P <= covered)
         if kept_P.all():
             return self
@@ -55,28 +55,29 @@ class MotsFrame:
 
 @dataclass(frozen=True)
 class TrackingFrames:
-    """The frames of each video of a data set, in their order."""
+    """Frames of each video of a data set, in order."""
 
     kind: Literal["masks", "boxes"]
-    """What the overlaps are of."""
+    """Kind of objects whose overlaps were computed."""
     videos: list[list[MotsFrame]]
-    """As the toolkit compares the objects."""
+    """Frames with overlaps as the toolkit computes them."""
     track_eval_videos: list[list[MotsFrame]]
-    """As TrackEval compares them: the same for masks. Its boxes end where the file says, the toolkit's a pixel later.
+    """Frames with overlaps as TrackEval computes them: equal for masks. Its boxes end at the file's x2, y2, the
+    toolkit's one pixel later.
     """
     notes: tuple[str, ...] = ()
-    """What the programs would only log, or not even that."""
+    """Warnings that the reference programs would only log, or omit."""
 
 
 def assign(distance_GP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the cheapest assignment of as many pairs as possible; a distance of NaN forbids a pair.
+    """Rows and columns of the cheapest assignment of as many pairs as possible. A NaN distance forbids a pair.
 
-    As motmetrics 1.4.0 does it with scipy: ties between assignments fall the same way.
+    Uses scipy in the same way as motmetrics 1.4.0, so that ties between assignments are resolved identically.
     """
     allowed_GP = np.isfinite(distance_GP)
     if not allowed_GP.any():
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    # One forbidden pair costs more than all allowed ones.
+    # A single forbidden pair must cost more than all allowed pairs.
     forbidding = 2 * min(distance_GP.shape) * (np.abs(distance_GP[allowed_GP]).max() + 1) + 1
     rows, columns = linear_sum_assignment(np.where(allowed_GP, distance_GP, forbidding))
     good = allowed_GP[rows, columns]

@@ -1,4 +1,4 @@
-"""What is measured of predicted tracks: the twelve numbers of YouTube-VIS and COCO, the eighteen of OVIS."""
+"""AP metrics of predicted tracks: the twelve of YouTube-VIS and COCO, the eighteen of OVIS."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ MAX_DETECTIONS = (1, 10, 100)
 
 @dataclass(frozen=True)
 class Rules:
-    """What the reference program of pictures has otherwise than those of videos."""
+    """Rules in which the reference program of images differs from that of videos."""
 
     small: float
-    """Pixels up to which an object is small."""
+    """Largest area of a small object, in pixels."""
     large: float
-    """Pixels from which on it is large; what lies between is medium."""
+    """Smallest area of a large object, in pixels. Medium objects lie between the two."""
     crowd_uses_ioa: bool
-    """Whether a prediction overlaps with a crowd by the share of it that lies inside; else by IoU, as with any."""
+    """True to overlap a prediction with a crowd by the fraction of it inside the crowd, False to use IoU."""
 
     def areas(self, name: str) -> tuple[float, float]:
-        """Least and greatest area of a `Range.area`."""
+        """Smallest and largest area of a `Range.area`."""
         small, large = self.small, self.large
         return {"all": (0.0, 1e10), "small": (0.0, small), "medium": (small, large), "large": (large, 1e10)}[name]
 
@@ -30,7 +30,7 @@ COCO = Rules(32.0**2, 96.0**2, crowd_uses_ioa=True)
 
 @dataclass(frozen=True)
 class Range:
-    """The annotations that count: those of this mean area and this occlusion, both ends included."""
+    """Range of mean area and occlusion of the annotations that count, both ends included."""
 
     area: str = "all"
     occlusion: str = "all"
@@ -42,17 +42,17 @@ class Range:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """What one of the numbers is: a mean of precisions or last recalls over a slice of all that was computed."""
+    """Definition of one metric: the mean of precisions or final recalls over a slice of the results."""
 
     name: str
     field: str
     kind: str
     """"Precision" or "Recall"."""
     iou: int | None = None
-    """Place of the one threshold; None: all ten."""
+    """Index of the single IoU threshold. None: all ten."""
     range: Range = Range()
     most: int = 100
-    """Tracks of highest score of each video and class."""
+    """Number of highest-scoring tracks of each video and class that count."""
 
 
 _SIZES = {"s": "small", "m": "medium", "l": "large"}
@@ -67,12 +67,12 @@ MEASURES = (
     *(MetricSpec(f"AR{s}", f"ar_{size}", "Recall", range=Range(area=size)) for s, size in _SIZES.items()),
     *(MetricSpec(f"AR{s}", f"ar_{o}_occlusion", "Recall", range=Range(occlusion=o)) for s, o in _OCCLUDED.items()),
 )
-"""In the order of the reference programs: the twelve of YouTube-VIS among the eighteen of OVIS."""
+"""Metrics in the order of the reference programs: the twelve of YouTube-VIS are among the eighteen of OVIS."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """AP and AR in 0..1; -1 where nothing was annotated in the slice; None where occlusion was not evaluated."""
+    """AP and AR in 0..1; -1 if the slice has no annotations; None if occlusion was not evaluated."""
 
     ap: float
     ap50: float
@@ -94,25 +94,25 @@ class Numbers:
     ar_heavy_occlusion: float | None
 
     def as_dict(self) -> dict[str, float]:
-        """By the names of the field ("AP", "APs", "APso", ...): twelve numbers, or eighteen."""
+        """Twelve or eighteen metrics by their common names ("AP", "APs", "APso", ...)."""
         values = {measure.name: getattr(self, measure.field) for measure in MEASURES}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class ClassMetrics(Numbers):
-    """The numbers of one class."""
+    """Metrics of one class."""
 
     name: str
     used: bool = True
-    """Whether the class has annotations or results; without, all numbers are -1."""
+    """True if the class has annotations or results. Otherwise all metrics are -1."""
 
 
 @dataclass(frozen=True)
 class Metrics(Numbers):
-    """The numbers of a data set: means over the classes that have annotations in the slice."""
+    """Metrics of a data set: means over the classes that have annotations in the slice."""
 
     classes: tuple[ClassMetrics, ...]
-    """In ascending order of the category ids."""
+    """Classes in ascending order of their category ids."""
     notes: tuple[str, ...] = ()
-    """Where the reference program would have stopped, and this one went on."""
+    """Notes on data with which the reference program would have stopped."""

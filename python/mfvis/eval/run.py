@@ -1,4 +1,4 @@
-"""``mfvis eval``: results against a data set's masks, as a table and as JSON."""
+"""``mfvis eval``: compare results with a data set's masks, and report metrics as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from mfvis.types import TrackResult, VideoDataset
 
 
 def run(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
-    """Evaluate, print the table, write `config.out` if asked. DataError names everything wrong with the results."""
-    # Hundreds of thousands of small objects live until the end: looking for garbage among them takes time.
+    """Evaluate, print the table, and write `config.out` if requested. DataError names all problems of the results."""
+    # Hundreds of thousands of small objects live until the end, so that garbage collection would cost time in vain.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -44,7 +44,7 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
     for path, remedy in ((config.results, "Check the path of the results"), (spec.path, "Check --data")):
         if not path.exists():
             raise DataError([Problem(str(path), "file", "does not exist", remedy)])
-        if not path.is_file() and not path.is_dir():  # it would be waited for
+        if not path.is_file() and not path.is_dir():  # opening it would block
             raise DataError([Problem(str(path), "file", "is a pipe or a device", "Name a file")])
     metrics: Metrics | MotsMetrics | MeanJ
     if _has_bitmasks(config.results):
@@ -59,7 +59,7 @@ def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
         raise DataError([Problem(str(config.results), "folder", problem, remedy)])
     else:
         dataset = _with_masks(spec)
-        # A labeled data set is an object, a results file a list; `parse_results` says what is wrong with the rest.
+        # A labeled data set is an object, a results file a list. `parse_results` reports the problems of anything else.
         if config.results.read_bytes()[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
             if dataset.of_images:
                 problem = "is an object, expected a list: there are no labeled data sets of pictures"
@@ -85,13 +85,13 @@ def _has_bitmasks(path: Path) -> bool:
 
 
 def _is_scalabel(path: Path) -> bool:
-    """Whether a file, or a folder of files, holds labels of frames rather than of videos."""
+    """True if a file, or a folder of files, contains labels of frames instead of videos."""
     files = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
     return any(file.is_file() and b'"videoName"' in file.read_bytes() for file in files)
 
 
 def _mots_labels(spec: DatasetSpec, *forms: Labels) -> Path:
-    """Where the annotations lie that results are compared with, in the first of these forms that is there."""
+    """Path of the annotations to compare results with: the first of these forms that exists."""
     if not spec.name:
         return spec.path
     if spec.info.evaluator != "tracking":
@@ -107,12 +107,12 @@ def _mots_labels(spec: DatasetSpec, *forms: Labels) -> Path:
 
 
 def _box_labels(spec: DatasetSpec) -> Path | None:
-    """Where BDD100K's annotated box tracks lie; None for data that are named by their path."""
+    """Path of BDD100K's annotated box tracks. None for data that are given by a path."""
     return _mots_labels(spec, "boxes", "rles") if spec.name else None
 
 
 def _with_masks(spec: DatasetSpec) -> VideoDataset:
-    """The data set; DataError unless it has masks to compare with."""
+    """The data set. DataError unless it has masks to compare with."""
     if not spec.name and spec.path.is_dir() and not _has_bitmasks(spec.path):
         problem, remedy = "is a folder, expected the JSON of the true masks", f"Name the file, or NAME:{spec.path}"
         raise DataError([Problem(str(spec.path), "annotations", problem, remedy)])
@@ -127,8 +127,8 @@ def _with_masks(spec: DatasetSpec) -> VideoDataset:
 
 
 def labeled_tracks(dataset: VideoDataset, labeled: VideoDataset) -> list[TrackResult]:
-    """The masks that a labeled data set gives to the tracks of `dataset`; DataError names every track without them,
-    and every video that is another one there."""
+    """Masks that a labeled data set assigns to the tracks of `dataset`. DataError names every track without masks, and
+    every video that differs between the two."""
     given = {(video.id, track.id): track for video in labeled.videos for track in video.tracks}
     names = {video.id: video.name for video in labeled.videos}
     results, problems = [], []

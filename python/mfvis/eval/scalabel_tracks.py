@@ -1,7 +1,8 @@
-"""Tracks of BDD100K from Scalabel JSON, annotated and predicted ones: run-length masks, or boxes.
+"""Annotated and predicted tracks of BDD100K from Scalabel JSON: run-length masks or boxes.
 
-What the toolkit (bdd100k 1.0.1, scalabel 0.3.1) would crash on is refused, with all problems at once. So are two things
-that it takes: polygons, which it paints in its own way, and videos paired by position although their names differ.
+Input on which the toolkit (bdd100k 1.0.1, scalabel 0.3.1) would crash is refused. All problems are reported together.
+Two kinds of input that the toolkit accepts are refused as well: polygons, which it rasterizes in its own way, and
+videos that it would pair by position although their names differ.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from mfvis.eval.mots_frame import MotsFrame, TrackingFrames
 
 Kind = Literal["masks", "boxes"]
 LARGEST_ID = 2**31 - 1
-"""The toolkit keeps ids in 32 bits."""
+"""Largest id, since the toolkit stores ids in 32 bits."""
 
 
 def read_scalabel_tracks(results: Path, data: Path, box_data: Path | None = None) -> TrackingFrames:
     """Two Scalabel files, or folders of such files, ready to be compared.
 
-    Masks are compared where both sides have them, else boxes. A video without predictions counts as empty. A frame in
-    which two predicted masks share a pixel loses all its predictions, as in the toolkit: this is noted.
+    Masks are compared if both sides have them, else boxes. A video without predictions counts as empty. As in the
+    toolkit, a frame in which two predicted masks share a pixel loses all its predictions. A note says so.
 
     Args:
         results: the predicted tracks.
         data: the annotated tracks.
-        box_data: the annotated tracks for results that have boxes only, where they are elsewhere.
+        box_data: the annotated tracks for results that only have boxes, if these tracks are in another file.
 
     Raises:
         DataError: with every problem of the files, or of the masks and ids in them.
@@ -77,7 +78,7 @@ def read_scalabel_tracks(results: Path, data: Path, box_data: Path | None = None
 
 
 def _frames_of(path: Path, problems: list[Problem]) -> tuple[ScalabelFrame, ...]:
-    """The frames of a file or folder; none, reported, where it is damaged."""
+    """Frames of a file or folder. Empty, with a report, if it is damaged."""
     try:
         frames = read_scalabel(path)
     except DataError as error:
@@ -93,7 +94,7 @@ def _labels(frames: Iterable[ScalabelFrame]) -> Iterable[ScalabelLabel]:
 
 
 def _kind(results: Path, predicted: Sequence[ScalabelFrame], data: Path, annotated: Sequence[ScalabelFrame]) -> Kind:
-    """What both sides have: masks, or else boxes. DataError if there is neither."""
+    """Kind of objects that both sides have: masks, or else boxes. DataError if there are neither."""
     has: list[set[Kind]] = []
     for frames in (annotated, predicted):
         masks = any(label.segmentation is not None for label in _labels(frames))
@@ -114,7 +115,7 @@ def _paired(
     problems: list[Problem],
     notes: list[str],
 ) -> list[tuple[list[ScalabelFrame], list[ScalabelFrame]]]:
-    """The annotated frames of each video with the predicted ones."""
+    """Annotated frames of each video, with the predicted frames."""
     problems += [
         Problem(str(results), f"video {name}", "is not annotated", "Leave it out, or correct its name")
         for name in sorted(predicted.keys() - annotated.keys())
@@ -139,7 +140,7 @@ def _paired(
 
 @dataclass(frozen=True)
 class _Object:
-    """One labeled object in one frame: its id and class, its corners, and its index among the masks of its file."""
+    """One labeled object in one frame: id, class, corners, and its index among the masks of its file."""
 
     id: int
     label: int
@@ -149,7 +150,7 @@ class _Object:
 
 
 _Frames = list[tuple[list[_Object], list[_Object]]]
-"""The annotated and the predicted objects of each frame of a video."""
+"""Annotated and predicted objects of each frame of a video."""
 
 
 def _objects(frames: Sequence[ScalabelFrame], others: Sequence[ScalabelFrame], sides: dict[bool, _Side]) -> _Frames:
@@ -163,7 +164,7 @@ def _objects(frames: Sequence[ScalabelFrame], others: Sequence[ScalabelFrame], s
 
 
 class _Side:
-    """The objects of one file; masks are gathered so that they can be checked together."""
+    """Objects of one file. Masks are collected, so that they can be checked together."""
 
     def __init__(self, file: str, kind: Kind, problems: list[Problem]):
         self.file, self.kind, self.problems = file, kind, problems
@@ -172,7 +173,7 @@ class _Side:
         self.left_out: Counter[str] = Counter()
 
     def add(self, frame: ScalabelFrame, size: Sequence[int] | None, texts: bool) -> list[_Object]:
-        """The objects of a frame whose masks should be of `size`. texts: ids are not numbers."""
+        """Add the objects of a frame whose masks should have `size`. texts: ids are strings instead of integers."""
         objects, seen = [], set()
         for label in frame.labels:
             record = f"{frame.video}, {frame.name}, label {label.id}"
@@ -200,7 +201,7 @@ class _Side:
         return objects
 
     def id_of(self, video: str | None, text: str, texts: bool, record: str) -> int | None:
-        """The integer of an id; reported where the toolkit cannot make one of it."""
+        """Integer that stands for an id. Ids that the toolkit cannot convert are reported."""
         if texts:
             return self.ids.setdefault((video, text), len(self.ids))
         try:
@@ -222,7 +223,7 @@ class _Side:
 
 
 def _mask_frame(true: Sequence[_Object], found: Sequence[_Object], masks: dict[bool, Masks]) -> MotsFrame | None:
-    """The objects of a frame; None if predicted masks overlap, ignored ones among them."""
+    """Objects of a frame. None if predicted masks overlap, including ignored ones."""
     true_rles, own_rles, own_areas = masks[True].rles, masks[False].rles, masks[False].area_N
     if len(found) > 1:
         whole = coco_mask.merge([own_rles[each.mask] for each in found])
@@ -235,13 +236,13 @@ def _mask_frame(true: Sequence[_Object], found: Sequence[_Object], masks: dict[b
     if true and found:
         iou_GP = coco_mask.iou(own, [true_rles[each.mask] for each in true], [0] * len(true)).T
     if regions and found:
-        # Of a "crowd", pycocotools divides by the prediction's area.
+        # With "iscrowd", pycocotools divides by the area of the prediction.
         covered_P = coco_mask.iou(own, regions, [1] * len(regions)).max(1)
     return _frame(true, found, iou_GP, covered_P)
 
 
 def _box_frame(true: Sequence[_Object], found: Sequence[_Object], overlap: Overlap) -> MotsFrame:
-    """The objects of a frame, their boxes compared as one of the programs does it."""
+    """Objects of a frame, with box overlaps as one of the programs computes them."""
     regions = [each for each in true if each.ignored]
     true, found = ([each for each in side if not each.ignored] for side in (true, found))
     corners = [np.array([each.corners for each in side]).reshape(-1, 4) for side in (true, found, regions)]

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation for people, as tables, and for programs, as JSON values."""
+"""Evaluation metrics as tables to print and as JSON values."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mfvis.eval.numbers import MEASURES, Metrics
 from mfvis.eval.ytvis import IOU_THRESHOLDS
 
 MAX_ROWS = 100
-"""Classes, or tracks, of which a table shows the numbers; COCO has 80 classes."""
+"""Maximum number of classes or tracks in a table. COCO has 80 classes."""
 TRACK_EVAL_SHOWN = ("HOTA", "DetA", "AssA", "LocA", "sMOTA")
 
 
 def as_json(metrics: Metrics | MotsMetrics) -> dict[str, Any]:
-    """The numbers under the names that the field gives them; null where a number divides by nothing.
+    """Metrics by their common names, as JSON values. A division by zero gives null.
 
-    AP and AR: 0..1, -1 where nothing was annotated, "classes" in the order of their ids. Tracking: first the numbers of
-    papers, then the toolkit's, each by class and group, both in percent, then TrackEval's in 0..1.
+    AP and AR: 0..1, or -1 without annotations, with "classes" in the order of their ids. Tracking: first the metrics
+    that papers report, then the toolkit's for each class and group, both in percent, then TrackEval's in 0..1.
     """
     if isinstance(metrics, Metrics):
         classes = [{"name": entry.name} | entry.as_dict() for entry in metrics.classes]
@@ -47,7 +47,7 @@ def _track_eval_name(name: str) -> str:
 
 
 def ap_table(metrics: Metrics) -> str:
-    """The lines of the reference program, then one line per class that has objects or results, `MAX_ROWS` at most."""
+    """The lines of the reference program, then one line per class that has objects or results, at most `MAX_ROWS`."""
     named = metrics.as_dict()
     with_occlusion = len(named) == len(MEASURES)
     low, high = IOU_THRESHOLDS[0], IOU_THRESHOLDS[-1]
@@ -75,7 +75,8 @@ def ap_table(metrics: Metrics) -> str:
 
 
 def mots_table(metrics: MotsMetrics) -> str:
-    """The numbers of papers, then the toolkit's table with TrackEval's HOTA, and sMOTSA of masks; all in percent."""
+    """Metrics that papers report, then the toolkit's table with TrackEval's HOTA and, for masks, sMOTSA; all in
+    percent."""
     head = "   ".join(
         f"{name} {value}" if isinstance(value, int) else f"{name} {value:.1f}"
         for name, value in metrics.as_dict().items()
@@ -93,7 +94,7 @@ def mots_table(metrics: MotsMetrics) -> str:
 
 
 def j_table(metrics: MeanJ) -> str:
-    """One line per track, `MAX_ROWS` at most, and the mean over all object-frames."""
+    """One line per track, at most `MAX_ROWS`, and the mean over all object-frames."""
     rows = [["video", "track", "class", "frames", "J", "filled box"]]
     rows += [
         [
@@ -119,7 +120,7 @@ def j_table(metrics: MeanJ) -> str:
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
-    """Lines with their columns under each other, the first to the left, the others to the right."""
+    """Lines with aligned columns: the first is left-aligned, the others are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         " "

@@ -1,4 +1,4 @@
-"""Tubes, the masks of a track over the frames of a video, and how much two of them overlap."""
+"""Tubes, the masks of a track over the frames of a video, and their overlaps."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mfvis.data.masks import JOINTS, Masks
 
 @dataclass(frozen=True)
 class Tube:
-    """One track's masks: per frame a sound compressed RLE, or None."""
+    """Masks of one track: a valid compressed RLE or None for each frame."""
 
     rles: tuple[dict[str, Any] | None, ...]
     source: Masks | None = None
-    """The checked masks that `rles` are part of, from `start` on; None: nobody has checked them here."""
+    """Checked masks that contain `rles` from index `start` on. None: they were not checked yet."""
     start: int = 0
 
     @cached_property
     def area_T(self) -> np.ndarray:
-        """float64 ``[T]``: pixels, 0 where there is no mask."""
+        """Mask areas in pixels, float64 ``[T]``; 0 for a frame without a mask."""
         if self.source is not None:
             return self.source.area_N[self.start : self.start + len(self.rles)].astype(np.float64)
         area_T = np.zeros(len(self.rles))
@@ -35,19 +35,19 @@ class Tube:
 
     @cached_property
     def size_T(self) -> np.ndarray:
-        """int64 ``[T]``: height and width of the mask as one number, 0 where there is none."""
+        """Height and width of each mask packed into one integer, int64 ``[T]``; 0 for a frame without a mask."""
         return np.array([rle["size"][0] << 32 | rle["size"][1] if rle else 0 for rle in self.rles], np.int64)
 
     def film(self, pixels: int) -> ConcatenatedRle:
-        """All frames one after the other as one RLE, for checked masks of so many `pixels` each.
+        """All frames concatenated into one RLE, for checked masks of `pixels` pixels each.
 
-        Two frames are joined by four pixels: 1010 after a frame that ends with background, 0110 after one that ends
-        with the object. So no run becomes empty, which pycocotools would stumble over, and of a string, which stores
-        runs as the differences to the runs two before, only the first three numbers must be written anew.
+        Four pixels join two frames: 1010 after a frame that ends with background, 0110 after one that ends with the
+        object. Thus no run becomes empty, which pycocotools would not handle. A string stores each run as the
+        difference to the run two before, so that only its first three values must be encoded again.
         """
         pieces: list[str] = []
         background_T = np.zeros(len(self.rles), bool)
-        # How many runs there are, and the last two of them.
+        # Number of runs, and the last two of them.
         count = before = last = 0
         for t, (rle, joint) in enumerate(zip(self.rles, self._joints, strict=True)):
             runs, first, second, third, before_last, own_last, first_end, third_end = joint
@@ -55,7 +55,7 @@ class Tube:
             background = t > 0 and background_T[t - 1]
             if count > 2 and runs > 2:
                 pieces.append(number(1 - before) + (number(1 - last) + "0" if background else number(2 - last)))
-                # The first run is one pixel longer, and the run two before it one pixel: its number remains.
+                # The first run grows by one pixel, and so does the run two before it: their difference stays the same.
                 changed = number(second - (1 if background else 2)) + number(third - first - 1)
                 pieces += (text[:first_end], changed, text[third_end:])
                 count += 6 if background else 5
@@ -67,7 +67,7 @@ class Tube:
                 if t > 0:
                     values = [*((1, 1, 1) if background else (1, 2)), values[0] + 1, *values[1:]]
                 for value in values:
-                    # The first three are stored as they are.
+                    # The first three runs are not stored as differences.
                     pieces.append(number(value - before if count > 2 else value))
                     count, before, last = count + 1, last, value
                 pieces.append(text[third_end:] if runs > 3 else "")
@@ -81,32 +81,33 @@ class Tube:
 
     @cached_property
     def _joints(self) -> list[list[int]]:
-        """Per frame what `check_counts` found, in the order of JOINTS; zeros where there is no mask."""
+        """Per frame, the values of JOINTS that `check_counts` found, in that order; zeros for a frame without a
+        mask."""
         own = slice(self.start, self.start + len(self.rles))
         return np.stack([self.source.joints[name][own] for name in JOINTS], -1).tolist()
 
 
 @dataclass(frozen=True)
 class ConcatenatedRle:
-    """The frames of a tube in one RLE, with what is between them."""
+    """Frames of a tube in one RLE, with the pixels that join them."""
 
     rle: dict[str, Any]
     area: float
-    """Of the masks alone."""
+    """Area of the masks only, without the joining pixels."""
     background_T: np.ndarray
-    """bool ``[T - 1]``: whether a frame that has a next one ends with background."""
+    """True for a frame, except the last, that ends with background: bool ``[T - 1]``."""
 
 
 def film_iou(films_a: Sequence[ConcatenatedRle], films_b: Sequence[ConcatenatedRle]) -> np.ndarray:
-    """IoU of every pair of tubes of one length and size, float64 ``[A, B]``."""
+    """IoU of every pair of tubes of equal length and size, float64 ``[A, B]``."""
     iou_AB = coco_mask.iou([film.rle for film in films_a], [film.rle for film in films_b], [0] * len(films_b))
     area_A, area_B = (np.array([film.area for film in films]) for films in (films_a, films_b))
     after_AT, after_BT = (np.stack([film.background_T for film in films]) for films in (films_a, films_b))
     joins = after_AT.shape[1]
-    # Two pixels of every join are the object's. 1010 and 0110 share one of them.
+    # Two pixels of each join belong to the object. 1010 and 0110 have one of them in common.
     shared_AB = 2 * joins - (after_AT[:, None] ^ after_BT[None]).sum(2)
     both_AB = area_A[:, None] + area_B
-    # pycocotools returns i / u in float64, and the integer i follows from it and the two areas.
+    # pycocotools returns i / u in float64; the integer i is recovered from it and the two areas.
     intersection_AB = np.rint(iou_AB * (both_AB + 4 * joins) / (1 + iou_AB)) - shared_AB
     union_AB = both_AB - intersection_AB
     return np.divide(intersection_AB, union_AB, out=np.zeros_like(union_AB), where=union_AB > 0)
@@ -114,7 +115,7 @@ def film_iou(films_a: Sequence[ConcatenatedRle], films_b: Sequence[ConcatenatedR
 
 @lru_cache(maxsize=1 << 16)
 def number(value: int) -> str:
-    """A number as the compressed RLE has it: five bits a character, the lowest first, with a sign."""
+    """An integer as encoded in a compressed RLE: five bits per character, lowest first, with a sign."""
     text = ""
     while not -16 <= value < 16:
         text += chr(48 + (32 | value & 31))
@@ -123,7 +124,7 @@ def number(value: int) -> str:
 
 
 def mean_area(areas: Sequence[float | None]) -> float:
-    """Mean over the frames whose area is neither null nor 0; 0 if there are none."""
+    """Mean over the frames whose area is neither null nor 0; 0 without such frames."""
     counted = [area for area in areas if area]
     return float(np.mean(counted)) if counted else 0.0
 
@@ -131,7 +132,7 @@ def mean_area(areas: Sequence[float | None]) -> float:
 def tube_iou(tubes_a: Sequence[Tube], tubes_b: Sequence[Tube]) -> np.ndarray:
     """IoU of every pair of tubes, float64 ``[A, B]``: intersections and unions are summed over the frames first.
 
-    The frames of a pair are those that both tubes have; a frame in which their masks have two sizes counts for nothing.
+    A pair is compared in the frames that both tubes have. A frame in which their mask sizes differ does not count.
     Pixel counts are exact integers: pycocotools returns i / u in float64, and i is recovered from it and the two areas.
     """
     length = min(max((len(tube.rles) for tube in tubes), default=0) for tubes in (tubes_a, tubes_b))
@@ -169,7 +170,7 @@ def tube_iou(tubes_a: Sequence[Tube], tubes_b: Sequence[Tube]) -> np.ndarray:
 
 
 def _by_frame(tubes: Sequence[Tube], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Area, size and existence of each tube's frames, each ``[T, N]`` for T = `length`."""
+    """Area, size and existence of the masks of each tube, each ``[T, N]`` with T = `length`."""
     area_TN, size_TN = np.zeros((length, len(tubes))), np.zeros((length, len(tubes)), np.int64)
     exists_TN = np.zeros((length, len(tubes)), bool)
     for n, tube in enumerate(tubes):

@@ -1,10 +1,10 @@
-"""Mask AP and AR of YouTube-VIS, of OVIS and of COCO.
+"""Mask AP and AR of YouTube-VIS, OVIS and COCO.
 
-`evaluate` gives the numbers of the reference programs (youtubevos/cocoapi f3f9948; for OVIS qjy981010/cocoapi 886baff;
-for COCO, with pictures as videos of one frame, pycocotools), their quirks included: the frames of two tubes are paired
-by ``zip``; a frame in which two mask sizes differ counts for nothing; of equal IoUs the later annotation wins; an
-annotation with id 0 can be matched, but its true positive counts as a false one; predictions have no occlusion, so that
-all unmatched ones count in every range of occlusion.
+`evaluate` reproduces the reference programs: youtubevos/cocoapi f3f9948; for OVIS qjy981010/cocoapi 886baff; for COCO,
+with images as videos of one frame, pycocotools. Their quirks are included: the frames of two tubes are paired by
+``zip``; a frame in which two mask sizes differ does not count; ties in IoU go to the later annotation; an annotation
+with id 0 can be matched, but its match counts as a false positive; predictions have no occlusion, so that all unmatched
+ones count in every range of occlusion.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def evaluate(
     file: str = "results",
     problems: Sequence[Problem] = (),
 ) -> Metrics:
-    """AP and AR of predicted tracks against a data set whose tracks have masks; of OVIS if they say their `occlusion`.
+    """AP and AR of predicted tracks against a data set with masks. Tracks with `occlusion` are evaluated as in OVIS.
 
-    Results of a category that the data set does not have count for nothing; of each video and class at most the 100 of
-    highest score count. `rules` are OVIS's too. `file` says in messages where the results came from, `problems` what is
-    known to be wrong with them.
+    Results of a category that the data set does not have are ignored. Only the 100 highest-scoring results of each
+    video and class count. `rules` apply to OVIS too. `file` names the source of the results in messages, `problems` are
+    the problems of the results that are already known.
 
     Raises:
         ValueError: when a video of the results is not in the data set.
@@ -59,11 +59,11 @@ def evaluate(
     measures = [measure for measure in MEASURES if occlusion or measure.range.occlusion == "all"]
     ranges = list(dict.fromkeys(measure.range for measure in measures))
 
-    # Most of thousands of categories have neither objects nor results: their numbers are all undefined.
+    # Most of thousands of categories have neither objects nor results: all of their metrics are undefined.
     used = {track.category_id for video in dataset.videos for track in video.tracks}
     used.update(result.category_id for result in results)
     categories = [category for category in dataset.categories if category.id in used]
-    # Axes: class, range, most detections, then thresholds (and recalls).
+    # Axes: class, range, maximum number of detections, then thresholds (and recalls).
     shape = (len(categories), len(ranges), len(MAX_DETECTIONS))
     precision = np.full((*shape, len(IOU_THRESHOLDS), len(RECALLS)), -1.0)
     recall = np.full((*shape, len(IOU_THRESHOLDS)), -1.0)
@@ -117,8 +117,8 @@ def _notes(dataset: VideoDataset) -> tuple[str, ...]:
 
 
 def match_videos(dataset: VideoDataset, results: Sequence[TrackResult]) -> dict[int, VideoMatch]:
-    """The matching of the results of each video, by its id, with all classes taken for one: what class-agnostic AP and
-    its statistics over videos need. Of results with the same masks, the one of highest score counts.
+    """Class-agnostic matches of the results of each video, by video id, as needed for class-agnostic AP and its
+    statistics over videos. Duplicates with the same masks are reduced to the highest-scoring one.
 
     Raises:
         DataError: with every mask that cannot be read.
@@ -138,7 +138,7 @@ def match_videos(dataset: VideoDataset, results: Sequence[TrackResult]) -> dict[
 
 
 def average_precision(matches: Sequence[VideoMatch]) -> float:
-    """AP over videos that `match_videos` matched, some of them perhaps several times; -1 without annotations."""
+    """AP over videos that `match_videos` matched; a video may occur several times. -1 without annotations."""
     return _mean(_accumulate(matches, MAX_DETECTIONS[-1])[0])
 
 
@@ -169,7 +169,7 @@ class _Found:
 def _found_tracks(
     dataset: VideoDataset, results: Sequence[TrackResult], file: str, problems: Sequence[Problem]
 ) -> dict[tuple[int, int], list[_Found]]:
-    """The results of each video and class, in their order."""
+    """Results of each video and class, in their order."""
     problems = list(problems)
     masks = compress_masks(masks_of(dataset, results), file=file, problems=problems)
     if problems:
@@ -186,7 +186,7 @@ def _found_tracks(
 
 
 def _true_tracks(dataset: VideoDataset) -> dict[tuple[int, int], list[_True]]:
-    """The annotations of each video and class, in the order of the file."""
+    """Annotations of each video and class, in the order of the file."""
     problems: list[Problem] = []
     tracks = [(video, track) for video in dataset.videos for track in video.tracks]
     masks = compress_masks(
@@ -203,7 +203,7 @@ def _true_tracks(dataset: VideoDataset) -> dict[tuple[int, int], list[_True]]:
     start = 0
     for video, track in tracks:
         stop = start + len(track.segmentations or ())
-        # The reference takes the file's areas as they are; only where the file has none do we measure.
+        # The reference uses the areas of the file. Areas are only computed if the file has none.
         areas = track.areas if track.areas is not None else masks.area_N[start:stop].tolist()
         unread = next((area for area in areas if area is not None and not is_finite(area)), None)
         if unread is not None:
@@ -223,7 +223,7 @@ def _true_tracks(dataset: VideoDataset) -> dict[tuple[int, int], list[_True]]:
 
 
 def _occlusion(track: Track, file: str, problems: list[Problem]) -> float:
-    """How much of a track is hidden, 0 to 0.75: the mean over the worse half of its frames."""
+    """Occlusion of a track, 0 to 0.75: the mean over the more occluded half of its frames."""
     levels: list[Any] = [level for level in track.occlusion or () if level is not None]
     unknown = next((level for level in levels if level not in tuple(OCCLUSIONS)), None)
     if not levels or unknown is not None:
@@ -238,21 +238,21 @@ def _occlusion(track: Track, file: str, problems: list[Problem]) -> float:
 
 @dataclass(frozen=True)
 class VideoMatch:
-    """The matching of one video, class and range: D predictions by descending score, at each of I thresholds."""
+    """Matches of one video, class and range: D predictions by descending score, at each of I thresholds."""
 
     scores_D: np.ndarray
     matched_ID: np.ndarray
     ignored_ID: np.ndarray
     positives: int
-    """Annotations that count."""
+    """Number of annotations that count."""
 
 
 def _measure_crowds(true: Sequence[_True], found: Sequence[_Found], iou_DG: np.ndarray) -> None:
-    """Overwrite the columns of crowds by the share of each prediction that lies in them."""
+    """Overwrite the columns of crowds with the fraction of each prediction that lies inside them."""
     area_D = np.array([track.tube.area_T.sum() for track in found])
     for g, track in enumerate(true):
         if track.crowd:
-            # Pixels are whole numbers, so that they follow from the IoU and the two areas.
+            # Intersections are integers, so that they can be recovered from the IoU and the two areas.
             inside_D = np.rint(iou_DG[:, g] * (area_D + track.tube.area_T.sum()) / (1 + iou_DG[:, g]))
             iou_DG[:, g] = np.divide(inside_D, area_D, out=np.zeros_like(area_D), where=area_D > 0)
 
@@ -264,13 +264,14 @@ def _match(
     areas: tuple[float, float],
     occlusions: tuple[float, float],
 ) -> VideoMatch:
-    """Greedy assignment by score. `found` is sorted and cut to the most detections, `iou_DG` in its order."""
+    """Greedy assignment by score. `found` is sorted and cut to the maximum number of detections; `iou_DG` has its
+    order."""
     ignored = [track.ignored(areas, occlusions) for track in true]
     order = sorted(range(len(true)), key=lambda g: ignored[g])
     matched_ID = np.zeros((len(IOU_THRESHOLDS), len(found)), dtype=bool)
     ignored_ID = np.zeros_like(matched_ID)
     outside_D = [not areas[0] <= track.area <= areas[1] for track in found]
-    # Most pairs do not come near the lowest threshold.
+    # Skipping the many pairs below the lowest threshold saves time.
     rows = [
         (d, row, near)
         for d, row in enumerate(iou_DG.tolist())
@@ -297,7 +298,8 @@ def _match(
 
 
 def _accumulate(cells: Sequence[VideoMatch], max_detections: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of one class over all videos: precision ``[I, R]`` at the 101 recalls, the last recall ``[I]``; -1: undefined."""
+    """Precision ``[I, R]`` at the 101 recalls and final recall ``[I]`` of one class over all videos; -1 if
+    undefined."""
     precision_IR = np.full((len(IOU_THRESHOLDS), len(RECALLS)), -1.0)
     recall_I = np.full(len(IOU_THRESHOLDS), -1.0)
     positives = sum(cell.positives for cell in cells)
