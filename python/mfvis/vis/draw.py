@@ -1,4 +1,4 @@
-"""Pictures of tracks: masks, boxes and names over frames, and rows that put what should be beside what is."""
+"""Drawings of tracks: masks, boxes and names over frames, and panels that compare references with predictions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from mfvis.types import present
 
 OPACITY = 0.42
-"""Of the masks' insides; their outlines are opaque."""
+"""Opacity of mask interiors. Outlines are opaque."""
 LEAST_HEIGHT = 220
-# Neighbors in the list differ in hue and in lightness, so that they stay apart for color-blind eyes too.
+# Neighboring colors differ in hue and in lightness, so that color-blind readers can distinguish them too.
 _PALETTE = ("ff5a5f", "1fb6ff", "ffc53d", "9b5de5", "2ec27e", "ff8fab", "00d1c7", "f77f00", "4361ee", "b5e048")
 _PALETTE_RGB = [tuple(bytes.fromhex(color)) for color in _PALETTE]
 _BACKGROUND = (250, 250, 249)
@@ -20,7 +20,7 @@ _INK = (28, 27, 26)
 
 
 def color_of(track_id: int) -> tuple[int, int, int]:
-    """The RGB color of a track, the same in every frame and every run."""
+    """RGB color of a track, the same in every frame and every run."""
     lap, place = divmod(track_id, len(_PALETTE_RGB))
     shade = (1.0, 0.72, 0.86)[lap % 3]
     red, green, blue = _PALETTE_RGB[place]
@@ -39,9 +39,9 @@ def overlay(
     Args:
         frame_HW3: RGB uint8.
         masks_NHW: bool; None draws no masks.
-        boxes_N4: xyxy pixels, a box without size is not drawn; None draws no boxes.
+        boxes_N4: xyxy pixels, a box without area is not drawn; None draws no boxes.
         labels: a text for each box; None or an empty one draws none. Text needs a box.
-        ids: the number of each object's track, which decides its color.
+        ids: the track id of each object, which determines its color.
     """
     height, width = frame_HW3.shape[:2]
     line = max(1, round(min(height, width) / 180))
@@ -51,7 +51,7 @@ def overlay(
         for mask_HW, track_id in zip(np.asarray(masks_NHW, dtype=bool), ids, strict=True):
             picture_HW3[mask_HW] += OPACITY * (np.array(color_of(track_id), dtype=np.float32) - picture_HW3[mask_HW])
             outlines.append(_outline(mask_HW, line))
-        # All outlines lie above all insides: where objects overlap, both edges stay visible.
+        # All outlines are drawn after all interiors: both edges stay visible where objects overlap.
         for outline_HW, track_id in zip(outlines, ids, strict=True):
             picture_HW3[outline_HW] = color_of(track_id)
     drawn = np.clip(picture_HW3 + 0.5, 0, 255).astype(np.uint8)
@@ -70,7 +70,7 @@ def overlay(
 
 
 def enlarge(pixels: np.ndarray, factor: int, smooth: bool) -> np.ndarray:
-    """A picture ``[H, W, 3]`` (smooth) or masks ``[..., H, W]`` (not smooth) at a whole multiple of their size."""
+    """A frame ``[H, W, 3]`` (smooth) or masks ``[..., H, W]`` (not smooth) enlarged by an integer factor."""
     if not smooth:
         return pixels.repeat(factor, -2).repeat(factor, -1)
     height, width = pixels.shape[:2]
@@ -83,7 +83,7 @@ def side_by_side(
     box_ids: Sequence[int],
     masks: Sequence[tuple[np.ndarray, Sequence[int]]],
 ) -> np.ndarray:
-    """Panels in a row, frame | boxes | and one for each set of masks, uint8 ``[H, W, 3]``.
+    """Panels in a row: frame, boxes, and one for each set of masks, uint8 ``[H, W, 3]``.
 
     Small frames are enlarged to `LEAST_HEIGHT` or more. masks: bool ``[M, H, W]`` and the ids of their tracks. Equal
     ids give equal colors.
@@ -102,7 +102,7 @@ def side_by_side(
 
 
 def _outline(mask_HW: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of a mask within `width` steps of its edge; the frame's border is no edge."""
+    """Pixels of a mask within `width` steps of its edge. The frame's border does not count as an edge."""
     inner = mask_HW
     for _ in range(width):
         padded = np.pad(inner, 1, mode="edge")
@@ -113,7 +113,7 @@ def _outline(mask_HW: np.ndarray, width: int) -> np.ndarray:
 def _label(
     draw: ImageDraw.ImageDraw, text: str, box_4: np.ndarray, color: tuple[int, int, int], size: tuple[int, int]
 ) -> None:
-    """A small plate in the track's color that sits on the box's top edge, or below it where the frame ends."""
+    """Draw a label in the track's color on the top edge of the box, or below that edge at the top of the frame."""
     height, width = size
     font = ImageFont.load_default(size=max(10, round(min(height, width) / 28)))
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)

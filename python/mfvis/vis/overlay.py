@@ -1,4 +1,4 @@
-"""A video, or a single picture, with the tracks that were found drawn over it."""
+"""Overlays: a video or a single image with predicted tracks drawn over it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mfvis.types import TrackResult, Video
 from mfvis.vis.draw import overlay
 
 SUFFIXES = (".mp4", ".jpg")
-"""Of the overlay of a film, and of a single picture."""
+"""File suffixes of the overlays of a video and of an image."""
 
 
 def overlay_paths(folder: Path, videos: Sequence[Video]) -> list[Path]:
-    """The files in `folder` for the overlays of videos, called after them as far as file names can be.
+    """Paths in `folder` for the overlays of videos. The files have the videos' names, as far as file names allow.
 
     Raises:
         ConfigError: one of the files is one of the videos, or a frame of one.
@@ -38,9 +38,9 @@ def overlay_paths(folder: Path, videos: Sequence[Video]) -> list[Path]:
 
 
 def write_overlay(path: Path, video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> None:
-    """The video as MP4, or its only frame as JPEG, the tracks' masks, boxes and labels drawn over it.
+    """Write the video as MP4, or its only frame as JPEG, with masks, boxes and labels of the tracks drawn over it.
 
-    Folders of frames play at 10 a second. path: one of `overlay_paths`.
+    Folders of frames play at 10 frames per second. path: one of `overlay_paths`.
     """
     if video.length == 1:
         (drawn_HW3,) = drawn_frames(video, results, labels)
@@ -52,7 +52,7 @@ def write_overlay(path: Path, video: Video, results: Sequence[TrackResult], labe
 
 
 def drawn_frames(video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> Iterator[np.ndarray]:
-    """The frames, RGB uint8 ``[H, W, 3]``, with the tracks drawn over them."""
+    """Frames with the tracks drawn over them, RGB uint8 ``[H, W, 3]``."""
     ids = [place if result.track_id is None else result.track_id for place, result in enumerate(results)]
     for t, frame_CHW in enumerate(stream_frames(video)):
         masks = [decode_mask(result.segmentations[t], video.height, video.width) for result in results]

@@ -1,4 +1,4 @@
-"""One static HTML page about a training: numbers, pictures and curves in a single file that needs nothing else."""
+"""Static HTML report of a training: metrics, images and curves in a single self-contained file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mfvis.writing import atomic_write
 
 @dataclass(frozen=True)
 class Tile:
-    """A number to see first."""
+    """A headline number."""
 
     name: str
     value: str
@@ -27,7 +27,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts under a header; the first column names the row."""
+    """Rows of text under a header. The first column names the row."""
 
     title: str
     note: str
@@ -37,7 +37,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """One row of panels under the captions of its gallery."""
+    """One row of panels, below the captions of its gallery."""
 
     pixels_HW3: np.ndarray
     caption: str
@@ -45,13 +45,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Numbers to see first, then rows of panels under common captions. `lead` is a paragraph of plain text."""
+    """Headline numbers, then rows of panels under common captions. `lead` is a paragraph of plain text."""
 
     title: str
     lead: str
     tiles: tuple[Tile, ...]
     captions: tuple[str, ...]
-    """Of the pictures' panels, from left to right."""
+    """Captions of the panels, from left to right."""
     pictures: tuple[Picture, ...]
 
 
@@ -74,7 +74,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page, from top to bottom. `lead` and `notes` are paragraphs of plain text."""
+    """Content of the page, from top to bottom. `lead` and `notes` are paragraphs of plain text."""
 
     title: str
     lead: str
@@ -85,12 +85,12 @@ class Report:
 
 
 def escape(text: str) -> str:
-    """The text for the inside of a tag or an attribute of the page."""
+    """Text escaped for use inside a tag or an attribute of the page."""
     return escape_html(printable(text))
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the page: pictures are embedded, charts are inline SVG, nothing is loaded from anywhere."""
+    """Write the page. Images are embedded and charts are inline SVG, so that nothing is loaded from elsewhere."""
     body = [
         f"<header><h1>{escape(report.title)}</h1><p class=lead>{escape(report.lead)}</p></header>",
         *map(_gallery, report.galleries),
@@ -106,7 +106,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def svg_chart(chart: Chart) -> str:
-    """A line chart as SVG text: few gridlines, each line named at its end."""
+    """A line chart as SVG text with few gridlines and a name at the end of each line."""
     width, height, left, right, top, bottom = 330, 190, 40, 78, 12, 24
     points = [(s, v) for curve in chart.curves for s, v in zip(curve.steps, curve.values, strict=True)]
     last = max((step for step, _ in points), default=1)
@@ -122,10 +122,10 @@ def svg_chart(chart: Chart) -> str:
     for tick in ticks:
         parts.append(f"<line class=grid x1={left} x2={width - right} y1={y(tick):.1f} y2={y(tick):.1f} />")
         parts.append(f"<text x={left - 6} y={y(tick) + 3.5:.1f} text-anchor=end>{tick:g}</text>")
-    # The last step ends at the axis: right of it stand the lines' names, the lowest of them as low as this.
+    # The last step is right-aligned, since the names of the lines start to the right of it.
     for step, anchor in ((0, "middle"), (last, "end")):
         parts.append(f"<text x={x(step):.1f} y={height - 6} text-anchor={anchor}>{step}</text>")
-    # Names at the lines' ends, pushed apart where lines end together.
+    # Names at the ends of the lines are moved apart where lines end together.
     ends = sorted((y(curve.values[-1]), place) for place, curve in enumerate(chart.curves) if len(curve.values))
     lowest = -math.inf
     for end, place in ends:
@@ -139,7 +139,7 @@ def svg_chart(chart: Chart) -> str:
 
 
 def _ticks(largest: float) -> list[float]:
-    """0 to at least `largest` in three to five round steps."""
+    """Ticks from 0 to at least `largest` in three to five round steps."""
     if not (math.isfinite(largest) and largest > 0):
         return [0.0, 1.0]
     rough = largest / 4
@@ -166,7 +166,7 @@ def _tile(tile: Tile) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    # JPEG at this quality is a fifth of a PNG here, and outlines stay crisp without chroma subsampling.
+    # JPEG at this quality is a fifth of a PNG here. Outlines stay sharp without chroma subsampling.
     encoded = io.BytesIO()
     Image.fromarray(picture.pixels_HW3).save(encoded, "JPEG", quality=88, subsampling=0)
     source = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
