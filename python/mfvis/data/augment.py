@@ -1,4 +1,4 @@
-"""Augmentation of whole clips: every frame of a clip gets the same change, and boxes and masks follow it exactly."""
+"""Augmentation of whole clips: all frames of a clip are transformed alike, and boxes and masks follow exactly."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mfvis.data.rle import mask_box
 from mfvis.types import Clip, present
 
 PADDING = (124, 116, 104)
-"""RGB: the mean of ImageNet, normalized about 0, with which Mask2Former pads. Black is no neutral color: a model that
-was trained on frames that needed no padding takes it for an object and loses others over it."""
+"""RGB padding color: the ImageNet mean, which is 0 after normalization, as in Mask2Former. Black is not neutral: a
+model trained on frames without padding detects black padding as an object and misses others."""
 
 MULTIPLE = 32
-"""Frames are padded to a multiple of the coarsest stride of the backbones."""
+"""Frames are padded to a multiple of this, the coarsest stride of the backbones."""
 
 
 def fitted_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """``(height, width)`` scaled, aspect kept, to `short_side`, or less where the long side would exceed `max_side`.
+    """``(height, width)`` scaled to `short_side`, or less if the long side would exceed `max_side`; the aspect is kept.
 
-    Halves round up, and products are rounded in the order of detectron2's `ResizeShortestEdge`, to the same sizes.
+    Halves round up. Products are rounded in the order of detectron2's `ResizeShortestEdge`, which gives the same sizes.
     """
     scale = short_side / min(height, width)
     new_height, new_width = (short_side, width * scale) if height < width else (height * scale, short_side)
@@ -32,12 +32,12 @@ def fitted_size(height: int, width: int, short_side: int, max_side: int) -> tupl
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
-    """``(height, width)`` of frames of this size once they are padded for a model."""
+    """``(height, width)`` of frames of this size after padding for a model."""
     return height + -height % MULTIPLE, width + -width % MULTIPLE
 
 
 def resize_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
-    """uint8 ``[T, C, H, W]`` resampled bilinearly, antialiased when it shrinks."""
+    """Frames resampled bilinearly, uint8 ``[T, C, H, W]``. Shrinking is antialiased."""
     if frames_TCHW.shape[-2:] == (height, width):
         return frames_TCHW
     resized = F.interpolate(frames_TCHW.float(), (height, width), mode="bilinear", antialias=True)
@@ -45,7 +45,7 @@ def resize_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
 
 
 def pad_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
-    """uint8 ``[T, 3, height, width]``: the frames with `PADDING` at the right and bottom."""
+    """The frames with `PADDING` at the right and bottom: uint8 ``[T, 3, height, width]``."""
     padded = torch.tensor(PADDING, dtype=torch.uint8, device=frames_TCHW.device)[:, None, None]
     padded = padded.repeat(len(frames_TCHW), 1, height, width)
     padded[..., : frames_TCHW.shape[-2], : frames_TCHW.shape[-1]] = frames_TCHW
@@ -53,7 +53,7 @@ def pad_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize(clip: Clip, height: int, width: int) -> Clip:
-    """The clip at another size. A mask pixel takes the value at its center, so masks keep filling their boxes."""
+    """The clip resized. Each mask pixel takes the value at its center, so that masks keep filling their boxes."""
     old_height, old_width = clip.frames_TCHW.shape[-2:]
     scale = torch.tensor([width / old_width, height / old_height] * 2)
     masks_NTHW = clip.masks_NTHW
@@ -66,7 +66,7 @@ def resize(clip: Clip, height: int, width: int) -> Clip:
 
 
 def flip(clip: Clip) -> Clip:
-    """The clip mirrored left to right; an absent box stays zeros."""
+    """The clip mirrored left to right. An absent box stays zeros."""
     width = clip.frames_TCHW.shape[-1]
     x1, y1, x2, y2 = clip.boxes_NT4.unbind(-1)
     boxes_NT4 = torch.stack([width - x2, y1, width - x1, y2], -1)
@@ -79,9 +79,9 @@ def flip(clip: Clip) -> Clip:
 
 
 def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
-    """The window of the clip; boxes are clipped to it, objects that it leaves altogether are dropped.
+    """The clip cropped to a window. Boxes are clipped to it, and objects that are completely outside are dropped.
 
-    Boxes alone decide, so that training from masks sees the same objects as training from boxes.
+    Only the boxes decide, so that training from masks sees the same objects as training from boxes.
     """
     x1, y1, x2, y2 = clip.boxes_NT4.unbind(-1)
     boxes_NT4 = torch.stack(
@@ -107,12 +107,12 @@ def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
 
 
 def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float, smallest_crop: float) -> Clip:
-    """A pseudo-clip of `frames` frames from a clip of a single one, as a camera would see it that turns and moves.
+    """A pseudo-clip of `frames` frames from a clip of a single one, as seen by a camera that turns and moves.
 
-    As the field makes them (SeqFormer, VITA): angles within +- `rotation` degrees, rising or falling, about one point
-    near the middle, and a window of at least `smallest_crop` of each side that moves along a line. What comes into view
-    from outside the picture is black. Boxes are those of the masks, where the clip has masks; else of the ellipses in
-    the given boxes, since the box of a turned box is larger than that of the turned object (Kalra et al., ICCV 2021).
+    As in SeqFormer and VITA, the angles lie within +- `rotation` degrees, rise or fall, and have one center near the
+    middle. A window of at least `smallest_crop` of each side moves along a line. Areas outside the image are black.
+    Boxes are computed from masks if the clip has them, else from the ellipses in the given boxes, since the box of a
+    turned box is larger than that of the turned object (Kalra et al., ICCV 2021).
     """
     height, width = clip.frames_TCHW.shape[-2:]
     angles = np.deg2rad(np.sort(random.uniform(-rotation, rotation, frames)))
@@ -124,7 +124,7 @@ def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float
     start, end = random.uniform(0, 1, 2) * room, random.uniform(0, 1, 2) * room
     corners = start + np.linspace(0, 1, frames)[:, None] * (end - start)
 
-    # From the center of each pixel of a window back to where it lies in the picture.
+    # Map the center of each window pixel back to its position in the image.
     cos_T, sin_T = np.cos(angles), np.sin(angles)
     y, x = np.mgrid[:window_height, :window_width] + 0.5
     x, y = x + (corners[:, 0] - center[0])[:, None, None], y + (corners[:, 1] - center[1])[:, None, None]
@@ -138,7 +138,7 @@ def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float
         pixels = clip.masks_NTHW[:, 0].float().expand(frames, -1, -1, -1)
         masks_NTHW = (F.grid_sample(pixels, grid_THW2, mode="nearest", align_corners=False) > 0.5).transpose(0, 1)
 
-    # From the picture to the window: the ellipse in each box, its middle moved and its half axes turned.
+    # Map each box's ellipse from the image to the window: move its center and rotate its half axes.
     x1, y1, x2, y2 = clip.boxes_NT4.double().numpy()[:, :1].transpose(2, 0, 1)
     right, down = (x1 + x2) / 2 - center[0], (y1 + y2) / 2 - center[1]
     across = cos_T * right - sin_T * down + center[0] - corners[:, 0]
@@ -162,7 +162,7 @@ def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float
 
 
 def keep(clip: Clip, kept_N: Tensor) -> Clip:
-    """The clip with only the objects where bool ``kept_N [N]`` holds."""
+    """The clip with only the objects for which bool ``kept_N [N]`` is true."""
     return replace(
         clip,
         boxes_NT4=clip.boxes_NT4[kept_N],
@@ -181,7 +181,8 @@ def augment(
     flip_probability: float,
     smallest_crop: float,
 ) -> Clip:
-    """Crop (if `smallest_crop` < 1, the least share of each side that stays), scale to one of `short_sides`, flip."""
+    """Crop (if `smallest_crop`, the smallest fraction of each side to keep, is < 1), scale to one of `short_sides`,
+    flip."""
     height, width = clip.frames_TCHW.shape[-2:]
     if smallest_crop < 1:
         new_height, new_width = (max(1, round(side * random.uniform(smallest_crop, 1))) for side in (height, width))
@@ -193,5 +194,5 @@ def augment(
 
 
 def _nearest(old: int, new: int) -> Tensor:
-    """For each of `new` pixels the one of `old` in which its center lies."""
+    """For each of `new` pixels, the index of the one of `old` pixels that contains its center."""
     return ((torch.arange(new) * 2 + 1) * old).div(2 * new, rounding_mode="floor")

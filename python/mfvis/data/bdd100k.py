@@ -1,4 +1,4 @@
-"""BDD100K's tracks: its eight classes, and its published folders as a data set.
+"""Tracks of BDD100K: its eight classes, and its published folders as a data set.
 
 bdd100k/images/seg_track_20/{train,val,test}/<video>/<video>-0000001.jpg
 bdd100k/labels/seg_track_20/{rles,polygons}/{train,val}/<video>.json     Scalabel
@@ -30,9 +30,9 @@ CATEGORIES = tuple(
 )
 NAME_MAP = {"bike": "bicycle", "caravan": "car", "motor": "motorcycle", "person": "pedestrian", "van": "car"}
 IGNORED_MAP = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
-"""Names that stand for ignore regions of a class."""
+"""Category names that mark ignore regions of a class."""
 SIZE = (720, 1280)
-"""``(height, width)`` of every frame, unless a label file says otherwise."""
+"""``(height, width)`` of every frame, unless a label file gives another size."""
 FPS = 5.0
 
 Labels = Literal["rles", "polygons", "bitmasks", "boxes"]
@@ -47,7 +47,7 @@ _IDS = {category.name: category.id for category in CATEGORIES}
 
 
 def class_of(name: str) -> tuple[int, bool] | None:
-    """The class 1 to 8 of a category's name, and whether it makes an object an ignore region; None for another name."""
+    """Class 1 to 8 of a category name, and whether it marks an ignore region. None for an unknown name."""
     if name in IGNORED_MAP:
         return _IDS[IGNORED_MAP[name]], True
     number = _IDS.get(NAME_MAP.get(name, name))
@@ -57,20 +57,20 @@ def class_of(name: str) -> tuple[int, bool] | None:
 def load_bdd100k(
     root: str | Path, split: str = "train", labels: Labels | None = None, *, with_masks: bool = False
 ) -> VideoDataset:
-    """The published folders of one split as a data set. Ignore regions (crowd, ignored) are no objects and left out.
+    """Load the published folders of one split. Ignore regions (crowd, ignored) are not objects and are left out.
 
-    An object's box is its ``box2d``, else the extent of its mask. One whose class changes becomes a track per class, as
-    the evaluation sees it. Videos are numbered in the order of their names, tracks through the whole data set.
+    An object's box is its ``box2d``, else the extent of its mask. An object whose class changes becomes one track per
+    class, as in the evaluation. Video ids follow the order of the names. Track ids are unique in the whole data set.
 
     Args:
-        root: the folder that holds ``images`` and ``labels``, or ``bdd100k`` with them in it.
+        root: the folder that contains ``images`` and ``labels``, or ``bdd100k`` with both.
         split: "train", "val", or "test", whose videos have no tracks.
-        labels: which labels to read; default the first that are there, in the order of `FOLDERS`. Bitmasks are slow:
-            some 20 ms a picture.
-        with_masks: keep the masks too. Without, no mask is looked at where a box is given.
+        labels: which labels to read; default the first existing ones in the order of `FOLDERS`. Bitmasks are slow:
+            about 20 ms per image.
+        with_masks: keep the masks too. If false, masks of objects with a box are not read.
 
     Raises:
-        DataError: with every problem of the label files, or where labels or pictures were looked for in vain.
+        DataError: with every problem of the label files, or with the paths at which labels or images are missing.
     """
     root = _unpacked(Path(root))
     found = next((kind for kind in ([labels] if labels else FOLDERS) if label_path(root, kind, split)), None)
@@ -91,7 +91,7 @@ def load_bdd100k(
 
 
 def label_path(root: Path, kind: Labels, split: str) -> Path | None:
-    """The folder of a split's labels, or the one file that holds them all; None where there is neither."""
+    """Folder of a split's labels, or the one file that contains them all. None if neither exists."""
     folder = _unpacked(root) / FOLDERS[kind]
     task = "box_track" if kind == "boxes" else "seg_track"
     names = (split, f"{task}_{split}.json", f"{split}.json")
@@ -99,7 +99,7 @@ def label_path(root: Path, kind: Labels, split: str) -> Path | None:
 
 
 def _unpacked(root: Path) -> Path:
-    """The folder that holds ``labels`` and ``images``: `root`, or ``bdd100k`` in it."""
+    """The folder that contains ``labels`` and ``images``: `root`, or ``bdd100k`` in it."""
     nested = root / "bdd100k"
     parts = ("images", "labels")
     return root if any((root / part).is_dir() for part in parts) or not nested.is_dir() else nested
@@ -114,7 +114,7 @@ def _unlabeled(pictures: Path) -> list[Video]:
 
 
 def _numbered(videos: Sequence[Video]) -> Iterator[Video]:
-    """The videos with ids 1, 2, ..., their tracks numbered through all of them."""
+    """The videos with ids 1, 2, ..., and with track ids that are unique over all of them."""
     first = 1
     for number, video in enumerate(videos, start=1):
         tracks = tuple(replace(track, id=first + place) for place, track in enumerate(video.tracks))
@@ -124,7 +124,7 @@ def _numbered(videos: Sequence[Video]) -> Iterator[Video]:
 
 @dataclass
 class _Reader:
-    """Reads the videos of one split, and gathers what is wrong with their labels."""
+    """Reader of the videos of one split, which collects the problems of their labels."""
 
     pictures: Path
     with_masks: bool
@@ -132,9 +132,9 @@ class _Reader:
     outside: int = 0
 
     def scalabel(self, path: Path) -> list[Video]:
-        """The videos of a folder of Scalabel files, each with whole videos in it, or of one file."""
+        """Videos of a folder of Scalabel files, each with whole videos in it, or of one file."""
         videos: dict[str, Video] = {}
-        # One by one: all labels of the training split at once take gigabytes.
+        # Read one file at a time: all labels of the training split together take gigabytes.
         for file in sorted(path.glob("[!.]*.json")) or [path]:
             try:
                 frames = read_scalabel(file, with_masks=self.with_masks)
@@ -164,7 +164,7 @@ class _Reader:
         return objects.video(name, [Path(frame.name).name for frame in members])
 
     def bitmasks(self, path: Path) -> list[Video]:
-        """The videos of a folder with a folder of bitmasks for each."""
+        """Videos of a folder with a folder of bitmasks for each."""
         videos = []
         for folder in sorted(path for path in path.glob("[!.]*") if path.is_dir()):
             files = sorted(folder.glob("[!.]*.png"))
@@ -191,7 +191,7 @@ class _Reader:
 
 @dataclass
 class _Objects:
-    """Gathers the objects of one video, frame by frame."""
+    """Collector of the objects of one video, frame by frame."""
 
     reader: _Reader
     file: Path
@@ -199,11 +199,11 @@ class _Objects:
     width: int
     length: int
     boxes: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
-    """float32 ``[T, 4]`` of each id and class, in the order in which they appear."""
+    """Boxes of each id and class, float32 ``[T, 4]``, in the order in which they first appear."""
     masks: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
 
     def add(self, t: int, frame: ScalabelFrame, label: ScalabelLabel) -> None:
-        """One label of frame `t`, unless it is an ignore region."""
+        """Add one label of frame `t`, unless it is an ignore region."""
         record = f"{frame.name}, label {label.id}"
         known = class_of(label.category)
         if known is None:
@@ -224,8 +224,8 @@ class _Objects:
     def add_bitmask(
         self, t: int, name: str, category_HW: np.ndarray, attributes_HW: np.ndarray, id_HW: np.ndarray
     ) -> None:
-        """The objects of a bitmask, its ignore regions left out."""
-        from scipy import ndimage  # a fifth of a second that help texts would wait for
+        """Add the objects of a bitmask, without its ignore regions."""
+        from scipy import ndimage  # imported here, since it would delay help texts by a fifth of a second
 
         for number, place in enumerate(ndimage.find_objects(id_HW), start=1):
             if place is None:
@@ -241,7 +241,7 @@ class _Objects:
     def put(
         self, t: int, record: str, number: str, category: int, box: Sequence[float], mask: dict | list | None
     ) -> None:
-        """One object in frame `t`, its box half-open."""
+        """Add one object in frame `t`, with a half-open box."""
         x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], self.width), min(box[3], self.height)
         if x2 <= x1 or y2 <= y1:
             self.reader.outside += 1
@@ -255,7 +255,7 @@ class _Objects:
             self.masks.setdefault((number, category), [None] * self.length)[t] = mask
 
     def video(self, name: str, pictures: Sequence[str]) -> Video:
-        """The video with these pictures; ids are yet to be given."""
+        """The video with these images. Its ids are assigned later."""
         tracks = tuple(
             Track(0, key[1], boxes_T4, tuple(self.masks[key]) if self.reader.with_masks else None)
             for key, boxes_T4 in self.boxes.items()

@@ -1,4 +1,4 @@
-"""Predicted tracks as the evaluation of BDD100K's segmentation tracking takes them: Scalabel JSON, or bitmasks."""
+"""Predicted tracks in the formats of BDD100K's segmentation tracking evaluation: Scalabel JSON or bitmasks."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from mfvis.writing import atomic_write
 def write_bdd100k_results(
     path: str | Path, dataset: VideoDataset, results: Sequence[TrackResult], form: Literal["rle", "bitmask"] = "rle"
 ) -> None:
-    """Write predicted tracks as BDD100K's evaluation of segmentation tracking takes them; every frame is there.
+    """Write predicted tracks in a format of BDD100K's segmentation tracking evaluation. Every frame is written.
 
-    A pixel goes to the track of the highest score that claims it, a frame keeps its 100 best. Categories are matched by
-    name; frames keep theirs.
+    Each pixel goes to its highest-scoring track. A frame keeps its 100 highest-scoring tracks. Categories are matched
+    by name. Frames keep their names.
 
     Args:
         path: for "rle" one Scalabel JSON; for "bitmask" a folder, new or empty, with a folder of PNGs per video.
 
     Raises:
-        DataError: when a category is none of the eight, a result's video is unknown, or the folder is not empty.
+        DataError: when a category is not one of the eight, a result's video is unknown, or the folder is not empty.
     """
     path = Path(path)
     found = {category.id: class_of(category.name) for category in dataset.categories}
@@ -51,7 +51,7 @@ def write_bdd100k_results(
     if problems:
         raise DataError(problems)
 
-    # The best first: its place is a track's id, and of two tracks on a pixel the lower id wins.
+    # In score order: the index becomes the track id, and the lower id wins a pixel that two tracks share.
     ranked: dict[int, list[TrackResult]] = {video.id: [] for video in dataset.videos}
     for result in sorted(results, key=lambda result: -result.score):
         ranked[result.video_id].append(result)
@@ -68,16 +68,17 @@ def write_bdd100k_results(
 def write_tracking_file(
     folder: Path, dataset: VideoDataset, results: Sequence[TrackResult], min_score: float
 ) -> list[str]:
-    """Write bdd100k.json, which the evaluation of BDD100K takes; returns the names of the files.
+    """Write bdd100k.json for the evaluation of BDD100K. Returns the file names.
 
-    That evaluation does not know scores: a track below `min_score` would be a false positive, and is left out.
+    The evaluation ignores scores, so that every low-scoring track could become a false positive. Tracks below
+    `min_score` are left out.
     """
     write_bdd100k_results(folder / "bdd100k.json", dataset, [each for each in results if each.score >= min_score])
     return ["bdd100k.json"]
 
 
 def _scalabel(video: Video, tracks: Sequence[TrackResult], classes: Mapping[int, int]) -> Iterator[dict[str, Any]]:
-    """The frames of a video in Scalabel's words, one after the other."""
+    """Frames of a video as Scalabel records, in order."""
     for name, index, masks in _frames(video, tracks):
         labels = []
         for number, mask_HW in masks.items():
@@ -95,7 +96,7 @@ def _scalabel(video: Video, tracks: Sequence[TrackResult], classes: Mapping[int,
 
 
 def _bitmasks(folder: Path, video: Video, tracks: Sequence[TrackResult], classes: Mapping[int, int]) -> None:
-    """A picture for every frame of a video, blank ones too: the evaluation program does without none."""
+    """Write a bitmask for every frame of a video, including blank ones: the evaluation program requires all of them."""
     for name, _, masks in _frames(video, tracks):
         id_HW = np.zeros((video.height, video.width), np.int32)
         category_HW = np.zeros_like(id_HW)
@@ -105,13 +106,14 @@ def _bitmasks(folder: Path, video: Video, tracks: Sequence[TrackResult], classes
 
 
 def _frames(video: Video, tracks: Sequence[TrackResult]) -> Iterator[tuple[str, int, dict[int, np.ndarray]]]:
-    """Name, index and disjoint masks by track number (from 1, in the order of `tracks`) of each frame of a video."""
+    """Name, index and disjoint masks of each frame of a video. The masks are keyed by track id, from 1 in the order of
+    `tracks`."""
     if len(tracks) > LARGEST_ID:
         problem = f"has {len(tracks)} tracks, a bitmask holds {LARGEST_ID}"
         raise DataError([Problem("results", f"video {video.name}", problem, "Keep the best")])
     for t in range(video.length):
         name = f"{video.name}-{t + 1:07d}.jpg" if isinstance(video.frames, Path) else video.frames[t].name
-        # The toolkit takes a frame's index from its name.
+        # The toolkit reads a frame's index from its name.
         numbered = re.search(r"-(\d{7})$", Path(name).stem)
         taken_HW = np.zeros((video.height, video.width), bool)
         masks: dict[int, np.ndarray] = {}

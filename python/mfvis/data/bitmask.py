@@ -1,7 +1,7 @@
-"""Bitmasks, the pictures in which BDD100K keeps the objects of a frame.
+"""Bitmasks: images in which BDD100K stores the objects of a frame.
 
-An RGBA picture in which alpha is data: R is the class 1 to 8, G the attributes
-``truncated << 3 | occluded << 2 | crowd << 1 | ignored``, and ``B << 8 | A`` the instance id, 0 where there is none.
+An RGBA image in which alpha is data: R is the class 1 to 8, G the attributes ``truncated << 3 | occluded << 2 | crowd
+<< 1 | ignored``, and ``B << 8 | A`` the instance id, or 0 for background.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ CLASSES = 8
 TRUNCATED, OCCLUDED, CROWD, IGNORED = 8, 4, 2, 1
 LARGEST_ID = 0xFFFF
 MOST_PER_FRAME = 100
-"""Predicted ids; the field's toolkit fails beyond."""
+"""Largest predicted id. BDD100K's toolkit fails on larger ones."""
 MOST_PIXELS = 2**25
-"""Beyond 8K a header is damaged, and would have Pillow ask for gigabytes."""
+"""Largest side of an image. A larger one, beyond 8K, is a damaged header that would make Pillow allocate gigabytes."""
 
 
 def read_bitmask(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The channels of a bitmask: class uint8 ``[H, W]``, attributes uint8 ``[H, W]``, instance id int32 ``[H, W]``.
+    """Channels of a bitmask: class uint8 ``[H, W]``, attributes uint8 ``[H, W]``, instance id int32 ``[H, W]``.
 
     A pixel without an id is background, whatever its class. All pixels of an id share class and attributes.
 
     Raises:
-        DataError: when it is no 8-bit RGBA PNG, is damaged (all checksums are compared), an id has two classes or two
-            sets of attributes, or a class, of an object that is no ignore region, is not 1 to 8.
+        DataError: when it is not an 8-bit RGBA PNG, is damaged (all checksums are compared), an id has two classes or
+            two sets of attributes, or the class of an object that is not an ignore region is not 1 to 8.
     """
 
     def broken(record: str, problem: str, remedy: str) -> DataError:
@@ -61,7 +61,7 @@ def read_bitmask(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def write_bitmask(path: str | Path, category_HW: np.ndarray, attributes_HW: np.ndarray, id_HW: np.ndarray) -> None:
-    """Write a frame's classes, attributes and instance ids (0 to 65535), each ``[H, W]``, as a bitmask; atomic.
+    """Write a frame's classes, attributes and instance ids (0 to 65535), each ``[H, W]``, as a bitmask, atomically.
 
     Raises:
         ValueError: when the shapes differ or a value does not fit its channel.
@@ -78,9 +78,9 @@ def write_bitmask(path: str | Path, category_HW: np.ndarray, attributes_HW: np.n
 
 
 def _png_fault(data: bytes) -> str | None:
-    """What is wrong with a PNG file as a container; None for a sound one of 8-bit RGBA.
+    """Problem of a PNG file as a container. None for a valid 8-bit RGBA file.
 
-    Pillow reads the picture, but it skips the checksums of the pixel data, and reduces 16 bits to 8 in silence.
+    Pillow reads the image, but skips the checksums of the pixel data and silently reduces 16 bits to 8.
     """
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return "is not a PNG" if data else "is empty"
@@ -107,8 +107,9 @@ def _png_fault(data: bytes) -> str | None:
 
 
 def _inconsistent(pixels: np.ndarray) -> tuple[str, str, str] | None:
-    """Record, problem and remedy where an id of a bitmask stands for two things; `pixels` are flat, alpha on top."""
-    # The distinct values of the runs: a picture has some thousand runs and a million pixels.
+    """Record, problem and remedy for an id of a bitmask with two meanings. `pixels` are flat, with alpha in the top
+    bits."""
+    # Compare the distinct values of the runs: an image has a few thousand runs but a million pixels.
     starts = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     values = np.unique(pixels[np.concatenate([[0], starts])]) if pixels.size else pixels
     values = values[values >> 16 != 0]

@@ -1,4 +1,4 @@
-"""The categories of the published data sets, and what those of one data set are in another."""
+"""Categories of the published data sets, and the mappings between those of different data sets."""
 
 from __future__ import annotations
 
@@ -57,17 +57,16 @@ CATEGORY_MAPS = {
     },
     ("coco", "bdd100k-mots"): {1: 1, 2: 8, 3: 3, 4: 7, 6: 5, 7: 6, 8: 4},
 }  # fmt: skip
-"""By the names of two data sets: the category ids of the first, and those of the second that mean the same. The first
-three are the field's (SeqFormer and VITA, ECCV and NeurIPS 2022; MaskFreeVIS): bicycles are motorbikes and skis
-snowboards to YouTube-VIS. Any other two data sets are joined by the names of their categories."""
+"""Pairs of equivalent category ids, by the names of two data sets: the ids of the first, and those of the second. The
+first three mappings are the usual ones (SeqFormer and VITA, ECCV and NeurIPS 2022; MaskFreeVIS): in YouTube-VIS
+bicycles are motorbikes, and skis are snowboards. Other pairs of data sets are mapped by category name."""
 CATEGORY_MAPS["coco", "ytvis2022"] = CATEGORY_MAPS["coco", "ytvis2021"]
 
 
 def category_map(
     name: str, categories: Sequence[Category], target_name: str, target: Sequence[Category]
 ) -> dict[int, int]:
-    """The category ids of one data set, and those of another that mean the same: by `CATEGORY_MAPS`, or else by equal
-    names."""
+    """Mapping of category ids from one data set to another: by `CATEGORY_MAPS`, or else by equal names."""
     if (name, target_name) in CATEGORY_MAPS:
         return CATEGORY_MAPS[name, target_name]
     ids = {plain(category.name): category.id for category in target}
@@ -75,11 +74,11 @@ def category_map(
 
 
 def remap_categories(dataset: VideoDataset, categories: Sequence[Category], ids: dict[int, int]) -> VideoDataset:
-    """The data set in the categories of another. Tracks whose category is not in `ids` are left out, and
-    `VideoDataset.notes` says how many.
+    """The data set with the categories of another. Tracks whose category is not in `ids` are left out, and
+    `VideoDataset.notes` gives their count.
 
     Raises:
-        DataError: when no category is.
+        DataError: when no category of the data set is in `ids`.
     """
     if not ids:
         problem = f"none of its {len(dataset.categories)} classes is one of the {len(categories)} that are trained"
@@ -100,7 +99,8 @@ def remap_categories(dataset: VideoDataset, categories: Sequence[Category], ids:
 
 
 def with_categories(dataset: VideoDataset, name: str, categories: tuple[Category, ...]) -> VideoDataset:
-    """The data set with all categories of the published one called `name`; DataError if the file's contradict them.
+    """The data set with all categories of the published data set `name`. DataError if the file's categories contradict
+    them.
 
     Other spellings of a name, such as Vehicle for Vehical, are noted.
     """
@@ -137,10 +137,10 @@ def with_categories(dataset: VideoDataset, name: str, categories: tuple[Category
 
 
 def _alike(name: str, other: str) -> bool:
-    """Whether two names are the same word in other spellings."""
+    """True if two names are spellings of the same word."""
     return difflib.SequenceMatcher(None, name, other).ratio() > 0.8
 
 
 def plain(name: str) -> str:
-    """A category's name without what writers differ in: case, spaces, underscores and hyphens."""
+    """A category name without differences of spelling: case, spaces, underscores and hyphens."""
     return re.sub(r"[\s_-]", "", name).lower()

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set, found before training instead of in the middle of it."""
+"""Checks that find all problems of a data set before training instead of during it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from mfvis.errors import DataError, Problem, VideoError
 from mfvis.types import Track, Video, VideoDataset
 
 LEAST_AGREEMENT = 0.5
-"""IoU of a box and its mask's box below which one of the two must be wrong. Boxes drawn by hand reach 0.8 and more."""
+"""Lowest plausible IoU of a box and its mask's box. Below it one of the two must be wrong. Boxes drawn by hand reach
+0.8 and more."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class CheckConfig:
         tyro.conf.Positional,
         tyro.conf.arg(
             metavar="DATA",
-            help="A JSON in the layout of YouTube-VIS or COCO, or a data set by its name, NAME:FOLDER: then its train "
-            f"split, or another with @split=valid. Names: {DATASET_NAMES}.",
+            help="A JSON in the layout of YouTube-VIS or COCO, or a named data set, NAME:FOLDER (default split: train; "
+            f"others: @split=valid). Names: {DATASET_NAMES}.",
         ),
     ]
     frames: Path | None = None
-    """The folder that file_names start from; default JPEGImages beside the JSON, else its folder."""
+    """Folder that file_names are relative to. Default: JPEGImages next to the JSON, else the JSON's folder."""
 
 
 def run(config: CheckConfig) -> int:
-    """Print what `check_dataset` finds; status 1 if that is anything."""
+    """Print the findings of `check_dataset`. Returns status 1 if there are any."""
     dataset, problems = check_dataset(parse_spec(config.file), config.frames)
     for problem in problems:
         print(problem)
@@ -58,11 +59,10 @@ def run(config: CheckConfig) -> int:
 
 
 def check_dataset(spec: DatasetSpec, frames_dir: str | Path | None = None) -> tuple[VideoDataset, list[Problem]]:
-    """A data set as far as it can be read, and every problem of it: of the annotations, of the frames on the disk, of
-    the masks.
+    """The readable part of a data set, and all problems of its annotations, of its frames on disk, and of its masks.
 
-    Every frame is opened and read to its end; every mask, where there are masks, is decoded. A record that is broken
-    itself is reported, and what hangs on it is not looked at.
+    Every frame is read completely, and every mask is decoded. A broken record is reported, and everything that depends
+    on it is skipped.
     """
     if spec.name:
         try:
@@ -79,19 +79,19 @@ def check_dataset(spec: DatasetSpec, frames_dir: str | Path | None = None) -> tu
 
 
 def check_file(json_path: str | Path, frames_dir: str | Path | None = None) -> list[Problem]:
-    """Every problem of a YouTube-VIS file, as `check_dataset` finds them."""
+    """All problems of a YouTube-VIS file that `check_dataset` finds."""
     return check_dataset(DatasetSpec(Path(json_path)), frames_dir)[1]
 
 
 def check_frames_of(videos: Sequence[Video]) -> list[Problem]:
-    """Every problem of the frames of several videos, as `check_frames` finds them, on all CPU cores."""
+    """All problems of the frames of several videos that `check_frames` finds, using all CPU cores."""
     threads = min(16, len(os.sched_getaffinity(0)))
-    with ThreadPoolExecutor(threads) as pool:  # decoding a picture lets other threads run
+    with ThreadPoolExecutor(threads) as pool:  # decoding an image releases the GIL
         return [problem for problems in pool.map(check_frames, videos) for problem in problems]
 
 
 def check_frames(video: Video) -> list[Problem]:
-    """Every problem of the frames of a video: pictures are read and video files decoded to their ends."""
+    """All problems of the frames of a video. Images and video files are decoded completely."""
     record = f"video {video.id}"
     return list(_video_file(video, record) if isinstance(video.frames, Path) else _frame_files(video, record))
 
@@ -110,7 +110,7 @@ def _frame_files(video: Video, record: str) -> Iterator[Problem]:
         try:
             with open_image(path) as image:
                 width, height = image.size
-                # JPEG only: read all of the file, but compute an eighth of the picture.
+                # JPEG only: read the whole file, but compute only an eighth of the image.
                 image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
                 turned = orientation(image) > 4
         except VideoError as error:
@@ -144,7 +144,7 @@ def _video_file(video: Video, record: str) -> Iterator[Problem]:
         more = f", and {len(index.damage) - 1} more" if len(index.damage) > 1 else ""
         yield Problem(file, f"{record}, frame {frame}", f"the frame cannot be decoded ({reason}){more}", REMEDY)
     elif index.length != video.length:
-        # Which frames of a longer film the boxes belong to is not known.
+        # The assignment of boxes to frames is unknown if the video is longer than the annotations.
         is_shorter = index.length < video.length
         remedy = "give the whole film" if is_shorter else "cut the film to the frames that have entries"
         problem = f"the film has {index.length} frames, the video is declared to have {video.length}"

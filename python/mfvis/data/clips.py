@@ -1,6 +1,6 @@
-"""Training clips: which frames, in which order, how augmented: a function of seed, epoch, position and data set alone.
+"""Training clips: selection, order and augmentation of frames depend only on seed, epoch, position and data set.
 
-That is what makes training resumable bit by bit: no worker, process or prefetched batch has a random state of its own.
+This makes training resumable bit by bit: no worker, process or prefetched batch has a random state of its own.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from mfvis.types import Batch, Clip, ClipOrigin, Track, Video, VideoDataset
 
 
 class ClipRequest(NamedTuple):
-    """One clip to be made: of which video of which data set, and the numbers that seed its randomness."""
+    """Request for one clip: the data set, the video, and the integers that seed the clip's randomness."""
 
     video: int
-    """Position in `ClipDataset.videos`."""
+    """Index in `ClipDataset.videos`."""
     seed: int
     epoch: int
     position: int
     source: int = 0
-    """Which of the data sets that are trained on block_size."""
+    """Index of the data set among those of the training."""
 
 
 class ClipDataset(Dataset[Clip]):
-    """The clips of a data set, made on demand: ``clips[draw]`` for the draws of a `ClipSampler`.
+    """Clips of a data set, made on demand: ``clips[request]`` for the requests of a `ClipSampler`.
 
-    `videos` are those of the data set in which some object has a box; ``len`` counts them. Crowd tracks are left out.
+    `videos` are the videos in which some object has a box. ``len`` is their number. Crowd tracks are left out.
 
     Args:
-        dataset: what `mfvis.data.datasets.DatasetSpec.load` returned.
+        dataset: the result of `mfvis.data.datasets.DatasetSpec.load`.
         config: sampling and augmentation.
-        with_masks: decode masks too. Without, no mask is ever looked at.
+        with_masks: decode masks too. If false, no mask is ever read.
 
     Raises:
         DataError: when no video has a box, or, with masks, some track has none.
@@ -88,17 +88,18 @@ class ClipDataset(Dataset[Clip]):
 
 
 class ClipSampler(Sampler[ClipRequest]):
-    """An endless stream of draws: from each data set, epoch after epoch, every video once, in an order of its own.
+    """Endless stream of clip requests. In each epoch of a data set, every video occurs once, in a new order.
 
-    The next draw comes from the data set that is furthest behind its share, so that every batch has the shares as
-    nearly as whole clips can. The sampler counts what training has *used* (`advance`), not what workers have fetched
-    ahead; `state_dict` is where a new iterator starts.
+    The next request goes to the data set that is furthest behind its share, so that every batch has the shares as
+    closely as whole clips allow. The sampler counts the clips that training has *used* (`advance`), not those that
+    workers have prefetched. A new iterator starts at `state_dict`.
 
     Args:
-        videos: how many each data set has.
-        seed: of the orders.
-        shares: of each data set, positive; by default all have the same.
-        block_size: so many draws in a row come from one data set: one for each process, that all have alike batches.
+        videos: number of videos of each data set.
+        seed: random seed of the orders.
+        shares: share of each data set, positive. Default: equal shares.
+        block_size: number of consecutive requests from one data set: one for each process, so that
+            their batches are alike.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class ClipSampler(Sampler[ClipRequest]):
         return max(range(len(used)), key=lambda source: self.shares[source] * total - used[source])
 
     def advance(self, clips: int) -> None:
-        """Say that `clips` more of them, over all processes, have been trained on."""
+        """Count `clips` more clips, over all processes, as used by training."""
         for _ in range(clips // self.block_size):
             self.used[self._furthest_behind(self.used)] += self.block_size
 
@@ -138,10 +139,10 @@ class ClipSampler(Sampler[ClipRequest]):
         return {"seed": self.seed, "used": list(self.used), "videos": list(self.videos)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken.
+        """Continue from `state`.
 
         Raises:
-            ConfigError: when it belongs to another number of videos.
+            ConfigError: when the number of videos differs from that of `state`.
         """
         if list(state["videos"]) != list(self.videos):
             then, now = (" + ".join(map(str, videos)) for videos in (state["videos"], self.videos))
@@ -155,8 +156,8 @@ class ClipSampler(Sampler[ClipRequest]):
 def sample_frames(video: Video, config: ClipConfig, random: np.random.Generator) -> tuple[int, ...]:
     """T frame indices around a random frame in which some object has a box.
 
-    The clips of a batch have equally many frames, so a video too short for T frames around that one gives some of them
-    several times: drawn again by "random", walked back and forth (1 2 1 0 1 ...) by "consecutive".
+    All clips of a batch have equally many frames. A video that is too short for T frames around that one repeats some
+    of them: "random" draws them again, "consecutive" walks back and forth (1 2 1 0 1 ...).
     """
     anchor = int(random.choice(_seen(video)))
     if config.sampling == "random":
@@ -171,13 +172,13 @@ def sample_frames(video: Video, config: ClipConfig, random: np.random.Generator)
 
 
 def starts_around(anchor: int, span: int, stride: int, length: int) -> list[int]:
-    """Where clips of frames `stride` apart, `span` from first to last, can start that hold frame `anchor` and lie
-    within `length` frames."""
+    """Possible start frames of a clip that contains frame `anchor` and lies within `length` frames. Its frames are
+    `stride` apart and `span` from first to last."""
     return [anchor - before for before in range(0, span + 1, stride) if 0 <= anchor - before < length - span]
 
 
 def make_clip(dataset: VideoDataset, video: Video, indices: Sequence[int], with_masks: bool = False) -> Clip:
-    """The frames of `video` at `indices` as they are on the disk, with the objects that have a box in one of them.
+    """The frames of `video` at `indices` as stored on disk, with the objects that have a box in one of them.
 
     Raises:
         VideoError: for a frame that cannot be read.
@@ -204,7 +205,7 @@ def make_clip(dataset: VideoDataset, video: Video, indices: Sequence[int], with_
 
 
 def collate_by_kind(clips: Sequence[Clip]) -> list[Batch]:
-    """One batch for each clip length and supervision (masks or none) among the clips; usually there is but one."""
+    """One batch for each clip length and supervision (masks or none) among the clips; usually there is only one."""
     alike: dict[tuple[int, bool], list[Clip]] = {}
     for clip in clips:
         alike.setdefault((len(clip.frame_indices), clip.masks_NTHW is not None), []).append(clip)
@@ -212,7 +213,7 @@ def collate_by_kind(clips: Sequence[Clip]) -> list[Batch]:
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
-    """Pad clips of equal T at the right and bottom to one size, a multiple of 32, and join their objects."""
+    """Pad clips of equal T at the right and bottom to one size, a multiple of 32, and concatenate their objects."""
     lengths = {len(clip.frame_indices) for clip in clips}
     if len(lengths) != 1:
         raise ValueError(f"clips of one batch must have equally many frames, got {sorted(lengths)}")
@@ -237,7 +238,7 @@ def collate(clips: Sequence[Clip]) -> Batch:
 
 
 def _seen(video: Video) -> np.ndarray:
-    """The frames in which some object, crowds apart, has a box."""
+    """Frames in which some object other than a crowd has a box."""
     present = [track.present_T for track in video.tracks if not track.iscrowd]
     return np.flatnonzero(np.any(present, axis=0)) if present else np.zeros(0, np.int64)
 

@@ -1,4 +1,4 @@
-"""COCO instances: pictures with boxes and masks, read as videos of one frame; with COCO's classes or any others.
+"""COCO instances: images with boxes and masks, read as videos of one frame. The categories are COCO's or any others.
 
 {"images":      [{"id", "width", "height", "file_name" (LVIS: "coco_url")}],
  "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, w, h], "segmentation"?, "area"?, "iscrowd"?}],
@@ -21,7 +21,7 @@ from mfvis.text import path_fault, printable, shortened, unique_names
 from mfvis.types import Category, Track, Video, VideoDataset
 
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
-"""Keys of LVIS' images: its own evaluation counts false positives of a class only in the images that were searched."""
+"""Keys of LVIS images. LVIS counts false positives of a class only in images that were searched for the class."""
 
 
 def load_coco(
@@ -32,15 +32,15 @@ def load_coco(
     boxes_from_masks: bool = False,
     lenient: bool = False,
 ) -> VideoDataset:
-    """Read a COCO instances file: every picture becomes a video of one frame, every annotation a track.
+    """Read a COCO instances file: every image becomes a video of one frame, every annotation a track.
 
-    Neither pictures nor masks are touched. A box without size, of which the published files have a few, counts as
-    absent; `VideoDataset.notes` says how many there were.
+    Neither images nor masks are read. A box without area, of which the published files have a few, counts as absent.
+    `VideoDataset.notes` gives their count.
 
     Args:
-        json_path: the file; without ``annotations`` it is a list of pictures to predict.
-        images_dir: the folder that ``file_name`` starts from; default `images_beside`.
-        with_masks: keep the masks; without, they leave the memory, of which COCO's take gigabytes.
+        json_path: the file; without ``annotations`` it is a list of images to predict.
+        images_dir: the folder that ``file_name`` is relative to; default `images_beside`.
+        with_masks: keep the masks. If false, they are freed: those of COCO take gigabytes.
         boxes_from_masks: give the annotations that have a mask but no ``bbox`` the box of their mask.
         lenient: as in `mfvis.data.ytvis.load_dataset`.
 
@@ -64,9 +64,9 @@ def parse_coco(
     lenient: bool = False,
     root: dict[str, Any] | None = None,
 ) -> tuple[VideoDataset, list[Problem]]:
-    """As `load_coco`, but returns what is valid in the file together with what is not.
+    """The valid part of a COCO instances file, and its problems. The arguments are those of `load_coco`.
 
-    root: the file's content, if it was read already.
+    root: the content of the file, if already read.
     """
     path = Path(json_path)
     reader = _CocoReader(str(path), boxes_from_masks, lenient, with_masks=with_masks)
@@ -92,13 +92,13 @@ def parse_coco(
 
 
 def is_coco(root: Any) -> bool:
-    """Whether the content of a JSON file is COCO's: images that belong to no videos."""
+    """True if the content of a JSON file has the COCO layout: images that do not belong to videos."""
     return isinstance(root, dict) and "images" in root and "videos" not in root
 
 
 def images_beside(json_path: Path, root: dict[str, Any]) -> Path:
-    """The folder that the file names of a COCO JSON start from, unless another is named: the first of the usual ones
-    that has the first picture, or else the JSON's folder."""
+    """Default folder of the file names of a COCO JSON: the first of the usual folders that contains the first image,
+    else the JSON's folder."""
     entries = root.get("images")
     first = entries[0] if isinstance(entries, list) and entries and isinstance(entries[0], dict) else {}
     name = _file_name(first)
@@ -110,7 +110,7 @@ def images_beside(json_path: Path, root: dict[str, Any]) -> Path:
 
 
 def _file_name(entry: dict[str, Any]) -> str | None:
-    """The picture's file below the images folder; LVIS only has the address, which ends in the split and the file."""
+    """Path of the image below the images folder. LVIS only has a URL, which ends with the split and the file name."""
     name, address = entry.get("file_name"), entry.get("coco_url")
     if name is None and isinstance(address, str) and address:
         name = "/".join(PurePosixPath(address).parts[-2:])
@@ -119,7 +119,7 @@ def _file_name(entry: dict[str, Any]) -> str | None:
 
 @dataclass
 class _CocoReader(RecordReader):
-    """Reads the images and annotations of a COCO JSON."""
+    """Reader of the images and annotations of a COCO JSON."""
 
     with_masks: bool = True
 

@@ -1,5 +1,5 @@
-"""How training clips are drawn and augmented, and synthetic videos made; free of torch and scipy, so that help texts
-appear at once."""
+"""Configuration of training clips and of synthetic videos. The module does not import torch or scipy, so that help
+texts appear at once."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from mfvis.errors import require
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """How training clips are drawn from videos and augmented. Defaults: Ke et al. 2023, section 4.1."""
+    """Sampling and augmentation of training clips. Defaults: Ke et al. 2023, section 4.1."""
 
     frames: int = 5
-    """T, frames of a clip."""
+    """Number of frames per clip, T."""
     sampling: Literal["random", "consecutive"] = "random"
-    """random: a frame and T - 1 others around it, drawn with replacement, shuffled. consecutive: in order."""
+    """Sampling of the frames of a clip. random: a frame and T - 1 others around it, drawn with replacement, shuffled.
+    consecutive: frames in order."""
     range: int = 5
-    """random: how far from the first frame the others may lie."""
+    """Largest distance of the other frames from the first one, in frames. Only for random sampling."""
     stride: int = 1
-    """consecutive: steps between the frames."""
+    """Distance between consecutive frames, in frames. Only for consecutive sampling."""
     short_sides: tuple[int, ...] = (360, 480)
-    """The short side of a clip in pixels is one of these."""
+    """Short sides of a clip in pixels; each clip is scaled to one of them at random."""
     max_side: int = 1333
-    """The long side is at most this; the short side gives way."""
+    """Maximum long side in pixels. The short side becomes smaller if necessary."""
     flip: float = 0.5
     """Probability that a clip is mirrored left to right."""
     smallest_crop: float = 1.0
-    """The least share of each side that a random crop keeps; 1 never crops."""
+    """Smallest fraction of each side that a random crop keeps. 1 disables cropping."""
     rotation: float = 15.0
-    """Of a video of a single frame, a picture, a clip of several is made by turning it: up to so many degrees."""
+    """Maximum rotation in degrees of the pseudo-clip that is made from a single image."""
     smallest_pan: float = 0.7
-    """... and by moving a window over it: the least share of each side that the window has."""
+    """Smallest fraction of each side that is visible in the moving window of a pseudo-clip from a single image."""
 
     def __post_init__(self) -> None:
         wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("frames", "range", "stride", "max_side")}
@@ -52,24 +53,24 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """How many synthetic videos, of which size."""
+    """Number and size of synthetic videos."""
 
     videos: int = 60
-    """Videos of train.json."""
+    """Number of videos in train.json."""
     val_videos: int = 16
-    """Videos of val.json."""
+    """Number of videos in val.json."""
     frames: int = 8
-    """Of each video."""
+    """Number of frames per video."""
     height: int = 96
-    """Of the pictures, in pixels."""
+    """Height of the frames in pixels."""
     width: int = 160
-    """The same."""
+    """Width of the frames in pixels."""
     min_objects: int = 2
-    """Objects per video, at least."""
+    """Minimum number of objects per video."""
     max_objects: int = 4
-    """Objects per video, at most."""
+    """Maximum number of objects per video."""
     seed: int = 0
-    """Another number, other videos."""
+    """Random seed."""
 
     def __post_init__(self) -> None:
         least = {"videos": 1, "val_videos": 1, "frames": 1, "height": 32, "width": 32, "min_objects": 1, "seed": 0}
@@ -86,4 +87,4 @@ class DirectoryConfig(SyntheticConfig):
     """Write synthetic videos with boxes and masks, in the YouTube-VIS layout."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """Where to; files of the same names are replaced."""
+    """Output folder. Files of the same names are replaced."""

@@ -1,11 +1,11 @@
-"""Data sets as objects: how one is written on the command line, where its files lie, how it is read and evaluated.
+"""Specifications of data sets on the command line, the locations of their files, their readers and evaluators.
 
     [NAME:]PATH[@OPTION,...]    ytvis2021:/data/ytvis_2021    coco:/data/coco@0.25,length=3    own.json@boxes=masks
 
-NAME is one of `DATASETS`, PATH the data set's folder or one of its JSON files; without NAME it is a JSON file in the
-layout of YouTube-VIS or COCO, with any categories.
+NAME is one of `DATASETS`, PATH the data set's folder or one of its JSON files. Without NAME, PATH is a JSON file in the
+layout of YouTube-VIS or COCO with any categories.
 
-Adding a data set: one entry of `DATASETS`, with a loader if its files are in another layout.
+To add a data set, add an entry to `DATASETS`, with a loader if its files have another layout.
 """
 
 from __future__ import annotations
@@ -29,40 +29,41 @@ Split = Literal["train", "valid", "test"]
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set as the user wrote it, and, for training, how much of it is used and how."""
+    """A data set as specified by the user, with its use in training."""
 
     path: Path
     name: str = ""
-    """One of `DATASETS`; empty for a JSON file in the layout of YouTube-VIS or COCO."""
+    """One of `DATASETS`. Empty for a JSON file in the layout of YouTube-VIS or COCO."""
     split: Split | None = None
-    """Which part; by default what the command works on: training on train, everything else on valid."""
+    """Split to read. Default: train for training, valid otherwise."""
     share: float | None = None
-    """Its part of every batch; what the others leave, in equal parts, where none is given."""
+    """Share of every batch. Default: an equal part of the share that the other data sets leave."""
     supervision: Literal["boxes", "masks"] | None = None
-    """By default that of the training."""
+    """Supervision in training. Default: that of the training configuration."""
     length: int | None = None
-    """Frames of a clip; by default those of the training. Of a single picture, more than one make a pseudo-clip."""
+    """Frames per clip. Default: that of the training configuration. With more than one, a single image becomes a
+    pseudo-clip."""
     boxes_from_masks: bool = False
-    """Annotations without boxes get those of their masks."""
+    """Compute missing boxes of annotations from their masks."""
 
     @property
     def info(self) -> DatasetInfo:
-        """Its entry in `DATASETS`, or `OWN_FILE`."""
+        """Entry of the data set in `DATASETS`, or `OWN_FILE`."""
         return DATASETS[self.name] if self.name else OWN_FILE
 
     def load(
         self, split: Split = "train", frames_dir: str | Path | None = None, *, with_masks: bool = True
     ) -> VideoDataset:
-        """Read the data set; neither a picture nor, unless its boxes come from there, a mask is touched.
+        """Read the data set. Images are not read, and masks are only read if boxes are computed from them.
 
         Args:
-            split: the part that is read where the specification does not say.
-            frames_dir: where the frames lie, if not where the data set has them.
+            split: the split to read if the specification names none.
+            frames_dir: the folder of the frames, if they are not in their usual folder.
             with_masks: False if masks are not needed, so that large ones are not kept.
 
         Raises:
-            DataError: when its files are not where the data set has them, their categories are not those of the named
-                data set, or for any problem in them.
+            DataError: when files are not in their usual locations, when their categories are not those of the
+                named data set, or for any problem in them.
         """
         frames_dir = None if frames_dir is None else Path(frames_dir)
         return self.info.load(self, self.split or split, frames_dir, with_masks)
@@ -70,36 +71,37 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A published data set: where its files lie below its folder, in the order of preference, and what is done with it.
+    """A published data set: patterns of its files below its folder, in order of preference, and its reader and
+    evaluator.
 
-    In the patterns ``{split}`` stands for one of the split's names.
+    In the patterns, ``{split}`` is replaced by one of the split's names.
     """
 
     title: str
     load: Callable[[DatasetSpec, Split, Path | None, bool], VideoDataset]
-    """Reads a split, from frames in a folder if that is given, with masks or without."""
+    """Function that reads a split, optionally with the frames in another folder, with or without masks."""
     categories: tuple[Category, ...] = ()
     num_videos: int = 0
-    """Videos, or pictures, with objects in the published training split."""
+    """Number of videos, or images, with objects in the published training split."""
     annotations: tuple[str, ...] = ()
     frames: tuple[str, ...] = ()
     splits: dict[Split, tuple[str, ...]] = field(
         default_factory=lambda: {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
     )
-    """The names that each split has in file names."""
+    """Names of each split in file names."""
     evaluator: Literal["ap", "tracking"] = "ap"
-    """AP of tracks, or the tracking numbers of BDD100K from bitmasks or Scalabel files."""
+    """Metrics to compute: AP of tracks, or the tracking metrics of BDD100K from files in its own formats."""
     write_own_results: Callable[[Path, VideoDataset, Sequence[TrackResult], float], list[str]] = lambda *_: []
-    """Writes the files that its own evaluation takes besides results.json into a folder, and returns their names. The
-    number is the least score of tracks where scores do not count."""
+    """Function that writes the files for the data set's own evaluation, besides results.json, into a folder and returns
+    their names. The float is the minimum score of tracks, for evaluations that ignore scores."""
     can_be_split: bool = False
-    """Whether its training annotations are one YouTube-VIS JSON, of which `mfvis data split` makes two."""
+    """True if the training annotations are one YouTube-VIS JSON, which `mfvis data split` can split."""
 
 
 def parse_spec(text: str) -> DatasetSpec:
-    """A data set as it is written on the command line (see the head of this module).
+    """A data set specification parsed from its text on the command line (see the module's docstring).
 
-    Options: ``split=train|valid|test``, ``share=0.25`` or just the number, ``supervision=boxes|masks``, ``length=T``,
+    Options: ``split=train|valid|test``, ``share=0.25`` or only the number, ``supervision=boxes|masks``, ``length=T``,
     ``boxes=masks``.
 
     Raises:
@@ -108,7 +110,7 @@ def parse_spec(text: str) -> DatasetSpec:
     if text and path_fault(text) is None and Path(text).exists():
         return DatasetSpec(Path(text))
     location, _, options = text.rpartition("@")
-    # An @ in a path is not an option: options are numbers and assignments only.
+    # An @ in a path does not start options: these are only numbers and assignments.
     if not location or not all(re.fullmatch(r"[\d.]+|\w+=[^/]*", option) for option in options.split(",")):
         location, options = text, ""
     name, colon, path = location.partition(":")
@@ -151,7 +153,7 @@ def _options(text: str, options: str) -> dict[str, object]:
 def parse_file(
     spec: DatasetSpec, frames_dir: str | Path | None = None, *, with_masks: bool = True
 ) -> tuple[VideoDataset, list[Problem]]:
-    """What is valid in a JSON file in the layout of YouTube-VIS or COCO, and what is not. The arguments are those of
+    """The valid part of a JSON file in the layout of YouTube-VIS or COCO, and its problems. The arguments are those of
     `DatasetSpec.load`; `spec` has no name."""
     problems: list[Problem] = []
     root = read_object(spec.path, problems)
@@ -164,16 +166,16 @@ def parse_file(
 
 
 def locate(spec: DatasetSpec, split: Split) -> tuple[Path, Path | None]:
-    """The JSON of a split and the folder its frames lie in (None: where a YouTube-VIS JSON without a name has them).
+    """JSON of a split and folder of its frames. The folder is None for a YouTube-VIS JSON without a data set name.
 
     Raises:
-        DataError: when one of them is nowhere the data set has it.
+        DataError: when one of them is not in any of its usual locations.
     """
     if not spec.name:
         return spec.path, None
     info, names = spec.info, spec.info.splits[spec.split or split]
     if spec.path.suffix == ".json":
-        # A file of the user's own, such as a local split, of the named data set: the frames are those of any split.
+        # A JSON of the user, such as a local split of the named data set, uses the frames of any split.
         if spec.split is None:
             every = [name for group in info.splits.values() for name in group]
             names = tuple(sorted(every, key=lambda name: name not in str(spec.path)))
@@ -249,7 +251,7 @@ def _like_ytvis(
 DATASETS = {
     "ytvis2019": _like_ytvis("YouTube-VIS 2019", categories.YTVIS_2019, 2238),
     "ytvis2021": _like_ytvis("YouTube-VIS 2021", categories.YTVIS_2021, 2985),
-    # Its training videos and categories are those of 2021.
+    # The training videos and categories are those of 2021.
     "ytvis2022": _like_ytvis("YouTube-VIS 2022", categories.YTVIS_2021, 2985),
     "ovis": _like_ytvis(
         "OVIS",
@@ -283,4 +285,4 @@ DATASETS = {
     ),
 }
 DATASET_NAMES = ", ".join(DATASETS)
-"""The names of the data sets, for help texts."""
+"""Names of the data sets, for help texts."""

@@ -1,4 +1,4 @@
-"""Image files: reading them as RGB, upright, and writing them."""
+"""Image files: reading as upright RGB, and writing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"}
 )
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "TGA", "JPEG2000")
-"""Pillow's formats that only decode pixels. Of the others, EPS starts Ghostscript."""
+"""Pillow formats that only decode pixels. Among the others, EPS would start Ghostscript."""
 MAX_PIXELS = 2**27
-"""Pixels of the largest picture or video frame that is decoded; 16K has fewer."""
+"""Maximum number of pixels of an image or video frame to decode. 16K has fewer."""
 UNKNOWN_RANGE = frozenset({"I", "F"})
-"""Pillow's modes of 32-bit integers and floats: nothing says which value is white."""
+"""Pillow modes of 32-bit integers and floats, for which the value of white is unknown."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,16 +34,16 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""The operation that turns a picture of each EXIF orientation but 1 upright."""
+"""Operation that turns an image upright, for each EXIF orientation except 1."""
 
 
 def is_image(name: str | Path) -> bool:
-    """Whether a file name ends as one of a picture. Every other file that has frames is a video file."""
+    """True if a file name has the suffix of an image. Every other file with frames is a video file."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The pictures in a folder in natural order (2.jpg before 10.jpg), without hidden files such as ``._2.jpg``."""
+    """Image files of a folder in natural order (2.jpg before 10.jpg), without hidden files such as ``._2.jpg``."""
     return sorted((path for path in folder.iterdir() if is_image(path) and path.name[0] != "."), key=_natural)
 
 
@@ -52,12 +52,12 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def require_file(path: Path, name: str, remedy: str) -> None:
-    """Check that `path` is a regular file, so that opening it can neither hang nor reach anything but the disk.
+    """Check that `path` is a regular file, so that opening it can neither block nor access anything but the disk.
 
     Args:
         path: the path.
-        name: the thing that it was to be, for the message.
-        remedy: a sentence for the message.
+        name: the expected kind of file, for the message.
+        remedy: a sentence that ends the message.
 
     Raises:
         VideoError: when it is missing, a folder, a pipe or a device.
@@ -80,7 +80,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     """An image file as a Pillow image that is not loaded yet.
 
     Raises:
-        VideoError: when it is missing, not an image, or too large; also for such errors in the block, which loads it.
+        VideoError: when it is missing, not an image, or too large. Errors while the block loads it are converted too.
     """
     require_file(path, "the frame's file", "Check the frames folder")
     try:
@@ -93,9 +93,9 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """One image file as RGB uint8 ``[H, W, 3]``: the upper 8 of 16 bits, and the colors of transparent pictures.
+    """One image file as RGB uint8 ``[H, W, 3]``: the upper 8 of 16 bits, and the colors of transparent images.
 
-    Turned as its EXIF says, since annotation tools and browsers show it so, and OpenCV and detectron2 read it so.
+    The EXIF orientation is applied, as in annotation tools, browsers, OpenCV and detectron2.
 
     Raises:
         VideoError: when it is missing, not an image, cut off, or of unknown range.
@@ -105,36 +105,36 @@ def read_image(path: Path) -> np.ndarray:
             raise VideoError(f"{path}: the picture has 32 bits a pixel. Save it with 8 bits a channel")
         if (turn := orientation(image)) > 1:
             image = image.transpose(_UPRIGHT[turn])
-        if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
+        if image.mode.startswith("I;16"):  # Pillow would clip these at 255
             return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
         return np.asarray(image.convert("RGB"))
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation of a picture, 1 (upright) to 8; from 5 on width and height change places.
+    """EXIF orientation of an image, 1 (upright) to 8. From 5 on, width and height are exchanged.
 
-    Loads the picture, since Pillow turns TIFFs itself while it loads them.
+    Loads the image, since Pillow turns TIFFs itself while loading them.
     """
     image.load()
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
-    except SyntaxError:  # the EXIF is damaged, which does the picture no harm
+    except SyntaxError:  # damaged EXIF data do not affect the pixels
         return 1
     return value if value in _UPRIGHT else 1
 
 
 def write_image(path: str | Path, picture_HW3: np.ndarray) -> None:
-    """Write RGB uint8 ``[H, W, 3]`` in the format that the suffix of `path` names; atomic."""
+    """Write RGB uint8 ``[H, W, 3]`` atomically in the format given by the suffix of `path`."""
     with atomic_write(path) as temporary:
         save_picture(temporary, picture_HW3, quality=90)
 
 
 def save_picture(path: Path, picture: np.ndarray, **options: Any) -> None:
-    """Write uint8 ``[H, W, C]`` in the format that the suffix of `path` names; `options` are Pillow's.
+    """Write uint8 ``[H, W, C]`` in the format given by the suffix of `path`. `options` are Pillow's.
 
-    Through memory, as Pillow does not notice that a full disk took only the first part.
+    The file is encoded in memory, since Pillow does not detect an incomplete write on a full disk.
     """
     encoded = io.BytesIO()
-    encoded.name = path.name  # whose suffix Pillow reads
+    encoded.name = path.name  # Pillow chooses the format by the suffix
     Image.fromarray(picture).save(encoded, **options)
     path.write_bytes(encoded.getvalue())

@@ -1,5 +1,4 @@
-"""JSON files: read with a problem where another would crash, written so that nobody sees half of one, and the few words
-in which their readers speak about a value."""
+"""JSON files: reading with collected problems, atomic writing, and checks and names of values for the readers."""
 
 from __future__ import annotations
 
@@ -13,21 +12,22 @@ from mfvis.text import shortened
 from mfvis.writing import atomic_write
 
 LARGEST = 10**7
-"""A coordinate, a size or a number of frames beyond this is a slip, and could not be worked with."""
+"""Largest coordinate, size or number of frames. A larger value is a mistake and could not be processed."""
 MAX_PIXELS = 2**27
-"""Pixels of the largest picture that masks are decoded for. Damaged headers and sizes ask for gigabytes and more."""
+"""Maximum number of pixels of an image whose masks are decoded. Damaged headers and sizes would need gigabytes and
+more."""
 
 
 def read_json(path: Path, problems: list[Problem]) -> Any | None:
-    """The value in a JSON file; None, and one more entry in `problems`, where there is none to be had."""
+    """The value of a JSON file. None, and an entry in `problems`, if it cannot be read."""
 
     def report(problem: str, remedy: str) -> None:
         problems.append(Problem(str(path), "file", problem, remedy))
 
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # opening a pipe would block
         return report(f"is {'a folder' if path.is_dir() else 'a pipe or a device'}", "Name a file")
     try:
-        text = path.read_text(encoding="utf-8-sig")  # programs of Windows begin with a mark
+        text = path.read_text(encoding="utf-8-sig")  # programs on Windows write a byte order mark
     except (FileNotFoundError, NotADirectoryError):
         return report("does not exist", "Check the path")
     except UnicodeDecodeError:
@@ -47,12 +47,12 @@ def read_json(path: Path, problems: list[Problem]) -> Any | None:
         return report(f"is not JSON ({where})", "Mend that line, or write the file again")
     except RecursionError:
         return report("is nested too deeply", "Give a JSON file of annotations or results")
-    except ValueError as error:  # a key that occurs twice, or a number of thousands of digits
+    except ValueError as error:  # a duplicate key, or a number with thousands of digits
         return report(f"is not JSON that can be read ({error})", "Write the file again")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the file. Readers of JSON take the last of two values of one key, and the other would be lost."""
+    """An object of the file. Duplicate keys are refused, since JSON readers silently keep only the last value."""
     value = dict(pairs)
     if len(value) < len(pairs):
         for key, item in pairs:
@@ -62,7 +62,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
-    """As `read_json`, of a file that must hold an object, as annotations do and results do not."""
+    """The object in a JSON file, read as by `read_json`. Annotation files contain an object, results files do not."""
     before = len(problems)
     value = read_json(path, problems)
     if isinstance(value, dict) or len(problems) > before:
@@ -73,22 +73,22 @@ def read_object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
 
 
 def write_json(path: str | Path, value: Any, *, allow_nan: bool = False) -> None:
-    """Write `value`; a reader never sees half a file.
+    """Write `value` atomically.
 
-    allow_nan: for fields of somebody else's file that are passed on as they were read. In values of our own NaN is a
-    bug, and a ValueError.
+    allow_nan: accept NaN in fields that are copied unchanged from an input file. In values of our own NaN is a bug and
+    raises a ValueError.
     """
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, allow_nan=allow_nan, separators=(",", ":")), encoding="utf-8")
 
 
 def is_integer(value: Any) -> bool:
-    """A whole number, which True and False are not."""
+    """True for an integer; True and False are not integers here."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def as_integer(value: Any) -> int | None:
-    """The whole number that a JSON value says: 7, 7.0 (tables of floats write it) or "7"; None for anything else."""
+    """The integer given by a JSON value: 7, 7.0 (as in tables of floats) or "7". None for anything else."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         return int(value)
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
@@ -97,11 +97,11 @@ def as_integer(value: Any) -> int | None:
 
 
 def is_finite(value: Any) -> bool:
-    """A number that can be worked with: neither infinite, nor NaN, nor beyond `LARGEST`."""
+    """True for a number that can be processed: not infinite, not NaN, and at most `LARGEST`."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """Name of the kind of a JSON value, for messages."""
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
     return kinds.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""Many masks at once: the check that makes them safe for pycocotools, without decoding one."""
+"""Many masks at once: the check that makes them safe for pycocotools without decoding them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from mfvis.data.rle import decode_mask, encode_mask, uncompress
 from mfvis.errors import DataError, Problem
 
 CHUNK = 1 << 17
-"""Characters that `check_counts` works on at a time, so that they stay in the cache."""
+"""Number of characters that `check_counts` processes at a time, so that they stay in the cache."""
 JOINTS = ("runs", "first", "second", "third", "before_last", "last", "first_end", "third_end")
 _DIGITS = np.arange(256, dtype=np.uint8) - np.uint8(48)
-# What a character adds to its number: five bits, of which the highest of the last character (bit 5 clear) is the sign.
+# Each character adds five bits to its value. The highest bit of the last character (bit 5 clear) is the sign.
 _VALUES = (_DIGITS & 31).astype(np.int32) - np.where(_DIGITS & 48 == 16, 32, 0).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Masks:
-    """N masks that can be given to pycocotools, which trusts its input: runs that do not add up to the picture make it
-    write past its buffer, or loop for ever."""
+    """N masks that can be passed to pycocotools, which does not validate its input. If runs do not add up to the image
+    size, it writes past its buffer or loops forever."""
 
     rles: list[dict[str, Any] | None]
-    """Compressed RLEs ``{"size": [h, w], "counts": str}``; None where a mask is absent or was damaged."""
+    """Compressed RLEs ``{"size": [h, w], "counts": str}``. None for a mask that is absent or damaged."""
     area_N: np.ndarray
-    """int64: pixels; 0 where there is no mask."""
+    """Areas in pixels, int64; 0 without a mask."""
     joints: dict[str, np.ndarray]
-    """What `mfvis.eval.tubes` needs to join the strings of several masks, int64 ``[N]`` each: see `_check_chunk`."""
+    """Values that `mfvis.eval.tubes` needs to join the strings of several masks, int64 ``[N]`` each: see
+    `_check_chunk`."""
 
 
 def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, problems: list[Problem]) -> Masks:
-    """Masks as the JSON has them, each ``(record, segmentation, height, width)``, checked and as compressed RLEs.
+    """Check masks of a JSON, each ``(record, segmentation, height, width)``, and return them as compressed RLEs.
 
-    A damaged mask is one more entry in `problems`. Much faster than `decode_mask`, and of the same opinion.
+    A damaged mask adds an entry to `problems`. Accepts the same masks as `decode_mask`, but is much faster.
     """
     masks = list(masks)
     rles: list[dict[str, Any] | None] = [None] * len(masks)
@@ -80,7 +81,7 @@ def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, pro
 def _check(
     places: list[int], rles: list[dict[str, Any] | None], area_N: np.ndarray, joints: dict[str, np.ndarray]
 ) -> list[int]:
-    """Fill in area and joints of the RLEs at these places; returns the places of those that are not sound."""
+    """Fill in area and joints of the RLEs at these indices. Returns the indices of the invalid ones."""
     pixels = np.array([rles[place]["size"][0] * rles[place]["size"][1] for place in places], np.int64)
     checked = check_counts([rles[place]["counts"] for place in places], pixels)
     sound = checked.pop("sound") == 1
@@ -91,7 +92,7 @@ def _check(
 
 
 def _listed_runs(mask: Any, height: int, width: int) -> bool:
-    """Whether it is an RLE of listed runs that is seen to be sound at a glance."""
+    """True if a quick check shows that the mask is a valid RLE with a list of runs."""
     if not isinstance(mask, dict) or not isinstance(mask.get("counts"), list) or mask.get("size") != [height, width]:
         return False
     try:
@@ -108,23 +109,23 @@ def _listed_runs(mask: Any, height: int, width: int) -> bool:
 
 
 def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> dict[str, np.ndarray]:
-    """Of N compressed strings of runs at once what `_check_chunk` finds in them, int64 ``[N]`` each.
+    """Run `_check_chunk` on N compressed RLE strings. Returns int64 ``[N]`` for each of its values.
 
-    Sound are runs that add up to the picture's pixels (int64 ``[N]``), positive ones but for the first, which may be 0.
-    Strings with a number of more than six characters, and pictures of more than `MAX_PIXELS`, are not called sound.
-    All else of an unsound string is void.
+    Runs are valid if they add up to the image's pixels (int64 ``[N]``) and all are positive, except that the first may
+    be 0. Strings with a value of more than six characters, and images of more than `MAX_PIXELS`, are reported as
+    invalid. The other values of an invalid string are undefined.
     """
     found = {name: np.zeros(len(counts), np.int64) for name in ("sound", "area", *JOINTS)}
     length_N = np.fromiter(map(len, counts), np.int64, len(counts))
     ascii_N = np.fromiter(map(str.isascii, counts), bool, len(counts))
-    # By length, so that the strings of a chunk fill a rectangle.
+    # Sort by length, so that the strings of a chunk fill a rectangle.
     order = np.argsort(length_N, kind="stable")
     order = order[(length_N[order] > 0) & ascii_N[order]]
     sorted_length = length_N[order]
     start = 0
     while start < len(order):
         stop = start + max(1, CHUNK // int(sorted_length[start]))
-        # Strings that are much longer than the first one wait for the next chunk.
+        # Strings that are much longer than the first one are left to the next chunk.
         stop = min(stop, max(start + 1, int(np.searchsorted(sorted_length, 1.25 * sorted_length[start], side="right"))))
         chosen = order[start:stop]
         chunk = _check_chunk([counts[n] for n in chosen], length_N[chosen], pixels_N[chosen])
@@ -135,16 +136,16 @@ def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> dict[str, np.nd
 
 
 def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) -> dict[str, np.ndarray]:
-    """Of strings in ascending order of their lengths, none of them empty: are they sound, their masks' areas, and
+    """Validity and mask areas of non-empty strings in ascending order of length, and
 
-    * runs: how many there are;
-    * first, second, third, before_last, last: runs, as far as there are so many;
-    * first_end, third_end: how many characters the first run, and the first three, take.
+    * runs: number of runs;
+    * first, second, third, before_last, last: runs, if they exist;
+    * first_end, third_end: number of characters of the first run, and of the first three.
 
-    A string with a run of length 0, but for the first one, is not called sound either.
+    A string with a run of length 0, except the first one, is also reported as invalid.
     """
     longest, rows = int(length_N[-1]), np.arange(len(counts))
-    # Blanks, to fill up the rows, have bit 5 set and so never end a number.
+    # Blanks that pad the rows have bit 5 set, so that they never end a value.
     text = "".join([text.ljust(longest) for text in counts]).encode("ascii")
     text_NC = np.frombuffer(text, np.uint8).reshape(len(counts), longest)
     digit_NC = text_NC - np.uint8(48)
@@ -154,7 +155,7 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
 
     value_NC = _VALUES.take(text_NC)
     value_NC[:, 1:] <<= more_NC[:, :-1] * np.uint8(5)
-    # Third and later characters of a number are few.
+    # Third and later characters of a value are rare.
     third = (more_NC[:, :-2] & more_NC[:, 1:-1]).view(bool) & (digit_NC[:, 2:] < 64)
     row, column = np.divmod(np.flatnonzero(third), max(longest - 2, 1))
     column, before = column + 2, 2
@@ -166,28 +167,29 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
         row, column = row[longer], column[longer]
     sound[row] = False
 
-    # From the fourth on, a run is stored as the difference to the run two before: sums over every other number.
+    # From the fourth on, a run is stored as the difference to the run two before: sum over every second value.
     number_NC = np.cumsum(last_NC.astype(np.int32), axis=1, dtype=np.int32)
     odd_NC = (number_NC - last_NC) & 1
     run_NC = np.cumsum(value_NC, axis=1, dtype=np.int32)
     first_N = run_NC[rows, last_NC.argmax(1)]
     odd_run_NC = np.cumsum(value_NC * odd_NC, axis=1, dtype=np.int32)
     run_NC -= odd_run_NC
-    run_NC -= first_N[:, None]  # the third run is stored as it is
+    run_NC -= first_N[:, None]  # the third run is not stored as a difference
     run_NC += odd_NC * (odd_run_NC - run_NC)
     run_NC *= last_NC
-    # As unsigned, a negative run is a huge one. No step exceeds 2^30, so that none within the bound has wrapped around.
+    # As unsigned, a negative run is huge. No step exceeds 2^30, so that values within the bound have not wrapped
+    # around.
     sound &= pixels_N <= MAX_PIXELS
     sound &= (run_NC.view(np.uint32).max(1) <= pixels_N) & (first_N >= 0) & (first_N <= pixels_N)
     sound &= run_NC.sum(1, dtype=np.int64) + first_N == pixels_N
 
-    # A number has at most six characters.
+    # A value has at most six characters.
     head_NC = number_NC[:, : 3 * 6]
     first, second, third = (np.minimum((head_NC < n).sum(1), length_N - 1) for n in (1, 2, 3))
     tail_N6 = np.maximum(length_N[:, None] - np.arange(2, 8), 0)
     before_last = tail_N6[rows, last_NC[rows[:, None], tail_N6].argmax(1)]
     runs = number_NC[rows, length_N - 1]
-    # pycocotools stops comparing where both masks have a run of length 0, which only the first one needs to have.
+    # pycocotools stops comparing where both masks have a run of length 0. Only the first run may need length 0.
     empty = np.count_nonzero((run_NC == 0) & (last_NC == 1), axis=1) > 1
     return {
         "sound": sound & ~empty,

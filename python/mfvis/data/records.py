@@ -1,7 +1,7 @@
-"""Records of annotation and result files, read field by field: problems are gathered, repairs are counted.
+"""Readers of single fields of annotation and result files. Problems are collected, repairs are counted.
 
-Whoever reads a published file cannot mend it. A reader therefore complains only where it cannot go on, or where going
-on would probably be wrong; everything else becomes a note.
+Users cannot fix published files. A reader therefore reports a problem only if it cannot continue, or if the result
+would probably be wrong. Everything else becomes a note.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from mfvis.text import name_fault, shortened
 from mfvis.types import Category, Video
 
 ROUNDING = 1.0
-"""Pixels by which a box may reach outside its picture (inclusive corners, rounding); it is clipped without a note."""
+"""Pixels by which a box may exceed its image (inclusive corners, rounding) and be clipped without a note."""
 MAX_SHARE_OUTSIDE = 1 / 3
-"""If more than this share of a file's boxes reaches outside, its sizes or the form of its boxes are wrong."""
+"""If more than this fraction of a file's boxes exceeds the image, its sizes or its box format are wrong."""
 ABSENT = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass
 class RecordReader:
-    """Reads the records of one JSON file, and gathers what is wrong with them."""
+    """Reader of the records of one JSON file, which collects their problems."""
 
     file: str
     boxes_from_masks: bool = False
     lenient: bool = False
-    """For published data sets: what can be repaired is repaired, however much of it there is."""
+    """True for published data sets: repair everything that can be repaired, however often it occurs."""
     problems: list[Problem] = field(default_factory=list)
     noted: Counter[str] = field(default_factory=Counter)
     boxes_read: int = 0
     outside: list[Problem] = field(default_factory=list)
-    """Boxes that reach outside their picture; `finish` decides whether they are problems."""
+    """Boxes that exceed their image; `finish` decides whether they are problems."""
     extents: dict[str, float] = field(default_factory=dict)
-    """The largest coordinate of the boxes of each video (of all pictures, in COCO's layout)."""
+    """Largest coordinate of the boxes of each video, or of all images in COCO's layout."""
 
     def report(self, record: str, problem: str, remedy: str) -> None:
         """Add a problem."""
@@ -56,7 +56,7 @@ class RecordReader:
         return tuple(f"{self.file}: {count} {what}" for what, count in self.noted.items())
 
     def finish(self) -> None:
-        """Judge what only all boxes together show. Call it once, after the last record."""
+        """Report problems that only all boxes together show. Call it once, after the last record."""
         if self.outside and not self.lenient and len(self.outside) > MAX_SHARE_OUTSIDE * self.boxes_read:
             self.problems += self.outside
         elif self.outside:
@@ -67,7 +67,7 @@ class RecordReader:
                 self.report(record, problem, "Multiply by its size")
 
     def entries(self, root: dict[str, Any], name: str, needed: bool) -> Iterator[tuple[str, Any]]:
-        """Each entry of a list at the top level, with its index as the record's name."""
+        """Each entry of a top-level list, with its index as the name of the record."""
         entries = root.get(name)
         if entries is None:
             if needed:
@@ -83,7 +83,7 @@ class RecordReader:
             yield f"{name}[{index}]", entry
 
     def fields(self, record: str, entry: Any, names: Sequence[str]) -> dict[str, int] | None:
-        """The integers that a record must have; None, reported, unless it has them all."""
+        """Required integer fields of a record. None, with a report, if one is missing or not an integer."""
         if not isinstance(entry, dict):
             self.report(record, f"is {kind_of(entry)}, expected an object", "Write an object with its keys")
             return None
@@ -98,13 +98,13 @@ class RecordReader:
         return None if None in values.values() else values
 
     def unique(self, id: int, seen: Collection[int], record: str, noun: str) -> bool:
-        """Whether an id is new; reported otherwise."""
+        """True if an id is new. Duplicates are reported."""
         if id in seen:
             self.report(record, f"{noun} id {id} is a duplicate", "Give each one an id of its own")
         return id not in seen
 
     def sized(self, record: str, fields: dict[str, int]) -> bool:
-        """Whether width and height are those of a picture that can be worked with; reported otherwise."""
+        """True if width and height are plausible for an image. Others are reported."""
         faulty = [name for name in ("width", "height") if not 0 < fields[name] <= LARGEST]
         for name in faulty:
             self.report(record, f"{name} is {shortened(fields[name])}", "Write the size of the pictures")
@@ -115,7 +115,7 @@ class RecordReader:
         return not faulty and not too_many
 
     def categories(self, root: dict[str, Any]) -> dict[int, Category]:
-        """The categories of a file by their ids."""
+        """Categories of a file by id."""
         categories: dict[int, Category] = {}
         for record, entry in self.entries(root, "categories", needed=bool(root.get("annotations"))):
             fields = self.fields(record, entry, ("id",))
@@ -134,9 +134,9 @@ class RecordReader:
         return categories
 
     def declared(self, root: dict[str, Any], name: str) -> dict[int, None] | None:
-        """The ids in a list at the top level, of broken records too; None if one of them cannot be read.
+        """Ids in a top-level list, including those of broken records. None if one of them cannot be read.
 
-        One fault is one problem: a reference to a broken record is none.
+        References to a broken record are not reported, since its own problem already is.
         """
         entries = root.get(name)
         ids = [
@@ -153,7 +153,8 @@ class RecordReader:
         categories: Collection[int] | None,
         owner: Literal["video", "image"] = "video",
     ) -> bool:
-        """Whether the video (or image) and the category of a record exist; reported otherwise. None: all do."""
+        """True if the video (or image) and the category of a record exist. Missing ones are reported. None: all
+        exist."""
         id = fields[f"{owner}_id"]
         known_video = videos is None or id in videos
         known_category = categories is None or fields["category_id"] in categories
@@ -171,7 +172,7 @@ class RecordReader:
         return known_video and known_category
 
     def crowd(self, record: str, entry: dict[str, Any]) -> bool | None:
-        """Whether an annotation is a crowd; None where the file does not say."""
+        """True if an annotation is a crowd. None if the file does not say."""
         value = entry.get("iscrowd")
         if value not in (None, 0, 1):
             self.report(record, f"iscrowd is {shortened(value)}, expected 0 or 1", "Write 0 or 1")
@@ -186,7 +187,7 @@ class RecordReader:
             )
 
     def per_frame(self, record: str, name: str, entry: dict[str, Any], length: int) -> list[Any] | None:
-        """A list with an entry for each frame; None where there is none, or, reported, where it is another."""
+        """A list with an entry for each frame. None if it is missing, or, with a report, if it has another form."""
         values = entry.get(name)
         if values is None:
             return None
@@ -205,7 +206,7 @@ class RecordReader:
     def boxes(
         self, record: str, entry: dict[str, Any], video: Video, segmentations: Sequence[Any] | None
     ) -> np.ndarray:
-        """float32 ``[T, 4]`` xyxy of an annotation's or a result's ``bboxes``; zeros where there is no valid box."""
+        """Boxes of the ``bboxes`` of an annotation or result, float32 ``[T, 4]`` xyxy; zeros without a valid box."""
         boxes: list[Any] = []
         if entry.get("bboxes") is not None:
             group = f"video {video.id}"
@@ -222,11 +223,11 @@ class RecordReader:
                 self.box_of_mask(f"{record}, frame {t}", segmentation, video)
                 for t, segmentation in enumerate(segmentations)
             ]
-        # Not zeros for the declared length, which may be a claim of any size.
+        # The declared length cannot be used for zeros, since it may be arbitrarily large.
         return np.array(boxes or [ABSENT] * len(segmentations or ()), np.float32).reshape(-1, 4)
 
     def box_of_mask(self, record: str, segmentation: Any, video: Video) -> np.ndarray:
-        """float32 ``[4]``: the box of a mask; zeros where it is empty or, reported, damaged."""
+        """Box of a mask, float32 ``[4]``; zeros if the mask is empty or, with a report, damaged."""
         if segmentation is None:
             return np.zeros(4, np.float32)
         try:
@@ -236,9 +237,9 @@ class RecordReader:
             return np.zeros(4, np.float32)
 
     def box(self, record: str, box: Any, video: Video, group: str) -> tuple[float, float, float, float]:
-        """``(x1, y1, x2, y2)`` of ``[x, y, width, height]``, clipped to the picture; zeros where the object is absent.
+        """``(x1, y1, x2, y2)`` of ``[x, y, width, height]``, clipped to the image; zeros if the object is absent.
 
-        `group` names the boxes that are judged together by `finish`.
+        `group` names the boxes that `finish` judges together.
         """
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
             self._odd_box(record, box)
@@ -266,7 +267,7 @@ class RecordReader:
         return (x, y, x2, y2) if x2 > x and y2 > y else ABSENT
 
     def _odd_box(self, record: str, box: Any) -> None:
-        """Note or report what stands where a box should be."""
+        """Note or report a value that is not a box."""
         if box == []:
             return
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):

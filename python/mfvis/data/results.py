@@ -25,9 +25,9 @@ from mfvis.writing import atomic_write
 
 
 def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
-    """Write predicted tracks as the YouTube-VIS ``results.json`` that evaluation servers and `read_results` take.
+    """Write predicted tracks as a YouTube-VIS ``results.json`` for evaluation servers and `read_results`.
 
-    Beyond YouTube-VIS every entry has ``bboxes``, and ``track_id`` where the track was given.
+    In addition to YouTube-VIS, every entry has ``bboxes``, and ``track_id`` if the track was an input.
     """
     write_json(
         path,
@@ -46,13 +46,13 @@ def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
 
 
 def zip_results(path: str | Path, results: str | Path) -> None:
-    """Write the zip that evaluation servers take: the file `results` as ``results.json``, in no folder.
+    """Write the zip for evaluation servers: the file `results` as ``results.json``, without a folder.
 
-    The same results give the same bytes, as the entry has no date.
+    The same results give the same bytes, since the entry has no date.
     """
     entry = zipfile.ZipInfo("results.json")
     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-    entry.file_size = Path(results).stat().st_size  # decides about ZIP64
+    entry.file_size = Path(results).stat().st_size  # needed to decide about ZIP64
     with (
         atomic_write(path) as temporary,
         open(results, "rb") as source,
@@ -64,12 +64,12 @@ def zip_results(path: str | Path, results: str | Path) -> None:
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """The content of a results file: what is valid, and what is not. Masks are as the file has them, and unchecked."""
+    """Valid content of a results file, and its problems. Masks are unchanged and unchecked."""
 
     results: list[TrackResult]
     problems: list[Problem]
     notes: tuple[str, ...]
-    """What was left out, and what the field's programs would refuse."""
+    """Notes on entries that were left out, and on content that the reference programs would refuse."""
 
 
 def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
@@ -95,7 +95,7 @@ def read_results(path: str | Path, dataset: VideoDataset) -> list[TrackResult]:
 
 
 def masks_of(dataset: VideoDataset, results: Sequence[TrackResult]) -> Iterator[tuple[str, Any, int, int]]:
-    """The masks of results one after the other, as `compress_masks` takes them."""
+    """Masks of all results in sequence, as input of `compress_masks`."""
     sizes = {video.id: (video.height, video.width) for video in dataset.videos}
     for index, result in enumerate(results):
         height, width = sizes[result.video_id]
@@ -104,11 +104,11 @@ def masks_of(dataset: VideoDataset, results: Sequence[TrackResult]) -> Iterator[
 
 
 def parse_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool = False) -> ResultsFile:
-    """Read a ``results.json`` of `dataset`.
+    """The valid part of a ``results.json`` of `dataset`, and its problems.
 
-    For a data set of pictures it may also be COCO's: ``image_id`` and one ``segmentation`` for ``video_id`` and
-    ``segmentations``. Boxes are zeros unless `with_boxes`, and where the file has none. Results of categories that the
-    data set does not have are left out, as in the reference programs.
+    For a data set of images it may also be in COCO's format: ``image_id`` and one ``segmentation`` instead of
+    ``video_id`` and ``segmentations``. Boxes are zeros without `with_boxes`, or if the file has none. Results of
+    categories that the data set does not have are left out, as in the reference programs.
     """
     reader = RecordReader(str(path), boxes_from_masks=True, lenient=True)
     entries = read_json(Path(path), reader.problems)
@@ -150,9 +150,9 @@ def parse_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool =
 def _result(
     reader: RecordReader, record: str, category_id: int, entry: dict[str, Any], video: Video, with_boxes: bool
 ) -> TrackResult | None:
-    """One entry of a results file; None, reported, if it cannot be read."""
+    """One entry of a results file. None, with a report, if it cannot be read."""
     score = entry.get("score")
-    # any finite number: some programs write logits
+    # any finite number, since some programs write logits
     if not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= sys.float_info.max:
         reader.report(record, f"score is {shortened(score)}, expected a number", "Write a confidence in 0..1")
         return None
@@ -178,20 +178,19 @@ def _result(
 def write_labeled(
     root: dict[str, Any], path: str | Path, results: Sequence[TrackResult], dataset: VideoDataset
 ) -> None:
-    """Write an annotation file again with masks: each annotation that a result names by its `track_id` gets RLE
+    """Write an annotation file with masks added: each annotation whose `track_id` a result names gets RLE
     ``segmentations`` and pixel ``areas``.
 
-    The videos' names lead from the new file to the frames, as `moved_record` writes them. Every other field, known or
-    not, stays as it is.
+    Frame paths are made relative to the new file by `moved_record`. All other fields, known or not, stay unchanged.
 
     Args:
         root: the annotation file's content, which is changed.
         path: the new file.
-        results: of the file's tracks.
-        dataset: what the file was read as.
+        results: results for the file's tracks.
+        dataset: the data set that was read from the file.
 
     Raises:
-        DataError: there is no annotation of a result's id and video.
+        DataError: a result has an id and video without an annotation.
     """
     problems: list[Problem] = []
     annotations = root.get("annotations") or ()

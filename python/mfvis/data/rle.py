@@ -1,4 +1,4 @@
-"""Masks as the JSON files of the field have them: COCO run-length encodings, or polygons, and pixels."""
+"""Masks as stored in JSON files, COCO run-length encodings or polygons, and their conversion from and to pixels."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from mfvis.data.jsonfile import is_finite, is_integer, kind_of
 from mfvis.errors import DataError, Problem
 
 MAX_OUTLINE = 2**21
-"""Pixels of a mask's longest outline: pycocotools takes 100 bytes for each, and crashes where 32 bits end."""
+"""Maximum number of pixels of a mask's outline: pycocotools needs 100 bytes for each, and crashes when 32 bits
+overflow."""
 
 
 def decode_mask(
     segmentation: Any, height: int, width: int, *, file: str = "annotation", record: str = "segmentation"
 ) -> np.ndarray:
-    """A mask as the JSON has it, as pixels: bool ``[H, W]``.
+    """A mask of a JSON as pixels: bool ``[H, W]``.
 
-    `segmentation` is None or [] (absent: no pixel), a list of polygons ``[x1, y1, x2, y2, ...]`` or just one
+    `segmentation` is None or [] (absent, without pixels), a list of polygons ``[x1, y1, x2, y2, ...]`` or just one
     polygon, or a COCO run-length encoding ``{"size": [h, w], "counts": ...}`` with counts as a list of runs or as the
-    compressed string. Polygons of fewer than three points, which have no pixel, do not count where there are others.
-    `file` and `record` say in the message where it came from.
+    compressed string. Polygons of fewer than three points have no pixels and are ignored if there are others. `file`
+    and `record` name the mask in messages.
 
     Raises:
         DataError: when it is none of these, is damaged, or has another size.
@@ -50,7 +51,7 @@ def encode_mask(mask_HW: np.ndarray) -> dict[str, Any]:
 
 
 def mask_box(mask_HW: np.ndarray) -> np.ndarray:
-    """The smallest half-open box around a mask, float32 ``[4]`` xyxy; zeros where the mask is empty."""
+    """Smallest half-open box around a mask, float32 ``[4]`` xyxy; zeros if the mask is empty."""
     rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
     if len(rows) == 0:
         return np.zeros(4, np.float32)
@@ -60,7 +61,8 @@ def mask_box(mask_HW: np.ndarray) -> np.ndarray:
 def rle_box(
     rle: dict[str, Any], height: int, width: int, *, file: str = "annotation", record: str = "segmentation"
 ) -> np.ndarray:
-    """`mask_box` of a run-length encoding, several times faster: from its runs, without the pixels.
+    """`mask_box` of a run-length encoding, computed from its runs without decoding it, and therefore several times
+    faster.
 
     Raises:
         DataError: as `decode_mask` does.
@@ -74,7 +76,7 @@ def rle_box(
     starts, lasts = starts[ends > starts], ends[ends > starts] - 1
     if len(starts) == 0:
         return np.zeros(4, np.float32)
-    # A run that goes on in the next column has touched the bottom row, and the top one.
+    # A run that continues in the next column touches the bottom row and the top row.
     wrapped = starts // height != lasts // height
     top = np.where(wrapped, 0, starts % height).min()
     bottom = np.where(wrapped, height - 1, lasts % height).max()
@@ -82,7 +84,7 @@ def rle_box(
 
 
 def _polygons(segmentation: list[Any], broken: Callable[[str, str], DataError]) -> list[list[float]]:
-    """The polygons of a mask that pycocotools can draw; raises what `broken` makes of problem and remedy."""
+    """Polygons of a mask that pycocotools can draw. Otherwise raises ``broken(problem, remedy)``."""
     polygons = [segmentation] if segmentation and all(map(is_finite, segmentation)) else segmentation
     for index, polygon in enumerate(polygons):
         if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_finite, polygon)):
@@ -98,13 +100,13 @@ def _polygons(segmentation: list[Any], broken: Callable[[str, str], DataError]) 
 
 
 def _outline(polygon: list[float]) -> float:
-    """Pixels of a polygon's outline, as pycocotools counts them."""
+    """Number of pixels of a polygon's outline, as counted by pycocotools."""
     points_N2 = np.reshape(polygon, (-1, 2))
     return float(np.abs(points_N2 - np.roll(points_N2, 1, 0)).max(1).sum())
 
 
 def _sound_runs(rle: Any, height: int, width: int, broken: Callable[[str, str], DataError]) -> list[int]:
-    """The runs of either encoding, background first; raises what `broken` makes of problem and remedy."""
+    """Runs of either encoding, background first. Otherwise raises ``broken(problem, remedy)``."""
     if not isinstance(rle, dict) or not {"size", "counts"} <= rle.keys():
         raise broken(f"the mask is {kind_of(rle)}, expected polygons or an RLE with size and counts", "Encode it again")
     if list(rle["size"] if isinstance(rle["size"], list | tuple) else ()) != [height, width]:
@@ -115,7 +117,7 @@ def _sound_runs(rle: Any, height: int, width: int, broken: Callable[[str, str], 
     counts = rle["counts"]
     if not isinstance(counts, list | str | bytes):
         raise broken(f"the RLE's counts are {kind_of(counts)}, expected a list or a string", "Encode the mask again")
-    # Not by pycocotools: it trusts the string, and runs that overshoot would be written past the end of its buffer.
+    # pycocotools does not validate the string: runs that are too long would be written past the end of its buffer.
     runs = counts if isinstance(counts, list) else uncompress(counts)
     if runs is None or not all(is_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
         what = "runs" if isinstance(counts, list) else "string's runs"
@@ -124,7 +126,7 @@ def _sound_runs(rle: Any, height: int, width: int, broken: Callable[[str, str], 
 
 
 def uncompress(counts: str | bytes) -> list[int] | None:
-    """The runs of a compressed RLE (variable-length numbers, from the fourth on differences); None if broken."""
+    """Runs of a compressed RLE: variable-length integers, from the fourth on as differences. None if it is broken."""
     try:
         text = counts.encode("ascii") if isinstance(counts, str) else counts
     except UnicodeEncodeError:

@@ -6,8 +6,8 @@
     polygon: {"vertices": [[x, y]], "types": "LLCCL", "closed": true}; two C between two L are the control points of a
             cubic Bezier curve, which may end at the first vertex
 
-The readings of the field's own program (scalabel 0.3.1): corners x2, y2 of a box are inclusive, an id is a text, a
-``frameIndex`` of null counts as 0. What this reader does not know is refused, never read as something else.
+As in scalabel 0.3.1, corners x2, y2 of a box are inclusive, an id is a string, and a ``frameIndex`` of null counts as
+0. Unknown content is refused instead of guessed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from mfvis.text import name_fault, path_fault, shortened
 
 @dataclass(frozen=True, slots=True)
 class ScalabelLabel:
-    """One object in one frame, as the file has it."""
+    """One object in one frame, as stored in the file."""
 
     id: str
     category: str
     corners: tuple[float, float, float, float] | None
-    """``(x1, y1, x2, y2)`` of the file's box: x2 and y2 are inclusive."""
+    """Box ``(x1, y1, x2, y2)`` of the file: x2 and y2 are inclusive."""
     segmentation: dict[str, Any] | list[list[float]] | None
-    """A compressed RLE (not decoded: its runs are unchecked), or polygons ``[x1, y1, x2, y2, ...]``, or None."""
+    """Compressed RLE (its runs are unchecked), polygons ``[x1, y1, x2, y2, ...]``, or None."""
     score: float | None = None
     truncated: bool = False
     occluded: bool = False
@@ -45,7 +45,7 @@ class ScalabelLabel:
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """``(x1, y1, x2, y2)`` in pixels, half-open: the inclusive corner plus one."""
+        """Box ``(x1, y1, x2, y2)`` in pixels, half-open: the inclusive corner plus one."""
         if self.corners is None:
             return None
         x1, y1, x2, y2 = self.corners
@@ -60,14 +60,14 @@ class ScalabelFrame:
     video: str | None
     index: int | None
     size: tuple[int, int] | None
-    """``(height, width)``: the frame's own, else that of the file's ``config``."""
+    """``(height, width)`` of the frame, or else of the file's ``config``."""
     labels: tuple[ScalabelLabel, ...]
 
 
 def read_scalabel(path: str | Path, *, with_masks: bool = True) -> tuple[ScalabelFrame, ...]:
-    """All frames of a Scalabel file, or of the ``*.json`` of a folder in the order of their names.
+    """All frames of a Scalabel file, or of the ``*.json`` files of a folder in the order of their names.
 
-    Without `with_masks` the masks of labels that have a box are not looked at.
+    Without `with_masks`, the masks of labels that have a box are not read.
 
     Raises:
         DataError: with every problem of every file.
@@ -87,7 +87,7 @@ def read_scalabel(path: str | Path, *, with_masks: bool = True) -> tuple[Scalabe
 
 
 def videos_of(frames: Sequence[ScalabelFrame]) -> dict[str, list[ScalabelFrame]]:
-    """The frames of each video: videos by name, frames by index (None counts as 0, equal ones keep their order)."""
+    """Frames of each video: videos by name, frames by index (None counts as 0, equal ones keep their order)."""
     named = sorted((frame for frame in frames if frame.video is not None), key=lambda frame: frame.video)
     return {
         name: sorted(members, key=lambda frame: frame.index or 0)
@@ -98,10 +98,11 @@ def videos_of(frames: Sequence[ScalabelFrame]) -> dict[str, list[ScalabelFrame]]
 def box_of(
     label: ScalabelLabel, height: int, width: int, *, file: str, record: str
 ) -> tuple[float, float, float, float] | None:
-    """The half-open box of a label in a picture of that size: its own, else its mask's; None where the mask is empty.
+    """Half-open box of a label in an image of that size, computed from its mask if it has no box. None if the mask is
+    empty.
 
     Raises:
-        DataError: names `file` and `record` when there is neither, or the mask is damaged.
+        DataError: names `file` and `record` when there is neither a box nor a mask, or the mask is damaged.
     """
     if label.box is not None:
         return label.box
@@ -116,7 +117,7 @@ def box_of(
 
 @dataclass
 class _Reader:
-    """Reads the parts of one file and gathers what is wrong with them."""
+    """Reader of one file, which collects its problems."""
 
     file: str
     problems: list[Problem]
@@ -126,7 +127,7 @@ class _Reader:
         self.problems.append(Problem(self.file, record, problem, remedy))
 
     def frames(self, root: Any) -> list[ScalabelFrame]:
-        if root is None:  # reported, or the file says null
+        if root is None:  # already reported, or the file has null
             if not any(problem.file == self.file for problem in self.problems):
                 self.report("top level", "is null, expected a list of frames", "Give a Scalabel file")
             return []
@@ -253,7 +254,7 @@ class _Reader:
             vertices, types, closed = (fields.get(key) for key in ("vertices", "types", "closed"))
             points = vertices if isinstance(vertices, list) else []
             valid = all(isinstance(point, list) and len(point) == 2 and all(map(is_finite, point)) for point in points)
-            if closed is False and valid:  # a line, such as a lane's edge, is no part of a mask
+            if closed is False and valid:  # a line, such as a lane boundary, is not part of a mask
                 continue
             if len(points) < 3 or not valid:
                 self.report(where, f"vertices are {shortened(vertices)}", "Write three or more points [x, y]")
@@ -268,7 +269,7 @@ class _Reader:
 
 
 def _is_size(sides: list[Any]) -> bool:
-    """Whether they are height and width of a picture that can be worked with."""
+    """True for a plausible height and width of an image."""
     return (
         len(sides) == 2
         and all(is_integer(side) and 0 < side <= LARGEST for side in sides)

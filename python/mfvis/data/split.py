@@ -1,4 +1,4 @@
-"""``mfvis data split``: a development split of a training file, to measure on without an evaluation server."""
+"""``mfvis data split``: a development split of a training file, to evaluate without an evaluation server."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from mfvis.writing import run_lock
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Deal the videos of an annotation file out to train.json and val.json."""
+    """Split the videos of an annotation file into train.json and val.json."""
 
     file: Annotated[
         str,
         tyro.conf.Positional,
         tyro.conf.arg(
             metavar="DATA",
-            help="A YouTube-VIS JSON, or a data set by its name, NAME:FOLDER: then its training file. Names: "
+            help="A YouTube-VIS JSON, or a named data set, NAME:FOLDER, of which the training file is split. Names: "
             + ", ".join(name for name, info in DATASETS.items() if info.can_be_split),
         ),
     ]
     out: Path
-    """Directory for train.json and val.json. The frames stay where they are."""
+    """Output folder for train.json and val.json. The frames stay in their folder."""
     share: float = 0.1
-    """Part of the videos that goes to val.json."""
+    """Fraction of the videos that goes to val.json."""
     seed: int = 0
-    """Another number, another split."""
+    """Random seed."""
     frames: Path | None = None
-    """The folder that file_names start from; default JPEGImages beside the JSON, else its folder."""
+    """Folder that file_names are relative to. Default: JPEGImages next to the JSON, else the JSON's folder."""
 
     def __post_init__(self) -> None:
         require(
@@ -50,12 +50,12 @@ class SplitConfig:
 def run(config: SplitConfig) -> tuple[Path, Path]:
     """Write the two files and return their paths.
 
-    Everything a record holds, known or not, stays, but for the file names, which lead from where the new files seek
-    them to where the frames lie.
+    All fields of a record, known or not, are kept. Only the file names change: they are made relative to the frame
+    folder of the new files.
 
     Raises:
-        ConfigError: for pictures or Scalabel files, which are no YouTube-VIS JSON, for a target that is the source, or
-            where every video has a class of its own.
+        ConfigError: for images or Scalabel files, which are not YouTube-VIS JSON, for a target that is the source, or
+            if every video has a class that no other video has.
         DataError: for any problem of the file.
     """
     spec = parse_spec(config.file)
@@ -70,7 +70,7 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     chosen = val_videos(dataset, config.share, config.seed)
     if not chosen:
         raise ConfigError(f"file {json_path}: no video can be held out, each has a class that no other video has")
-    with run_lock(config.out):  # or the two files could be of two splits
+    with run_lock(config.out):  # the two files could otherwise come from different splits
         for path, wanted in zip(paths, (False, True), strict=True):
             part = _part(root, [video for video in dataset.videos if (video.id in chosen) == wanted], path)
             write_json(path, part, allow_nan=True)
@@ -80,10 +80,10 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
 
 
 def val_videos(dataset: VideoDataset, share: float, seed: int) -> set[int]:
-    """The ids of the videos that are held out: `share` of them, rounded, or one; fewer where a class would be lost.
+    """Ids of the videos to hold out: the fraction `share`, rounded, but at least one; fewer if a class would be lost.
 
-    Every class keeps a video to be learned from; every class that has two, the rarest first, gets one to be measured
-    on, as far as the number allows. The rest is drawn at random.
+    Every class keeps a video for training. Every class with two or more videos gets one for validation, rarest first,
+    as far as the number allows. The rest is drawn at random.
     """
     random = np.random.default_rng(seed)
     videos = [dataset.videos[place] for place in random.permutation(len(dataset.videos))]
@@ -114,7 +114,7 @@ def _classes(video: Video) -> set[int]:
 
 
 def _part(root: dict[str, Any], videos: Sequence[Video], path: Path) -> dict[str, Any]:
-    """The content of the file at `path` with some of the videos."""
+    """Content of the file at `path` with some of the videos."""
     by_id = {video.id: video for video in videos}
     videos = [
         moved_record(entry, by_id[id], path) for entry in root["videos"] if (id := as_integer(entry["id"])) in by_id

@@ -1,11 +1,11 @@
 """Synthetic videos with exact masks, for the demo and the tests.
 
-A camera drifts, turns and zooms over a lit ground with stones on it. Padded, textured, non-convex shapes swing, rotate,
-breathe and ripple over it and over each other, cast soft shadows, and blur as they move. A class has its shape, its
-kind of texture and two colors, as animals do: from shape and texture alone a tiny model needs more videos than minutes
-allow. Every object shares a color with the ground, and stones have the colors of classes, so neither a filled box nor a
-color threshold solves it. Textures are fixed to their objects, so that patches of one frame are found again in the
-next, as the temporal loss requires.
+A camera moves, rotates and zooms over a lit ground with stones. Cushion-like, textured, non-convex shapes move, rotate,
+scale and deform on the ground and over each other. They cast soft shadows and have motion blur. Each class has its own
+shape, kind of texture and two colors. With only shape and texture, a tiny model would need more videos than it can see
+in minutes of training. Every object shares a color with the ground, and stones have the colors of classes, so that
+neither a filled box nor a color threshold solves the task. Textures move with their objects, so that patches of one
+frame can be matched in the next, as the temporal loss requires.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from mfvis.writing import run_lock
 
 SUPERSAMPLING = 4
 TEXTURE = 96
-"""Side of the textures, which repeat."""
+"""Side of the repeating textures, in pixels."""
 STONES = 26
-"""Stones on the ground's texture, which repeats."""
+"""Number of stones on the repeating texture of the ground."""
 SHUTTER = 0.5
-"""Time for which the shutter is open, in frames."""
+"""Exposure time in frames."""
 MIN_VISIBLE = 24
-"""Fewer visible pixels count as hidden."""
+"""Minimum number of visible pixels; an object with fewer counts as hidden."""
 COLORS = np.array(
     [
         (224, 170, 48), (226, 190, 140), (184, 76, 58), (238, 126, 102), (42, 56, 104), (132, 182, 222),
@@ -39,21 +39,21 @@ COLORS = np.array(
     ],
     np.float32,
 )  # fmt: skip
-"""Two for each class in turn, which are its own; what is left over is the background's alone."""
+"""Two colors for each class in turn. The remaining colors are only used by the background."""
 
 
 def run(config: DirectoryConfig) -> None:
-    """Write the videos and say where they are."""
+    """Write the videos and print their paths."""
     with run_lock(config.directory):
         train_json, val_json = write_demo(config.directory, config)
     print(f"wrote {train_json} ({config.videos} videos) and {val_json} ({config.val_videos})")
 
 
 def write_demo(directory: str | Path, config: SyntheticConfig | None = None) -> tuple[Path, Path]:
-    """Write a data set in the YouTube-VIS layout, pictures in ``JPEGImages``; returns ``(train.json, val.json)``.
+    """Write a data set in the YouTube-VIS layout with images in ``JPEGImages``. Returns ``(train.json, val.json)``.
 
     Both have boxes and masks of the *visible* part of each object. The same configuration gives the same files. The
-    directory is made if need be; files of the same names are replaced.
+    folder is created if necessary. Files of the same names are replaced.
     """
     config = config or SyntheticConfig()
     directory, frames, size = Path(directory), config.frames, (config.height, config.width)
@@ -91,7 +91,8 @@ def draw_video(
     """Draw one video: frames uint8 ``[T, H, W, 3]``, visible masks bool ``[N, T, H, W]``, shapes int64 ``[N]``."""
     height, width = size
     shapes_N = random.integers(len(SHAPES), size=random.integers(objects[0], objects[1] + 1))
-    # One of the object's two colors is its class's, the other one of the ground's, which has no color of its objects.
+    # One of the object's colors is a class color. The other is a ground color, where the ground has no color of its
+    # objects.
     own_N = 2 * shapes_N + random.integers(2, size=len(shapes_N))
     others = random.permutation(np.setdiff1d(np.arange(len(COLORS)), own_N))
     shared = others[:3]
@@ -116,21 +117,21 @@ def draw_video(
 
 
 class _Light:
-    """One lamp per video: shading of a relief, and where shadows fall."""
+    """Light of a video: shading of a relief, and the offset of shadows."""
 
     def __init__(self, random: np.random.Generator):
-        angle = random.uniform(-2.4, -0.7)  # from above in the frame, as people expect
+        angle = random.uniform(-2.4, -0.7)  # light comes from above in the frame, which looks natural
         self.x, self.y = np.cos(angle), np.sin(angle)
 
     def shade(self, relief_HW: np.ndarray) -> np.ndarray:
-        """Brightness ``[H, W]`` of a surface of this height, 1 where it is level."""
+        """Brightness ``[H, W]`` of a surface of this height; 1 where it is level."""
         down, right = np.gradient(relief_HW)
         slope = -(right * self.x + down * self.y)
         return 1 + 0.42 * slope / np.sqrt(1 + right**2 + down**2)
 
 
 class _Ground:
-    """Patches of soft color with stones on them, under a camera that drifts, turns and zooms a little."""
+    """Ground of soft color patches with stones, under a camera that moves, rotates and zooms slightly."""
 
     def __init__(
         self,
@@ -167,7 +168,8 @@ class _Ground:
 def _put_stone(
     random: np.random.Generator, texture: np.ndarray, relief: np.ndarray, color: np.ndarray, unit: float
 ) -> None:
-    """Paint a round stone into the ground's texture and relief, in place; it may cross the border, which repeats."""
+    """Paint a round stone into the ground's texture and relief, in place. It may cross the border, since both
+    repeat."""
     side = len(texture)
     radius, squash = random.uniform(3, 9) * unit, random.uniform(0.7, 1.0)
     center, reach = random.integers(side, size=2), int(radius) + 2
@@ -180,7 +182,7 @@ def _put_stone(
 
 
 class _Thing:
-    """One object: an outline and a texture in coordinates of its own, and the motion that takes them to the frame."""
+    """One object: outline and texture in its own coordinates, and the motion that maps them to the frame."""
 
     def __init__(
         self,
@@ -206,7 +208,7 @@ class _Thing:
     def _course(
         self, random: np.random.Generator, others: Sequence[_Thing], size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Start and step per frame: one in eight comes in from a side, the rest keep some distance."""
+        """Start and step per frame. One object in eight enters from a side, the others keep some distance."""
         height, width = size
         if random.random() < 1 / 8:
             direction = random.choice([-1, 1])
@@ -217,21 +219,21 @@ class _Thing:
         return places[np.argmax(gaps)], random.uniform(-0.7, 0.7, 2) * self.unit
 
     def draw(self, t: int, frame_HW3: np.ndarray, owner_HW: np.ndarray, index: int) -> None:
-        """Paint the object at time `t` over the frame, and its index over the owners' map, in place."""
+        """Paint the object at time `t` over the frame, and its index into the owner map, in place."""
         position = self._position(t)
         scale = self.radius * (1 + self.breath * np.sin(self.beat * t + self.phase[0]))
         matrix = _rotation(self.angle + self.turn * t) * scale
         x, y = self.outline.T
         corners = matrix @ np.stack([x, y + self._wave(x, t)]) + position[:, None]
-        # Room for the shadow, and for the blur of the motion.
+        # Margin for the shadow and the motion blur.
         margin = int(0.6 * self.radius) + 2
         low = np.maximum(np.floor(corners.min(1)).astype(int) - margin, 0)
         high = np.minimum(np.ceil(corners.max(1)).astype(int) + margin + 1, frame_HW3.shape[1::-1])
-        if (high - low < 2).any():  # out of the frame, or a sliver that counts as hidden
+        if (high - low < 2).any():  # outside the frame, or so small that it counts as hidden
             return
         (left, top), (right, bottom) = low, high
         canvas = Image.new("L", tuple(int(side) * SUPERSAMPLING for side in high - low))
-        # ImageDraw counts from the center of the first pixel.
+        # ImageDraw's origin is the center of the first pixel.
         points = (corners - low[:, None]) * SUPERSAMPLING - 0.5
         ImageDraw.Draw(canvas).polygon([tuple(point) for point in points.T], fill=255)
         cover_HW = np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / 255
@@ -255,20 +257,20 @@ class _Thing:
         return self.center + self.drift * t + self.swing * np.sin(self.pace * t + self.phase)
 
     def _relief(self, cover_HW: np.ndarray) -> np.ndarray:
-        """Height of a cushion of this outline: steep at its edge, level inside."""
+        """Height of a cushion with this outline: steep at its edge, level inside."""
         rim = 0.3 * self.radius
         depth = np.minimum(distance_transform_edt(cover_HW > 0.5) / rim, 1)
         return gaussian_filter(0.8 * rim * np.sqrt(1 - (1 - depth) ** 2), 0.6 * self.unit)
 
     @staticmethod
     def _blurred(layer_HW4: np.ndarray, motion: np.ndarray) -> np.ndarray:
-        """Mean of a premultiplied layer over its way (x, y) while the shutter is open."""
+        """Mean of a premultiplied layer over its motion (x, y) during the exposure."""
         steps = max(1, round(float(np.abs(motion).max())))
         shares = (np.arange(steps) + 0.5) / steps - 0.5
         return sum(shift(layer_HW4, (part * motion[1], part * motion[0], 0), order=1) for part in shares) / steps
 
     def _wave(self, x: np.ndarray, t: int) -> np.ndarray:
-        """How far a point ripples sideways: a shear along y by x alone, so that it is undone by subtracting it."""
+        """Sideways displacement of a point. It shears y by a function of x only, so that subtracting it inverts it."""
         return self.ripple * np.sin(2.5 * x + self.beat * t + self.phase[1])
 
 
@@ -333,20 +335,20 @@ SHAPES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "blob": _blob,
     "letter": _letter,
 }
-"""The classes: outlines ``[P, 2]`` (x, y) of about unit radius, one after the other around the shape."""
+"""Outlines of the classes, ``[P, 2]`` (x, y), of about unit radius, as consecutive points around the shape."""
 
 
 def _dense(corners: np.ndarray, steps: int = 8) -> np.ndarray:
-    """Points along the edges too, so that straight edges can ripple."""
+    """Add points along the edges, so that straight edges can deform too."""
     share = np.arange(steps)[:, None, None] / steps
     return (corners * (1 - share) + np.roll(corners, -1, 0) * share).transpose(1, 0, 2).reshape(-1, 2)
 
 
 def _pattern(random: np.random.Generator, name: str, colors: np.ndarray, unit: float) -> np.ndarray:
-    """The texture of a class in two colors, ``[TEXTURE, TEXTURE, 3]``, repeating."""
+    """Repeating texture of a class in two colors, ``[TEXTURE, TEXTURE, 3]``."""
     v, u = np.mgrid[:TEXTURE, :TEXTURE] * 2 * np.pi / TEXTURE
     warp, grain = _noise(random, TEXTURE, 30 * unit), _noise(random, TEXTURE, 4.5 * unit)
-    # Whole, even numbers of waves repeat without a seam; at this size a wave is about nine pixels long.
+    # Even integers of waves repeat without a seam. At this size a wave is about nine pixels long.
     waves = 2 * max(1, round(TEXTURE / (random.uniform(8, 12) * unit) / 2))
     if name == "star":  # checks
         value = np.sin(waves * u) * np.sin(waves * v) * 1.5
@@ -363,7 +365,7 @@ def _pattern(random: np.random.Generator, name: str, colors: np.ndarray, unit: f
 
 
 def _noise(random: np.random.Generator, side: int, wavelength: float) -> np.ndarray:
-    """Smooth noise ``[side, side]`` that repeats, of about this wavelength in pixels, mean 0 and deviation 1."""
+    """Smooth repeating noise ``[side, side]`` of about this wavelength in pixels, with mean 0 and deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) * wavelength
     band = np.exp(-((frequency - 1) ** 2) / 0.18)
     noise = np.fft.irfft2(np.fft.rfft2(random.normal(size=(side, side))) * band, s=(side, side))
@@ -371,7 +373,7 @@ def _noise(random: np.random.Generator, side: int, wavelength: float) -> np.ndar
 
 
 def _sample(texture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The texture's colors ``[P, 3]`` at `points` ``[2, P]`` (x, y), bilinear, repeating."""
+    """Bilinear samples ``[P, 3]`` of the repeating texture at `points` ``[2, P]`` (x, y)."""
     channels = texture.transpose(2, 0, 1)
     return np.stack([map_coordinates(channel, points[::-1], order=1, mode="grid-wrap") for channel in channels], 1)
 

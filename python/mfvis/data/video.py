@@ -1,4 +1,4 @@
-"""Frames from image files or from a video file, and overlays, videos or pictures, back to the disk."""
+"""Reading of frames from images or a video file, and writing of overlays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mfvis.text import printable
 from mfvis.types import Video
 from mfvis.writing import atomic_write
 
-if TYPE_CHECKING:  # torch takes seconds to import, and checking and importing data does without
+if TYPE_CHECKING:  # imported late: torch takes seconds to import, and checking and importing data do not need it
     from torch import Tensor
 
 VIDEO_SUFFIXES = frozenset(
@@ -27,7 +27,8 @@ VIDEO_SUFFIXES = frozenset(
     + [".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogg", ".ogv", ".qt", ".rm", ".rmvb", ".ts"]
     + [".vob", ".webm", ".wmv", ".xvid", ".y4m"]
 )
-"""Endings that a name loses to become the name of a video. Whether a file is a video does not depend on them."""
+"""Suffixes that are removed from a file name to get the name of a video. They do not decide whether a file is a
+video."""
 
 
 def read_frames(video: Video, indices: Sequence[int]) -> Tensor:
@@ -59,7 +60,7 @@ def stream_frames(video: Video) -> Iterator[Tensor]:
 
 
 def _frames(video: Video, wanted: Sequence[int]) -> Iterator[Tensor]:
-    """The frames `wanted` (ascending), RGB uint8 ``[3, H, W]``, each of the video's size."""
+    """Frames at the ascending indices `wanted`, RGB uint8 ``[3, H, W]``, each of the video's size."""
     import torch
 
     if isinstance(video.frames, Path):
@@ -79,10 +80,10 @@ def _frames(video: Video, wanted: Sequence[int]) -> Iterator[Tensor]:
 def open_video(path: str | Path) -> Video:
     """A video file, or a folder of frames in natural order (2.jpg before 10.jpg), as a `Video` without tracks.
 
-    A file with the suffix of a picture is a video of one frame; every other file is a video file, whatever its suffix.
+    A file with the suffix of an image is a video of one frame. Every other file is a video file, whatever its suffix.
 
     Raises:
-        VideoError: when there is nothing there that can be decoded.
+        VideoError: when the path does not exist or cannot be decoded.
     """
     path = Path(path)
     if path.is_dir():
@@ -95,7 +96,7 @@ def open_video(path: str | Path) -> Video:
     if is_image(path):
         height, width = read_image(path).shape[:2]
         return Video(1, printable(path.stem), width, height, 1, (path,))
-    # The size is that of a decoded frame, since the stream's own does not know about turned phones.
+    # The size is that of a decoded frame, since the size of the stream ignores rotation by phones.
     height, width = next(decode_frames(path, [0])).shape[:2]
     index = index_video(path)
     return Video(1, printable(path.stem), width, height, index.length, path, fps=index.fps)
@@ -103,10 +104,10 @@ def open_video(path: str | Path) -> Video:
 
 @contextmanager
 def video_writer(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator[Callable[[np.ndarray], None]]:
-    """What appends a frame, RGB uint8 ``[H, W, 3]``, to an H.264 MP4 that any browser plays.
+    """Function that appends a frame, RGB uint8 ``[H, W, 3]``, to an H.264 MP4 that any browser can play.
 
-    The file appears under its name when the block is done; after an exception nothing is left behind. Odd sizes are
-    padded by one row or column, because yuv420p needs even ones.
+    The file appears under its name at the end of the block. After an exception no file remains. Odd sizes are padded by
+    one row or column, because yuv420p requires even sizes.
 
     Args:
         path: the file, ``*.mp4``.
@@ -114,7 +115,7 @@ def video_writer(path: str | Path, fps: float, size: tuple[int, int]) -> Iterato
         size: ``(height, width)`` of the frames.
 
     Raises:
-        VideoError: for a size or a rate that no film has, and for a frame of another size or type.
+        VideoError: for an invalid size or rate, and for a frame of another size or type.
     """
     if not fps > 0 or min(size) < 1:
         raise VideoError(f"{path}: cannot write {size[1]} x {size[0]} pixels at {fps} frames per second")

@@ -1,7 +1,8 @@
-"""Frames of a video file by their indices, in order or at random, always as decoding from the start gives them.
+"""Frames of a video file by index, in order or at random, always identical to those of decoding from the start.
 
-Reading starts at the key frame before a frame. The packets after a seek are compared with the index one by one, and
-the decoded frames by packet and checksum. Where anything differs, reading starts earlier, in the end with the file.
+Reading starts at the key frame before a frame. After a seek, the packets are compared with the index one by one, and
+the decoded frames by packet and checksum. If anything differs, reading restarts earlier, at the latest at the start of
+the file.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from mfvis.data.video_stream import REMEDY, Damaged, checksum, decode_packets, o
 from mfvis.errors import VideoError
 
 SEEK_GAIN = 12
-"""Frames that a seek must save; decoding fewer is faster than opening the file again."""
+"""Minimum number of frames that a seek must save. Decoding fewer is faster than opening the file again."""
 
 Run = Iterator[tuple[int, av.VideoFrame]]
-"""Decoded frames with their indices, one after the other."""
+"""Decoded frames with their indices, in order."""
 
 
 class _Differs(Exception):
-    """The decoder returns other frames than the index says."""
+    """The decoder returned a frame that differs from the index."""
 
 
 class _SeekMissed(Exception):
-    """A seek led behind the packet that was sought, or to unknown packets."""
+    """A seek ended after the requested packet, or at unknown packets."""
 
 
 def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
@@ -47,7 +48,7 @@ def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
             raise VideoError(f"{path}: frame {frame} does not exist, the file has {index.length} frames")
         picture_HW3 = None
         if max((start for start in index.starts if start <= frame), default=0) <= reached + SEEK_GAIN:
-            with suppress(Damaged, _Differs, _SeekMissed):  # another start may lead to it
+            with suppress(Damaged, _Differs, _SeekMissed):  # reading from another start may reach it
                 picture_HW3 = _advance(run, index, frame)
         if picture_HW3 is None:
             picture_HW3, run = _start(path, index, frame)
@@ -56,7 +57,7 @@ def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def _start(path: Path, index: VideoIndex, frame: int) -> tuple[np.ndarray, Run]:
-    """The picture of a frame, and the run that goes on after it."""
+    """Image of a frame, and the run that continues after it."""
     failures: dict[int, Exception] = {}
     for start in [*reversed([start for start in index.starts if start <= frame][-2:]), 0]:
         for seek in [True, False] if start in index.times else [False]:
@@ -77,7 +78,7 @@ def _start(path: Path, index: VideoIndex, frame: int) -> tuple[np.ndarray, Run]:
 
 
 def _advance(run: Run, index: VideoIndex, frame: int) -> np.ndarray:
-    """The picture of a frame that a run has ahead of it."""
+    """Image of a frame that a run has not reached yet."""
     for reached, decoded in run:
         if reached == frame:
             if index.checksums_T is not None and checksum(decoded) != index.checksums_T[frame]:
@@ -87,14 +88,14 @@ def _advance(run: Run, index: VideoIndex, frame: int) -> np.ndarray:
 
 
 def _run(path: Path, index: VideoIndex, start: int, seek: bool) -> Run:
-    """The frames from `start` on, compared with the index."""
+    """Frames from `start` on, compared with the index."""
     first = int(index.packets_T[start]) if start else 0
     with open_stream(path) as (container, stream):
         packets = _seek(container, stream, index, start) if seek else enumerate(packets_of(container, stream))
         due = start
         for packet, decoded in decode_packets(stream, ((i, packet) for i, packet in packets if i >= first)):
             if start and due == start and packet != first:
-                continue  # frames that are coded after the key frame and shown before it
+                continue  # frames that are coded after the key frame but displayed before it
             if decoded.is_corrupt or due in index.damage:
                 raise Damaged(index.damage.get(due, f"the data of frame {due} is damaged"))
             if due == len(index.packets_T) or packet != index.packets_T[due]:
@@ -106,9 +107,9 @@ def _run(path: Path, index: VideoIndex, start: int, seek: bool) -> Run:
 def _seek(
     container: av.container.InputContainer, stream: av.VideoStream, index: VideoIndex, start: int
 ) -> Iterator[tuple[int, av.Packet]]:
-    """The packets from the one of frame `start` on, or from an earlier one, with their indices."""
+    """Packets from that of frame `start`, or from an earlier one, with their indices."""
     if index.checksums_T is not None:
-        # The first packet may hold what a decoder keeps: a palette, or the version of the encoder.
+        # The first packet may contain state for the decoder: a palette, or the version of the encoder.
         with suppress(av.FFmpegError):
             stream.codec_context.decode(next(packets_of(container, stream)))
     try:

@@ -1,12 +1,12 @@
-"""Which packet of a video file holds which frame, and where decoding can start.
+"""Index of a video file: the packet of each frame, and the frames at which decoding can start.
 
 A frame is identified by its packet, since time stamps can be missing, repeated, or run backward:
 
     packets  P0 P1 P2 P3 ...   in the order of the file
     frames   P0 P2 P1 P3 ...   in the order in which a decoder returns them from the start; some packets have none
 
-MP4 and Matroska files in good order are indexed from their packets only. All others are decoded once, and their index
-has a checksum of each frame.
+Regular MP4 and Matroska files are indexed from their packets only. All others are decoded once, and their index has a
+checksum of each frame.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from mfvis.data.video_stream import REMEDY, Damaged, checksum, decode_packets, o
 from mfvis.errors import VideoError
 
 CACHED = 4096
-"""Indexes that a process keeps."""
+"""Number of indexes that a process caches."""
 _IDR = 5
-"""NAL unit type of the H.264 pictures that nothing after them looks behind."""
+"""NAL unit type of H.264 IDR pictures. Later pictures reference nothing before them."""
 
 
 class Place(NamedTuple):
-    """The facts by which a packet is found again after a seek."""
+    """Properties that identify a packet after a seek."""
 
     position: int
-    """Byte in the file; in formats that do not know it the time stamp."""
+    """Byte offset in the file, or the time stamp in formats without offsets."""
     size: int
 
 
 @dataclass
 class VideoIndex:
-    """The frames of a video file."""
+    """Frames of a video file."""
 
     places_P2: np.ndarray
-    """int64, the `Place` of each packet."""
+    """The `Place` of each packet, int64."""
     packets_T: np.ndarray
-    """int64, the packet of each frame."""
+    """Packet of each frame, int64."""
     starts: list[int]
-    """Key frames, ascending, without the start of the file. One from which decoding fails is removed."""
+    """Key frames, ascending, without the start of the file. Those at which decoding fails are removed."""
     times: dict[int, int]
-    """The time to seek to for each start, in the stream's time base. Emptied once a seek misses."""
+    """Time to seek to for each start, in the stream's time base. Emptied once a seek misses."""
     fps: float | None
     checksums_T: np.ndarray | None = None
-    """The `checksum` of each frame; None where the file was not decoded."""
+    """The `checksum` of each frame. None if the file was not decoded."""
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Width and height, by the frame from which on they hold; empty where the file was not decoded."""
+    """Width and height by the first frame that has them. Empty if the file was not decoded."""
     damage: dict[int, str] = field(default_factory=dict)
-    """Reasons by damaged frame, where the file was decoded."""
+    """Reasons by damaged frame, if the file was decoded."""
     unread: int = 0
-    """Frames from the one on at which decoding ended early; `packets_T` has none for them."""
+    """Number of frames from the one at which decoding ended early to the end. `packets_T` does not contain them."""
 
     @property
     def length(self) -> int:
@@ -72,11 +72,11 @@ _indexes: OrderedDict[tuple[str, int, int], VideoIndex] = OrderedDict()
 
 
 def index_video(path: Path, *, decode: bool = False) -> VideoIndex:
-    """The index of a video file, from memory if the file has not changed since.
+    """Index of a video file, from the cache if the file has not changed.
 
     Args:
         path: the file.
-        decode: decode all frames, even if the packets are in good order.
+        decode: decode all frames, even if the packets suffice for an index.
 
     Raises:
         VideoError: when the file is missing, not a video, or no frame of it can be decoded.
@@ -94,17 +94,17 @@ def index_video(path: Path, *, decode: bool = False) -> VideoIndex:
 
 
 def place_of(packet: av.Packet) -> Place:
-    """The place of a packet."""
+    """The `Place` of a packet."""
     times = (time for time in (packet.pts, packet.dts, -1) if time is not None)
     return Place(packet.pos if packet.pos is not None and packet.pos >= 0 else next(times), packet.size)
 
 
 def _index_packets(path: Path) -> VideoIndex | None:
-    """The index of a file whose packets say all about its frames; None if they do not."""
+    """Index of a file whose packets determine its frames. None if they do not."""
     with open_stream(path) as (container, stream):
         codec, header = stream.codec_context.name, stream.codec_context.extradata
-        # Other containers repeat, guess, or leave out time stamps; other codecs have packets of no or several frames.
-        # x264 once wrote 4:4:4 in another way, which decoders know from its version in the first packet.
+        # Other containers repeat, guess or omit time stamps. Other codecs have packets with none or several frames.
+        # Old x264 versions wrote 4:4:4 differently. Decoders recognize the version in the first packet.
         is_trusted = (
             ("mp4" in container.format.name or "matroska" in container.format.name)
             and codec in ("h264", "hevc", "vp9", "av1", "libdav1d", "libaom-av1")
@@ -133,7 +133,7 @@ def _index_packets(path: Path) -> VideoIndex | None:
 
 
 def _index_frames(path: Path) -> VideoIndex:
-    """The index of a file from decoding all of it."""
+    """Index of a file, from decoding all of it."""
     places, times, is_key, is_corrupt = [], [], [], []
     packets, checksums, sizes, size, damage, unread = [], [], {}, None, {}, 0
 
@@ -166,16 +166,16 @@ def _index_frames(path: Path) -> VideoIndex:
     index = _index(places, np.array(packets, np.int64), np.array(is_key), times, rate)
     index.checksums_T = np.array(checksums, np.uint32)
     index.sizes, index.unread = sizes, unread
-    corrupt = np.flatnonzero(is_corrupt[: len(places) - bool(unread)]).tolist()  # not the one that ended decoding
+    corrupt = np.flatnonzero(is_corrupt[: len(places) - bool(unread)]).tolist()  # not the packet that ended decoding
     index.damage = _incomplete(packets, corrupt, len(places)) | damage
     return index
 
 
 def _incomplete(packets: list[int], corrupt: list[int], count: int) -> dict[int, str]:
-    """The damage from packets that the container says to be incomplete.
+    """Damage from packets that the container marks as incomplete.
 
-    They say so at the joints of transport streams, too, where nothing is missing. So it counts if such a packet has no
-    frame, or if it is the last one, in which a file was cut off.
+    Packets are also marked where transport streams are joined, although nothing is missing there. Therefore only a
+    packet without a frame counts, or the last packet, at which a file may be cut off.
     """
     frames = {packet: frame for frame, packet in enumerate(packets)}
     damage = {}
@@ -198,9 +198,9 @@ def _index(
 
 
 def _is_sound(packet: av.Packet, codec: str, header: bytes | None) -> bool:
-    """Whether the NAL units of a packet fill it, and decoding can start at it if it is an H.264 key frame.
+    """True if the NAL units of a packet fill it and, for an H.264 key frame, decoding can start at it.
 
-    Open groups of pictures and gradual refreshes have key frames from which a decoder gets other pictures.
+    In open groups of pictures and gradual refreshes, decoding from a key frame gives different images.
     """
     if codec not in ("h264", "hevc"):
         return True

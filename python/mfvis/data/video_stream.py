@@ -1,4 +1,4 @@
-"""The best video stream of a file: its packets, its decoded frames, and their pictures as RGB."""
+"""Main video stream of a file: its packets, its decoded frames, and their conversion to RGB."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mfvis.errors import VideoError
 PLAYLISTS = frozenset(
     ["concat", "dash", "hls", "image2", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "tty", "webm_dash_manifest"]
 )
-"""FFmpeg's input formats that open what their content names, or that take any text for a film."""
+"""Input formats of FFmpeg that open files named in their content, or that accept any text as a video."""
 REMEDY = "Copy it again, or encode it again: ffmpeg -i OLD -c:v libx264 NEW.mp4"
 
 
 class Damaged(Exception):
-    """The decoder reports damaged data; the text is its reason."""
+    """The decoder reported damaged data. The message is its reason."""
 
 
 @contextmanager
 def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The container of a video file, and the stream that FFmpeg takes for the video, never an attached picture.
+    """Container of a video file, and the stream that FFmpeg selects as the video, never an attached picture.
 
-    Nothing but this file is opened: no address, no playlist.
+    Only this file is opened: no URL, no playlist.
 
     Raises:
-        VideoError: when there is no file, no video in it, or none that can be decoded.
+        VideoError: when the file does not exist, or has no video that can be decoded.
     """
     require_file(path, "the video file", "Check the path")
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(av.formats_available - PLAYLISTS)}
@@ -56,14 +56,14 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vi
 
 
 def packets_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of a stream from where the container is. Empty ones, which repeat a frame, are none."""
+    """Packets of a stream from the current position. Empty packets, which repeat a frame, are skipped."""
     return (packet for packet in container.demux(stream) if packet.size)
 
 
 def decode_packets(
     stream: av.VideoStream, packets: Iterable[tuple[int, av.Packet]]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The frames of numbered packets in the order of the decoder, each with the number of its packet.
+    """Frames of numbered packets in decoder order, each with the number of its packet.
 
     Raises:
         Damaged: after the frames before it, at the first packet that cannot be decoded; also when there is no frame.
@@ -78,12 +78,12 @@ def decode_packets(
 
     try:
         for i, packet in packets:
-            packet.pts = i  # decoders hand time stamps on, whatever they are
+            packet.pts = i  # decoders pass time stamps through unchanged
             has_key = has_key or packet.is_keyframe
             try:
                 yield from decode(packet)
             except av.FFmpegError as error:
-                if has_key and not _is_without_frame(error):  # before the first key frame no player shows anything
+                if has_key and not _is_without_frame(error):  # players show nothing before the first key frame
                     raise
                 skipped = error.strerror
     except av.FFmpegError as error:
@@ -99,24 +99,24 @@ def decode_packets(
 
 
 def _is_without_frame(error: av.FFmpegError) -> bool:
-    """Whether a packet has no frame in it: headers where two files were joined, or no picture data."""
+    """True for a packet without a frame: headers at a join of two files, or no picture data."""
     return isinstance(error, PermissionError) or bool(error.log and "no frame" in error.log[2])
 
 
 def checksum(frame: av.VideoFrame) -> int:
-    """The CRC-32 of a frame in gray, which takes a third of the time of RGB.
+    """CRC-32 of a frame in gray, which takes a third of the time of RGB.
 
     Raises:
-        Damaged: when no picture can be made of its pixels.
+        Damaged: when its pixels cannot be converted.
     """
     return zlib.crc32(_converted(frame, "gray"))
 
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """The picture of a frame, RGB uint8 ``[H, W, 3]``, contiguous, turned and mirrored as its display matrix says.
+    """Image of a frame, RGB uint8 ``[H, W, 3]``, contiguous, rotated and mirrored by its display matrix.
 
     Raises:
-        Damaged: when no picture can be made of its pixels.
+        Damaged: when its pixels cannot be converted.
     """
     picture_HW3 = _converted(frame, "rgb24")
     if frame.format.name == "pal8" and not np.frombuffer(frame.planes[1], np.uint32).any():

@@ -1,13 +1,13 @@
-"""The YouTube-VIS layout: one JSON of videos, annotations (a track each) and categories, with pictures next to it.
+"""YouTube-VIS layout: one JSON of videos, annotations (a track each) and categories, with images next to it.
 
     {"videos":      [{"id", "width", "height", "file_names": [T paths], "length"?: T, "fps"?, "name"?}],
      "annotations": [{"id", "video_id", "category_id", "bboxes": [T of [x, y, w, h] or null],
                       "segmentations"?: [T of mask or null], "areas"?, "iscrowd"?, "occlusion"?}],
      "categories":  [{"id", "name"}]}
 
-Boxes are all that training needs: masks are carried along as they stand, and decoded by `decode_mask` when asked for.
-``annotations`` may be missing or null. Beyond YouTube-VIS, ``file_names`` may hold the name of one video file; such a
-video must say its ``length``.
+Training only needs boxes. Masks are kept as they are, and decoded by `decode_mask` when needed. ``annotations`` may be
+missing or null. Beyond YouTube-VIS, ``file_names`` may contain the name of one video file. Such a video must have a
+``length``.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def load_dataset(
     boxes_from_masks: bool = False,
     lenient: bool = False,
 ) -> VideoDataset:
-    """Read a YouTube-VIS JSON file; neither a picture nor a mask is touched.
+    """Read a YouTube-VIS JSON file without reading images or masks.
 
-    What can be repaired is repaired, and `VideoDataset.notes` counts it: boxes without size are absent, boxes that
-    reach outside their picture are clipped, and copies of a video's fields in its annotations do not count.
+    Repairs are made where possible, and `VideoDataset.notes` counts them: boxes without area count as absent, boxes
+    that exceed the image are clipped, and copies of a video's fields in its annotations are ignored.
 
     Args:
         json_path: the file.
-        frames_dir: the folder that ``file_names`` start from; default `frames_beside`.
+        frames_dir: the folder that ``file_names`` are relative to; default `frames_beside`.
         boxes_from_masks: give the annotations that have masks but no ``bboxes`` the boxes of their masks.
-        lenient: repair also what is probably a mistake, such as boxes of which most reach outside. For published
-            files, which their readers cannot mend.
+        lenient: also repair probable mistakes, such as a file in which most boxes exceed the image. For published
+            files, which users cannot fix.
 
     Raises:
         DataError: with every problem of the file, not only the first.
@@ -61,9 +61,9 @@ def parse_ytvis(
     lenient: bool = False,
     root: dict[str, Any] | None = None,
 ) -> tuple[VideoDataset, list[Problem]]:
-    """As `load_dataset`, but returns what is valid in the file together with what is not.
+    """The valid part of a YouTube-VIS file, and its problems. The arguments are those of `load_dataset`.
 
-    root: the file's content, if it was read already.
+    root: the content of the file, if already read.
     """
     path = Path(json_path)
     reader = _YtvisReader(str(path), boxes_from_masks, lenient)
@@ -106,18 +106,18 @@ def _is_coco_video(root: dict[str, Any]) -> bool:
 
 
 def file_name(json_path: str | Path, frame: Path) -> str:
-    """The name under which a YouTube-VIS JSON finds a frame or a film, as a path relative to where its names start.
+    """Name of a frame or video file in a YouTube-VIS JSON: its path relative to the folder of file names.
 
-    Symbolic links among the folders are resolved: ".." behind one would lead elsewhere.
+    Symbolic links among the folders are resolved, since ".." after one would lead elsewhere.
     """
     folder = os.path.relpath(frame.parent.resolve(), frames_beside(Path(json_path)).resolve())
     return (Path(folder) / frame.name).as_posix()
 
 
 def moved_record(entry: dict[str, Any], video: Video, json_path: str | Path) -> dict[str, Any]:
-    """A video's record for the YouTube-VIS JSON at `json_path`: its names lead from there to the frames.
+    """Record of a video for the YouTube-VIS JSON at `json_path`, with file names relative to that JSON's frame folder.
 
-    Absolute names stay as they are. A video without a name gets the one that its file names gave it.
+    Absolute names stay unchanged. A video without a name gets the name derived from its file names.
     """
     frames = (video.frames,) if isinstance(video.frames, Path) else video.frames
     names = [
@@ -128,7 +128,7 @@ def moved_record(entry: dict[str, Any], video: Video, json_path: str | Path) -> 
 
 
 def frames_beside(json_path: Path) -> Path:
-    """The folder that the file names of a YouTube-VIS JSON start from, unless another is named.
+    """Default folder of the file names of a YouTube-VIS JSON.
 
     ``JPEGImages`` next to it, or that of the split in YouTube-VIS 2019 (``train/JPEGImages`` next to ``train.json``),
     or else the folder of the JSON.
@@ -139,7 +139,7 @@ def frames_beside(json_path: Path) -> Path:
 
 @dataclass
 class _YtvisReader(RecordReader):
-    """Reads the videos and tracks of a YouTube-VIS JSON."""
+    """Reader of the videos and tracks of a YouTube-VIS JSON."""
 
     def videos(self, root: dict[str, Any], frames_dir: Path) -> dict[int, Video]:
         videos: dict[int, Video] = {}
@@ -153,7 +153,7 @@ class _YtvisReader(RecordReader):
         return videos
 
     def video(self, record: str, fields: dict[str, int], entry: dict[str, Any], frames_dir: Path) -> Video | None:
-        """A video whose ``id``, ``width`` and ``height`` are known."""
+        """A video with known ``id``, ``width`` and ``height``."""
         valid = self.sized(record, fields)
         names, length, fps = entry.get("file_names"), as_integer(entry.get("length")), entry.get("fps")
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
@@ -197,7 +197,7 @@ class _YtvisReader(RecordReader):
         )
 
     def file_names(self, names: list[str], frames_dir: Path) -> list[str]:
-        """The file names of a video, those of Windows with slashes."""
+        """File names of a video. Windows separators are replaced by slashes."""
         if not any("\\" in name for name in names) or (frames_dir / names[0]).exists():
             return names
         self.note("videos whose file names have backslashes, read as folders")
@@ -225,7 +225,7 @@ class _YtvisReader(RecordReader):
         return tracks
 
     def track(self, record: str, fields: dict[str, int], entry: dict[str, Any], video: Video) -> Track:
-        """The track of an annotation of this video."""
+        """Track of an annotation of this video."""
         segmentations, areas, occlusion = (
             self.per_frame(record, name, entry, video.length) for name in ("segmentations", "areas", "occlusion")
         )
@@ -247,7 +247,7 @@ class _YtvisReader(RecordReader):
 
 
 def video_name(entry: dict[str, Any], file_names: list[str]) -> str:
-    """The name in a video's record, else that of its film or of the folder of its frames."""
+    """Name of a video: from its record, else from its video file or the folder of its frames."""
     name = entry.get("name")
     if isinstance(name, str | int) and not isinstance(name, bool) and name != "":
         return str(name)

@@ -40,7 +40,7 @@ def read_videos(source: ImportedFile, format: str | None) -> list[BoxVideo]:
     if not source.file.exists():
         source.report("file", "does not exist", "Check the path")
         return []
-    if not source.file.is_file() and not source.file.is_dir():  # it would be waited for
+    if not source.file.is_file() and not source.file.is_dir():  # opening it would block
         source.report("file", "is a pipe or a device", "Name a file")
         return []
     importers = [importer for importer in IMPORTERS if format in (None, importer.name)]
