@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: build demo test lint sanitize cuda-check gpu-check clean
+.PHONY: build demo test test-fast lint docs sanitize cuda-check gpu-check clean
 .DELETE_ON_ERROR:
 
 build: .venv/built
@@ -27,10 +27,22 @@ demo: .venv/built
 test: .venv/built
 	MFVIS_FAIL_WITHOUT_EMULATOR=1 $(BIN)/python -m pytest
 
+# The tests of the operators on the CPU, and those of the pipeline that take no training.
+test-fast: .venv/built
+	$(BIN)/python -m pytest -m "not slow" $(FAST)
+FAST := tests/ops/test_tk_loss.py tests/ops/test_temporal_topk.py tests/ops/test_pairwise_loss.py \
+  tests/ops/test_box_projection_loss.py tests/ops/test_modules.py tests/pipeline/test_losses.py tests/pipeline/test_config.py \
+  tests/pipeline/test_data_ytvis.py tests/pipeline/test_data_importers.py tests/pipeline/test_eval_ytvis.py \
+  tests/pipeline/test_model_mask2former.py
+
 lint: .venv/built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+docs: .venv/built
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # The operator tests, also of the CUDA kernels on the emulator, with every access to memory checked: in the folder of a
 # library of its own. libstdc++ is loaded first, or else AddressSanitizer cannot see exceptions.

@@ -259,7 +259,7 @@ setup(
     version=version(),
     packages=find_packages(include=["mfvis_ext*"]) + find_packages("python"),
     package_dir={"mfvis": "python/mfvis"},
-    package_data={"mfvis": ["presets/*.yaml"]},
+    package_data={"mfvis": ["presets/*.yaml", "py.typed"], "mfvis_ext": ["py.typed"]},
     ext_modules=[Extension("mfvis_ext._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     setup_requires=torch_to_fetch,

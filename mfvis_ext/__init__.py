@@ -32,7 +32,7 @@ if tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2
     )
 
 try:
-    from mfvis_ext import _C
+    from mfvis_ext import _C  # type: ignore[attr-defined]
 except ImportError as error:
     _reason = str(error)
     if importlib.util.find_spec("mfvis_ext._C") is None:  # Python would report a circular import

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -164,7 +165,7 @@ class TKLoss(nn.Module):
         """
         return tk_loss_terms(*self._arguments(mask_logits, boxes, video_index, matches))
 
-    def _arguments(self, mask_logits: Tensor, boxes: Tensor, video_index: Tensor, matches: Matches) -> tuple:
+    def _arguments(self, mask_logits: Tensor, boxes: Tensor, video_index: Tensor, matches: Matches) -> tuple[Any, ...]:
         if not isinstance(matches, Matches):
             raise TypeError(f"matches is a {type(matches).__name__}; expected what TKLoss.match returns")
         if mask_logits.shape[-2:] != matches.offset.shape[-2:]:

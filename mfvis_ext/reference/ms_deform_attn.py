@@ -23,7 +23,7 @@ def ms_deform_attn(
     batch, _, heads, channels = value.shape
     queries, _, _, points = attention_weights.shape[1:]
     if value.numel() == 0 or attention_weights.numel() == 0:
-        nothing = sum(tensor.sum() for tensor in (value, sampling_locations, attention_weights)).to(value.dtype)
+        nothing = (value.sum() + sampling_locations.sum() + attention_weights.sum()).to(value.dtype)
         return 0 * nothing.expand(batch, queries, heads * channels)
     output = accumulated.new_zeros(batch * heads, channels, queries)
     for level, ((height, width), start) in enumerate(
