@@ -1,8 +1,8 @@
-"""What the boxes of other frames say about the inside of a box: background that was covered by it, and escapes.
+"""Propagates known background from other frames into boxes, using camera motion.
 
-The camera moves, the object moves, and what lies behind the object in one frame lies outside its box in another. A
-pixel inside the box that is found again, in some other frame, outside the object's box there cannot be the object. This
-is the TK-Loss's matching with its conclusion drawn at once: the negatives outside the boxes travel inside them.
+The camera and the object move, so background behind the object in one frame lies outside its box in another. A pixel
+inside the box that matches a pixel outside the object's box in another frame cannot belong to the object. The matching
+is that of the TK-Loss; here it yields negatives inside the boxes directly.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from mfvis.label.config import BackgroundPropagationConfig
 from mfvis.losses.background import box_spans
 
 LEAST_OVERLAP = 0.35
-"""Share of the smaller background that two frames must have in common for a camera motion to be believed."""
+"""Minimum overlap of two frames' backgrounds for a valid camera motion, as a share of the smaller background."""
 PAIRS_AT_ONCE = 16
-"""Of frames; what bounds the memory."""
+"""Pairs of frames processed at a time; bounds the memory."""
 RING = 0.3
-"""How wide the ring around a box is, as a share of the box's longer side."""
+"""Width of the ring around a box, as a share of the box's longer side."""
 
 
 def inside_boxes(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
-    """bool ``[N, T, H, W]``: the pixels whose centers lie in the box."""
+    """bool ``[N, T, H, W]``: True at pixels whose centers lie in the box."""
     rows, columns = box_spans(boxes_NT4, height, width)
     return rows[..., None] & columns[..., None, :]
 
 
 def ring_around(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
-    """bool ``[N, T, H, W]``: outside the box, but within `RING` of its longer side. Nothing where there is no box."""
+    """bool ``[N, T, H, W]``: True outside the box within `RING` of its longer side; all False without a box."""
     x1, y1, x2, y2 = boxes_NT4.unbind(-1)
     side = RING * torch.maximum(x2 - x1, y2 - y1).clamp(min=0)
     larger = torch.stack([x1 - side, y1 - side, x2 + side, y2 + side], -1)
@@ -38,11 +38,11 @@ def ring_around(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) -> Tensor:
-    """int64 ``[P, 2]`` (dy, dx): where the background of the pair's first frame went in its second, in whole cells.
+    """int64 ``[P, 2]`` (dy, dx): background motion from the first to the second frame of each pair, in whole cells.
 
-    The translation of least mean squared difference over the pixels that are background in both frames, all
-    translations at once by Fourier transforms (masked correlation, Padfield, CVPR 2010). At least `LEAST_OVERLAP` of
-    the smaller background must remain in view.
+    The translation with the least mean squared difference over pixels that are background in both frames. All
+    translations are evaluated at once by Fourier transforms (masked correlation, Padfield, CVPR 2010). At least
+    `LEAST_OVERLAP` of the smaller background must remain in view.
     """
     height, width = lab_TCHW.shape[-2:]
     size = (2 * height, 2 * width)
@@ -70,11 +70,11 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
 def propagated_background(
     lab_TCHW: Tensor, background_THW: Tensor, boxes_NT4: Tensor, config: BackgroundPropagationConfig
 ) -> Tensor:
-    """bool ``[N, T, H, W]``: pixels in an object's box that other frames show outside of all boxes.
+    """bool ``[N, T, H, W]``: True at pixels in an object's box that other frames show outside all boxes.
 
     Args:
         lab_TCHW: colors on the mask grid.
-        background_THW: bool, in no box, and not padding.
+        background_THW: bool, True outside all boxes and outside the padding.
         boxes_NT4: on the mask grid.
     """
     frames, _, height, width = lab_TCHW.shape

@@ -1,4 +1,4 @@
-"""What ``mfvis label`` can be told: its flags, and what they may be."""
+"""Flags of ``mfvis label`` and their checks; free of torch, so that help texts appear at once."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from mfvis.models.config import BackboneConfig
 
 @dataclass(frozen=True)
 class BackgroundPropagationConfig:
-    """How background inside the boxes is found in other frames, and what it weighs in training."""
+    """Propagation of known background from other frames into boxes, and its weight in the loss."""
 
     weight: float = 1.0
-    """Of the escaped pixels' term in the loss, and of the ring's around the boxes; 0 looks for none."""
+    """Weight of the loss on propagated background and on the ring around the boxes; 0 disables the propagation."""
     smoothing: float = 0.1
-    """Share of the box's pixels that the escaped ones are averaged over in addition: few of them may be errors."""
+    """Share of the box's pixels added to the divisor of the loss. A few propagated pixels, which may be errors, thus
+    weigh less."""
     frame_gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
-    """How many frames away the other frames are, both ways. Far ones show what slow objects cover for long."""
+    """Distances in frames to the other frames, in both directions. Distant frames help with slow objects."""
     radius: int = 3
-    """Cells of the grid around the place where the camera's motion takes a pixel."""
+    """Search radius around the position that the camera motion predicts, in grid cells."""
     distance: float = 16.0
-    """Farthest patch distance (3 x 3 cells of LAB) of the same place seen again."""
+    """Largest LAB distance between the 3 x 3 patches of a match."""
     min_frames: int = 2
-    """Other frames in which a pixel must be found outside the box."""
+    """Minimum number of other frames in which a pixel must match background outside the box."""
 
     def __post_init__(self) -> None:
         wanted = {
@@ -48,20 +49,20 @@ class BackgroundPropagationConfig:
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """How the edges of the masks are fitted to the picture."""
+    """Refinement of mask edges by color."""
 
     steps: int = 5
-    """Mean-field steps; 0 leaves the network's masks as they are."""
+    """Mean-field steps; 0 disables the refinement."""
     network: float = 0.2
     """Factor on the network's logits."""
     color: float = 1.0
     """Factor on the log ratio of the two color models."""
     smooth: float = 2.0
-    """Weight of the neighbors."""
+    """Weight of the smoothness term between neighboring pixels."""
     similar: float = 8.0
-    """LAB distance at which a neighbor's say has fallen to exp(-1/2)."""
+    """Standard deviation of the color Gaussian, as a LAB distance."""
     frames: int = 4
-    """Frames before and after that share their color models."""
+    """Number of frames before and after a frame whose colors contribute to its color models."""
 
     def __post_init__(self) -> None:
         names = ("steps", "network", "color", "smooth", "frames")
@@ -71,46 +72,47 @@ class RefineConfig:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Give box tracks their masks: trains on the boxes of each video, then fills them."""
+    """Generate masks for box tracks: train on the boxes of each video, then segment them."""
 
     data: Annotated[Path, tyro.conf.Positional]
-    """YouTube-VIS JSON with the videos and their box tracks; masks in it are not looked at."""
+    """YouTube-VIS JSON with the videos and their box tracks; masks in it are ignored."""
     out: Path = Path("labels")
-    """Directory for the completed JSON, the overlay videos and the state that a killed run goes on from."""
+    """Directory for the completed JSON, the overlay videos and the state from which an interrupted run resumes."""
     frames: Path | None = None
-    """Directory of the frames; by default JPEGImages beside the JSON, else the JSON's own directory."""
+    """Directory of the frames; by default JPEGImages next to the JSON, else the JSON's own directory."""
     checkpoint: Path | None = None
-    """A checkpoint of `mfvis train` to start each video from; without one, from scratch on the backbone's weights."""
+    """Checkpoint of `mfvis train` to finetune on each video. By default models are trained from scratch on top of the
+    pretrained backbone."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one and the operators were built for it."""
+    """cpu, cuda, cuda:1, ...; auto uses a GPU if there is one and the operators were built for it."""
     overlays: bool = True
-    """Write an MP4 per video, a JPEG where it has one frame, with the masks drawn over it."""
+    """Write an MP4 with the masks drawn over each video (a JPEG for a video of one frame)."""
     seed: int = 0
-    """Another number, other random numbers throughout."""
+    """Random seed."""
     window: int = 40
-    """Frames of a video that are trained on and labeled together; longer videos are cut into such windows."""
+    """Frames that are trained on and labeled together; longer videos are split into windows of this length."""
     clip: int = 5
-    """Frames of a training clip, and of a prediction."""
+    """Frames per clip, in training and in prediction."""
     strides: tuple[int, ...] = (1, 2)
-    """Steps between the frames of a training clip, drawn anew each time."""
+    """Strides between the frames of a training clip; one is drawn at random for each clip."""
     short_side: int = 360
-    """Frames are scaled to this short side, aspect kept."""
+    """Short side in pixels to which frames are resized, keeping the aspect ratio."""
     max_side: int = 960
-    """The long side is at most this; the short side gives way."""
+    """Maximum long side in pixels; takes precedence over `short_side`."""
     zoom: int = 2
-    """How much larger the backbone sees them. Without a checkpoint; one is shown what it was trained on."""
+    """Upscaling factor applied to frames before the backbone. Ignored with --checkpoint."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """Whose features are read without a checkpoint."""
+    """Backbone of models trained from scratch. Ignored with --checkpoint."""
     dim: int = 32
-    """Channels of the model trained from scratch."""
+    """Channels of models trained from scratch. Ignored with --checkpoint."""
     num_models: int = 1
-    """Models trained from scratch on each window, each from a seed of its own. A track's mask is the mean
-    of those that fill its boxes."""
+    """Number of models trained from scratch on each window, each with its own seed. The masks of a track are averaged
+    over the models whose masks fill its boxes."""
     shared_steps: int = 0
-    """Steps of one more network, which learns from the masks of all videos what they have in common; then every mask is
-    found again with its help. 0: without. Only of several videos, without a checkpoint, on a frozen backbone."""
+    """Training steps of a second network, which is trained on the masks of all videos and ensembled with the first in a
+    second pass. 0 disables it. Requires several videos, no checkpoint and a frozen backbone."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """Optimizer and steps, per window."""
+    """Optimizer and number of steps for each window."""
     loss: LossConfig = field(default_factory=LossConfig)
     propagation: BackgroundPropagationConfig = field(default_factory=BackgroundPropagationConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)

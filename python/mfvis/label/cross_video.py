@@ -1,8 +1,8 @@
-"""What videos have in common: a network that sees one box at a time and learns from the masks that label mode found.
+"""Cross-video network: it sees one box at a time and is trained on the masks that label mode generated for all videos.
 
-What is wrong with a mask is particular to its video: a white shirt before a white window, a door as plain as the road.
-One network that learns from the masks of all videos cannot say the same wrong thing of each; its logits count for as
-much as those of the models that know one video alone. No true mask is looked at.
+Errors in generated masks are specific to their video: a white shirt in front of a white window, a door as uniform as
+the road. One network trained on the masks of all videos cannot reproduce all these errors. Its logits get the same
+weight as those of the models trained on a single video. No ground-truth mask is used.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import TrackResult, Video, present
 
 SIDE = 56
-"""Cells of a crop, along either side."""
+"""Height and width of a crop, in cells."""
 LEAST_SIDE = 14
-"""Of the crops from coarse levels of features."""
+"""Height and width of crops from coarse feature levels, in cells."""
 MARGIN = 1.2
-"""The side of a crop, in sides of its box."""
+"""Side of a crop relative to the side of its box."""
 EXAMPLES = 400
-"""Boxes that are learned from, at most; evenly spread over all videos."""
+"""Maximum number of training boxes, spread evenly over all videos."""
 BATCH = 12
 """Crops per step."""
 
 
 @dataclass(frozen=True)
 class Crops:
-    """What lies in and around M boxes, each scaled to one size."""
+    """Crops of the features and colors in and around M boxes, each resized to one size."""
 
     levels: tuple[Tensor, ...]
     """Features, ``[M, C, h, w]`` each."""
@@ -47,16 +47,16 @@ class Crops:
     """Colors, ``[M, 3, SIDE, SIDE]``."""
 
     def chosen(self, indices: Tensor) -> Crops:
-        """Those at `indices`, as float32."""
+        """The crops at `indices`, as float32."""
         return Crops(tuple(level[indices].float() for level in self.levels), self.lab_MCHW[indices].float())
 
     def mirrored(self) -> Crops:
-        """Left and right exchanged."""
+        """The crops flipped horizontally."""
         return Crops(tuple(level.flip(-1) for level in self.levels), self.lab_MCHW.flip(-1))
 
 
 def crop_windows(view: WindowInputs, track: int, frames: Tensor) -> Crops:
-    """Of one track of the view, in those frames (int64), in each of which it has a box."""
+    """Crops of one track in `frames` (int64); the track must have a box in each of them."""
     boxes_M4 = _fractions(view, track, frames)
     levels = tuple(
         _cut_out(level[frames], boxes_M4, max(SIDE >> i, LEAST_SIDE)) for i, level in enumerate(view.features)
@@ -65,18 +65,18 @@ def crop_windows(view: WindowInputs, track: int, frames: Tensor) -> Crops:
 
 
 def joined(parts: Sequence[Crops]) -> Crops:
-    """All of them in half precision: some 0.4 MB each with MobileNetV2's features."""
+    """Concatenates crops in half precision; one crop takes about 0.4 MB with MobileNetV2's features."""
     levels = zip(*(part.levels for part in parts), strict=True)
     lab_MCHW = torch.cat([part.lab_MCHW for part in parts]).half()
     return Crops(tuple(torch.cat(level).half() for level in levels), lab_MCHW)
 
 
 class CropSegmenter(nn.Module):
-    """Crops in, mask logits out: features, colors and places, then convolutions that see ever farther.
+    """Mask logits from crops of features, colors and coordinates, by convolutions with growing receptive fields.
 
     Args:
-        channels: of the levels of features.
-        dim: of the layers.
+        channels: Channels of each feature level.
+        dim: Channels of the hidden layers.
     """
 
     def __init__(self, channels: Sequence[int], dim: int = 48):
@@ -90,7 +90,7 @@ class CropSegmenter(nn.Module):
         self.readout = nn.Conv2d(dim, 1, 1)
 
     def forward(self, crops: Crops) -> Tensor:
-        """``[M, SIDE, SIDE]``."""
+        """Mask logits ``[M, SIDE, SIDE]``."""
         colors = (crops.lab_MCHW - crops.lab_MCHW.mean((2, 3), keepdim=True)) / 30
         along = torch.linspace(1 / SIDE - 1, 1 - 1 / SIDE, SIDE, device=colors.device)
         x, y = along.expand(SIDE, SIDE), along[:, None].expand(SIDE, SIDE)
@@ -104,7 +104,7 @@ class CropSegmenter(nn.Module):
 
     @torch.no_grad()
     def read(self, view: WindowInputs) -> Tensor:
-        """Mask logits ``[N, T, H / 4, W / 4]`` of the view's tracks, means over each crop and its mirror image."""
+        """Mask logits ``[N, T, H / 4, W / 4]`` of all tracks, averaged over each crop and its horizontal flip."""
         logits_NTHW = torch.full(view.propagated_NTHW.shape, ABSENT, device=view.boxes_NT4.device)
         for track, present_T in enumerate(present(view.boxes_NT4)):
             frames = torch.nonzero(present_T)[:, 0]
@@ -118,7 +118,7 @@ class CropSegmenter(nn.Module):
 
 
 def select_examples(videos: Sequence[Video]) -> list[dict[int, list[int]]]:
-    """Which boxes are learned from: of every video some frames, and of each the numbers of some of its tracks."""
+    """Training boxes: for each video, the selected frames with the indices of the selected tracks."""
     boxes = [
         (number, t, n)
         for number, video in enumerate(videos)
@@ -133,7 +133,7 @@ def select_examples(videos: Sequence[Video]) -> list[dict[int, list[int]]]:
 
 
 def masks_in_crops(video: Video, result: TrackResult, frames: Sequence[int]) -> Tensor:
-    """``[M, SIDE, SIDE]``: the shares of the cells of the track's crops that its masks in those frames cover."""
+    """``[M, SIDE, SIDE]``: mask coverage (0..1) of each cell of the track's crops in these frames."""
     boxes_T4 = torch.from_numpy(result.boxes_T4) / torch.tensor([video.width, video.height] * 2)
     crops = []
     for t in frames:
@@ -143,7 +143,7 @@ def masks_in_crops(video: Video, result: TrackResult, frames: Sequence[int]) -> 
 
 
 def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int) -> CropSegmenter:
-    """The network after so many steps on these examples, in eval mode: cross-entropy and dice."""
+    """Trains the network with cross-entropy and dice; returns it in eval mode."""
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     optim = OptimConfig(
@@ -174,26 +174,26 @@ def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int)
 
 
 def _fractions(view: WindowInputs, track: int, frames: Tensor) -> Tensor:
-    """The track's boxes, of the padded frames' width and height."""
+    """The track's boxes as fractions of the padded frames' width and height."""
     height, width = view.frames_TCHW.shape[-2:]
     boxes_M4 = view.boxes_NT4[track, frames]
     return boxes_M4 / boxes_M4.new_tensor([width, height] * 2)
 
 
 def _cut_out(maps_MCHW: Tensor, boxes_M4: Tensor, side: int) -> Tensor:
-    """``[M, C, side, side]``: of every map what lies in its box, enlarged by MARGIN."""
+    """Crops ``[M, C, side, side]`` of the maps at their boxes, enlarged by MARGIN."""
     steps = ((torch.arange(side, device=maps_MCHW.device) + 0.5) / side - 0.5) * MARGIN + 0.5
     x1, y1, x2, y2 = boxes_M4[:, :, None].unbind(1)
     return _sampled(maps_MCHW, x1 + (x2 - x1) * steps, y1 + (y2 - y1) * steps)
 
 
 def _averaged(maps_MCHW: Tensor, boxes_M4: Tensor) -> Tensor:
-    """`_cut_out` at SIDE, of maps so fine that a point does not stand for its cell."""
+    """`_cut_out` at SIDE with averaging, for maps that are finer than the crop's cells."""
     return F.avg_pool2d(_cut_out(maps_MCHW, boxes_M4, 2 * SIDE), 2)
 
 
 def _put_back(logits_MHW: Tensor, boxes_M4: Tensor, height: int, width: int) -> Tensor:
-    """``[M, height, width]``: crops where their boxes lie; beyond them their rim goes on."""
+    """Pastes crops at their boxes ``[M, height, width]``; pixels beyond a crop repeat its border."""
     x1, y1, x2, y2 = boxes_M4[:, :, None].unbind(1)
     x = (torch.arange(width, device=boxes_M4.device) + 0.5) / width
     y = (torch.arange(height, device=boxes_M4.device) + 0.5) / height
@@ -202,6 +202,6 @@ def _put_back(logits_MHW: Tensor, boxes_M4: Tensor, height: int, width: int) -> 
 
 
 def _sampled(maps_MCHW: Tensor, x_MW: Tensor, y_MH: Tensor) -> Tensor:
-    """Bilinear values ``[M, C, H, W]`` at a grid of places in 0..1; beyond a map its rim."""
+    """Bilinear samples ``[M, C, H, W]`` on a grid of coordinates in 0..1; positions outside a map repeat its border."""
     grid = torch.stack(torch.broadcast_tensors(x_MW[:, None, :], y_MH[:, :, None]), -1) * 2 - 1
     return F.grid_sample(maps_MCHW, grid.to(maps_MCHW.dtype), padding_mode="border", align_corners=False)

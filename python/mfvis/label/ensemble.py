@@ -1,4 +1,4 @@
-"""From several tries at the same tracks to one: the boxes say which succeeded, and a pixel is one object's at most."""
+"""Ensembling of several models of the same tracks: average the models that agree with the boxes, resolve overlaps."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from mfvis.label.background_propagation import inside_boxes
 from mfvis.losses.projection import projection_loss
 
 ABSENT = -10.0
-"""Mask logit of what cannot be the object."""
+"""Mask logit of pixels that cannot belong to the object."""
 MARGIN = 0.15
-"""How much worse than the best try, as projection loss (0 to 2), one may fill its boxes and still be heard."""
+"""Largest projection loss (0 to 2) above the best model's at which a model is still averaged."""
 
 
 def average_consistent_models(logits_MNTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
-    """float ``[N, T, H, W]``: each track's mean logits over those of M tries that fill its boxes.
+    """float ``[N, T, H, W]``: each track's logits, averaged over those of M models whose masks fill its boxes.
 
-    A try may lose an object altogether; its mask's projections then miss those of the boxes, which needs no true mask
-    to be seen. Boxes are on the grid of the masks.
+    A model may lose an object altogether. The projections of its mask then differ from those of the boxes, which can be
+    measured without ground-truth masks. Boxes are on the grid of the masks.
     """
     confined_MNTHW = _confined(logits_MNTHW, boxes_NT4)
     misfit_MN = torch.stack(
@@ -32,9 +32,9 @@ def average_consistent_models(logits_MNTHW: Tensor, boxes_NT4: Tensor) -> Tensor
 
 
 def resolve_overlaps(logits_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
-    """The logits of a softmax over the background, whose score is 0, and the tracks, each confined to its boxes.
+    """Logits after a softmax over the background, whose score is 0, and the tracks, each confined to its boxes.
 
-    Where boxes overlap a pixel can be claimed by several readouts; at most one of them is left above 0.
+    Where boxes overlap, several tracks may claim a pixel; afterwards at most one of them has a logit above 0.
     """
     confined_NTHW = _confined(logits_NTHW, boxes_NT4)
     background_1THW = torch.zeros_like(confined_NTHW[:1])

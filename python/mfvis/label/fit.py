@@ -1,4 +1,4 @@
-"""Label mode on one window: a model is trained on the boxes of the window, then asked for the mask of every box."""
+"""Label mode on one window: train a model on the boxes of the window, then predict the mask of every box."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fit(model: Model, view: WindowInputs, config: LabelConfig, head: str = "") -
 
 @torch.no_grad()
 def segment(model: Model, view: WindowInputs, config: LabelConfig) -> Tensor:
-    """Mask logits ``[N, T, H / 4, W / 4]`` of the given tracks: means over overlapping clips."""
+    """Mask logits ``[N, T, H / 4, W / 4]`` of the given tracks, averaged over overlapping clips."""
     model.eval()
     frames = len(view.frames_TCHW)
     sums_NTHW = torch.zeros(view.propagated_NTHW.shape, device=view.boxes_NT4.device)
@@ -66,11 +66,11 @@ def segment(model: Model, view: WindowInputs, config: LabelConfig) -> Tensor:
 def _loss(
     prediction: Prediction, matched: Match, part: WindowInputs, criterion: Criterion, config: LabelConfig, step: int
 ) -> Tensor:
-    """The criterion's losses and that of propagated background, summed over decoder layers, averaged over objects."""
+    """The criterion's losses and the propagated-background loss, summed over decoder layers, averaged over objects."""
     batch, device = to_batch(part), part.boxes_NT4.device
     layers, count = len(prediction.logits_LBQK), len(part.labels_N)
-    # The interior of another object's box is left to that object: it is no negative, so the objects of a video may
-    # share features, and their boxes keep them apart.
+    # The inside of another object's box is not used as a negative: the objects of a video may then share features,
+    # and their boxes keep them apart.
     masks_LNTHW = prediction.masks.select(0, matched.query_LN).masked_fill(part.others_NTHW, ABSENT)
 
     shift_BP2 = None
@@ -92,10 +92,10 @@ def _loss(
 
 
 def _draw_clip(view: WindowInputs, config: LabelConfig, random: np.random.Generator) -> Tensor:
-    """Indices of a clip around a random frame with a box, in steps that are drawn too.
+    """Frame indices of a clip around a random frame with a box, at a random stride.
 
-    A window that is too short for the drawn steps gives neighbors, and if need be fewer frames: each step trains on
-    one clip, so none has to be repeated, as `mfvis.data.clips.sample_frames` must for clips of one batch.
+    A window that is too short for the stride yields adjacent frames, and fewer of them if necessary. Each step trains
+    on one clip, so no frame is repeated to reach a length, unlike in `mfvis.data.clips.sample_frames`.
     """
     seen = torch.nonzero(present(view.boxes_NT4).any(0))[:, 0].tolist()
     frames = len(view.frames_TCHW)
@@ -104,7 +104,7 @@ def _draw_clip(view: WindowInputs, config: LabelConfig, random: np.random.Genera
     if span >= frames:
         stride, span = 1, min(config.clip, frames) - 1
     anchor = int(random.choice(seen))
-    # Steps of 2 may miss the frame in every clip that fits; the nearest one serves.
+    # With a stride of 2, no clip that fits may contain the frame; the nearest clip is used instead.
     nearest = max(0, min(anchor, frames - 1 - span))
     first = int(random.choice(starts_around(anchor, span, stride, frames) or [nearest]))
     return torch.arange(first, first + span + 1, stride, device=view.boxes_NT4.device)

@@ -1,7 +1,7 @@
-"""What label mode trains on one window: models that read the tube of every given track off the pictures.
+"""Models that label mode trains on one window: they predict the mask tube of every given track.
 
-Called with a part of the window, both kinds answer with their tubes and with the one that is each track's: in training
-mode of all decoder layers, in eval mode of the last one.
+Both kinds return mask tubes and their assignment to tracks: of all decoder layers in training mode, of the last layer
+in eval mode.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from mfvis.types import BoxPrompts, DenseMasks, Match, Prediction
 
 
 class PerTrackSegmenter(nn.Module):
-    """The small model that is trained from scratch: a pyramid of features and colors, one readout per track.
+    """Small model that is trained from scratch: a pyramid of features and colors with one linear readout per track.
 
-    The tracks are given, so nothing has to be found: each simply has its own linear readout of the pixel embeddings,
-    where a query decoder would first have to learn what a query is.
+    The tracks are given, so no detection is needed: each track has its own linear readout of the pixel embeddings. A
+    query decoder would first have to learn its queries.
 
     Args:
-        backbone: Whose features are read; trained along unless it is frozen.
-        tracks: How many readouts.
+        backbone: Source of the features; trained as well unless it is frozen.
+        tracks: Number of tracks, hence of readouts.
         dim: Channels of the pixel embeddings.
-        zoom: How much larger the backbone sees the frames.
+        zoom: Upscaling factor applied to frames before the backbone.
     """
 
     num_classes = 1
@@ -49,7 +49,7 @@ class PerTrackSegmenter(nn.Module):
         nn.init.constant_(self.readout.bias, -1.0)  # most pixels are background
 
     def forward(self, part: WindowInputs, objects_N: Tensor) -> tuple[Prediction, Match]:
-        """The tubes of those tracks of the window, int64, that the part shows; of one layer and without classes."""
+        """Mask tubes of the tracks with these indices (int64); one layer, without classes."""
         features = part.features
         if features is None:
             features = tuple(map(standardize, self.backbone(upscale(part.frames_TCHW, self.zoom))))
@@ -59,7 +59,7 @@ class PerTrackSegmenter(nn.Module):
         return prediction, _in_order(prediction)
 
     def logits(self, features: tuple[Tensor, ...], lab_TCHW: Tensor) -> Tensor:
-        """Mask logits ``[N, T, H, W]`` of all tracks on the grid of the colors, from features of any resolutions."""
+        """Mask logits ``[N, T, H, W]`` of all tracks on the grid of the colors, from features of any resolution."""
         grid = lab_TCHW.shape[-2:]
         content = lab_TCHW[:, :1] < PADDING_COLOR
         mean_C11 = (lab_TCHW * content).sum((0, 2, 3), keepdim=True)[0] / content.sum().clamp(min=1)
@@ -76,11 +76,11 @@ class PerTrackSegmenter(nn.Module):
 
 
 class Mask2FormerAdapter(nn.Module):
-    """A trained video Mask2Former: its queries are made from the boxes, or, without box prompts, assigned to them.
+    """Trained video Mask2Former: its queries are made from the boxes or, without box prompts, assigned to them.
 
     Args:
-        model: What is trained along.
-        cost: Of matching learned queries with tracks in training.
+        model: The model to finetune.
+        cost: Cost of matching learned queries with tracks in training.
     """
 
     def __init__(self, model: VideoMask2Former, cost: MatchConfig):
@@ -89,7 +89,7 @@ class Mask2FormerAdapter(nn.Module):
         self.num_classes = model.num_classes
 
     def forward(self, part: WindowInputs, objects_N: Tensor) -> tuple[Prediction, Match]:
-        """The tubes of all queries. In eval mode learned ones are assigned by their boxes, whatever their classes."""
+        """Mask tubes of all queries. In eval mode learned queries are assigned by boxes only, regardless of class."""
         model, last_only = self.model, not self.training
         encoded = model.encode(part.frames_TCHW, part.features)
         if model.prompts is not None:
@@ -104,19 +104,19 @@ class Mask2FormerAdapter(nn.Module):
 
 
 def _in_order(prediction: Prediction) -> Match:
-    """Query n is object n, at every layer."""
+    """Assignment of query n to object n at every layer."""
     layers, _, queries = prediction.logits_LBQK.shape[:3]
     return Match(torch.arange(queries, device=prediction.logits_LBQK.device).expand(layers, -1))
 
 
 def standardize(level_TCHW: Tensor) -> Tensor:
-    """Every channel with mean 0 and deviation 1 over the frames: pretrained features differ wildly in scale."""
+    """Channels normalized to mean 0 and deviation 1 over the frames, as scales of pretrained features differ widely."""
     deviation, mean = torch.std_mean(level_TCHW, (0, 2, 3), keepdim=True)
     return (level_TCHW - mean) / (deviation + 1e-3)
 
 
 def downsample_to_grid(level_TCHW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A level that is finer than the grid, on the grid; the reader's 1x1 convolutions come to the same afterwards."""
+    """Downsamples a level that is finer than the grid; this commutes with the 1x1 convolutions that follow."""
     if level_TCHW.shape[-1] <= grid[1]:
         return level_TCHW
     return F.interpolate(level_TCHW, grid, mode="bilinear", align_corners=False)

@@ -1,9 +1,9 @@
-"""From mask logits to masks at full size: each object's colors, learned from the masks themselves, and smooth edges.
+"""Full-size masks from mask logits, refined by color models of each object and by smoothness.
 
-The network sees cells of four pixels and more; colors are known for every pixel. As in GrabCut (Rother et al.,
-SIGGRAPH 2004) the object and its surroundings each get a color model, here histograms of a few neighboring frames,
-and as in the fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011), on a small neighborhood, mean-field steps
-make pixels agree with neighbors of like color.
+The network works on cells of four pixels and more, whereas colors are known for every pixel. As in GrabCut (Rother et
+al., SIGGRAPH 2004), the object and its surroundings each get a color model, here histograms over a few adjacent frames.
+As in the fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011), but on a small neighborhood, mean-field steps
+smooth the labels of neighboring pixels of similar color.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch import Tensor
 from mfvis.label.config import RefineConfig
 
 BINS = 12
-"""Of each LAB axis in the color models."""
+"""Bins per LAB axis in the color models."""
 NEIGHBORS = tuple(
     (step * dy, step * dx) for step in (1, 3) for dy in range(-2, 3) for dx in range(-2, 3) if (dy, dx) != (0, 0)
 )
-"""Where a pixel's neighbors lie: a 5 x 5 square, and a sparse one of three times its size."""
+"""Offsets of a pixel's neighbors: a 5 x 5 square, and a sparse one of three times its size."""
 REACH = 6
-"""How far the farthest of them lies along either axis."""
+"""Largest offset along either axis."""
 NEAR = 4.0
-"""Pixels at which a neighbor's say has fallen to exp(-1/2)."""
+"""Standard deviation of the spatial Gaussian, in pixels."""
 
 
 @torch.no_grad()
 def refine(logits_THW: Tensor, lab_TCHW: Tensor, boxes_T4: Tensor, config: RefineConfig) -> Tensor:
-    """The masks of one object, bool ``[T, H, W]``, confined to its boxes.
+    """Refined masks of one object, bool ``[T, H, W]``, confined to its boxes.
 
     Args:
-        logits_THW: the network's, at full size.
+        logits_THW: the network's mask logits at full size.
         lab_TCHW: colors at full size.
         boxes_T4: pixels; a frame without a box gets an empty mask.
     """
@@ -61,7 +61,7 @@ def refine(logits_THW: Tensor, lab_TCHW: Tensor, boxes_T4: Tensor, config: Refin
 
 
 def _surroundings(box: list[float], height: int, width: int) -> tuple[slice, slice, tuple[int, int, int, int]] | None:
-    """Rows and columns of a window around a box, and the box's pixels in it: top, bottom, left, right."""
+    """Rows and columns of a window around a box, and the box's position in it: top, bottom, left, right."""
     x1, y1, x2, y2 = (round(side) for side in box)
     x1, x2, y1, y2 = max(x1, 0), min(x2, width), max(y1, 0), min(y2, height)
     if x2 <= x1 or y2 <= y1:
@@ -87,7 +87,7 @@ def _color_bins(lab_CHW: Tensor) -> Tensor:
 
 
 def _log_ratio(counts_2TM: Tensor, neighbors: int) -> Tensor:
-    """float ``[T, M]``: log of object over surroundings, per color, smoothed over colors and frames."""
+    """float ``[T, M]``: log ratio of object to surroundings for each color, smoothed over colors and frames."""
     frames = counts_2TM.shape[1]
     cube = counts_2TM.view(2 * frames, 1, BINS, BINS, BINS)
     kernel = cube.new_tensor([0.25, 0.5, 0.25])
@@ -101,7 +101,7 @@ def _log_ratio(counts_2TM: Tensor, neighbors: int) -> Tensor:
 def _mean_field(
     unary_HW: Tensor, start_HW: Tensor, lab_CHW: Tensor, inner: tuple[int, int, int, int], config: RefineConfig
 ) -> Tensor:
-    """Logits after the mean-field steps; nothing outside the box is ever the object."""
+    """Logits after the mean-field steps; pixels outside the box always remain background."""
     height, width = unary_HW.shape
 
     def shifted(padded: Tensor, dy: int, dx: int) -> Tensor:

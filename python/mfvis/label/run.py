@@ -1,8 +1,8 @@
-"""``mfvis label``: box tracks in, the same tracks with masks out, learned from those boxes alone.
+"""``mfvis label``: generates masks for box tracks, supervised only by the boxes.
 
-Every video is read in windows of frames; for each one a model, from a checkpoint or several times from scratch, is
-trained on the window's own boxes and then asked for the mask of every box. Of several videos one more network learns
-from all those masks, and then has a say in each. What is ready is on the disk and not done again.
+Every video is split into windows of frames. For each window, one finetuned model or several models from scratch are
+trained on the window's boxes, then predict the mask of every box. With several videos, a second network is trained on
+all masks and ensembled with the first in a second pass. Finished results are saved, so interrupted runs resume.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _run(config: LabelConfig) -> Path:
     shares = several and config.shared_steps > 0 and config.checkpoint is None and config.backbone.frozen
     last, final_inputs = parts, inputs
     if shares:
-        # The last masks of a video follow from all videos.
+        # In the second pass the masks of each video depend on all videos.
         known = all(made_from["frames"] for made_from in inputs.values())
         others = {"other videos": hash_of(inputs) if known else None}
         last, final_inputs = parts / "shared", {id: made_from | others for id, made_from in inputs.items()}
@@ -101,7 +101,7 @@ def _run(config: LabelConfig) -> Path:
         video for video in dataset.videos if read_part(last / f"{video.id}.json", final_inputs[video.id])[0] is None
     ]
     if problems := check_frames_of(ahead):
-        raise DataError(problems)  # now, and not after hours
+        raise DataError(problems)  # before hours of training, not after them
 
     # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
     def label(video: Video, head: str, reader: CropSegmenter | None = None) -> list[TrackResult]:
@@ -109,7 +109,7 @@ def _run(config: LabelConfig) -> Path:
 
     found = _label_or_load(dataset, parts, inputs, label, None if shares else overlays)
 
-    # ---- Learn from all masks what the videos have in common, find every mask again, write ----------------------
+    # ---- Train the cross-video network on all masks, segment every video again, write ---------------------------
     if shares:
         reader = _train_cross_video(start, config, dataset.videos, found) if ahead else None
         found = _label_or_load(dataset, last, final_inputs, partial(label, reader=reader), overlays)
@@ -122,7 +122,7 @@ def _run(config: LabelConfig) -> Path:
 
 
 def _load(config: LabelConfig) -> tuple[VideoDataset, bytes]:
-    """The videos with their boxes, and the bytes of the file that they were read from."""
+    """The videos with their boxes, and the bytes of their JSON file."""
 
     def version() -> tuple[int, int, int] | None:
         if not config.data.is_file():
@@ -139,7 +139,7 @@ def _load(config: LabelConfig) -> tuple[VideoDataset, bytes]:
 
 
 def _inputs(video: Video) -> dict[str, str | None]:
-    """Hashes of what the masks of a video are made from."""
+    """Hashes of the inputs that determine the masks of a video."""
     tracks = [[track.id, track.category_id, track.boxes_T4.tolist()] for track in video.tracks]
     boxes = hash_of([video.width, video.height, video.length, tracks])
     return {"boxes": boxes, "frames": hash_of_frames(video)}
@@ -152,7 +152,7 @@ def _label_or_load(
     label: Callable[[Video, str], list[TrackResult]],
     overlays: Path | None,
 ) -> list[list[TrackResult]]:
-    """The kept results of every video; or what `label` returns, which is drawn and kept."""
+    """Saved results of every video where they exist; otherwise the results of `label`, which are drawn and saved."""
     paths = overlay_paths(overlays, dataset.videos) if overlays else []
     found = []
     for number, video in enumerate(dataset.videos, start=1):
@@ -188,13 +188,13 @@ def label_video(
     inputs: Inputs = MappingProxyType({}),
     reader: CropSegmenter | None = None,
 ) -> list[TrackResult]:
-    """A result for every track of the video: a mask wherever it has a box, None elsewhere.
+    """Results of all tracks of the video: a mask in each frame with a box, None in other frames.
 
     Args:
-        head: of the lines that tell of the progress.
-        tries: Directory that keeps the mask logits of each window's models; what is there is not learned again.
-        inputs: Hashes of what these are made from.
-        reader: Of what the video shares with others; its logits are added.
+        head: Prefix of the progress lines.
+        tries: Directory of the mask logits of each window's models; saved logits are not computed again.
+        inputs: Hashes of the inputs that determine these logits.
+        reader: Cross-video network whose logits are added.
     """
     segmentations = [[None] * video.length for _ in video.tracks]
     full_size = (video.height, video.width)
@@ -215,7 +215,7 @@ def label_video(
             boxes_T4 = torch.from_numpy(video.tracks[n].boxes_T4[window.start : window.stop])
             enlarged_THW = at_original_size(logits_THW, view.size, full_size)
             masks_THW = refine(enlarged_THW, lab_TCHW, boxes_T4, config.refine).cpu()
-            # Where nothing was found, the box itself is the better guess.
+            # Where the mask is empty, the box itself is the better guess.
             empty_T = ~masks_THW.flatten(1).any(1)
             masks_THW[empty_T] = inside_boxes(boxes_T4[None, empty_T], *full_size)[0]
             for t, mask_HW in zip(window, masks_THW.numpy(), strict=True):
@@ -226,7 +226,7 @@ def label_video(
 def _prepare_window(
     start: Start, config: LabelConfig, video: Video, frames: Sequence[int], group: Sequence[int], frames_TCHW: Tensor
 ) -> WindowInputs:
-    """Those frames of the video, with the tracks of the group."""
+    """Inputs of a window: these frames of the video with the tracks of the group."""
     labels = {category.id: label for label, category in enumerate(start.categories)}
     tracks = [video.tracks[n] for n in group]
     boxes_NT4 = torch.from_numpy(np.stack([track.boxes_T4[list(frames)] for track in tracks]))
@@ -238,7 +238,7 @@ def _prepare_window(
 def _train_cross_video(
     start: ScratchModels, config: LabelConfig, videos: Sequence[Video], found: Sequence[list[TrackResult]]
 ) -> CropSegmenter:
-    """The network that has learned from the masks found in all videos."""
+    """Trains the cross-video network on the masks of all videos."""
     crops, masks = [], []
     for video, results, examples in zip(videos, found, select_examples(videos), strict=True):
         for first in range(0, len(examples), config.window):
@@ -253,7 +253,7 @@ def _train_cross_video(
 
 
 def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range, list[int]]]:
-    """The windows of the video, each with the tracks that have a box in it, in groups of at most so many."""
+    """Windows of the video with the tracks that have a box in them, in groups of at most `most` tracks."""
     for first in range(0, video.length, length):
         window = range(first, min(first + length, video.length))
         present = [n for n, track in enumerate(video.tracks) if track.present_T[window.start : window.stop].any()]
@@ -263,7 +263,7 @@ def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range
 
 
 def _ensemble_logits(start: Start, view: WindowInputs, config: LabelConfig, head: str) -> Tensor:
-    """Mask logits ``[N, T, H / 4, W / 4]``: the mean of the models, one for each seed, that fill the boxes."""
+    """Mask logits ``[N, T, H / 4, W / 4]``, averaged over the models (one per seed) whose masks fill the boxes."""
     view, tries = add_propagated_background(view, config.propagation), []
     for number, seed in enumerate(start.seeds, start=1):
         model = start.model(seed, len(view.boxes_NT4))
@@ -273,7 +273,7 @@ def _ensemble_logits(start: Start, view: WindowInputs, config: LabelConfig, head
 
 
 def _finite(logits_NTHW: Tensor, part: str) -> Tensor:
-    """The logits; TrainingError if one is not finite, as all masks would be filled boxes then."""
+    """The logits unchanged; TrainingError if one is not finite, because all masks would then be filled boxes."""
     if not torch.isfinite(logits_NTHW).all():
         raise TrainingError(f"{part}: mask logits are NaN or infinite. {REMEDY}")
     return logits_NTHW
@@ -293,20 +293,20 @@ def _start(config: LabelConfig) -> Start:
 
 
 def _same_settings(config: LabelConfig, start: Start, path: Path) -> dict[str, Any]:
-    """The settings that the masks depend on, which are kept at `path`.
+    """Settings that determine the masks, saved at `path`.
 
     Raises:
-        ConfigError: `path` has others, and there are labels that were made with them.
+        ConfigError: `path` holds other settings, and labels made with them exist.
     """
     settings = to_plain(config)
     settings["checkpoint"] = config.checkpoint is not None
     settings["backbone"]["weights"] = hash_of_weights(start.module)
-    for name in ("data", "out", "frames", "device", "overlays"):  # contents matter, not where they lie
+    for name in ("data", "out", "frames", "device", "overlays"):  # contents matter, not locations
         del settings[name]
     before = read_json(path, [])
     if before == settings:
         return settings
-    # Also what a run left behind that failed before it had labeled anything.
+    # This also replaces settings left by a run that failed before it had labeled anything.
     labeled = any(part != path and part.is_file() for part in path.parent.rglob("*"))
     if labeled and isinstance(before, dict):
         lines = "\n".join(f"  {line}" for line in changed_keys(before, settings))

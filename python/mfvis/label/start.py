@@ -1,6 +1,6 @@
-"""What label mode starts every window from: a backbone and new readouts, or a trained video Mask2Former.
+"""Initial models for each window of label mode: a backbone with new readouts, or a trained video Mask2Former.
 
-Either looks at a window in its own way, and for each of its seeds has a model to train on it.
+Each kind prepares the inputs of a window and creates one model per seed to train on it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mfvis.types import Category
 
 
 class ScratchModels:
-    """Several small models on one backbone; runs of different seeds share none."""
+    """Several small models on one backbone, each with its own seed."""
 
     categories: tuple[Category, ...] = ()
-    """It names no classes: every label is 0."""
+    """Empty: the models do not predict classes, so every label is 0."""
     max_tracks_per_window = None
-    """As many as there are; each has its own readout."""
+    """No limit: each track has its own readout."""
 
     def __init__(self, config: LabelConfig, device: torch.device):
         torch.manual_seed(config.seed)
@@ -35,7 +35,8 @@ class ScratchModels:
         self.seeds = range(config.seed * config.num_models, (config.seed + 1) * config.num_models)
 
     def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> WindowInputs:
-        """As `mfvis.label.window_inputs.look`; the features of a frozen backbone as `PerTrackSegmenter` wants them."""
+        """Inputs of a window (see `mfvis.label.window_inputs.look`), with the features of a frozen backbone in the form
+        that `PerTrackSegmenter` expects."""
         view = look(self.backbone, frames_TCHW, boxes_NT4, labels_N, size, self.config.zoom)
         if view.features is None:
             return view
@@ -43,26 +44,26 @@ class ScratchModels:
         return replace(view, features=tuple(downsample_to_grid(standardize(level), grid) for level in view.features))
 
     def model(self, seed: int, tracks: int) -> PerTrackSegmenter:
-        """A new reader of so many tracks."""
+        """New model for this number of tracks."""
         torch.manual_seed(seed)
         model = PerTrackSegmenter(copy.deepcopy(self.backbone), tracks, self.config.dim, self.config.zoom)
         return model.to(self.backbone.mean.device)
 
 
 class FinetunedModels:
-    """One copy of a trained model for each window. The frames are what it was trained on, so they are not enlarged."""
+    """One copy of a trained model for each window. Frames are not upscaled, as the model was trained at their size."""
 
     def __init__(self, config: LabelConfig, trained: VideoMask2Former, categories: Sequence[Category]):
         self.config, self.trained, self.categories = config, trained, categories
-        # A learned query cannot stand for two tracks; one made from a box is made for every track.
+        # A learned query can represent only one track, whereas box prompts yield one query per track.
         self.max_tracks_per_window = trained.config.num_queries if trained.prompts is None else None
         self.module = trained
         self.seeds = range(config.seed, config.seed + 1)
 
     def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> WindowInputs:
-        """As `mfvis.label.window_inputs.look`."""
+        """Inputs of a window (see `mfvis.label.window_inputs.look`)."""
         return look(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1)
 
     def model(self, seed: int, tracks: int) -> Mask2FormerAdapter:
-        """A copy of the trained model, the same for every seed and any number of tracks."""
+        """Copy of the trained model, identical for every seed and any number of tracks."""
         return Mask2FormerAdapter(copy.deepcopy(self.trained), self.config.loss.match)

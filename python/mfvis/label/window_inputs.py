@@ -1,4 +1,4 @@
-"""A window of a video as label mode sees it: pictures, boxes, and what follows from the two before any training."""
+"""Inputs of a window in label mode: frames, boxes, and masks of known background derived from them."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from mfvis.types import Batch, ClipOrigin, present
 
 @dataclass(frozen=True)
 class WindowInputs:
-    """A window of a video, or a part of one, as the model sees it, on the model's device. Grids are those of masks."""
+    """Inputs of a window or of a clip of it, on the model's device. All grids are the grid of the masks."""
 
     frames_TCHW: Tensor
     """uint8 RGB, scaled, padded to a multiple of 32."""
     features: tuple[Tensor, ...] | None
-    """What a frozen backbone says of the frames, computed once."""
+    """Features of a frozen backbone, computed once; None if the backbone is trained."""
     boxes_NT4: Tensor
-    """In pixels of these frames."""
+    """float32, in pixels of `frames_TCHW`."""
     labels_N: Tensor
     size: tuple[int, int]
     """(height, width) before the padding."""
     lab_TCHW: Tensor
-    """Colors on the grid."""
+    """LAB colors on the grid."""
     background_THW: Tensor
-    """bool: in no box, and not padding."""
+    """bool: outside all boxes and outside the padding."""
     propagated_NTHW: Tensor
-    """bool: inside the box, but not the object."""
+    """bool: inside the box, but known to be background."""
     ring_NTHW: Tensor
-    """bool: around the box, and in no other one."""
+    """bool: in the ring around the box and outside all other boxes."""
     unknown_NTHW: Tensor
-    """bool: inside the box, and nothing says that it is not the object."""
+    """bool: inside the box and not known to be background."""
     others_NTHW: Tensor
     """bool: outside the box, but inside that of another object."""
 
@@ -51,13 +51,13 @@ def look(
     size: tuple[int, int],
     zoom: int,
 ) -> WindowInputs:
-    """Gather what the pictures and the boxes of a window say, each frame for itself.
+    """Prepare the inputs of a window that depend on single frames only.
 
     Args:
         frames_TCHW: uint8 RGB at the video's own size.
-        boxes_NT4: in pixels of these.
+        boxes_NT4: in pixels of these frames.
         size: (height, width) to which the frames are scaled.
-        zoom: how much larger the backbone sees them.
+        zoom: upscaling factor applied to frames before the backbone.
     """
     device = backbone.mean.device
     old_height, old_width = frames_TCHW.shape[-2:]
@@ -93,7 +93,7 @@ def look(
 
 
 def add_propagated_background(view: WindowInputs, config: BackgroundPropagationConfig) -> WindowInputs:
-    """The view with what its frames say of one another's boxes: what training wants to know, and takes seconds."""
+    """The inputs with background propagated between their frames. It takes seconds and is needed only for training."""
     if config.weight == 0:
         return view
     propagated_NTHW = propagated_background(view.lab_TCHW, view.background_THW, view.boxes_NT4 / STRIDE, config)
@@ -101,12 +101,12 @@ def add_propagated_background(view: WindowInputs, config: BackgroundPropagationC
 
 
 def upscale(frames_TCHW: Tensor, zoom: int) -> Tensor:
-    """Frames at a whole multiple of their size."""
+    """Upscale frames by an integer factor."""
     return F.interpolate(frames_TCHW.float(), scale_factor=zoom, mode="bilinear") if zoom > 1 else frames_TCHW
 
 
 def cut(view: WindowInputs, indices: Tensor) -> tuple[WindowInputs, Tensor]:
-    """The frames at `indices`, with the objects that have a box in one of them (int64, the second value)."""
+    """Select the frames at `indices`; the second value (int64) lists the objects that have a box in one of them."""
     objects = torch.nonzero(present(view.boxes_NT4[:, indices]).any(1))[:, 0]
     here = (objects[:, None], indices)
     part = WindowInputs(
@@ -126,7 +126,7 @@ def cut(view: WindowInputs, indices: Tensor) -> tuple[WindowInputs, Tensor]:
 
 
 def to_batch(view: WindowInputs) -> Batch:
-    """The view as a batch of one clip, for the criterion."""
+    """The inputs as a batch of one clip, for the criterion."""
     count, frames = view.boxes_NT4.shape[:2]
     return Batch(
         frames_BTCHW=view.frames_TCHW[None],
