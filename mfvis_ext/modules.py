@@ -54,7 +54,7 @@ def _check_rgb(frames: Tensor) -> None:
     if frames.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     low, high = torch.stack(torch.aminmax(frames)).tolist()
-    found = f"frames has values from {low:.4g} to {high:.4g}; expected RGB in 0..255"
+    found = f"mfvis::TKLoss: frames has values from {low:.4g} to {high:.4g}; expected RGB in 0..255"
     # 1e-4: interpolation may round below 0, but LAB of a gray picture, with a from -0.0025, is no RGB.
     # 256: 255 and a fraction in bfloat16.
     if not (low >= -1e-4 and high <= 256):
