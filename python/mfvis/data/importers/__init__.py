@@ -1,4 +1,4 @@
-"""Box tracks of other tools and data sets, imported as YouTube-VIS JSON: ``mfvis data import``."""
+"""Import of box tracks from other tools and data sets as YouTube-VIS JSON: ``mfvis data import``."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mfvis.text import name_fault, shortened
 
 Format = Literal[FORMATS]
 SLIVER = 0.01
-"""Pixels below which what the edge of the picture leaves of a box is nothing."""
+"""Size in pixels below which the visible part of a box at the edge of the image is ignored."""
 OUTSIDE = "outside the picture"
 MAX_SHARE_OUTSIDE = 0.25
-"""Share of the boxes that can lie outside their picture before it must be another one."""
+"""Fraction of the boxes that may lie outside their image. Above it, the images belong to another video."""
 LARGEST_ID = 2**53
-"""Ids from here on are not exact in programs that read JSON's numbers as floating-point ones."""
+"""Smallest id that may be inexact in programs that read JSON numbers as floating-point numbers."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,28 @@ class ImportConfig:
     """Import box tracks of other tools and data sets as a YouTube-VIS JSON."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """A file, a ZIP archive, or a folder, such as a sequence or a split of MOT17, or the labels of YOLO."""
+    """File, ZIP archive, or folder, such as a sequence or a split of MOT17, or the labels of YOLO."""
     frames: Path
-    """Folder of pictures, or a video file; for several videos, the folder that contains them by name."""
+    """Folder of images, or video file. For several videos, the folder that contains them by name."""
     out: Path
-    """The YouTube-VIS JSON to write."""
+    """YouTube-VIS JSON to write."""
     format: Format | None = None
-    """Format of the file; default: recognized by its content."""
+    """Format of the file. Default: recognized from its content."""
     categories: tuple[str, ...] = ()
-    """Import only these, with ids 1, 2, ... in this order; default all, sorted by name. A single one is also the class
-    of boxes in files without classes."""
+    """Categories to import, with ids 1, 2, ... in this order. Default: all, sorted by name. A single category is also
+    the class of boxes in files without classes."""
     class_names: tuple[str, ...] = ()
-    """Names of numbered classes: 0=person 2=car, or a file with a name per line, from 0 on, or YOLO's data.yaml."""
+    """Names of numbered classes: 0=person 2=car, or a file with one name per line, from 0 on, or YOLO's data.yaml."""
     first_frame: int | None = None
-    """Index of the first frame in texts and tables. Default: 1 for motchallenge, 0 for kitti, else by evidence."""
+    """Index of the first frame in texts and tables. Default: 1 for motchallenge, 0 for kitti, otherwise inferred from
+    the file."""
     first_pixel: Literal[0, 1] | None = None
     """Index of the first pixel of a row in texts. Default: 1 for ground truth of MOTChallenge and of single-object
     tracking, else 0."""
 
 
 def run(config: ImportConfig) -> None:
-    """Import, write, and print what was imported and what was left out."""
+    """Import, write, and print a summary of what was imported and left out."""
     if config.out.resolve() == config.file.resolve():
         raise ConfigError(f"--out is the file to import, {config.file}; name another")
     root, notes = import_tracks(
@@ -89,13 +90,14 @@ def import_tracks(
     first_frame: int | None = None,
     first_pixel: Literal[0, 1] | None = None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The content of a YouTube-VIS JSON at `out` with the tracks of `file`, and notes on what was decided or left out.
+    """Content of a YouTube-VIS JSON at `out` with the tracks of `file`, and notes on decisions and on what was left
+    out.
 
-    Boxes are clipped to the picture. ``track_id`` of an annotation is the original id, and so is ``id`` if all original
-    ids are unique positive integers. The arguments are those of `ImportConfig`. Nothing is written.
+    Boxes are clipped to the image. ``track_id`` of an annotation is the original id. ``id`` is also the original id if
+    all of them are unique positive integers. The arguments are those of `ImportConfig`. No file is written.
 
     Raises:
-        ConfigError: for `class_names` of another form.
+        ConfigError: for malformed `class_names`.
         DataError: with every problem of the file.
     """
     names = parse_class_names(class_names)
@@ -134,14 +136,14 @@ def import_tracks(
 
 
 def _note_outvoted(source: ImportedFile, tracks: Sequence[BoxTrack]) -> None:
-    """Note how many boxes took the category of most boxes of their track."""
+    """Add a note with the number of boxes that were assigned to the majority category of their track."""
     outvoted = sum(track.votes.total() - track.votes[track.category] for track in tracks)
     if outvoted:
         source.note(f"{outvoted} boxes have another class than most boxes of their track, and took that")
 
 
 def _check_content(source: ImportedFile, videos: Sequence[BoxVideo]) -> None:
-    """Reports a file without tracks, without those that are asked for, and boxes in shares of the picture."""
+    """Report a file without tracks, requested categories without tracks, and boxes in fractions of the image."""
     tracks = [track for video in videos for track in video.tracks.values() if track.boxes]
     present = sorted({track.category for track in tracks})
     for what, name in [("category", name) for name in present] + [("video", entry.video.name) for entry in videos]:
@@ -164,7 +166,7 @@ def _longest_side(track: BoxTrack) -> float:
 
 
 def _video_record(video: BoxVideo, number: int, out: Path) -> dict[str, Any]:
-    """The JSON of a video, its files relative to the folder in which mfvis looks for them."""
+    """JSON record of a video, with file names relative to the folder in which mfvis looks for them."""
     frames = video.video.frames
     files = [frames] if isinstance(frames, Path) else frames
     names = [file_name(out, path) for path in files]
@@ -174,7 +176,7 @@ def _video_record(video: BoxVideo, number: int, out: Path) -> dict[str, Any]:
 
 
 def _clipped(box: Box | None, width: int, height: int) -> list[float] | None:
-    """``[x, y, w, h]`` of the part of a box that lies in the picture."""
+    """The part of a box inside the image, ``[x, y, w, h]``."""
     if box is None:
         return None
     x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)

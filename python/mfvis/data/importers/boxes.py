@@ -1,4 +1,4 @@
-"""Box tracks while a file is read, and the arithmetic of boxes that several formats share."""
+"""Box tracks during import, and box arithmetic that several formats share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mfvis.data.jsonfile import LARGEST
 from mfvis.types import Video
 
 Box = tuple[float, float, float, float]
-"""``(x1, y1, x2, y2)`` in pixels, half-open, 0-based; it may reach outside the picture."""
+"""``(x1, y1, x2, y2)`` in pixels, half-open, 0-based. The box may exceed the image."""
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 
@@ -24,27 +24,27 @@ class BoxTrack:
 
     category: str
     boxes: dict[int, Box] = field(default_factory=dict)
-    """By frame, counted from 0."""
+    """Boxes by frame index, from 0."""
     votes: Counter[str] = field(default_factory=Counter)
-    """Number of boxes of each category, where a tracker classified each box by itself."""
+    """Number of boxes of each category, for trackers that classify each box separately."""
 
 
 @dataclass
 class BoxVideo:
-    """One video of an imported file: its pictures, and its objects by the ids that the file gives them."""
+    """One video of an imported file: its images, and its objects by the ids of the file."""
 
     video: Video
     tracks: dict[str, BoxTrack] = field(default_factory=dict)
 
 
 def number_in(text: str) -> float | None:
-    """The number that a text says; None for anything else, also for nan, inf, 1_0 and numbers beyond all use."""
+    """Number given by a text. None for anything else, including nan, inf, 1_0 and numbers that are too large."""
     value = float(text) if _NUMBER.fullmatch(text) else math.inf
     return value if abs(value) <= LARGEST else None
 
 
 def whole_number_in(text: str) -> int | None:
-    """The whole number that a text says, of any size (7, 7.0, 7e0); None for anything else."""
+    """Integer of any size given by a text (7, 7.0, 7e0). None for anything else."""
     if text.isdecimal() and text.isascii() and len(text) < 100:
         return int(text)
     if not _NUMBER.fullmatch(text):
@@ -54,12 +54,12 @@ def whole_number_in(text: str) -> int | None:
 
 
 def between(start: Sequence[float], end: Sequence[float], share: float) -> list[float]:
-    """Values that have gone `share` of the way from `start` to `end`."""
+    """Values interpolated linearly at the fraction `share` from `start` to `end`."""
     return [a + (b - a) * share for a, b in zip(start, end, strict=True)]
 
 
 def hull(box: Box, angle: float, pivot: tuple[float, float]) -> Box:
-    """The upright box around a box that was turned about `pivot` by an angle in degrees, clockwise."""
+    """Upright box around a box that is rotated about `pivot` by an angle in degrees, clockwise."""
     if angle % 360 == 0:
         return box
     sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))

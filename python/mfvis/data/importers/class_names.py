@@ -15,7 +15,7 @@ from mfvis.errors import ConfigError
 
 
 def parse_class_names(values: Sequence[str]) -> dict[int, str]:
-    """Names by number, from ``NUMBER=NAME`` strings or from one file (see `read_class_names`).
+    """Names by class index, from ``NUMBER=NAME`` strings or from one file (see `read_class_names`).
 
     Raises:
         ConfigError: for any other text, and for a file that cannot be read.
@@ -35,10 +35,10 @@ def parse_class_names(values: Sequence[str]) -> dict[int, str]:
 
 
 def read_class_names(path: Path, first: int = 0) -> dict[int, str]:
-    """Names by number: the lines of a text, numbered from `first` on, or ``names`` of a YAML file.
+    """Names by class index: the lines of a text, numbered from `first` on, or ``names`` of a YAML file.
 
     Raises:
-        ValueError: when it is neither.
+        ValueError: when the text is neither.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -56,7 +56,8 @@ def read_class_names(path: Path, first: int = 0) -> dict[int, str]:
 
 
 def read_names_near(source: ImportedFile, path: Path, first: int = 0) -> dict[int, str]:
-    """`read_class_names` of a file next to the imported one; empty, reported, if it cannot be read."""
+    """Names from a file next to the imported one, as by `read_class_names`. Empty, with a report, if it cannot be
+    read."""
     try:
         return read_class_names(path, first)
     except ValueError as error:
@@ -65,9 +66,9 @@ def read_names_near(source: ImportedFile, path: Path, first: int = 0) -> dict[in
 
 
 def name_classes(source: ImportedFile, numbers: Collection[int], names: Mapping[int, str]) -> dict[int, str]:
-    """Names of these classes: --class-names, then `names`. Empty, reported, if one has no name.
+    """Names of these classes, from --class-names or else from `names`. Empty, with a report, if a name is missing.
 
-    The only class of a file takes its name from a single --categories, which may also list classes by their numbers.
+    If the file has only one class, a single --categories names it. --categories may also list class numbers.
     """
     names = dict(names) | source.class_names
     if len(numbers) == 1 and not numbers & names.keys() and len(source.categories) == 1:

@@ -1,4 +1,4 @@
-"""Tracks in COCO's JSON: of videos (COCO-VID of MMTracking, TAO), or of pictures whose annotations name a track."""
+"""Tracks in COCO JSON: videos (COCO-VID of MMTracking, TAO), or images with track ids in the annotations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 def sniff_coco_tracks(source: ImportedFile) -> bool:
-    """Whether a JSON has images and videos, or images and annotations of which one names a track."""
+    """True if a JSON has images and videos, or images and annotations with a track id."""
     root = source.root if isinstance(source.root, dict) else {}
     annotations = root.get("annotations")
     named = (_track_of(entry) for entry in annotations) if isinstance(annotations, list) else ()
@@ -26,12 +26,12 @@ def sniff_coco_tracks(source: ImportedFile) -> bool:
 
 
 def read_coco_tracks(source: ImportedFile) -> list[BoxVideo]:
-    """``images`` name their video, ``annotations`` their image and their track, boxes are ``[x, y, w, h]``.
+    """Read COCO tracks: ``images`` name their video, ``annotations`` their image and track, boxes are ``[x, y, w, h]``.
 
-    The track is ``track_id`` (or ``instance_id``, ...), also among ``attributes``, as in COCO exports of CVAT. Without
-    videos the images of a folder are one. A video has the frames that the file names, in the order of frame_id (TAO:
-    frame_index), else in the file's, without videos in that of their names. They are looked for as --frames and
-    file_name say, else by their last name in the video's folder. Crowds and boxes without a track are left out.
+    The track is ``track_id`` (or ``instance_id``, ...), possibly among ``attributes``, as in COCO exports of CVAT.
+    Without videos, the images of each folder form a video, in the order of their names. Otherwise frames are ordered by
+    frame_id (TAO: frame_index), else as in the file. Images are searched for by --frames and file_name, else by the
+    last part of their name in the video's folder. Crowds and boxes without a track are left out.
     """
     root = source.root
     if not isinstance(root, dict) or "images" not in root:
@@ -64,7 +64,7 @@ def read_coco_tracks(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _by_id(root: Record, key: str, source: ImportedFile) -> dict[Any, Record]:
-    """The objects of a list by their ids; whatever has none is reported."""
+    """Objects of a list by id. Objects without an id are reported."""
     entries = root.get(key)
     if not isinstance(entries, list):
         source.report(key, f"is {kind_of(entries)}, expected a list", "Write the file again")
@@ -82,7 +82,8 @@ def _by_id(root: Record, key: str, source: ImportedFile) -> dict[Any, Record]:
 
 
 def _folders(images: dict[Any, Record]) -> dict[Any, Record]:
-    """The folders of pictures, each a video; the images then name theirs, and are in the order of their names."""
+    """Folders of images, each as a video. Each image is assigned to its folder's video, and images are sorted by
+    name."""
     videos: dict[Any, Record] = {}
     for image in images.values():
         path = _path(image)
@@ -99,7 +100,7 @@ def _path(image: Record) -> PurePosixPath:
 
 
 def _video(record: str, entry: Record, images: list[Record], several: bool, source: ImportedFile) -> BoxVideo | None:
-    """A video with its pictures, for which `images` are put in order; None, reported, where they are not there."""
+    """A video with its images; sorts `images`. None, with a report, if they do not exist."""
     if not images:
         source.report(record, "has no image", "Leave it out, or add its images")
         return None
@@ -115,14 +116,15 @@ def _video(record: str, entry: Record, images: list[Record], several: bool, sour
     name = PurePosixPath(entry["name"] if isinstance(entry.get("name"), str) else files[0].parent.name).name
     video = source.video(record, name or None, several=several, folder=files[0].parent)
     declared = [(image.get("height"), image.get("width")) for image in images]
-    sizes = {size for size in declared if all(map(is_integer, size))} - {(0, 0)}  # of a writer that did not know
+    # (0, 0) is written by programs that do not know the size.
+    sizes = {size for size in declared if all(map(is_integer, size))} - {(0, 0)}
     indices = [image[key] if key else None for image in images]
     video = video and source.with_frames(video, [file.name for file in files], indices, sizes)
     return video and BoxVideo(video)
 
 
 def _track_of(annotation: Any) -> Any:
-    """The track that an annotation names, itself or among its attributes; None if it names none."""
+    """Track id of an annotation, from its fields or its attributes. None if it has none."""
     fields = annotation if isinstance(annotation, dict) else {}
     attributes = fields.get("attributes") if isinstance(fields.get("attributes"), dict) else {}
     return next(
@@ -138,7 +140,7 @@ def _put(
     categories: dict[Any, Record],
     source: ImportedFile,
 ) -> None:
-    """Give an annotation's object its box, or report what is not sound in it."""
+    """Add the box of an annotation to its object, or report why it is invalid."""
     fields = annotation if isinstance(annotation, dict) else {}
     image, category, bbox = fields.get("image_id"), fields.get("category_id"), fields.get("bbox")
     track = _track_of(fields)
@@ -165,7 +167,7 @@ def _put(
 
 
 def _angle(annotation: Record) -> float:
-    """The degrees by which CVAT turns the box, unless it is the box around an outline."""
+    """Angle in degrees by which CVAT rotates the box, unless it is the box around an outline."""
     attributes = annotation.get("attributes")
     angle = attributes.get("rotation", 0) if isinstance(attributes, dict) else 0
     return float(angle) if is_finite(angle) and not annotation.get("segmentation") else 0.0

@@ -1,4 +1,4 @@
-"""Archives and folders in which the files of box tracks lie."""
+"""Archives and folders that contain files of box tracks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ PATTERNS = (
     *("*/*/gt/gt.txt", "*/*/groundtruth.txt", "*_gt_whole.txt", "*/*_gt_whole.txt", "*_manual.json"),
     *("annotations/*.json", "annotations/*.txt", "*.json", "*.xml", "*.csv", "*.txt", "data/*.txt", "label_02/*.txt"),
 )
-"""Where tools and data sets put their annotations in a folder: the files of the first that fits are read."""
+"""Subpaths of annotations in the folders of tools and data sets. The files of the first match are read."""
 OTHER_FILES = frozenset({"labels.txt", "classes.txt", "train.txt", "val.txt", "test.txt", "det.txt", "nlp.txt"})
 SUFFIXES = frozenset({".xml", ".json", ".txt", ".csv", ".yaml", ".yml", ".ini", ".names", ".label"})
 MAX_BYTES = 2**31
-"""Annotations of an archive beyond this are no annotations."""
+"""Maximum size of the annotations in an archive, in bytes."""
 
 
 def annotation_files(folder: Path) -> tuple[list[Path], int]:
-    """The files of a folder that may hold box tracks, in the order of their names, and how many like them may not."""
+    """Files of a folder that may contain box tracks, in the order of their names, and the number of similar files that
+    cannot."""
     for pattern in PATTERNS:
         files = _files(folder, pattern)
         if files:
@@ -42,14 +43,14 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def member(source: ImportedFile, path: Path, *, several: bool) -> ImportedFile:
-    """A file of the folder `source`, imported with others or not."""
+    """A file of the folder `source`, imported with or without others."""
     inside = f"{source.unpacked_from}/{path.relative_to(source.file).as_posix()}" if source.unpacked_from else ""
     return replace(source, file=path, several=several or source.several, unpacked_from=inside)
 
 
 @contextmanager
 def unpacked(source: ImportedFile) -> Iterator[ImportedFile]:
-    """The file itself, or, of a ZIP archive, the folder to which its annotations are unpacked for the block."""
+    """The file itself or, for a ZIP archive, a temporary folder with its annotations."""
     if not source.head.startswith(b"PK"):
         yield source
         return
@@ -65,7 +66,7 @@ def unpacked(source: ImportedFile) -> Iterator[ImportedFile]:
                     archive.extractall(folder, members)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
-                raise  # of the disk, not of the archive
+                raise  # an error of the disk, not of the archive
             source.report("file", f"cannot be unpacked ({error})", "Export or copy the archive again")
         yield replace(source, file=Path(folder), unpacked_from=source.display_path)
 

@@ -1,4 +1,4 @@
-"""Tracks as a table with named columns: the CSV and JSON rows that trackers and scripts write."""
+"""Tracks as a table with named columns: CSV and JSON rows from trackers and scripts."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class _Row(NamedTuple):
     record: str
     fields: dict[str, str]
     frame: int | str
-    """Its index, or the name of its picture."""
+    """Frame index, or name of the image."""
     box: Box
 
 
 def sniff_csv(source: ImportedFile) -> bool:
-    """Whether the first line, or the first of a list of objects, names columns for a frame and a box."""
+    """True if the first line, or the first of a list of objects, names columns for a frame and a box."""
     if source.is_text:
         columns = indices_of(header_of(table_text(source).lstrip().partition("\n")[0])[1])
         return "frame" in columns and len(columns) > 2 or {"picture", "left", "top"} <= columns.keys()
@@ -49,12 +49,13 @@ def sniff_csv(source: ImportedFile) -> bool:
 
 
 def read_csv(source: ImportedFile) -> list[BoxVideo]:
-    """A row of column names, then a row per box: ``frame,id,x,y,w,h,class`` or ``x1,y1,x2,y2``, in any order.
+    """Read a table with a header row, then a row per box: ``frame,id,x,y,w,h,class`` or ``x1,y1,x2,y2``, in any order.
 
-    x, y are the left upper corner, in pixels from 0 on (cx, cy the center); a frame is its index or the name of its
-    picture. Indices count from 0 if there is a frame 0, from 1 if there is one of the video's length, else
-    --first-frame must say. A column video tells several videos apart. Numbered classes (class_id) need --class-names;
-    without a class --categories names the one class. Boxes without a track, or marked as hidden, are left out.
+    x, y are the top left corner, in pixels from 0 on (cx, cy the center). A frame is given by its index or by the name
+    of its image. Indices count from 0 if there is a frame 0, from 1 if the largest equals the video's length, else
+    --first-frame is required. A column video distinguishes several videos. Numbered classes (class_id) need
+    --class-names. Without classes, --categories names the only class. Boxes without a track, or marked as hidden, are
+    left out.
     """
     table = rows_of_records(source.root) if isinstance(source.root, list) else rows_of_csv(source)
     if table is None or not _is_unambiguous(source, table):
@@ -86,7 +87,7 @@ def read_csv(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _is_unambiguous(source: ImportedFile, table: Rows) -> bool:
-    """Whether the columns say what they must, and none contradicts them; reports what is missing or unclear."""
+    """True if the columns are complete and consistent. Missing and ambiguous columns are reported."""
     have = table.indices.keys()
     start = next((pair for pair in STARTS if set(pair) <= have), None)
     missing = [name for name in ("frame", "id") if name not in have and not (name == "frame" and "picture" in have)]
@@ -118,7 +119,7 @@ def _is_unambiguous(source: ImportedFile, table: Rows) -> bool:
 
 
 def _contradicting_class(table: Rows) -> str | None:
-    """The names of two columns of classes, the second of which distinguishes objects that the first does not."""
+    """Names of two class columns, if the second distinguishes objects that the first does not."""
     chosen = _category_column(table)
     for column in CLASS_COLUMNS if chosen else ():
         pairs = table.pairs(chosen, column)
@@ -128,14 +129,14 @@ def _contradicting_class(table: Rows) -> str | None:
 
 
 def _category_column(table: Rows) -> str | None:
-    """The column of the class: one of names before one of numbers, if there are values in it."""
+    """Column of the class, if it has values: a column of names is preferred to one of numbers."""
     columns = [column for column in CLASS_COLUMNS if table.values(column)]
-    columns += ["name"] if columns and table.values("name") else []  # Ultralytics' name of a class
+    columns += ["name"] if columns and table.values("name") else []  # Ultralytics calls the class "name"
     return next((column for column in columns if not _all_whole(table.values(column))), next(iter(columns), None))
 
 
 def _category_names(source: ImportedFile, table: Rows) -> dict[str, str]:
-    """The category of each value in the column of the class."""
+    """Category of each value in the class column."""
     column = _category_column(table)
     values = table.values(column) if column else set()
     if not values or not _all_whole(values):
@@ -154,7 +155,7 @@ def _all_whole(values: Iterable[str]) -> bool:
 
 
 def _row(source: ImportedFile, table: Rows, record: str, fields: Sequence[str]) -> _Row | None:
-    """A row; None if it has no box to import."""
+    """A row as a box. None if it has no box to import."""
     values = {column: fields[index] for column, index in table.indices.items()}
     track_id = track_id_of(values["id"])
     if values.get("hidden", "").lower() in YES or values.get("visible", "").lower() in NO:
@@ -184,7 +185,7 @@ def _video_name(fields: dict[str, str]) -> str:
 
 
 def _videos(source: ImportedFile, table: Rows) -> dict[str, BoxVideo]:
-    """The videos of the table by name; none, reported, where their frames are not all there."""
+    """Videos of the table by name. Empty, with a report, if frames are missing."""
     names = sorted({re.split(r"[/\\]", value)[-1] for value in table.values("video")})
     if len(names) < 2:
         name = names[0] if names and not source.is_one_video() else Path(source.display_path).stem
@@ -200,7 +201,7 @@ def _videos(source: ImportedFile, table: Rows) -> dict[str, BoxVideo]:
 
 
 def _first_frame(source: ImportedFile, rows: Sequence[_Row], videos: dict[str, BoxVideo]) -> int | None:
-    """The index of the first frame in all videos; None, reported, where the rows do not show it."""
+    """Index of the first frame in all videos. None, with a report, if the rows do not determine it."""
     frames = [(_video_name(row.fields), row.frame) for row in rows if isinstance(row.frame, int)]
     longest = max(video.video.length for video in videos.values())
     if len(videos) > 1 and any(name in videos and frame == videos[name].video.length for name, frame in frames):
@@ -209,13 +210,13 @@ def _first_frame(source: ImportedFile, rows: Sequence[_Row], videos: dict[str, B
 
 
 def _pictures(video: BoxVideo) -> dict[str, int]:
-    """The frame of each picture, by its name with and without suffix; empty for a video file."""
+    """Frame index of each image, by its name with and without suffix. Empty for a video file."""
     frames = () if isinstance(video.video.frames, Path) else video.video.frames
     return {path.stem: t for t, path in enumerate(frames)} | {path.name: t for t, path in enumerate(frames)}
 
 
 def _frame_index(source: ImportedFile, row: _Row, video: BoxVideo, first: int, pictures: dict[str, int]) -> int | None:
-    """The frame of a row, counted from 0; None, reported, where the video does not have it."""
+    """Frame index of a row, from 0. None, with a report, if the video does not have that frame."""
     length = video.video.length
     if isinstance(row.frame, int):
         if first <= row.frame < first + length:

@@ -17,16 +17,16 @@ Shapes = dict[int, Shape]
 
 
 def sniff_cvat(source: ImportedFile) -> bool:
-    """Whether it is XML with annotations."""
+    """True for XML with annotations."""
     return source.head.lstrip().startswith(b"<") and b"<annotations" in source.head
 
 
 def read_cvat(source: ImportedFile) -> list[BoxVideo]:
-    """The tracks of a task, of a job, or of each task of a project, as CVAT shows and imports them itself.
+    """Read the tracks of a task, of a job, or of each task of a project, as CVAT shows and imports them.
 
-    Between key frames boxes and ellipses are interpolated linearly; a key frame that is "outside" ends an object until
-    the next one, and the last one holds to the end, except in frames that CVAT wrote for other tracks. Shapes between
-    key frames (keyframe="0") are CVAT's interpolation: they are compared with ours, or used where ours is unknown.
+    Boxes and ellipses are interpolated linearly between key frames. An "outside" key frame hides an object until the
+    next key frame. The last key frame holds to the end, except in frames that CVAT wrote for other tracks. Shapes
+    between key frames (keyframe="0") are CVAT's interpolation. They are compared with ours, or used if ours is unknown.
     Rotated shapes, ellipses, polygons and masks become their bounding boxes; tracks of other shapes are left out.
     """
     root = parse_xml(source)
@@ -52,7 +52,7 @@ def read_cvat(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _tracks_by_task(root: Element, tasks: list[Task], source: ImportedFile) -> dict[str, list[tuple[str, Element]]]:
-    """The tracks of each task, each after its name for messages; those without a box are left out."""
+    """Tracks of each task, each with its name for messages. Tracks without a box are left out."""
     ids = {task.id for task in tasks}
     tracks = defaultdict(list)
     for i, element in enumerate(root.findall("track")):
@@ -101,7 +101,7 @@ def _box_video(video: Video, task: Task, tracks: list[tuple[str, Element]], sour
 
 
 def _shapes(element: Element, record: str, task: Task, length: int, source: ImportedFile) -> Shapes:
-    """The shapes of a track by frame, counted from 0."""
+    """Shapes of a track by frame index, from 0."""
     shapes: Shapes = {}
     for where, child in _children(element, record):
         shape = shape_of(child)
@@ -110,7 +110,7 @@ def _shapes(element: Element, record: str, task: Task, length: int, source: Impo
         if shape is None:
             problem = f"has no sound shape: {_shown(child.attrib)}"
             source.report(where, problem, "Write numbers with xtl < xbr and ytl < ybr, and 0 or 1 for the flags")
-        elif t is None or t < 0 or t >= length and not shape.outside:  # an end may lie behind the last frame
+        elif t is None or t < 0 or t >= length and not shape.outside:  # an end may lie after the last frame
             source.report(where, f"is none of the video's {length} frames", "Give the frames of the task")
         elif t in shapes:
             source.report(where, "the frame occurs twice", "Keep one of the two")

@@ -1,4 +1,4 @@
-"""Tasks in CVAT's XML: their frames, their size, their first frame."""
+"""Tasks in CVAT's XML: their frames, sizes and first frames."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Task:
     record: str
     id: str
     name: str | None
-    """The name of its video file, else of the task."""
+    """Name of its video file, else of the task."""
     size: int | None
-    """Its number of frames."""
+    """Number of frames."""
     first: int
-    """The number of its first frame in the file."""
+    """Number of the first frame in the file."""
     step: int
     width: int | None
     height: int | None
 
     def frame(self, number: int) -> int | None:
-        """The frame that has a number in the file, counted from 0; None between the frames of the task."""
+        """Frame index, from 0, of a frame number of the file. None for a number between the frames of the task."""
         t, rest = divmod(number - self.first, self.step)
         return None if rest else t
 
@@ -38,7 +38,7 @@ class Task:
         return self.first + t * self.step
 
     def fits(self, video: Video, source: ImportedFile) -> bool:
-        """Whether the video has the length and the size of the task; reports what differs."""
+        """True if the video has the length and size of the task. Differences are reported."""
         before = len(source.problems)
         if self.size not in (None, video.length):
             taken = f" (from {self.first} on, every {self.step}.)" if (self.first, self.step) != (0, 1) else ""
@@ -55,7 +55,7 @@ class _DoctypeError(Exception):
 
 
 def parse_xml(source: ImportedFile) -> Element | None:
-    """The XML's tree. A DOCTYPE is refused: only there are entities declared, which name files and grow without end."""
+    """XML tree of the text. A DOCTYPE is refused, since its entities can open files and grow without limit."""
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
     def refuse(*_: Any) -> None:
@@ -78,9 +78,9 @@ def parse_xml(source: ImportedFile) -> Element | None:
 
 
 def read_tasks(root: Element, source: ImportedFile) -> list[Task]:
-    """The tasks of a project, else the one task or job of the file; what is not sound in them is reported.
+    """Tasks of a project, else the only task or job of the file. Invalid content is reported.
 
-    In a project the frames of a task are numbered after those of the tasks of the same subset before it.
+    In a project, the frame numbers of a task continue those of the previous tasks of the same subset.
     """
     meta = root.find("meta")
     meta = Element("meta") if meta is None else meta
@@ -120,5 +120,5 @@ def _task(element: Element, meta: Element, record: str, offset: int, source: Imp
 
 
 def whole(text: str) -> int | None:
-    """A whole number of at most eight digits."""
+    """Integer of at most eight digits. None for other text."""
     return int(text) if re.fullmatch(r"\d{1,8}", text, re.ASCII) else None

@@ -1,4 +1,4 @@
-"""Shapes of a CVAT track, and the bounding box in every frame."""
+"""Shapes of a CVAT track, and their bounding box in every frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINEAR = frozenset({"box", "ellipse"})
 """Shapes that CVAT interpolates linearly."""
 READABLE = LINEAR | {"polygon", "mask"}
 ROUNDING = 0.05
-"""Pixels by which a shape that CVAT computed may differ from ours: it writes two decimals."""
+"""Tolerance in pixels between CVAT's interpolation and ours, since CVAT writes two decimals."""
 
 
 class Shape(NamedTuple):
@@ -22,16 +22,16 @@ class Shape(NamedTuple):
 
     kind: str
     numbers: tuple[float, float, float, float]
-    """Corners of a box and of the box around an outline; center and radii of an ellipse."""
+    """Corners of a box or of the box around an outline, or center and radii of an ellipse."""
     angle: float
-    """Degrees, clockwise about the center."""
+    """Rotation in degrees, clockwise about the center."""
     outside: bool
-    """The object is not visible."""
+    """True if the object is not visible."""
     is_key: bool
-    """A key frame, not computed by CVAT."""
+    """True for a key frame, False for a shape that CVAT interpolated."""
 
     def box(self) -> Box:
-        """The upright box around the shape."""
+        """Upright box around the shape."""
         if self.kind != "ellipse":
             x1, y1, x2, y2 = self.numbers
             return hull((x1, y1, x2, y2), self.angle, ((x1 + x2) / 2, (y1 + y2) / 2))
@@ -43,7 +43,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(element: Element) -> Shape | None:
-    """The shape of an XML element; None if it is not sound. One that is outside needs no size."""
+    """Shape of an XML element. None if it is invalid. An "outside" shape needs no size."""
     flags = element.get("outside"), element.get("keyframe")
     numbers = _numbers(element)
     angle = number_in(element.get("rotation", "0"))
@@ -72,16 +72,16 @@ def _numbers(element: Element) -> tuple[float, float, float, float] | None:
 
 
 def visible_boxes(shapes: dict[int, Shape], length: int, known: Set[int]) -> tuple[dict[int, Box], list[int], int]:
-    """The bounding box in every frame in which the object is visible.
+    """Bounding box in every frame in which the object is visible.
 
     Args:
-        shapes: key frames and shapes that CVAT computed, by frame; an end may lie after the last frame.
+        shapes: key frames and shapes interpolated by CVAT, by frame. An end may lie after the last frame.
         length: number of frames of the video.
         known: frames in which every visible object has a shape. Empty if only key frames were written.
 
     Returns:
-        The boxes by frame; the frames whose computed shape contradicts the key frames; the number of frames between key
-        frames for which the shape is unknown.
+        The boxes by frame; the frames whose interpolated shape contradicts the key frames; the number of
+        frames between key frames whose shape is unknown.
     """
     seen = {t: shape for t, shape in shapes.items() if not shape.outside}
     wrong = [t for t, ours in _computed(shapes, length).items() if not _agree(ours, shapes[t])]
@@ -101,10 +101,11 @@ def visible_boxes(shapes: dict[int, Shape], length: int, known: Set[int]) -> tup
 
 
 def _computed(shapes: dict[int, Shape], length: int) -> dict[int, Shape | None]:
-    """Our interpolation of the frames whose shapes CVAT computed (None: not visible), where it must be the same.
+    """Our interpolation of the frames that CVAT interpolated (None: not visible), if both must be equal.
 
-    It need not be in spans with gaps, since CVAT omits the shapes on deleted frames, key frames included; for outlines;
-    and for half turns, which the server of CVAT exports differently than its player shows them.
+    They may differ in spans with gaps, since CVAT omits the shapes of deleted frames, including key frames. They may
+    also differ for outlines, and for rotations by 180 degrees, which CVAT's server exports differently from what its
+    player shows.
     """
     computed: dict[int, Shape | None] = {}
     keys = sorted(t for t, shape in shapes.items() if shape.is_key)
@@ -125,12 +126,12 @@ def _between(start: Shape, end: Shape, share: float) -> Shape:
 
 
 def _turn(start: float, end: float) -> float:
-    """Degrees from one angle to another by the shorter way, in (-180, 180]."""
+    """Shorter rotation from one angle to another, in degrees in (-180, 180]."""
     return 180 - (180 - end + start) % 360
 
 
 def _agree(ours: Shape | None, theirs: Shape) -> bool:
-    """Whether a shape that CVAT computed equals ours (None: not visible)."""
+    """True if a shape that CVAT interpolated equals ours (None: not visible)."""
     if ours is None or theirs.outside:
         return ours is None and theirs.outside
     gaps = [a - b for a, b in zip(ours.numbers, theirs.numbers, strict=True)]

@@ -1,4 +1,4 @@
-"""Tracks as KITTI tracking has them: a line of blank-separated columns per box."""
+"""Tracks in the KITTI tracking format: a line of blank-separated columns per box."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from mfvis.data.importers.track_lines import is_number, sequence_video, track_id
 
 
 def sniff_kitti(source: ImportedFile) -> bool:
-    """Whether the first line has the columns of a KITTI label, a word as the third."""
+    """True if the first line has the columns of a KITTI label, with a word as the third."""
     words = source.lines[0][1].split() if source.is_text and source.lines else []
     return len(words) in (17, 18) and number_in(words[2]) is None
 
 
 def read_kitti(source: ImportedFile) -> list[BoxVideo]:
-    """``frame id type truncated occluded alpha x1 y1 x2 y2 h w l X Y Z yaw[ score]`` per line; frames from 0 on.
+    """Read ``frame id type truncated occluded alpha x1 y1 x2 y2 h w l X Y Z yaw[ score]`` per line; frames from 0 on.
 
     Regions of type DontCare and boxes without a track are left out.
     """
@@ -30,7 +30,7 @@ def read_kitti(source: ImportedFile) -> list[BoxVideo]:
             continue
         category = fields.pop(2)
         values = [number_in(field) for field in fields]
-        values[1] = values[1] if track_id_of(fields[1]) is None else 0  # an id of any size is one
+        values[1] = values[1] if track_id_of(fields[1]) is None else 0  # ids may have any size
         frame, track_id, box = whole_number_in(fields[0]), track_id_of(fields[1]), tuple(values[5:9])
         if None in values:
             wrong = fields[values.index(None)]

@@ -18,7 +18,8 @@ from mfvis.data.video import VIDEO_SUFFIXES
 from mfvis.text import shortened
 
 COUNT_SLACK = 1
-"""Label Studio computes framesCount from duration and frame rate, and rounds; more than this is a wrong frame rate."""
+"""Tolerance in frames. Label Studio computes framesCount from duration and frame rate and rounds it. A larger
+difference indicates a wrong frame rate."""
 Record = dict[str, Any]
 
 
@@ -31,13 +32,13 @@ class _Region(NamedTuple):
 
 class _Key(NamedTuple):
     sides: list[float]
-    """x, y, width, height in percent."""
+    """x, y, width, height in percent of the image."""
     angle: float
     enabled: bool
 
 
 def sniff_label_studio(source: ImportedFile) -> bool:
-    """Whether a JSON holds tasks, predictions or regions with sequences of key frames, or tasks with annotations."""
+    """True if a JSON contains tasks, predictions or regions with key frames, or tasks with annotations."""
     tasks = source.root if isinstance(source.root, list) else [source.root]
     task = tasks[0] if tasks and isinstance(tasks[0], dict) else {}
     if "data" in task and {"annotations", "predictions"} & task.keys():
@@ -46,12 +47,12 @@ def sniff_label_studio(source: ImportedFile) -> bool:
 
 
 def read_label_studio(source: ImportedFile) -> list[BoxVideo]:
-    """The regions of each task: key frames, between them straight lines, as Label Studio shows and exports them.
+    """Read the regions of each task: key frames with linear interpolation, as Label Studio shows and exports them.
 
-    Frames count from 1; x, y, width, height are percent of the picture. A key frame that is not "enabled" is the last
-    of a span: it is seen itself, and nothing from there to the next key frame. An enabled one with none after it holds
-    to the end. Turned boxes (about their upper left corner) become the upright boxes around them; angles go straight
-    from one to the next, also through 180 degrees. Predictions are taken of tasks that have no annotation.
+    Frames count from 1. x, y, width, height are percentages of the image. A key frame that is not "enabled" ends a
+    span: the object is visible in it, but not from there to the next key frame. If the last key frame is enabled, it
+    holds to the end. Boxes that are rotated about their top left corner become the upright boxes around them. Angles
+    are interpolated linearly, even through 180 degrees. For tasks without annotations, predictions are used.
     """
     root = source.root
     if isinstance(root, list) and root and isinstance(root[0], dict) and root[0].get("type") == "videorectangle":
@@ -78,7 +79,7 @@ def read_label_studio(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _results(task: Record) -> Iterator[Record]:
-    """All regions of a task, an annotation or a prediction, whatever they are."""
+    """All regions of a task, an annotation or a prediction, of any kind."""
     holders = [task]
     for key in ("annotations", "predictions"):
         holders += task[key] if isinstance(task.get(key), list) else []
@@ -88,13 +89,13 @@ def _results(task: Record) -> Iterator[Record]:
 
 
 def _sequences(holder: Record) -> list[Record]:
-    """The values in an object that have key frames."""
+    """Values in an object that have key frames."""
     values = [value for item in holder.values() for value in (item if isinstance(item, list) else [item])]
     return [value for value in values if isinstance(value, dict) and "sequence" in value]
 
 
 def _regions(record: str, task: Record, source: ImportedFile) -> Iterator[_Region]:
-    """The video regions of a task, of the full JSON or of JSON-MIN."""
+    """Video regions of a task in the full JSON or JSON-MIN."""
     if not {"annotations", "predictions", "result"} & task.keys():
         for key, values in task.items():
             for i, value in enumerate(values if isinstance(values, list) else ()):
@@ -108,7 +109,7 @@ def _regions(record: str, task: Record, source: ImportedFile) -> Iterator[_Regio
             results.append((f"{record}, result[{i}]", str(result.get("id") or i), result.get("type"), result["value"]))
         else:
             source.report(f"{record}, result[{i}]", f"is {shortened(result)}", "Export as JSON again")
-    # Attributes of a region are further results with the same id, which repeat its key frames.
+    # Attributes of a region are additional results with the same id, which repeat its key frames.
     boxes = {track_id for _, track_id, kind, _ in results if kind == "videorectangle"}
     for where, track_id, kind, value in results:
         if kind == "videorectangle":
@@ -120,7 +121,8 @@ def _regions(record: str, task: Record, source: ImportedFile) -> Iterator[_Regio
 
 
 def _annotation(record: str, task: Record, source: ImportedFile) -> list[Any]:
-    """The results of the one annotation of a task, else of its one prediction; none, reported, where it has several."""
+    """Results of the only annotation of a task, else of its only prediction. Empty, with a report, if there are
+    several."""
     holders = [task] if "result" in task else []
     for key in ("annotations", "predictions"):
         entries = task.get(key, [])
@@ -143,14 +145,14 @@ def _annotation(record: str, task: Record, source: ImportedFile) -> list[Any]:
 
 
 def _labels_of(value: Record) -> list[Any]:
-    """The labels of a region, those that are numbers as texts."""
+    """Labels of a region. Numbers are converted to text."""
     labels = value.get("labels", value.get("rectanglelabels"))
     labels = labels if isinstance(labels, list) else [] if labels is None else [labels]
     return [str(label) if is_integer(label) else label for label in labels]
 
 
 def _video_name(task: Record) -> str | None:
-    """The file name of a task's video, without the hash that uploads prepend; None if there is not exactly one."""
+    """File name of a task's video, without the hash that uploads prepend. None if there is not exactly one."""
     data = task["data"] if isinstance(task.get("data"), dict) else task
     if isinstance(data.get("video"), str):
         names = [_file_name(data["video"])]
@@ -161,7 +163,8 @@ def _video_name(task: Record) -> str | None:
 
 
 def _file_name(address: str) -> str:
-    """The last part of a path or a URL; of local storage ``?d=``, of a cloud's the ``fileuri``, which is in base 64."""
+    """Last part of a path or URL: for local storage that of ``?d=``, for cloud storage that of the ``fileuri`` in
+    base64."""
     try:
         parts = urlsplit(address)
         query = parse_qs(parts.query)
@@ -169,13 +172,13 @@ def _file_name(address: str) -> str:
             path = base64.b64decode(query["fileuri"][0] + "==", altchars=b"-_").decode()
         else:
             path = query["d"][0] if "d" in query else unquote(parts.path)
-    except (ValueError, binascii.Error):  # no URL at all
+    except (ValueError, binascii.Error):  # not a URL
         path = address
     return re.split(r"[/\\]", path)[-1]
 
 
 def _label(region: _Region, source: ImportedFile, labeled: bool) -> str | None:
-    """The class of a region; `labeled`: whether others have labels, so that one without is of none."""
+    """Class of a region. labeled: other regions have labels, so that a region without a label has no class."""
     if not region.labels:
         return source.leave_out("without a label", "region") if labeled else source.only_category(region.record)
     if all(isinstance(label, str) and label for label in region.labels):
@@ -187,7 +190,7 @@ def _label(region: _Region, source: ImportedFile, labeled: bool) -> str | None:
 
 
 def _counts(region: _Region, length: int, source: ImportedFile) -> bool:
-    """Whether a region was drawn on a video of this length; reports another."""
+    """True if a region was drawn on a video of this length. Others are reported."""
     counted = region.value.get("framesCount")
     if counted is None or is_finite(counted) and abs(counted - length) <= COUNT_SLACK:
         return True
@@ -197,7 +200,7 @@ def _counts(region: _Region, length: int, source: ImportedFile) -> bool:
 
 
 def _boxes(region: _Region, video: BoxVideo, source: ImportedFile) -> dict[int, Box]:
-    """The boxes of one region by frame, counted from 0."""
+    """Boxes of one region by frame index, from 0."""
     keys = _keys(region, video.video.length, source)
     shown = {t: (key.sides, key.angle) for t, key in keys.items() if min(key.sides[2:]) > 0}
     frames = sorted(keys)
@@ -218,7 +221,7 @@ def _boxes(region: _Region, video: BoxVideo, source: ImportedFile) -> dict[int, 
 
 
 def _keys(region: _Region, length: int, source: ImportedFile) -> dict[int, _Key]:
-    """The key frames of a region by frame, counted from 0; none, reported, where one is not sound."""
+    """Key frames of a region by frame index, from 0. Empty, with a report, if one is invalid."""
     sequence = region.value.get("sequence")
     keys: dict[int, _Key] = {}
     before = len(source.problems)

@@ -1,4 +1,4 @@
-"""Tracks as MOTChallenge has them: its ground truth, results of trackers, exports of CVAT and Datumaro."""
+"""Tracks in the MOTChallenge format: its ground truth, results of trackers, exports of CVAT and Datumaro."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MOT_CLASSES = (
     *("pedestrian", "person on vehicle", "car", "bicycle", "motorbike", "non motorized vehicle", "static person"),
     *("distractor", "occluder", "occluder on the ground", "occluder full", "reflection", "crowd"),
 )
-"""Classes of MOT16, MOT17 and MOT20, numbered from 1 on."""
+"""Classes of MOT16, MOT17 and MOT20, numbered from 1."""
 COLUMNS = 11
-"""PathTrack and some trackers append one to the ten of MOT15."""
+"""Maximum number of columns. PathTrack and some trackers append one to the ten of MOT15."""
 
 
 def sniff_motchallenge(source: ImportedFile) -> bool:
-    """Whether the first line is at least five numbers."""
+    """True if the first line consists of at least five numbers."""
     if not source.is_text or not source.lines:
         return False
     fields = fields_of(source.lines[0][1])
@@ -27,11 +27,12 @@ def sniff_motchallenge(source: ImportedFile) -> bool:
 
 
 def read_motchallenge(source: ImportedFile) -> list[BoxVideo]:
-    """``frame, id, left, top, width, height[, conf[, class[, visibility]]]`` per line; frames from 1 on.
+    """Read ``frame, id, left, top, width, height[, conf[, class[, visibility]]]`` per line; frames from 1 on.
 
-    Where conf is a flag, 0 or 1, lines with 0 are left out. A class is named by ``labels.txt`` next to the file (which
-    CVAT and Datumaro write), by --class-names, or, in the ground truth of MOTChallenge, by its list. That ground truth
-    counts pixels from 1, all other files from 0. --first-frame 0 is for trackers that count frames from 0.
+    If conf is a flag, 0 or 1, lines with 0 are left out. Classes are named by ``labels.txt`` next to the file (which
+    CVAT and Datumaro write), by --class-names, or, in the ground truth of MOTChallenge, by the list of its classes.
+    That ground truth counts pixels from 1, all other files from 0. --first-frame 0 is for trackers that count frames
+    from 0.
     """
     lines = track_lines(source, COLUMNS)
     labels = source.file.with_name("labels.txt")
@@ -63,9 +64,9 @@ def read_motchallenge(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _class_numbers(lines: Sequence[TrackLine]) -> dict[TrackLine, float]:
-    """The class of each line that has one: the eighth column, unless it is -1.
+    """Class of each line that has one: the eighth column, unless it is -1.
 
-    In ten columns it begins a position in the world (MOT15), unless it is a whole number everywhere, as classes are.
+    In ten columns, it is the first world coordinate (MOT15), unless all values are integers, as class numbers are.
     """
     tens = [line for line in lines if len(line.rest) > 3]
     are_positions = any(line.rest[1] < -1 or line.rest[1] != int(line.rest[1]) for line in tens)
@@ -74,12 +75,12 @@ def _class_numbers(lines: Sequence[TrackLine]) -> dict[TrackLine, float]:
 
 
 def _conf_is_flag(lines: Sequence[TrackLine]) -> bool:
-    """Whether the seventh column is the flag of ground truth, not a score."""
+    """True if the seventh column is the flag of ground truth, False if it is a score."""
     return {line.rest[0] if line.rest else None for line in lines} in ({1}, {0, 1})
 
 
 def _is_ground_truth(source: ImportedFile, lines: Sequence[TrackLine], numbers: Set[float]) -> bool:
-    """Whether lines with flags are those of MOTChallenge: a ``gt.txt``, or classes of its list and visibilities."""
+    """True if lines with flags are those of MOTChallenge: a ``gt.txt``, or classes from its list with visibilities."""
     visibilities = {line.rest[2] for line in lines if len(line.rest) == 3}
     if not numbers <= {*range(1, len(MOT_CLASSES) + 1)} or not all(0 <= value <= 1 for value in visibilities):
         return False

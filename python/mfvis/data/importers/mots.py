@@ -1,4 +1,4 @@
-"""Masks of MOTS, of which the boxes are taken: 16-bit PNG, also of CVAT and Datumaro, and text."""
+"""Boxes of MOTS masks: 16-bit PNG, also from CVAT and Datumaro, and text."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from mfvis.types import Video
 CLASSES = {1: "car", 2: "pedestrian"}
 IGNORED = 10
 PER_CLASS = 1000
-"""A pixel, or the id of a line, is the class times this plus the number of the object."""
+"""Factor of the class: a pixel, or the id of a line, is the class times this plus the index of the object."""
 DEEP = frozenset({"I", "I;16", "I;16B", "I;16L"})
-"""Pillow's modes of 16 bits a pixel."""
+"""Pillow modes with 16 bits per pixel."""
 OPTIONS = frozenset({"first_frame", "class_names"})
 
 
 def sniff_mots_text(source: ImportedFile) -> bool:
-    """Whether the first line has six columns, of which only the last is not a number."""
+    """True if the first line has six columns, of which only the last is not a number."""
     words = source.lines[0][1].split() if source.is_text and source.lines else []
     return len(words) == 6 and None not in map(whole_number_in, words[:5]) and whole_number_in(words[5]) is None
 
 
 def read_mots_text(source: ImportedFile) -> list[BoxVideo]:
-    """``frame id class height width rle`` per line; objects of class 10 are regions to ignore, and left out.
+    """Read ``frame id class height width rle`` per line. Objects of class 10 are ignore regions and left out.
 
-    Frames count from 0 if there is a frame 0, from 1 if there is one of the video's length, else as --first-frame says.
+    Frames count from 0 if there is a frame 0, from 1 if the largest equals the video's length, else from --first-frame.
     """
     video = sequence_video(source)
     if video is None:
@@ -70,15 +70,15 @@ def read_mots_text(source: ImportedFile) -> list[BoxVideo]:
 
 
 def sniff_mots(source: ImportedFile) -> bool:
-    """Whether it is a folder with folders of PNG with 16 bits a pixel."""
+    """True for a folder that contains folders of PNG with 16 bits per pixel."""
     return source.file.is_dir() and bool(_mask_folders(source.file))
 
 
 def read_mots(source: ImportedFile) -> list[BoxVideo]:
-    """A folder of PNG for each video, a PNG for each frame: class times 1000 plus the number of the object, or 0.
+    """Read a folder of PNG for each video, with a PNG for each frame: class times 1000 plus object index, or 0.
 
-    A PNG is called as its picture, or its name ends in the index of the frame. ``labels.txt`` next to them (as CVAT and
-    Datumaro write it, from 1 on) names other classes than car and pedestrian. 10000 is a region to ignore.
+    A PNG has the name of its image, or its name ends with the frame index. ``labels.txt`` next to them (as written by
+    CVAT and Datumaro, from 1 on) names classes other than car and pedestrian. 10000 is an ignore region.
     """
     folders = _mask_folders(source.file)
     if not folders:
@@ -109,7 +109,7 @@ def _box_video(source: ImportedFile, folder: Path, video: Video) -> BoxVideo:
 
 
 def _mask_folders(folder: Path) -> list[Path]:
-    """The folders, down to the third level, whose first PNG has 16 bits a pixel."""
+    """Folders, down to the third level, whose first PNG has 16 bits per pixel."""
     folders = [folder, *(path for pattern in ("*", "*/*", "*/*/*") for path in sorted(folder.glob(f"{pattern}/")))]
     return [path for path in folders if (pngs := _pngs(path)) and _is_deep(pngs[0])]
 
@@ -127,7 +127,7 @@ def _is_deep(path: Path) -> bool:
 
 
 def _frames(source: ImportedFile, video: Video, paths: Sequence[Path]) -> Iterator[tuple[Path, int]]:
-    """The PNG with the frame of each, counted from 0."""
+    """PNG files with their frame indices, from 0."""
     pictures = {} if isinstance(video.frames, Path) else {path.stem: t for t, path in enumerate(video.frames)}
     if all(path.stem in pictures for path in paths):
         yield from ((path, pictures[path.stem]) for path in paths)
@@ -144,7 +144,7 @@ def _frames(source: ImportedFile, video: Video, paths: Sequence[Path]) -> Iterat
 
 
 def _boxes(source: ImportedFile, path: Path, video: Video) -> Iterator[tuple[int, tuple[float, ...]]]:
-    """The objects of a PNG with the box around their pixels."""
+    """Objects of a PNG with the box around their pixels."""
     try:
         with Image.open(path) as image:
             if image.size != (video.width, video.height) or image.mode not in DEEP:

@@ -1,4 +1,4 @@
-"""Files that hold no box tracks, or not as they are: what they are called, and what to export instead."""
+"""Files without box tracks, or with tracks in an unsupported form: their names, and what to export instead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ XML_KINDS = {
     "sequence": "UA-DETRAC, the boxes of a sequence",
     "html": "a web page",
 }
-"""Names of other XML files by their first element."""
+"""Names of other XML files by their root element."""
 
 
 class Kind(NamedTuple):
@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 
     name: str
     is_it: Callable[[dict[str, Any], Any], bool]
-    """Whether the first object of the top level, and the top level itself, are those of such a file."""
+    """Function that recognizes the kind from the first object of the top level, and from the top level itself."""
     remedy: str
 
 
@@ -69,7 +69,7 @@ KINDS = (
 
 
 def report_other_kind(source: ImportedFile) -> bool:
-    """Report that a JSON or XML file is of another kind, or of no kind that is known; False if it is neither."""
+    """Report that a JSON or XML file is of another kind, or of an unknown kind. False if it is neither JSON nor XML."""
     root = source.root
     if source.head.lstrip().startswith(b"<"):
         element = re.search(rb"<([A-Za-z][\w.-]{0,40})", source.head)

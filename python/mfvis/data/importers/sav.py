@@ -1,4 +1,4 @@
-"""Masklets of SA-V, the data set of SAM 2, of which the boxes are taken: a JSON per video."""
+"""Boxes of the masklets of SA-V, the data set of SAM 2: a JSON per video."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mfvis.text import shortened
 from mfvis.types import Video
 
 STEP = 4
-"""The films have 24 frames per second, and masks on six of them."""
+"""Distance between annotated frames. The videos have 24 frames per second, and masks on six of them."""
 
 
 def sniff_sav(source: ImportedFile) -> bool:
-    """Whether a JSON has masklets."""
+    """True if a JSON has masklets."""
     return isinstance(source.root, dict) and {"masklet", "video_id"} <= source.root.keys()
 
 
 def read_sav(source: ImportedFile) -> list[BoxVideo]:
-    """``masklet``: a list per frame of an RLE per object, whose ids are ``masklet_id``. There is no class.
+    """Read ``masklet``: a list per frame with an RLE per object, whose ids are ``masklet_id``. There are no classes.
 
-    Only every fourth frame of a film is annotated: of a folder of all its pictures those are taken.
+    Only every fourth frame of a video is annotated. From a folder of all its frames, only these are used.
     """
     root = source.root
     if not sniff_sav(source):
@@ -62,7 +62,7 @@ def read_sav(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _annotated(source: ImportedFile, video: Video, root: dict[str, Any], length: int) -> Video | None:
-    """The annotated frames of a video; None, reported, where its size or its length does not fit."""
+    """Annotated frames of a video. None, with a report, if its size or length does not match."""
     size = root.get("video_width"), root.get("video_height")
     if size not in ((None, None), (video.width, video.height)):
         problem = f"the masks are {size[0]} x {size[1]}, the video {video.width} x {video.height}"

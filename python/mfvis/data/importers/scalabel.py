@@ -1,4 +1,4 @@
-"""Tracks in Scalabel JSON, as Scalabel and BDD100K write it."""
+"""Tracks in Scalabel JSON, as written by Scalabel and BDD100K."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mfvis.errors import DataError
 
 
 def sniff_scalabel(source: ImportedFile) -> bool:
-    """Whether a JSON is a list of frames, or has one; or whether the first of a folder is."""
+    """True if a JSON, or the first one of a folder, is or contains a list of frames."""
     if source.file.is_dir():
         files = sorted(source.file.glob("[!.]*.json"))
         return bool(files) and sniff_scalabel(replace(source, file=files[0], problems=[]))
@@ -22,9 +22,9 @@ def sniff_scalabel(source: ImportedFile) -> bool:
 
 
 def read_scalabel_boxes(source: ImportedFile) -> list[BoxVideo]:
-    """The objects of each video by their ids; crowd and ignored ones are left out. Boxes are box2d, else the masks'.
+    """Read the objects of each video by id. Crowd and ignored ones are left out. Boxes are box2d, else the masks'.
 
-    A video has the frames that the file names, in the order of their index.
+    A video consists of the frames named in the file, in the order of their index.
     """
     try:
         frames = read_scalabel(source.file, with_masks=False)

@@ -1,4 +1,4 @@
-"""The one track of a sequence of single-object tracking: ``groundtruth.txt`` of LaSOT, GOT-10k, OTB, VOT."""
+"""The only track of a single-object tracking sequence: ``groundtruth.txt`` of LaSOT, GOT-10k, OTB, VOT."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.track_lines import fields_of
 
 ABSENT = ("full_occlusion.txt", "out_of_view.txt", "absence.label")
-"""Files next to the text with a flag per frame in which the object cannot be seen: of LaSOT, and of GOT-10k."""
+"""Files of LaSOT and GOT-10k next to the text, with a flag per frame in which the object is not visible."""
 NO_NUMBER = frozenset({"nan", "-nan", "inf"})
-"""UAV123 and others write these where the object is absent."""
+"""Values for an absent object in UAV123 and others."""
 
 
 def sniff_sot(source: ImportedFile) -> bool:
-    """Whether the first line is a box of four numbers, or a polygon of eight in a ``groundtruth.txt``."""
+    """True if the first line is a box of four numbers, or, in a ``groundtruth.txt``, a polygon of eight."""
     if not source.is_text or not source.lines:
         return False
     fields = fields_of(source.lines[0][1])
@@ -25,11 +25,11 @@ def sniff_sot(source: ImportedFile) -> bool:
 
 
 def read_sot(source: ImportedFile) -> list[BoxVideo]:
-    """``left,top,width,height`` per line and frame, or the corners of a polygon, of which the box is taken.
+    """Read ``left,top,width,height`` per line and frame, or the corners of a polygon, which becomes its bounding box.
 
-    A box without a size or with nan is a frame without the object, as is one that a file next to the text marks as
-    absent or fully hidden. Pixels count from 1, as in LaSOT and GOT-10k, unless a box begins at 0. The class is that of
-    GOT-10k's ``meta_info.ini`` or LaSOT's folder, else --categories names it.
+    The object is absent in a frame if its box has no area or contains nan, or if a file next to the text marks it as
+    absent or fully hidden. Pixels count from 1, as in LaSOT and GOT-10k, unless a box begins at 0. The class is read
+    from GOT-10k's ``meta_info.ini`` or LaSOT's folder name, else --categories names it.
     """
     path = PurePath(source.unpacked_from or source.file.absolute())
     in_folder = path.stem.startswith("groundtruth")
@@ -55,7 +55,7 @@ def read_sot(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _box(source: ImportedFile, record: str, line: str) -> Box | None:
-    """The box of a line; None where the object is absent, and, reported, where the line is not sound."""
+    """Box of a line. None if the object is absent or, with a report, if the line is invalid."""
     fields = fields_of(line)
     if any(field.lower() in NO_NUMBER for field in fields):
         return None
@@ -72,7 +72,7 @@ def _box(source: ImportedFile, record: str, line: str) -> Box | None:
 
 
 def _absent_frames(source: ImportedFile, length: int) -> frozenset[int]:
-    """The frames that the files next to the text mark."""
+    """Frames marked by the files next to the text."""
     frames: set[int] = set()
     for path in (source.file.with_name(name) for name in ABSENT):
         if not path.is_file():
@@ -85,7 +85,7 @@ def _absent_frames(source: ImportedFile, length: int) -> frozenset[int]:
 
 
 def _category(source: ImportedFile, name: str) -> str | None:
-    """The class of the object: from a file in GOT-10k, from the folder's name in LaSOT, else None."""
+    """Class of the object: from a file in GOT-10k, from the folder's name in LaSOT, else None."""
     information = source.file.with_name("meta_info.ini")
     if information.is_file():
         text = information.read_text(encoding="utf-8-sig", errors="replace")

@@ -1,4 +1,4 @@
-"""The file that is imported, as the readers of the formats see it: content, pictures, problems, what was left out."""
+"""The imported file as seen by the readers of the formats: content, images, problems, and what was left out."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from mfvis.errors import Problem, VideoError
 from mfvis.types import Video
 
 PICTURE_FOLDERS = ("img1", "img", "images", "JPEGImages", "frames")
-"""Where data sets keep the pictures of a video within its folder."""
+"""Subfolders in which data sets store the images of a video."""
 COMMENTS = ("#", "%", "//")
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass
 class ImportedFile:
-    """A file of box tracks, or a folder, with what the user said about it."""
+    """A file or folder of box tracks, with the user's options."""
 
     file: Path
     frames: Path
-    """A folder of pictures or a video file; for several videos the folder in which they lie by their names."""
+    """Folder of images or video file. For several videos, the folder that contains them by name."""
     categories: tuple[str, ...] = ()
-    """The categories to import; empty for all. A reader may pass over the others."""
+    """Categories to import; empty for all. A reader may skip the others."""
     first_frame: int | None = None
-    """Index of the first frame in the file; None: as the format has it."""
+    """Index of the first frame in the file. None: the default of the format."""
     first_pixel: int | None = None
-    """Index of the first pixel of a row in the file, 0 or 1; None: as the evidence says."""
+    """Index of the first pixel of a row in the file, 0 or 1. None: inferred from the file."""
     class_names: Mapping[int, str] = field(default_factory=dict)
     """Names of numbered classes."""
     several: bool = False
-    """Whether other files are imported with this one, so that `frames` holds the videos of all."""
+    """True if other files are imported with this one, so that `frames` contains the videos of all."""
     problems: list[Problem] = field(default_factory=list)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Number of things that were not imported, by noun and reason."""
     notes: dict[str, None] = field(default_factory=dict)
-    """Decisions that were made by evidence, each once."""
+    """Decisions that were inferred from the file, each once."""
     unpacked_from: str = ""
-    """The path within an archive, if the file was unpacked from one."""
+    """Path within an archive, if the file was unpacked from one."""
 
     @property
     def display_path(self) -> str:
-        """The path in messages."""
+        """Path for messages."""
         return self.unpacked_from or str(self.file)
 
     def report(self, record: str, problem: str, remedy: str) -> None:
@@ -63,11 +63,11 @@ class ImportedFile:
         self.left_out[noun, why] += count
 
     def note(self, text: str) -> None:
-        """Add a decision that was made by evidence, and the flag that overrides it."""
+        """Add a note on a decision inferred from the file, with the flag that overrides it."""
         self.notes[text] = None
 
     def pixel_origin(self, evidence: int) -> int:
-        """The index of the first pixel of a row: --first-pixel, else as the evidence says, with a note."""
+        """Index of the first pixel of a row: --first-pixel, or else inferred from the file, with a note."""
         if self.first_pixel is not None:
             return self.first_pixel
         self.note(f"pixels are counted from {evidence}; --first-pixel {1 - evidence} overrides it")
@@ -75,7 +75,7 @@ class ImportedFile:
 
     @cached_property
     def head(self) -> bytes:
-        """The first bytes of the file, without a byte order mark; none of a folder, or where it cannot be read."""
+        """First bytes of the file, without a byte order mark. Empty for a folder or an unreadable file."""
         try:
             with self.file.open("rb") as file:
                 return file.read(1 << 16).removeprefix(codecs.BOM_UTF8)
@@ -84,7 +84,7 @@ class ImportedFile:
 
     @cached_property
     def text(self) -> str | None:
-        """The file as text with newlines only; None, reported once, if it is not text."""
+        """The file as text with newlines only. None, reported once, if it is not text."""
         try:
             content = self.file.read_bytes()
             text = content.decode("utf-16" if content.startswith(UTF16) else "utf-8-sig")
@@ -98,13 +98,13 @@ class ImportedFile:
 
     @cached_property
     def lines(self) -> list[tuple[str, str]]:
-        """The lines that are neither empty nor comments, each after its name for messages."""
+        """Lines that are neither empty nor comments, each with its name for messages."""
         lines = [(f"line {i}", line.strip()) for i, line in enumerate((self.text or "").split("\n"), 1)]
         return [(record, line) for record, line in lines if line and not line.startswith(COMMENTS)]
 
     @cached_property
     def root(self) -> Any | None:
-        """The value of a JSON file; None for other files, and, reported once, for damaged ones."""
+        """Value of a JSON file. None for other files and, reported once, for damaged ones."""
         if not self._start.startswith(("{", "[")):
             return None
         problems: list[Problem] = []
@@ -119,12 +119,12 @@ class ImportedFile:
 
     @property
     def is_text(self) -> bool:
-        """Whether the file can hold lines of text: it is not a folder, XML, JSON or an archive."""
+        """True if the file can contain lines of text: it is not a folder, XML, JSON or an archive."""
         return bool(self.head) and not self._start.startswith(("<", "{", "[", "PK"))
 
     @property
     def _start(self) -> str:
-        """The first characters that are not blank."""
+        """First characters that are not blank."""
         start = self.head[:200]
         return start.decode("utf-16" if start.startswith(UTF16) else "utf-8", errors="replace").lstrip()
 
@@ -136,7 +136,8 @@ class ImportedFile:
         self.report(record, problem, "Give the frames of this video, or the index of the first with --first-frame")
 
     def first_index(self, frames: Sequence[int], length: int) -> int | None:
-        """The index of the first frame: --first-frame, else as the frames show it; None, reported, if they do not."""
+        """Index of the first frame: --first-frame, or else inferred from the frames. None, with a report, if
+        unknown."""
         if self.first_frame is not None or not frames:
             return self.first_frame or 0
         if 0 in frames or length in frames:
@@ -146,7 +147,7 @@ class ImportedFile:
         return None
 
     def only_category(self, record: str) -> str | None:
-        """The class of a box without one, if --categories has exactly one; else None, reported once per file."""
+        """Class of a box without one, if --categories has exactly one entry. Otherwise None, reported once per file."""
         if len(self.categories) == 1:
             return self.categories[0]
         if not any(
@@ -158,13 +159,13 @@ class ImportedFile:
     def video(
         self, record: str, name: str | None, *, several: bool = False, folder: PurePosixPath | None = None
     ) -> Video | None:
-        """The pictures of a video; None, reported, where there are none.
+        """Images of a video. None, with a report, if there are none.
 
         Args:
             record: the part of the file that names the video, for messages.
-            name: its name, to be found in `frames` unless that is the video itself; None if it has none.
-            several: whether the file has other videos, so that `frames` cannot be this one.
-            folder: its folder within `frames` according to the file; taken first, if it exists.
+            name: its name, searched for in `frames` unless that is the video itself. None if it has none.
+            several: True if the file has other videos, so that `frames` cannot be this one.
+            folder: its folder within `frames` according to the file. It is preferred if it exists.
         """
         path: Path | None = None
         if folder is not None and folder.parts and not folder.is_absolute() and ".." not in folder.parts:
@@ -172,7 +173,7 @@ class ImportedFile:
         if path is None and not several and not self.several and self.is_one_video():
             path = self.frames
         elif path is None and name is not None and re.fullmatch(r"[^/\\\0]+", name) and name not in (".", ".."):
-            # Under its name with a suffix, or as a folder without.
+            # The video may be a file with one of the suffixes, or a folder without.
             paths = [self.frames / name, self.frames / Path(name).stem]
             paths += [self.frames / f"{Path(name).stem}{suffix}" for suffix in sorted(VIDEO_SUFFIXES)]
             path = next((path for path in paths if _exists(path)), None)
@@ -190,7 +191,7 @@ class ImportedFile:
         return replace(video, name=Path(name).stem if Path(name).suffix.lower() in VIDEO_SUFFIXES else name)
 
     def is_one_video(self) -> bool:
-        """Whether `frames` is a video file or a folder of pictures; or not there at all, which opening it tells."""
+        """True if `frames` is a video file or a folder of images, or does not exist, which is reported on opening."""
         if self.frames.is_file() or not self.frames.is_dir():
             return True
         return bool(image_files(_with_pictures(self.frames)))
@@ -198,13 +199,13 @@ class ImportedFile:
     def with_frames(
         self, video: Video, files: Sequence[str], indices: Sequence[int | None], sizes: set[tuple[int, int]]
     ) -> Video | None:
-        """The video of the pictures that an imported file names; None, reported, where they do not fit.
+        """Video of the images named in an imported file. None, with a report, if they do not match.
 
         Args:
             video: the video in `frames`.
-            files: names of the pictures, in order.
-            indices: indices of the frames, by which those of a film are identified; None if the file has none.
-            sizes: sizes of the pictures according to the file, (height, width).
+            files: names of the images, in order.
+            indices: frame indices, which identify the frames of a video file. None if the file has none.
+            sizes: sizes of the images according to the file, (height, width).
         """
         record = f"video {video.name!r}"
         sizes = sizes - {(video.height, video.width)}
@@ -244,9 +245,9 @@ class ImportedFile:
         *,
         by_majority: bool = False,
     ) -> None:
-        """Set the box of an object in a frame; reports a second box there, swapped corners, and a second category.
+        """Set the box of an object in a frame. Duplicate boxes, swapped corners and changed categories are reported.
 
-        by_majority: the object takes the category of most of its boxes, since trackers classify each by itself.
+        by_majority: the object gets the category of most of its boxes, since trackers classify each box separately.
         """
         width, height = box[2] - box[0], box[3] - box[1]
         if min(width, height) < 0:
@@ -271,21 +272,21 @@ class ImportedFile:
 
 @dataclass(frozen=True)
 class Importer:
-    """A format of box tracks: how a file of it is recognized, and how it is read."""
+    """A format of box tracks: how its files are recognized and read."""
 
     name: str
     sniff: Callable[[ImportedFile], bool]
-    """Whether a file looks like one of this format. It may be a folder, and reports nothing."""
+    """Function that recognizes a file of this format. The file may be a folder. It reports nothing."""
     read: Callable[[ImportedFile], list[BoxVideo]]
-    """The videos with their tracks; faults are reported to the file."""
+    """Function that returns the videos with their tracks. Problems are reported to the file."""
     reads_folders: bool = False
-    """Whether a folder is read as a whole; else each file in it is read as a video."""
+    """True if a folder is read as a whole. Otherwise each file in it is read as a video."""
     options: frozenset[str] = frozenset()
-    """Fields of `ImportedFile` that this format heeds: first_frame, first_pixel, class_names."""
+    """Fields of `ImportedFile` that this format uses: first_frame, first_pixel, class_names."""
 
 
 def _called(files: Sequence[str], pictures: Sequence[Path]) -> list[Path] | None:
-    """The pictures of these names, with or without their suffix; None if one does not exist."""
+    """Images with these names, with or without their suffix. None if one does not exist."""
     for key in (lambda path: path.name, lambda path: path.stem):
         by_name = {key(path): path for path in pictures}
         if len(by_name) == len(pictures) and all(key(Path(file)) in by_name for file in files):
@@ -294,7 +295,7 @@ def _called(files: Sequence[str], pictures: Sequence[Path]) -> list[Path] | None
 
 
 def _count_alike(files: Sequence[str], pictures: Sequence[Path]) -> bool:
-    """Whether there are as many pictures as names, numbered alike up to an offset."""
+    """True if there are as many images as names, numbered alike up to an offset."""
     if len(files) != len(pictures):
         return False
     numbers = [(number_at_end(file), number_at_end(path.name)) for file, path in zip(files, pictures, strict=True)]
@@ -302,7 +303,7 @@ def _count_alike(files: Sequence[str], pictures: Sequence[Path]) -> bool:
 
 
 def number_at_end(name: str) -> int | None:
-    """The last number in a file's name, without its suffix."""
+    """Last number in a file's name, without its suffix."""
     match = re.search(r"(\d{1,9})\D*$", Path(name).stem, re.ASCII)
     return int(match[1]) if match else None
 
@@ -313,18 +314,18 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def _json_lines(text: str | None) -> list[Any] | None:
-    """The values of a file with a JSON value in every line; None for other files."""
+    """Values of a file with a JSON value on every line. None for other files."""
     lines = [line for line in (text or "").split("\n") if line.strip()]
     if len(lines) < 2:
         return None
     try:
         return [json.loads(line) for line in lines]
-    except (ValueError, RecursionError):  # most often in the first line
+    except (ValueError, RecursionError):  # usually raised by the first line
         return None
 
 
 def _with_pictures(path: Path) -> Path:
-    """The folder, or the one in it that holds the pictures."""
+    """The folder, or its subfolder that contains the images."""
     if not path.is_dir() or image_files(path):
         return path
     inner = [path / name for name in PICTURE_FOLDERS if (path / name).is_dir()]
@@ -334,5 +335,5 @@ def _with_pictures(path: Path) -> Path:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name too long, or with characters that no file can have
+    except (OSError, ValueError):  # the name is too long, or has invalid characters
         return False

@@ -1,4 +1,4 @@
-"""The formats that can be imported, and the choice among them."""
+"""Table of the import formats, and recognition of a file's format."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ IMPORTERS = (
     *(CSV, VISDRONE, UAVDT, SOT, MOTCHALLENGE, KITTI, MOTS_TEXT, MOTS, YOLO, CVAT),
     *(COCO_TRACKS, LABEL_STUDIO, SCALABEL, SAV, ULTRALYTICS, VIA),
 )
-"""The first that recognizes a file reads it."""
+"""Formats in order. The first one that recognizes a file reads it."""
 FORMATS = tuple(importer.name for importer in IMPORTERS)
 OPTIONS = ("first_frame", "first_pixel", "class_names")
 
 
 def read_videos(source: ImportedFile, format: str | None) -> list[BoxVideo]:
-    """The videos of a file, a folder or an archive, of a named format or of one that is recognized by its content.
+    """Videos of a file, folder or archive, in a given format or in one recognized from the content.
 
-    Whatever is not sound is reported to `source`.
+    Invalid content is reported to `source`.
     """
     if not source.file.exists():
         source.report("file", "does not exist", "Check the path")
@@ -54,7 +54,7 @@ def _read(source: ImportedFile, importers: Sequence[Importer]) -> list[BoxVideo]
         return []
     is_folder = source.file.is_dir()
     if importer is None and len(importers) == 1 and (not is_folder or importers[0].reads_folders):
-        importer = importers[0]  # named, so that it says what is wrong
+        importer = importers[0]  # a requested format explains why it cannot read the file
     if importer is not None:
         return _read_by(importer, source)
     if is_folder:
@@ -65,7 +65,7 @@ def _read(source: ImportedFile, importers: Sequence[Importer]) -> list[BoxVideo]
 
 
 def _recognized(source: ImportedFile, importers: Sequence[Importer]) -> Importer | None:
-    """The first format that the content looks like; None where there is none, or the content is damaged."""
+    """First format that recognizes the content. None if there is none, or if the content is damaged."""
     before = len(source.problems)
     for importer in importers:
         if importer.sniff(source):
@@ -85,7 +85,7 @@ def _read_by(importer: Importer, source: ImportedFile) -> list[BoxVideo]:
 
 
 def _read_folder(source: ImportedFile, importers: Sequence[Importer]) -> list[BoxVideo]:
-    """The videos of the files in a folder, which must be of one format; files of none are left out."""
+    """Videos of the files in a folder, which must all have one format. Files of no known format are left out."""
     paths, others = annotation_files(source.file)
     files = [member(source, path, several=len(paths) > 1) for path in paths]
     formats = [(file, _recognized(file, importers)) for file in files]
@@ -98,7 +98,7 @@ def _read_folder(source: ImportedFile, importers: Sequence[Importer]) -> list[Bo
     elif len(chosen) > 1:
         source.report("folder", f"has files of several formats: {', '.join(chosen)}", "Say --format, or name a file")
     elif not chosen:
-        return _read(files[0], importers)  # which says what it is
+        return _read(files[0], importers)  # reports why the format is unknown
     else:
         unknown = sum(importer is None for _, importer in formats)
         source.leave_out("of other formats", "file", unknown + others)

@@ -1,4 +1,4 @@
-"""Rows with named columns of a CSV or JSON file, and which column is which."""
+"""Rows with named columns of a CSV or JSON file, and the meaning of the columns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLUMNS = {
     "visible": ("visible", "isvisible"),
     "rotation": ("angle", "rotation", "theta", "rot", "rotationangle", "x3", "y3"),
 }
-"""Names of columns by preference, without case, ``_``, ``-``, blanks and quotation marks."""
+"""Column names in order of preference, without case, ``_``, ``-``, blanks and quotation marks."""
 KINDS_OF_CLASS = frozenset({"class", "cls", "category", "label", "species", "type"})
 KINDS_OF_VIDEO = frozenset({"video", "film", "clip", "sequence", "seq", "camera", "cam", "scene"})
 OTHER_WORDS = frozenset({"score", "conf", "confidence", "prob", "probability", "color", "count", "time", "timestamp"})
@@ -42,20 +42,20 @@ SEPARATORS = ",;\t"
 
 @dataclass(frozen=True)
 class Rows:
-    """A table: its header and its rows."""
+    """A table with a header and rows."""
 
     header: tuple[str, ...]
     indices: dict[str, int]
-    """Index of the column for each of `COLUMNS` that the header has."""
+    """Index of the column for each of `COLUMNS` in the header."""
     rows: tuple[tuple[str, tuple[str, ...]], ...]
-    """Each row after its name for messages."""
+    """Rows, each with its name for messages."""
 
     def values(self, column: str) -> set[str]:
-        """The distinct values of a column; none if it does not exist."""
+        """Distinct values of a column. Empty if it does not exist."""
         return {value for value, _ in self.pairs(column, column)}
 
     def pairs(self, first: str, second: str) -> set[tuple[str, str]]:
-        """The distinct values of two columns in one row, where neither is empty; none if one does not exist."""
+        """Distinct pairs of non-empty values of two columns in a row. Empty if a column does not exist."""
         if not {first, second} <= self.indices.keys():
             return set()
         a, b = self.indices[first], self.indices[second]
@@ -63,13 +63,13 @@ class Rows:
 
 
 def table_text(source: ImportedFile) -> str:
-    """The text of a table, without the line that names the separator to Excel."""
+    """Text of a table, without the line that tells Excel the separator."""
     text = source.text or ""
     return "\n" + text.partition("\n")[2] if re.match(r"\s*\"?sep=", text) else text
 
 
 def header_of(line: str) -> tuple[str | None, tuple[str, ...]]:
-    """The separator of a table (None: any blanks) and the names of its columns, by its first line."""
+    """Separator of a table (None: any blanks) and its column names, from its first line."""
     line = line.strip().lstrip("#").strip()
     separator = max(SEPARATORS, key=line.count)
     if separator not in line:
@@ -93,7 +93,7 @@ def indices_of(header: Sequence[str]) -> dict[str, int]:
 
 
 def rows_of_csv(source: ImportedFile) -> Rows | None:
-    """The table of a CSV file; None, reported, where it is none."""
+    """Table of a CSV file. None, with a report, if it is not a table."""
     text = table_text(source)
     skipped = len(text) - len(text.lstrip("\n"))
     separator, header = header_of(text.lstrip("\n").partition("\n")[0])
@@ -110,7 +110,7 @@ def rows_of_csv(source: ImportedFile) -> Rows | None:
 
 
 def rows_of_records(records: Sequence[Any]) -> Rows:
-    """The table of a JSON list of flat objects, as pandas and supervision write it."""
+    """Table of a JSON list of flat objects, as written by pandas and supervision."""
     header = tuple(dict.fromkeys(key for record in records if isinstance(record, dict) for key in record))
     rows = [
         (f"[{i}]", tuple(_text(record.get(key)) if isinstance(record, dict) else "" for key in header))
@@ -120,7 +120,7 @@ def rows_of_records(records: Sequence[Any]) -> Rows:
 
 
 def looks_like(table: Rows, kinds: frozenset[str]) -> list[str]:
-    """Unknown columns that are named like a class or a video and have more than one value."""
+    """Unknown columns with names like a class or a video, and with more than one value."""
     suspects = []
     for index, name in enumerate(table.header):
         words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()))

@@ -1,4 +1,4 @@
-"""Lines of numbers, one per box, that begin with a frame, a track id and a box: MOTChallenge and its relatives."""
+"""Lines of numbers, one per box, that begin with a frame, a track id and a box: MOTChallenge and similar formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mfvis.data.importers.source import ImportedFile
 from mfvis.types import Video
 
 NO_ID = frozenset({"", "nan", "none", "null", "<na>", "na", "n/a"})
-"""Spellings, in any case, of the id of a detection without a track; negative ids mean the same."""
+"""Spellings, in any case, of the id of a detection without a track. Negative ids have the same meaning."""
 
 
 class TrackLine(NamedTuple):
@@ -23,22 +23,22 @@ class TrackLine(NamedTuple):
     record: str
     frame: int
     track_id: str | None
-    """None: a detection without a track."""
+    """Track id. None for a detection without a track."""
     box: tuple[float, float, float, float]
-    """``left, top, width, height``."""
+    """Box as ``left, top, width, height``."""
     rest: tuple[float, ...]
-    """The columns that follow."""
+    """Remaining columns."""
 
 
 def fields_of(line: str) -> list[str]:
-    """The columns of a line, separated by commas, semicolons, or blanks; empty ones at its end do not count."""
+    """Columns of a line, separated by commas, semicolons, or blanks. Empty columns at its end are ignored."""
     line = line.rstrip(",; \t")
     separator = next((mark for mark in ",;" if mark in line), None)
     return [field.strip() for field in line.split(separator)]
 
 
 def track_id_of(text: str) -> str | None:
-    """A track id in normal form, with whole numbers as digits only; None for a detection without a track."""
+    """Normalized track id: integers consist of digits only. None for a detection without a track."""
     if text.lower() in NO_ID:
         return None
     number = whole_number_in(text)
@@ -48,12 +48,12 @@ def track_id_of(text: str) -> str | None:
 
 
 def is_number(track_id: str) -> bool:
-    """Whether a track id is a whole number, written as `track_id_of` does."""
+    """True if a track id is an integer, as written by `track_id_of`."""
     return track_id.isascii() and track_id.isdecimal()
 
 
 def track_lines(source: ImportedFile, most: int) -> list[TrackLine]:
-    """The lines of 6 to `most` columns; reports lines of other lengths and fields that are not numbers."""
+    """Lines of 6 to `most` columns. Lines of other lengths and fields that are not numbers are reported."""
     lines = []
     for record, line in source.lines:
         fields = fields_of(line)
@@ -79,7 +79,8 @@ def put_lines(
     first_pixel: int,
     by_majority: bool = False,
 ) -> BoxVideo:
-    """The tracks of the lines, frames from 1 on; boxes without a track are left out, those of no frame reported."""
+    """Add the tracks of the lines, with frames from 1 on. Boxes without a track are left out, invalid frames are
+    reported."""
     result = BoxVideo(video)
     first = 1 if source.first_frame is None else source.first_frame
     for line in lines:
@@ -97,7 +98,7 @@ def put_lines(
 
 
 def sequence_video(source: ImportedFile) -> Video | None:
-    """The video of a text, which has its name or lies in ``VIDEO/gt``, with the frame rate of ``seqinfo.ini``."""
+    """Video of a text, which has its name or lies in ``VIDEO/gt``, with the frame rate of ``seqinfo.ini``."""
     path = PurePath(source.unpacked_from or source.file.absolute())
     name = path.stem
     if path.stem in ("gt", "det"):
@@ -110,7 +111,7 @@ def sequence_video(source: ImportedFile) -> Video | None:
 
 
 def _checked(video: Video, information: Path, source: ImportedFile) -> Video | None:
-    """The video with its frame rate; None, reported, where its size or length is not the one in ``seqinfo.ini``."""
+    """The video with its frame rate. None, with a report, if its size or length differs from ``seqinfo.ini``."""
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read(information, encoding="utf-8-sig")

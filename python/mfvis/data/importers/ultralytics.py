@@ -1,4 +1,4 @@
-"""Tracks of Ultralytics' results in JSON (``to_json()``, ``summary()``), gathered over the frames of a video."""
+"""Tracks of Ultralytics results in JSON (``to_json()``, ``summary()``), collected over the frames of a video."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Record = dict[str, Any]
 
 
 def sniff_ultralytics(source: ImportedFile) -> bool:
-    """Whether a JSON is a list of lists, or a list, of objects with a box of corners and a confidence."""
+    """True if a JSON is a list, or a list of lists, of objects with a box of corners and a confidence."""
     entries = _frames(source.root) or ([source.root] if isinstance(source.root, list) else [])
     first = next((entry for frame in entries for entry in frame if isinstance(entry, dict)), {})
     return isinstance(first.get("box"), dict) and "x1" in first["box"] and {"class", "name"} & first.keys() != set()
 
 
 def read_ultralytics(source: ImportedFile) -> list[BoxVideo]:
-    """A list per frame, in order, of ``{"name", "class", "confidence", "box": {"x1", "y1", "x2", "y2"}, "track_id"}``.
+    """Read a list per frame of ``{"name", "class", "confidence", "box": {"x1", "y1", "x2", "y2"}, "track_id"}``.
 
-    Also a line of JSON per frame. Of turned boxes the upright ones around them are taken. Boxes without a track are
-    left out.
+    A line of JSON per frame is accepted too. The frames are in order. Rotated boxes become the upright boxes around
+    them. Boxes without a track are left out.
     """
     frames = _frames(source.root)
     if frames is None:
@@ -66,7 +66,7 @@ def _is_unnamed(entry: Any) -> bool:
 
 
 def _frames(root: Any) -> list[list[Any]] | None:
-    """The list of each frame, which may be JSON in a string; None if it is not a list of lists."""
+    """List of each frame, which may be JSON in a string. None if the value is not a list of lists."""
     frames = []
     for frame in root if isinstance(root, list) else (None,):
         if isinstance(frame, str):

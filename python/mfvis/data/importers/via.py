@@ -1,4 +1,4 @@
-"""Regions of the VGG Image Annotator (VIA 1 and 2) that name their track: a project, or its annotations as JSON."""
+"""Regions with track ids of the VGG Image Annotator (VIA 1 and 2): a project, or its annotations as JSON."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mfvis.text import shortened
 
 TRACK = ("trackid", "track", "objectid", "instanceid", "trackerid", "id")
 CATEGORY = ("class", "classname", "category", "label", "type", "object", "objectname", "name", "species")
-"""Names of the attributes of a region, without case, ``_``, ``-`` and blanks."""
+"""Names of region attributes, without case, ``_``, ``-`` and blanks."""
 Record = dict[str, Any]
 
 
 def sniff_via(source: ImportedFile) -> bool:
-    """Whether a JSON is a project of VIA 2, or an object of pictures with regions."""
+    """True if a JSON is a project of VIA 2, or an object of images with regions."""
     return next(iter(_pictures(source.root)), None) is not None
 
 
 def read_via(source: ImportedFile) -> list[BoxVideo]:
-    """The regions of each picture, in the order of the names of the pictures: rectangles, or the boxes around others.
+    """Read the regions of each image, in the order of the image names: rectangles, or the boxes around other shapes.
 
-    One attribute of a region is its track (track_id, object_id, id), one its class (class, category, label, type);
-    --categories names the one class of regions without. Regions without a track, points and lines are left out.
+    One attribute of a region is its track (track_id, object_id, id), another is its class (class, category, label,
+    type). Without classes, --categories names the only class. Regions without a track, points and lines are left out.
     """
     entries = sorted(_pictures(source.root), key=lambda entry: natural(entry["filename"]))
     if not any(_attribute(region, TRACK) for entry in entries for region in _regions(entry)):
@@ -63,7 +63,7 @@ def read_via(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _pictures(root: Any) -> Iterator[Record]:
-    """The pictures of a project or of its annotations."""
+    """Images of a project or of its annotations."""
     entries = root.get("_via_img_metadata", root) if isinstance(root, dict) else {}
     for entry in entries.values() if isinstance(entries, dict) else ():
         if isinstance(entry, dict) and isinstance(entry.get("filename"), str) and "regions" in entry:
@@ -71,13 +71,14 @@ def _pictures(root: Any) -> Iterator[Record]:
 
 
 def _regions(entry: Record) -> list[Record]:
-    """The regions of a picture: a list, in VIA 1 an object by index."""
+    """Regions of a picture: a list, or in VIA 1 an object by index."""
     regions = list(entry["regions"].values()) if isinstance(entry["regions"], dict) else entry["regions"]
     return [region for region in regions if isinstance(region, dict)] if isinstance(regions, list) else []
 
 
 def _attribute(region: Record, names: tuple[str, ...]) -> str:
-    """The value of the first attribute of these names, of a checkbox the checked one; empty if there is none."""
+    """Value of the first attribute with one of these names, or the checked option of a checkbox. Empty if there is
+    none."""
     attributes = region.get("region_attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
     values = {re.sub(r"[^a-z0-9]", "", str(name).lower()): value for name, value in attributes.items()}
@@ -92,7 +93,7 @@ def _attribute(region: Record, names: tuple[str, ...]) -> str:
 
 
 def _box(shape: Record) -> Box | None:
-    """The box around a shape; None where it has no area, or is not sound."""
+    """Box around a shape. None if it has no area or is invalid."""
     kind = str(shape.get("name"))
     if kind in ("polygon", "freehand"):
         xs, ys = shape.get("all_points_x"), shape.get("all_points_y")

@@ -13,14 +13,14 @@ VISDRONE_CLASSES = (
     *("ignored regions", "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle"),
     *("bus", "motor", "others"),
 )
-"""Numbered from 0 on."""
+"""Classes of VisDrone, numbered from 0."""
 UAVDT_CLASSES = ("car", "truck", "bus")
-"""Numbered from 1 on."""
+"""Classes of UAVDT, numbered from 1."""
 OPTIONS = frozenset({"first_frame", "first_pixel", "class_names"})
 
 
 def sniff_visdrone(source: ImportedFile) -> bool:
-    """Whether all lines have ten numbers, the last four of which are a flag, a class, a truncation and an occlusion."""
+    """True if all lines have ten numbers, the last four of which are a flag, a class, a truncation and an occlusion."""
     if not source.is_text or not source.lines:
         return False
     for _, line in source.lines:
@@ -34,7 +34,9 @@ def sniff_visdrone(source: ImportedFile) -> bool:
 
 
 def read_visdrone(source: ImportedFile) -> list[BoxVideo]:
-    """``frame,id,left,top,width,height,score,category,truncation,occlusion`` per line; frames from 1 on, pixels from 0.
+    """Read VisDrone tracks; frames count from 1, pixels from 0.
+
+    Each line is ``frame,id,left,top,width,height,score,category,truncation,occlusion``.
 
     Boxes of score 0 and ignored regions (category 0) are left out.
     """
@@ -42,19 +44,19 @@ def read_visdrone(source: ImportedFile) -> list[BoxVideo]:
 
 
 def sniff_uavdt(source: ImportedFile) -> bool:
-    """Whether it is called as the ground truth of UAVDT that has classes."""
+    """True if the file has the name of UAVDT's ground truth with classes."""
     return source.is_text and source.file.stem.endswith("_gt_whole")
 
 
 def read_uavdt(source: ImportedFile) -> list[BoxVideo]:
-    """``frame,id,left,top,width,height,out-of-view,occlusion,category`` per line, as in ``M0101_gt_whole.txt``."""
+    """Read ``frame,id,left,top,width,height,out-of-view,occlusion,category`` per line, as in ``M0101_gt_whole.txt``."""
     return _read(source, 8, dict(enumerate(UAVDT_CLASSES, 1)), lambda line: False)
 
 
 def _read(
     source: ImportedFile, column: int, classes: dict[int, str], is_ignored: Callable[[TrackLine], bool]
 ) -> list[BoxVideo]:
-    """The tracks of lines whose class is in a column, counted from 0."""
+    """Tracks of lines with a class column, whose index counts from 0."""
     lines = track_lines(source, 10)
     video = sequence_video(source)
     if video is None:

@@ -1,4 +1,4 @@
-"""Tracks as YOLO's trackers write them: a text for every frame."""
+"""Tracks as written by YOLO's trackers: a text file for every frame."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.types import Video
 
 NAME_FILES = ("classes.txt", "data.yaml", "dataset.yaml", "obj.names")
-"""Files that name the classes, in the folder of the texts or up to two folders above."""
+"""Files that name the classes, in the folder of the text files or up to two folders above."""
 OTHER_TEXTS = frozenset({"classes.txt", "labels.txt", "train.txt", "val.txt", "test.txt"})
 
 
 class _Line(NamedTuple):
     record: str
     number: int
-    """The number of the class."""
+    """Class number."""
     track_id: str
     box: Box
-    """In shares of the picture."""
+    """Box in fractions of the image."""
 
 
 def sniff_yolo(source: ImportedFile) -> bool:
-    """Whether it is a folder of texts, the first of which begins with a class and four shares, or is empty."""
+    """True for a folder of text files, the first of which is empty or begins with a class and four fractions."""
     folder = _label_folder(source.file)
     if folder is None:
         return False
@@ -40,13 +40,13 @@ def sniff_yolo(source: ImportedFile) -> bool:
 
 
 def read_yolo(source: ImportedFile) -> list[BoxVideo]:
-    """A folder with a text per frame, a line per box: ``class x y width height[ conf] id``, as shares of the picture.
+    """Read a folder with a text file per frame and a line per box: ``class x y width height[ conf] id``.
 
-    x, y are the center; a line may have the corners of an outline instead, of which the box is taken. Ultralytics'
-    ``track`` writes this with ``save_txt``. Lines without id are left out. A text is called as its picture, or its
-    name ends in the index of the frame, from 0 on if there is a frame 0, else from 1 on; several names before that
-    index are several videos. ``classes.txt`` or ``data.yaml`` names the classes, or --class-names; without them
-    --categories names the one class.
+    Boxes are fractions of the image, and x, y are the center. A line may have the corners of an outline instead, which
+    becomes its bounding box. Ultralytics' ``track`` writes this with ``save_txt``. Lines without an id are left out. A
+    text file has the name of its image, or its name ends with the frame index, from 0 on if there is a frame 0, else
+    from 1 on. Different names before that index are different videos. ``classes.txt``, ``data.yaml`` or --class-names
+    name the classes. Without them, --categories names the only class.
     """
     folder = _label_folder(source.file)
     if folder is None:
@@ -74,7 +74,8 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
 
 
 def _label_folder(folder: Path) -> Path | None:
-    """The folder of the texts: `folder`, its ``labels``, or their only subfolder with texts; None if there is none."""
+    """Folder of the text files: `folder`, its ``labels``, or their only subfolder with text files. None if there is
+    none."""
     outer = folder / "labels" if (folder / "labels").is_dir() else folder
     if not outer.is_dir() or _texts_in(outer):
         return outer if outer.is_dir() else None
@@ -83,7 +84,7 @@ def _label_folder(folder: Path) -> Path | None:
 
 
 def _near(folder: Path, source: ImportedFile) -> list[Path]:
-    """The folders of a data set: that of the texts, and those up to the one that has ``labels``."""
+    """Folders of a data set: that of the text files, and those up to the one that contains ``labels``."""
     above = [folder, *folder.parents[: 2 if folder.parent.name == "labels" else 1]]
     return [path for path in above if not source.unpacked_from or source.file in (path, *path.parents)]
 
@@ -93,7 +94,7 @@ def _texts_in(folder: Path) -> list[Path]:
 
 
 def _has_conf(lines: Sequence[Sequence[str]]) -> bool:
-    """Whether a confidence precedes the id, so that in a line without an id it is the last."""
+    """True if a confidence precedes the id. In a line without an id it is then the last value."""
     last = [number_in(fields[-1]) for fields in lines if len(fields) == 6]
     if not all(value is not None and 0 <= value <= 1 for value in last):
         return False
@@ -102,7 +103,7 @@ def _has_conf(lines: Sequence[Sequence[str]]) -> bool:
 
 
 def _line(source: ImportedFile, record: str, fields: list[str], has_conf: bool) -> _Line | None:
-    """The class, the track and the box of a line; None where it has no track, and, reported, where it is not sound."""
+    """Class, track and box of a line. None if it has no track or, with a report, if it is invalid."""
     numbers = [number_in(field) for field in fields]
     is_box = len(fields) in (5, 6, 7)
     with_id = len(fields) == 7 or len(fields) == 6 and not has_conf if is_box else len(fields) % 2 == 0
@@ -127,7 +128,7 @@ def _line(source: ImportedFile, record: str, fields: list[str], has_conf: bool) 
 
 
 def _videos(source: ImportedFile, texts: Sequence[Path]) -> list[tuple[Video, list[tuple[int, Path]]]]:
-    """The videos of the texts, with the frame of each text, counted from 0; texts of no frame are reported."""
+    """Videos of the text files, with the frame index of each file, from 0. Files without a frame are reported."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in texts:
         groups[_ending(path)[0]].append(path)
@@ -150,18 +151,18 @@ def _videos(source: ImportedFile, texts: Sequence[Path]) -> list[tuple[Video, li
 
 
 def _ending(path: Path) -> tuple[str, int | None]:
-    """The name of a text up to the index of its frame, and that index; None if there is none."""
+    """Name of a text file up to the frame index, and that index. None if there is none."""
     match = re.fullmatch(r"(|.*\D)(\d{1,8})", path.stem, re.ASCII)
     return (match[1].rstrip("_-"), int(match[2])) if match else (path.stem, None)
 
 
 def _pictures(video: Video) -> dict[str, int]:
-    """The frame of each picture, by its name without suffix; none of a film."""
+    """Frame index of each image, by its name without suffix. Empty for a video file."""
     return {} if isinstance(video.frames, Path) else {path.stem: t for t, path in enumerate(video.frames)}
 
 
 def _frames(source: ImportedFile, video: Video, texts: Sequence[Path], first: int) -> list[tuple[int, Path]]:
-    """The texts with the frame of each, counted from 0; those of no frame are reported."""
+    """Text files with their frame indices, from 0. Files without a frame are reported."""
     pictures = _pictures(video)
     frames = []
     for path in texts:
