@@ -211,7 +211,7 @@ class _Objects:
             self.reader.report(self.file, record, f"category is {label.category!r}", f"Expected one of {names}")
             return
         category, ignored = known
-        if ignored or label.crowd or label.ignored or label.id == "-1":  # the toolkit's id of a region
+        if ignored or label.crowd or label.ignored or label.id == "-1":  # the toolkit uses this id for a region
             return
         try:
             box = box_of(label, self.height, self.width, file=str(self.file), record=record)

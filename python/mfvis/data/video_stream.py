@@ -66,7 +66,7 @@ def decode_packets(
     """Frames of numbered packets in decoder order, each with the number of its packet.
 
     Raises:
-        Damaged: after the frames before it, at the first packet that cannot be decoded; also when there is no frame.
+        Damaged: after the frames before it, at the first packet that cannot be decoded; also without any frame.
     """
     context, failure, skipped, has_key, is_empty = stream.codec_context, None, "", False, True
 

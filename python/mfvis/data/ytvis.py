@@ -231,7 +231,7 @@ class _YtvisReader(RecordReader):
         )
         boxes_T4 = self.boxes(record, entry, video, segmentations)
         for name in ("width", "height", "length"):
-            # the annotations of YouTube-VIS 2019 all have a length of 1
+            # the annotations of YouTube-VIS 2019 all have length 1, whatever their video
             if entry.get(name) is not None and as_integer(entry[name]) != getattr(video, name):
                 self.note(f"annotations whose {name} is not that of their video, which counts")
         self.note_id(fields["id"])

@@ -22,7 +22,7 @@ def read_bitmask_tracks(results: Path, data: Path) -> TrackingFrames:
     stems. Predictions for frames without annotations are ignored.
 
     Raises:
-        DataError: with every missing folder, else every missing picture, else every one that is damaged or unfit.
+        DataError: with every missing folder, else every missing bitmask, else every damaged or mismatched one.
     """
     problems: list[Problem] = []
     annotated, predicted = _folders(data), _folders(results)

@@ -163,7 +163,7 @@ class Accumulator:
 def evaluate_mots(tracking: TrackingFrames) -> MotsMetrics:
     """Tracking metrics of all videos.
 
-    TrackMemory and matches never cross a class: a prediction that changes its class counts as two tracks.
+    Identities and matches never cross classes: a prediction that changes its class counts as two tracks.
     """
     clear = {category.id: ClearCounts() for category in CATEGORIES}
     track_eval = {category.id: TrackEvalCounts() for category in CATEGORIES}

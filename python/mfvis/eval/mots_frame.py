@@ -16,9 +16,9 @@ class MotsFrame:
     """G annotated and P predicted objects that count, and their overlaps. Ignore regions are not among them."""
 
     true_ids_G: np.ndarray
-    """int64, distinct within a class."""
+    """Track ids, int64, distinct within a class."""
     true_labels_G: np.ndarray
-    """int64: classes 1 to 8."""
+    """Classes 1 to 8, int64."""
     predicted_ids_P: np.ndarray
     predicted_labels_P: np.ndarray
     iou_GP: np.ndarray

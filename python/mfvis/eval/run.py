@@ -26,7 +26,7 @@ from mfvis.types import TrackResult, VideoDataset
 
 def run(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
     """Evaluate, print the table, and write `config.out` if requested. DataError names all problems of the results."""
-    # Hundreds of thousands of small objects live until the end, so that garbage collection would cost time in vain.
+    # Hundreds of thousands of small objects live until the end, so that garbage collection would free nothing.
     collecting = gc.isenabled()
     gc.disable()
     try:

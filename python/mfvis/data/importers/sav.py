@@ -24,7 +24,7 @@ def sniff_sav(source: ImportedFile) -> bool:
 
 
 def read_sav(source: ImportedFile) -> list[BoxVideo]:
-    """Read ``masklet``: a list per frame with an RLE per object, whose ids are ``masklet_id``. There are no classes.
+    """Read ``masklet``: a list per frame with an RLE per object, whose ids are ``masklet_id``. The file has no classes.
 
     Only every fourth frame of a video is annotated. From a folder of all its frames, only these are used.
     """

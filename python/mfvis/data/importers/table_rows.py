@@ -63,7 +63,7 @@ class Rows:
 
 
 def table_text(source: ImportedFile) -> str:
-    """Text of a table, without the line that tells Excel the separator."""
+    """Text of a table, without the line that sets the separator for Excel."""
     text = source.text or ""
     return "\n" + text.partition("\n")[2] if re.match(r"\s*\"?sep=", text) else text
 

@@ -71,7 +71,7 @@ def _pictures(root: Any) -> Iterator[Record]:
 
 
 def _regions(entry: Record) -> list[Record]:
-    """Regions of a picture: a list, or in VIA 1 an object by index."""
+    """Regions of an image: a list, or in VIA 1 an object by index."""
     regions = list(entry["regions"].values()) if isinstance(entry["regions"], dict) else entry["regions"]
     return [region for region in regions if isinstance(region, dict)] if isinstance(regions, list) else []
 
