@@ -1,7 +1,7 @@
-"""A small network that is told the boxes: it learns from the boxes of many videos, and fills those of new ones.
+"""A small box-prompted network: trained on the boxes of many videos, it segments given boxes in new videos.
 
-A model that has to find its objects cannot simply fill their boxes; a network that sees each box, as label mode does,
-can: nothing but the losses speaks against it. So on this one they show what they bring, in the demo and in
+A model that has to detect its objects cannot simply fill their boxes. A network that gets each box as input, as in
+label mode, can; only the losses prevent it. This network therefore shows the effect of the losses, in the demo and in
 ``benchmarks/bench_given_boxes.py``.
 """
 
@@ -28,11 +28,11 @@ from mfvis.types import BoxPrompts, DenseMasks, Prediction, TrackResult, Video, 
 
 
 class BoxPromptedSegmenter(nn.Module):
-    """Frames and box tubes in, a mask tube for every box tube out.
+    """Predicts one mask tube for every box tube.
 
-    A pyramid of backbone features at stride 4; then, for every tube on its own, two convolutions that also see the
-    inside of its box and every pixel's place in it. Like a video Mask2Former with box prompts it says what it has to
-    say as a `Prediction`, of one layer and without classes.
+    A pyramid combines backbone features at stride 4. Two convolutions, applied to each tube separately, also see the
+    inside of its box and the coordinates of every pixel relative to it. Like a video Mask2Former with box prompts it
+    returns a `Prediction`, with one layer and without classes.
     """
 
     num_classes = 1
@@ -47,11 +47,11 @@ class BoxPromptedSegmenter(nn.Module):
         self.head = nn.Sequential(*layers)
 
     def forward(self, frames_BTCHW: Tensor, prompts: BoxPrompts) -> Prediction:
-        """Mask logits 0 for the tubes that only fill up a clip.
+        """Predict mask tubes; tubes that only pad a clip get mask logits of 0.
 
         Args:
             frames_BTCHW: uint8 RGB, sides multiples of 32.
-            prompts: in pixels of these.
+            prompts: in pixels of these frames.
         """
         levels = self.backbone(frames_BTCHW.flatten(0, 1))
         grid = levels[0].shape[-2:]
@@ -70,7 +70,7 @@ class BoxPromptedSegmenter(nn.Module):
 
 
 def _told(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
-    """``[N, T, 3, H, W]``: whether the pixel lies in the box, and where, -1 to 1 from side to side (2: far outside)."""
+    """``[N, T, 3, H, W]``: inside (0 or 1), and box-relative x and y, -1 to 1 between the sides (2: far outside)."""
     inside = inside_boxes(boxes_NT4, height, width).float()
     x1, y1, x2, y2 = (side[..., None, None] for side in boxes_NT4.unbind(-1))
     x = torch.arange(width, device=boxes_NT4.device) + 0.5
@@ -83,9 +83,9 @@ def _told(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
 def train_box_prompted(
     dataset: VideoDataset, clip: ClipConfig, config: BoxPromptedConfig, with_masks: bool = False
 ) -> BoxPromptedSegmenter:
-    """The network after its training on clips of the data set, in eval mode.
+    """Train the network on clips of the data set; it is returned in eval mode.
 
-    with_masks: learn from the true masks, for comparison; otherwise no mask is ever looked at.
+    with_masks: train on ground-truth masks, for comparison; otherwise masks are never read.
     """
     torch.manual_seed(config.seed)
     reader = BoxPromptedSegmenter(config)
@@ -106,9 +106,9 @@ def train_box_prompted(
 def segment_boxes(
     reader: BoxPromptedSegmenter, dataset: VideoDataset, video: Video, clip: ClipConfig
 ) -> list[TrackResult]:
-    """A result for every track of the video, crowds apart: what the network says where the track has a box.
+    """Results of all tracks of the video except crowds: the network's masks in each frame with a box.
 
-    Masks may reach beyond their boxes. clip: of the training; the frames have its least size.
+    Masks may extend beyond their boxes. clip: the training's clip settings; frames are resized to its smallest size.
     """
     given = make_clip(dataset, video, range(video.length))
     if not given.track_ids:

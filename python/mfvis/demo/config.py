@@ -15,20 +15,20 @@ from mfvis.predict.config import InferConfig
 
 @dataclass(frozen=True)
 class BoxPromptedConfig:
-    """The network that is told the boxes, and its training."""
+    """The box-prompted network and its training."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     dim: int = 24
-    """Channels of the features that the head sees."""
+    """Channels of the features that enter the head."""
     width: int = 32
     """Channels of the head."""
     batch_size: int = 4
     """Clips per step."""
     seed: int = 0
-    """Another number, other weights to begin with and other clips."""
+    """Random seed of the initial weights and the clips."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    """The network names no classes, so their weight changes nothing."""
+    """Weights of the losses. The network does not predict classes, so the classification weight has no effect."""
 
     def __post_init__(self) -> None:
         wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("dim", "batch_size")}
@@ -38,10 +38,10 @@ class BoxPromptedConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Show the whole path on this machine's CPU: synthetic videos, box-only training, evaluation, an HTML report."""
+    """Run the whole pipeline on the CPU: synthetic videos, box-only training, evaluation, and an HTML report."""
 
     out: Path = Path("demo")
-    """Directory for data, runs and report.html; what an earlier demo wrote there is replaced."""
+    """Directory for data, runs and report.html; files of an earlier demo are replaced."""
     twin: bool = False
     """Also train the mask-supervised twin and a box-only model without TK-Loss, and compare all three."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
@@ -51,4 +51,4 @@ class DemoConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     infer: InferConfig = field(default_factory=InferConfig)
     box_prompted: BoxPromptedConfig = field(default_factory=BoxPromptedConfig)
-    """The second act: trained with these losses, and with all of them but TK-Loss."""
+    """The box-prompted network, trained twice: with these losses, and without TK-Loss."""

@@ -1,4 +1,4 @@
-"""What the demo's report says and shows: the numbers, pictures and curves of its two acts."""
+"""Content of the demo's report: metrics, pictures and curves of its two experiments."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
     from mfvis.demo.config import DemoConfig
 
 SHOWN = 8
-"""Validation videos in each gallery: the first ones, whatever came out of them."""
+"""Validation videos in each gallery: always the first ones, so that results are not hand-picked."""
 SHOWN_SCORE = 0.5
-"""Predictions below this are not drawn."""
+"""Minimum score of drawn predictions."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What one training of the model that finds its objects came to on the validation videos."""
+    """Result of one training of the detecting model on the validation videos."""
 
     name: str
     metrics: Metrics
     j: MeanJ
     seconds: float
-    """Of training."""
+    """Training time."""
     results: tuple[TrackResult, ...]
     curves: tuple[Curve, ...]
 
 
 @dataclass(frozen=True)
 class BoxPromptedResult:
-    """What one training of the network that is told the boxes came to on the validation videos."""
+    """Result of one training of the box-prompted network on the validation videos."""
 
     name: str
     j: MeanJ
     seconds: float
-    """Of training."""
+    """Training time."""
     results: tuple[TrackResult, ...]
 
 
@@ -59,7 +59,7 @@ def page(
     fillings: Sequence[BoxPromptedResult],
     seconds: float,
 ) -> Report:
-    """The report. The first outcome is shown in pictures; fillings: without TK-Loss and with it. seconds: of all."""
+    """The report. Pictures show the first outcome. fillings: without TK-Loss, then with it. seconds: total time."""
     synthetic, settings = config.synthetic, config.train
     tables = [_by_class(outcomes[0])]
     if len(outcomes) > 1:
@@ -73,8 +73,8 @@ def page(
     return Report(
         title="Masks from boxes",
         lead=(
-            f"Learnt on this machine from {synthetic.videos} synthetic videos with boxes. What drew the masks below "
-            "never saw a mask."
+            f"Trained on this machine on {synthetic.videos} synthetic videos with boxes. The networks that predicted "
+            "the masks below were trained without masks."
         ),
         galleries=(_finding(val, outcomes[0]), _told(config, val, *fillings)),
         tables=tuple(tables),
@@ -82,16 +82,15 @@ def page(
         notes=(
             f"The pictures are the middle frames of the first {min(SHOWN, len(val.videos))} validation videos, not a "
             f"selection. In the first gallery predicted tracks with a score of {SHOWN_SCORE} or more are drawn, in the "
-            "color of the true track whose boxes they fit best; those left over, such as one object found as two "
-            "classes, have others. In the second gallery masks are as the network says them, not cut off at the boxes.",
-            "AP asks for everything at once: finding each object, naming its class, and one mask tube through the "
-            "video. J asks for the mask alone: where objects are found, to each true track belongs the predicted tube "
-            "whose boxes fit best, whatever its class and score. A filled box scores well on compact objects and badly "
-            "on crescents.",
-            "What TK-Loss does for the model that finds its objects, the second gallery does not tell: mfvis demo "
-            "--twin trains that one without it too. What was measured so far, and how far the weights of the losses "
-            "matter in both, stands in benchmarks/results/demo.md and given_boxes.md.",
-            f"Tables and curves are of the model that finds its objects. Losses are averages over {settings.log_every} "
+            "color of the true track whose boxes they fit best. Other predictions, such as a second class for the same "
+            "object, have other colors. In the second gallery masks are not clipped to the boxes.",
+            "AP measures detection, classification, and one mask tube through the video. J measures only the masks: "
+            "each true track is compared with the predicted tube whose boxes fit best, regardless of class and score. "
+            "A filled box scores well on compact objects and badly on crescents.",
+            "The second gallery does not show the effect of TK-Loss on the detecting model; mfvis demo --twin also "
+            "trains that model without TK-Loss. Measurements, and the influence of the loss weights, are in "
+            "benchmarks/results/demo.md and given_boxes.md.",
+            f"Tables and curves refer to the detecting model. Losses are averages over {settings.log_every} "
             "steps, weighted as trained, summed over decoder layers.",
             f"{settings.steps} steps of {settings.batch_size} clips of {config.clip.frames} frames, "
             f"{synthetic.width} x {synthetic.height} pixels; torch {torch.__version__}, {platform.machine()}, threads: "
@@ -102,10 +101,10 @@ def page(
 
 def _finding(val: VideoDataset, outcome: TrainingResult) -> Gallery:
     return Gallery(
-        title="It finds the objects of new videos",
+        title="Objects in new videos",
         lead=(
-            "A model of video instance segmentation, trained from the boxes. Of these videos it was shown the frames "
-            f"alone. Its training took {_minutes(outcome.seconds)}."
+            "A video instance segmentation model, trained on boxes. Its only input is the frames of these new videos. "
+            f"Its training took {_minutes(outcome.seconds)}."
         ),
         tiles=(
             Tile("Mask AP", f"{outcome.metrics.ap:.3f}", "YouTube-VIS AP, IoU .50 to .95, on unseen videos"),
@@ -123,27 +122,26 @@ def _told(config: DemoConfig, val: VideoDataset, without: BoxPromptedResult, wit
     weights = {"projection": loss.projection, "background": loss.background, "pairwise": loss.pairwise.weight}
     others = " and ".join(f"the {name} loss" for name, weight in weights.items() if weight > 0)
     return Gallery(
-        title="What TK-Loss brings",
+        title="Effect of TK-Loss",
         lead=(
-            "Shown not on the model above but on another, small network that is told every object's box, in these new "
-            "videos too, and gives its mask. It could simply fill the boxes: nothing but the losses speaks against it. "
-            f"It was trained from boxes twice, for {config.box_prompted.optim.steps} steps with the same beginning, "
-            f"clips and settings: with {others} ({_minutes(without.seconds)}), and with TK-Loss beside them "
-            f"({_minutes(with_tk.seconds)}), which says that what looks alike in two frames is the object in both or "
-            "in neither."
+            "Shown with a second, small box-prompted network: it gets every object's box, in these new videos too, and "
+            "predicts its mask. Only the losses prevent it from simply filling the boxes. It was trained on boxes "
+            f"twice, for {config.box_prompted.optim.steps} steps from the same initial weights with the same clips and "
+            f"settings: with {others} ({_minutes(without.seconds)}), and with TK-Loss in addition "
+            f"({_minutes(with_tk.seconds)}). TK-Loss encourages matching patches of two frames to get the same label."
         ),
         tiles=(
             Tile("J without TK-Loss", f"{without.j.j:.3f}", f"mean IoU over {without.j.object_frames} object-frames"),
             Tile("J with TK-Loss", f"{with_tk.j.j:.3f}", "the same network and object-frames"),
             _filled_box(without.j),
         ),
-        captions=("frame", "boxes (told to the network)", "masks without TK-Loss", "masks with TK-Loss", "true masks"),
+        captions=("frame", "boxes (given to the network)", "masks without TK-Loss", "masks with TK-Loss", "true masks"),
         pictures=tuple(_told_picture(video, without, with_tk) for video in val.videos[:SHOWN]),
     )
 
 
 def _filled_box(j: MeanJ) -> Tile:
-    return Tile("J of a filled box", f"{j.filled_box_j:.3f}", "what the true box itself, taken as a mask, scores")
+    return Tile("J of a filled box", f"{j.filled_box_j:.3f}", "score of the true box used as a mask")
 
 
 def _by_supervision(outcomes: Sequence[TrainingResult]) -> Table:
@@ -200,7 +198,7 @@ def _told_picture(video: Video, *fillings: BoxPromptedResult) -> Picture:
 
 
 def _picture(video: Video, masks: Sequence[tuple[Sequence[TrackResult], Sequence[int]]], caption: str) -> Picture:
-    """The middle frame as it is, its boxes, the masks of each set of results in the colors of these ids, the truth."""
+    """The middle frame, its boxes, the masks of each set of results in the colors of these ids, the ground truth."""
     t = video.length // 2
     tracks, ids = video.tracks, range(len(video.tracks))
 

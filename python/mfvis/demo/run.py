@@ -1,7 +1,7 @@
 """``mfvis demo``: synthetic videos, training from their boxes, evaluation against their masks, one HTML report.
 
-Two acts. A model learns to find the objects of new videos, and a small network that is told the boxes learns to fill
-them, with TK-Loss and without it: there the loss is what keeps a box from being filled to its corners.
+Two experiments: a model is trained to detect and segment the objects of new videos; a small box-prompted network is
+trained with TK-Loss and without it. In the second, TK-Loss is what prevents masks from filling the whole box.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ TERMS = {
     "mask_bce": "BCE",
     "mask_dice": "dice",
 }
-"""The losses of the training's log, and what the report calls them."""
+"""Losses in the training log and their titles in the report."""
 
 
 def run(config: DemoConfig) -> None:
-    """Write data, train, evaluate, and say where the report lies."""
+    """Write data, train, evaluate, and print the path of the report."""
     with run_lock(config.out):
         _run(config)
 
@@ -75,7 +75,7 @@ def _run(config: DemoConfig) -> None:
         ("with TK-Loss", config.box_prompted.loss),
     ):
         fillings.append(_filling(name, replace(config.box_prompted, loss=loss), config.clip, videos, val))
-        print(f"told the boxes, {name}: J {fillings[-1].j.j:.3f}, {fillings[-1].seconds:.0f} s", flush=True)
+        print(f"box-prompted, {name}: J {fillings[-1].j.j:.3f}, {fillings[-1].seconds:.0f} s", flush=True)
 
     summary = {"model": [_numbers(outcome) for outcome in outcomes], "box_prompted": [*map(_filling_numbers, fillings)]}
     write_json(config.out / "metrics.json", summary)
@@ -117,7 +117,7 @@ def _filling(
 
 
 def read_curves(log: Path) -> tuple[Curve, ...]:
-    """The losses that a training logged, by name; those that were always 0 are left out."""
+    """Loss curves of a training by name; losses that were always 0 are omitted."""
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = tuple(record["step"] for record in records)
     curves = [Curve(name, steps, tuple(record.get(term, 0.0) for record in records)) for term, name in TERMS.items()]
@@ -125,7 +125,7 @@ def read_curves(log: Path) -> tuple[Curve, ...]:
 
 
 def _numbers(outcome: TrainingResult) -> dict[str, object]:
-    """The outcome as metrics.json has it."""
+    """The outcome in the form of metrics.json."""
     return {
         "supervision": outcome.name,
         **{name: round(value, 4) for name, value in outcome.metrics.as_dict().items()},

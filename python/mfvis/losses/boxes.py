@@ -9,11 +9,11 @@ from mfvis.losses.config import BoxConfig
 from mfvis.types import Batch, Match, Prediction, present
 
 ABSENT = 1e-6
-"""Every coordinate of a box where the object is absent, in the original code."""
+"""Value that the original code gives to every box coordinate in frames without the object."""
 
 
 def target_boxes(batch: Batch, config: BoxConfig) -> tuple[Tensor, Tensor]:
-    """(cx, cy, w, h) ``[N, T, 4]``, 0..1 over the frames without padding; and the weight of each frame, ``[N, T]``."""
+    """Target boxes (cx, cy, w, h) ``[N, T, 4]``, 0..1 relative to the unpadded frames, and frame weights ``[N, T]``."""
     boxes_NT4 = batch.boxes_NT4.float()
     size_N4 = batch.sizes_B2[batch.video_index_N].flip(1).repeat(1, 2)
     there_NT = present(boxes_NT4)
@@ -24,7 +24,7 @@ def target_boxes(batch: Batch, config: BoxConfig) -> tuple[Tensor, Tensor]:
 
 
 def box_cost(boxes_LTQ4: Tensor, target_NT4: Tensor, weight_NT: Tensor, config: BoxConfig) -> Tensor:
-    """Cost ``[L, Q, N]`` of giving each object to each query, of one clip."""
+    """Box cost ``[L, Q, N]`` of assigning each query to each object of one clip."""
     boxes_LQ1T4 = boxes_LTQ4.transpose(1, 2)[:, :, None]
     squared = (boxes_LQ1T4 - target_NT4).square().sum(-1) * weight_NT
     frames = weight_NT.sum(-1).clamp(min=1)
@@ -56,6 +56,6 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """The two corners of boxes (cx, cy, w, h)."""
+    """Top left and bottom right corners of boxes (cx, cy, w, h)."""
     center, half = boxes[..., :2], boxes[..., 2:] / 2
     return center - half, center + half

@@ -1,4 +1,4 @@
-"""Class costs and losses of both kinds of class logits: a softmax with "no object", or independent sigmoids."""
+"""Classification costs and losses for a softmax with "no object" and for independent sigmoids."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch import Tensor
 from mfvis.types import Batch, Match, Prediction
 
 ALPHA, GAMMA = 0.25, 2.0
-"""Of the focal loss (Lin et al., ICCV 2017, eq. 5)."""
+"""Parameters of the focal loss (Lin et al., ICCV 2017, eq. 5)."""
 
 
 def classification_cost(logits_LQK: Tensor, labels_N: Tensor, no_object: bool) -> Tensor:
-    """Cost ``[L, Q, N]`` of giving each object to each query, of one clip.
+    """Classification cost ``[L, Q, N]`` of assigning each query to each object of one clip.
 
-    With "no object" it is 1 - p, which orders assignments as DETR's -p does and is never negative. Of sigmoids it is
-    the difference of the focal losses with the object's class and without (Deformable DETR).
+    With "no object" the cost is 1 - p, which ranks assignments as DETR's -p does and is never negative. With sigmoids
+    it is the difference of the focal losses of a positive and a negative target for the object's class (Deformable
+    DETR).
     """
     if no_object:
         return 1 - logits_LQK.softmax(-1)[..., labels_N]
@@ -29,10 +30,11 @@ def classification_cost(logits_LQK: Tensor, labels_N: Tensor, no_object: bool) -
 def classification_loss(
     prediction: Prediction, matched: Match, batch: Batch, no_object_weight: float
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss of all queries, summed over the layers, and the divisor of one layer; None: the number of objects.
+    """Loss of all queries, summed over the layers, and its divisor for one layer (None: the number of objects).
 
-    Cross-entropy, unmatched queries being "no object", divided by the sum of weights (DETR); or the sigmoid focal loss
-    over all queries and classes, divided by the number of objects (Deformable DETR).
+    With "no object" it is the cross-entropy, where unmatched queries have the label "no object", to be divided by the
+    sum of weights (DETR). With sigmoids it is the focal loss over all queries and classes, to be divided by the number
+    of objects (Deformable DETR).
     """
     logits_LBQK = prediction.logits_LBQK.float()
     layer = torch.arange(len(logits_LBQK), device=logits_LBQK.device)[:, None]
@@ -47,7 +49,7 @@ def classification_loss(
     weight_K = logits_LBQK.new_ones(classes + 1)
     weight_K[-1] = no_object_weight
     loss = F.cross_entropy(logits_LBQK.flatten(0, 2), target_LBQ.flatten(), weight_K, reduction="sum")
-    # Every layer has the same labels, hence the same sum of weights.
+    # All layers have the same labels, hence the same sum of weights.
     return loss, weight_K[target_LBQ[0]].sum()
 
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BoxConfig:
-    """Weights of the box head, in the loss and in the matching cost; 0 for a model without one."""
+    """Weights of the box head's losses and matching costs; 0 for models without a box head."""
 
     l1: float = 0.0
-    """On the distance of (cx, cy, w, h): absolute in the loss, Euclidean over the tube in the cost."""
+    """Weight of the distance of (cx, cy, w, h): L1 in the loss, Euclidean over the tube in the cost."""
     giou: float = 0.0
-    """On 1 - generalized IoU in the loss, on minus the generalized IoU in the cost, averaged over the frames."""
+    """Weight of 1 - generalized IoU in the loss, of the negative generalized IoU in the cost, averaged over frames."""
     absent_as_corner: bool = False
-    """Train the boxes of frames without the object towards the top left corner, as the original code of SeqFormer does.
-    By default these frames do not count."""
+    """In frames without the object, train boxes toward the top left corner, as the original code of SeqFormer does.
+    By default these frames are ignored."""
 
     def __post_init__(self) -> None:
         require(self, {name: (getattr(self, name) >= 0, "0 or more") for name in ("l1", "giou")})
@@ -29,20 +29,20 @@ class BoxConfig:
 
 @dataclass(frozen=True)
 class PairwiseConfig:
-    """Which neighbors count; the defaults are BoxInst's and the paper's."""
+    """Pairwise loss: weight, schedule and selection of neighbors. The defaults are those of BoxInst and the paper."""
 
     weight: float = 5.0
-    """On -log of the probability that the two of a pair have one label."""
+    """Weight of -log of the probability that both pixels of a pair have the same label."""
     start: int = 0
     """Delay in steps before the loss starts; without it, training from scratch can collapse to empty masks."""
     warmup: int = 0
-    """Steps after these in which the weight rises."""
+    """Steps after `start` over which the weight rises linearly from 0."""
     kernel_size: int = 3
-    """Side of the neighborhood, odd."""
+    """Side of the neighborhood; odd."""
     dilation: int = 2
-    """Cells of the stride-4 grid between neighbors."""
+    """Distance between neighbors, in cells of the stride-4 grid."""
     threshold: float = 0.3
-    """Least color similarity exp(-|difference in LAB| / 2) of a pair that counts."""
+    """Minimum color similarity exp(-|difference in LAB| / 2) of a pair."""
 
     def __post_init__(self) -> None:
         wanted = {
@@ -58,24 +58,25 @@ class PairwiseConfig:
 
 @dataclass(frozen=True)
 class TemporalConfig:
-    """Search for matches between frames; the defaults are the paper's."""
+    """TK-Loss: weight and search for matches between frames. The defaults are the paper's."""
 
     weight: float = 0.5
-    """5, the weight of the mask losses, times the 0.1 of the paper; the term is summed over the pairs of frames."""
+    """Weight of the loss, which is summed over pairs of frames. The default is the paper's 0.1 times 5, the weight of
+    the mask losses."""
     warmup: int = 200
-    """Steps in which the weight rises from 0."""
+    """Steps over which the weight rises linearly from 0."""
     tube: Literal["cyclic", "chain", "dense"] = "cyclic"
-    """Pairs of frames: neighbors and last with first, neighbors only, or each with each."""
+    """Pairs of frames: cyclic (adjacent frames, and last with first), chain (adjacent frames), or dense (all pairs)."""
     radius: int = 5
-    """Candidates lie up to this many steps away in both directions."""
+    """Search radius along each axis, in steps of `dilation` cells."""
     dilation: int = 1
-    """Cells of the stride-4 grid in such a step."""
+    """Distance between candidates, in cells of the stride-4 grid."""
     patch_size: int = 3
-    """Side of the compared patches, odd."""
+    """Side of the compared patches; odd."""
     k: int = 5
-    """Nearest candidates kept for each pixel."""
+    """Number of best candidates kept for each pixel."""
     threshold: float = 0.05
-    """Least similarity exp(-distance / 2) of a match that counts."""
+    """Minimum similarity exp(-distance / 2) of a match."""
 
     def __post_init__(self) -> None:
         candidates = (2 * self.radius + 1) ** 2
@@ -91,7 +92,7 @@ class TemporalConfig:
         require(self, wanted)
 
     def tk_loss(self) -> mfvis_ext.TKLoss:
-        """The loss with these settings, on frames in LAB of the size of the masks."""
+        """The loss with these settings; it takes LAB frames at the size of the masks."""
         import mfvis_ext
 
         return mfvis_ext.TKLoss(
@@ -101,20 +102,20 @@ class TemporalConfig:
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Weights and points; used with ``--supervision masks`` only. The defaults are Mask2Former's."""
+    """Mask losses of ``--supervision masks``: weights and point sampling. The defaults are Mask2Former's."""
 
     bce: float = 5.0
-    """On the cross-entropy at the points."""
+    """Weight of the cross-entropy at the points."""
     dice: float = 5.0
-    """On 1 - dice at the points."""
+    """Weight of 1 - dice at the points."""
     points: int = 12544
-    """Points per object and frame; the default is 112 x 112."""
+    """Sampled points per object and frame; the default is 112 x 112."""
     oversample: float = 3.0
-    """Candidates for each uncertain point."""
+    """Random candidates per sampled point."""
     dense: bool = False
-    """Focal loss and dice over all cells, as SeqFormer, instead of cross-entropy and dice at points."""
+    """Use focal loss and dice over all cells, as SeqFormer, instead of cross-entropy and dice at points."""
     importance: float = 0.75
-    """Share of the points put where the prediction is least certain."""
+    """Share of the points sampled where the prediction is least certain."""
 
     def __post_init__(self) -> None:
         wanted = {
@@ -132,17 +133,18 @@ class MatchConfig:
     """Weights of the matching cost."""
 
     classification: float = 2.0
-    """On 1 - probability of the object's class."""
+    """Weight of 1 - probability of the object's class."""
     box: float = 5.0
-    """On 1 - dice between the box tube of the predicted mask and the given one. Unused with ``--supervision masks``."""
+    """Weight of 1 - dice between the box tube of the predicted mask and the given box tube. Unused with
+    ``--supervision masks``."""
     mask_bce: float = 5.0
-    """On the cross-entropy at random points. Used with ``--supervision masks`` only."""
+    """Weight of the cross-entropy at random points. Used only with ``--supervision masks``."""
     mask_dice: float = 5.0
-    """On 1 - dice at the same points. Used with ``--supervision masks`` only."""
+    """Weight of 1 - dice at the same points. Used only with ``--supervision masks``."""
     boxes: BoxConfig = field(default_factory=BoxConfig)
-    """For models with a box head, whose masks are then not looked at."""
+    """Costs for models with a box head; their masks are then ignored in matching."""
     points: int = 12544
-    """Random points per frame, the same ones in every frame of a clip. Used with ``--supervision masks`` only."""
+    """Random points per frame, the same in every frame of a clip. Used only with ``--supervision masks``."""
 
     def __post_init__(self) -> None:
         weights = ("classification", "box", "mask_bce", "mask_dice")
@@ -155,22 +157,22 @@ class LossConfig:
     """Weights of the losses; the defaults are the paper's."""
 
     classification: float = 2.0
-    """On the cross-entropy of the classes."""
+    """Weight of the classification loss."""
     no_object: float = 0.1
-    """Weight of the class "no object" among the others."""
+    """Weight of the class "no object" relative to the other classes."""
     boxes: BoxConfig = field(default_factory=BoxConfig)
-    """For models with a box head."""
+    """Losses for models with a box head."""
     projection: float = 5.0
-    """On 1 - dice between the projections of mask and box, onto x and onto y."""
+    """Weight of 1 - dice between the projections of mask and box onto x and y."""
     background: float = 0.0
-    """On -log(1 - p) of the pixels outside the box; not in the paper."""
+    """Weight of -log(1 - p) at pixels outside the box; not in the paper."""
     pairwise: PairwiseConfig = field(default_factory=PairwiseConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     released_code: bool = False
-    """Compute projection, pairwise and temporal losses as the paper's released code does, which differs from its text;
-    see `mfvis.losses.released_code`. `temporal.tube` is then unused: the code has its own pairs of frames."""
+    """Compute projection, pairwise and temporal losses as the paper's released code does, which differs from the text;
+    see `mfvis.losses.released_code`. `temporal.tube` is then ignored, because the code has its own pairs of frames."""
 
     def __post_init__(self) -> None:
         names = ("classification", "no_object", "projection", "background")

@@ -1,4 +1,4 @@
-"""The criterion: all losses of a prediction and its batch, with one call of each loss for all decoder layers."""
+"""Criterion: all losses of a prediction and its batch, with one call of each loss for all decoder layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mfvis.types import Batch, Match, Prediction
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The weighted losses of one batch; `total` is their sum. Terms that were not computed are 0."""
+    """Weighted losses of one batch; `total` is their sum. Terms that were not computed are 0."""
 
     total: Tensor
     classification: Tensor
@@ -36,7 +36,7 @@ class LossTerms:
     mask_dice: Tensor
 
     def as_dict(self) -> dict[str, Tensor]:
-        """Detached, by name, `total` first."""
+        """Detached losses by name, `total` first."""
         return {f.name: getattr(self, f.name).detach() for f in fields(self)}
 
 
@@ -59,11 +59,11 @@ class Criterion(nn.Module):
         """Compute the losses, summed over the decoder layers.
 
         Args:
-            prediction: At all decoder layers.
+            prediction: Outputs of all decoder layers.
             batch: The input of the prediction, on the same device.
             step: Optimizer steps done so far, for the warm-up of the pairwise and temporal terms.
-            matched: The assignment, where it is known (queries made from the boxes). By default queries are assigned
-                by `mfvis.losses.matcher.match`.
+            matched: The assignment if it is known (queries made from boxes). By default queries are assigned by
+                `mfvis.losses.matcher.match`.
         """
         if self.config.released_code and not self.with_masks:
             batch = released_code.labels_of_last_frame(batch, self.num_classes)
@@ -80,7 +80,7 @@ class Criterion(nn.Module):
         step: int,
         shift_BP2: Tensor | None = None,
     ) -> LossTerms:
-        """Compute the losses of a known assignment; as `forward`.
+        """Compute the losses of a known assignment, as `forward` does.
 
         Args:
             masks_LNTHW: Mask logits of each object's query, at every layer.
@@ -93,8 +93,8 @@ class Criterion(nn.Module):
         objects = counts[1].clamp(min=1)
         class_weight = objects if class_weight is None else counts[0].clamp(min=1e-6)
 
-        # ---- The terms, each a sum over the layers, which is what deep supervision means.
-        # In the graph, so that a batch without objects has a gradient.
+        # ---- The terms, each summed over the layers (deep supervision).
+        # The zero is part of the graph, so that a batch without objects has a gradient.
         zero = prediction.masks.select(0, matched.query_LN[:, :0]).sum(dtype=torch.float32)
         terms = dict.fromkeys((f.name for f in fields(LossTerms) if f.name != "total"), zero)
         terms["classification"] = config.classification * class_sum / class_weight
@@ -121,15 +121,15 @@ class Criterion(nn.Module):
     def _box_terms(
         self, masks_LNTHW: Tensor, batch: Batch, objects: Tensor, step: int, shift_BP2: Tensor | None
     ) -> dict[str, Tensor]:
-        """The weighted terms that need boxes only, by name."""
+        """Weighted terms that need only boxes, by name."""
         config, layers = self.config, len(masks_LNTHW)
         pairwise, temporal = config.pairwise, config.temporal
-        # All layers as one list of objects: the matched masks go through each loss in one call.
+        # The layers are flattened into one list of objects: the matched masks go through each loss in one call.
         masks, boxes = masks_LNTHW.flatten(0, 1), batch.boxes_NT4.repeat(layers, 1, 1) / STRIDE
         video_index = batch.video_index_N.repeat(layers)
         lab_BTCHW, _ = grid_colors(batch.frames_BTCHW, batch.sizes_B2)
 
-        # Sums over all layers, divided by the counts of one: the sum over the layers of their means.
+        # Sums over all layers divided by the counts of one layer are the sum of the layers' means.
         terms = {}
         if config.projection > 0:
             terms["projection"] = config.projection * projection_loss(masks, boxes, objects)
@@ -148,14 +148,14 @@ class Criterion(nn.Module):
 
 
 def _ramp(step: int, warmup: int) -> float:
-    """The factor on a weight that rises over the first `warmup` steps; 0 before step 0."""
+    """Factor on a weight that rises linearly over the first `warmup` steps; 0 before step 0."""
     if step < 0:
         return 0.0
     return min((step + 1) / warmup, 1.0) if warmup else 1.0
 
 
 def matched_masks(prediction: Prediction, matched: Match, batch: Batch) -> Tensor:
-    """Mask logits ``[L, N, T, H, W]`` of the query that stands for each object, at every layer."""
+    """Mask logits ``[L, N, T, H, W]`` of the query assigned to each object, at every layer."""
     per_clip = [
         prediction.masks.select(clip, matched.query_LN[:, objects])
         for clip, objects in enumerate(batch.objects_of_clips)
@@ -164,7 +164,7 @@ def matched_masks(prediction: Prediction, matched: Match, batch: Batch) -> Tenso
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """The mean of a tensor over the processes of a distributed training; itself where there is but one."""
+    """Mean of a tensor over the processes of a distributed training; the tensor itself with a single process."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values
     values = values.detach().clone()

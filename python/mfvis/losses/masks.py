@@ -1,4 +1,4 @@
-"""The losses of the fully supervised twin: cross-entropy and dice on sampled points, as in Mask2Former."""
+"""Losses of the mask-supervised twin: cross-entropy and dice at sampled points, as in Mask2Former."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mfvis.losses.config import MaskConfig
 
 
 def point_sample(maps_MHW: Tensor, points_MP2: Tensor) -> Tensor:
-    """Bilinear values ``[M, P]`` of maps at points (x, y) in 0..1; zero outside."""
+    """Bilinear samples ``[M, P]`` of maps at points (x, y) in 0..1; zero outside."""
     sampled = F.grid_sample(maps_MHW[:, None], (2 * points_MP2 - 1)[:, None], align_corners=False)
     return sampled[:, 0, 0]
 
 
 @torch.no_grad()
 def uncertain_points(logits_MHW: Tensor, points: int, config: MaskConfig) -> Tensor:
-    """``[M, points, 2]`` in 0..1: a share where |logit| is smallest among random candidates, the rest anywhere.
+    """``[M, points, 2]`` in 0..1: a share where |logit| is smallest among random candidates, the rest uniform.
 
     PointRend, section 3.1.
     """
@@ -33,10 +33,12 @@ def uncertain_points(logits_MHW: Tensor, points: int, config: MaskConfig) -> Ten
 def mask_losses(
     masks_LNTHW: Tensor, truth_NTHW: Tensor, config: MaskConfig, normalizer: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and dice (Mask2Former, eq. 3) on points, summed over layers, objects and frames.
+    """Cross-entropy and dice (Mask2Former, eq. 3) at points, summed over layers, objects and frames.
 
-    The sums are divided by `normalizer`, the number of objects, as in Mask2Former for videos: the losses of a clip grow
-    with its frames. masks: logits on the stride-4 grid; truth: bool at the size of the padded frames.
+    The sums are divided by `normalizer`, the number of objects, as in Mask2Former for videos. The losses of a clip
+    therefore grow with its number of frames.
+
+    masks: logits on the stride-4 grid; truth: bool at the size of the padded frames.
     """
     layers, objects, frames, height, width = masks_LNTHW.shape
     logits = masks_LNTHW.float().reshape(-1, height, width)
@@ -44,7 +46,7 @@ def mask_losses(
         return logits.sum(), logits.sum()
     points = uncertain_points(logits, config.points, config)
     predicted = point_sample(logits, points)
-    # One copy of the truth serves all layers: their points lie side by side.
+    # The points of all layers are concatenated, so that the ground truth is not copied per layer.
     per_truth = points.view(layers, objects * frames, -1, 2).transpose(0, 1).flatten(1, 2)
     true = point_sample(truth_NTHW.flatten(0, 1).float(), per_truth)
     true = true.view(objects * frames, layers, -1).transpose(0, 1).reshape(predicted.shape)
@@ -55,7 +57,7 @@ def mask_losses(
 
 
 def dense_mask_losses(masks_LNTHW: Tensor, truth_NTHW: Tensor, normalizer: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Focal loss and dice over every cell of the tubes, summed over layers and objects, as SeqFormer.
+    """Focal loss and dice over every cell of the tubes, summed over layers and objects, as in SeqFormer.
 
     masks: logits on the stride-4 grid; truth: bool at the size of the padded frames. Padding counts as background.
     """

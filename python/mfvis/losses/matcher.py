@@ -1,4 +1,4 @@
-"""Assignment of queries to objects: the least total cost of class and box tube (or masks), per decoder layer."""
+"""Assignment of queries to objects per decoder layer, by minimum total cost of class and box tube (or masks)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from mfvis.types import Batch, Match, Prediction
 def match(
     prediction: Prediction, batch: Batch, boxes_NT4: Tensor, config: MatchConfig, with_masks: bool = False
 ) -> Match:
-    """Assign a query of its own clip to every object, at every layer with the least total cost.
+    """Assign a query of its clip to every object, separately at every layer, by minimum total cost.
 
-    boxes: those of the batch on the grid of the masks. ConfigError if a clip has more objects than there are queries.
+    boxes: the batch's boxes on the grid of the masks. ConfigError if a clip has more objects than queries.
     """
     cost_LQN = matching_cost(prediction, batch, boxes_NT4, config, with_masks).cpu()
     layers, queries, objects = cost_LQN.shape
-    # A prediction that is not finite must reach the loss, where it is told and kept; any assignment serves until then.
+    # A prediction that is not finite must reach the loss, which reports it and saves the batch. Until then any
+    # assignment will do.
     cost = np.nan_to_num(cost_LQN.double().numpy(), nan=1e6, posinf=1e6, neginf=-1e6)
     query_LN = np.zeros((layers, objects), np.int64)
     for origin, members in zip(batch.clips, batch.objects_of_clips, strict=True):
@@ -47,10 +48,11 @@ def match(
 def matching_cost(
     prediction: Prediction, batch: Batch, boxes_NT4: Tensor, config: MatchConfig, with_masks: bool = False
 ) -> Tensor:
-    """Cost ``[L, Q, N]``, float32, of each query of its own clip for each object.
+    """Cost ``[L, Q, N]``, float32, of assigning each query to each object of one clip.
 
-    Class and box tube, Ke et al. 2023, section 3.3; with masks, class, cross-entropy and dice as in Mask2Former for
-    videos, without the boxes. A model with a box head is matched by class and boxes in either case, as published.
+    By default class and box tube, Ke et al. 2023, section 3.3. With masks: class, cross-entropy and dice as in
+    Mask2Former for videos, without the boxes. A model with a box head is matched by class and boxes in both cases, as
+    published.
     """
     logits_LBQK = prediction.logits_LBQK.float()
     by_boxes = prediction.boxes_LBTQ4 is not None
@@ -65,7 +67,7 @@ def matching_cost(
             cost_LQN += box_cost(boxes_LTQ4, target_NT4[objects], weight_NT[objects], config.boxes)
         else:
             for layer, cost_QN in enumerate(cost_LQN):
-                # The masks of all queries exist for one layer of one clip at a time.
+                # To bound the memory, the masks of all queries exist for only one layer of one clip at a time.
                 masks_QTHW = prediction.masks.all_queries(layer, clip)
                 if with_masks:
                     cost_QN += _mask_cost(masks_QTHW.float(), batch.masks_NTHW[objects], config)

@@ -1,4 +1,4 @@
-"""The projection term: the mask's shadows on both axes are those of its box."""
+"""Projection loss: the projections of a mask onto both axes must equal those of its box."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import mfvis_ext
 
 
 def projection_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, normalizer: Tensor | float) -> Tensor:
-    """Dice between the projections of the masks and of the boxes on x and y, BoxInst eq. 2, averaged over frames.
+    """Dice loss between the projections of masks and boxes onto x and y, BoxInst eq. 2, averaged over frames.
 
     masks: logits; boxes: on the grid of the masks. The sum over the objects is divided by `normalizer`.
     """

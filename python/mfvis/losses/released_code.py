@@ -3,14 +3,14 @@
 The code (github.com/SysCV/MaskFreeVIS, commit 0e7018b) differs from the paper's text, which `mfvis.losses.criterion`
 follows. This module repeats the code in plain PyTorch, term by term:
 
-* LAB of red/blue-swapped block means, cut to whole bytes. Padding is black, and matches and pairs with other black.
-* Boxes are drawn at full size and halved bilinearly, so that a pixel at an edge may weigh 1/2. It counts for the
-  temporal loss if its weights in all frames add up to 1.
-* Neighbors and candidates outside the frame exist: they have the color 0, no loss, and count in the denominator.
-* Pairs of frames are those in `PAIRS`. Ties between candidates go as `torch.topk` decides.
-* Every decoder output is a step of the warm-up, the last one first.
+* Colors are LAB of red/blue-swapped block means, truncated to whole bytes. Padding is black and matches other black.
+* Boxes are drawn at full size and downsampled bilinearly, so that a pixel at an edge may weigh 1/2. A pixel counts for
+  the temporal loss if its weights in all frames add up to 1.
+* Neighbors and candidates outside the frame are included: they have color 0 and no loss, but count in the denominator.
+* Pairs of frames are those in `PAIRS`. Ties between candidates are resolved by `torch.topk`.
+* Every decoder output counts as a step of the warm-up, the last output first.
 * Every process divides by its own counts.
-* Single frames follow its code for images: a quarter of the pairwise loss, with a warm-up.
+* Single frames follow the code for images: a quarter of the pairwise loss, with a warm-up.
 * In clips of five frames, objects without a box in the last frame are trained as "no object".
 """
 
@@ -35,35 +35,36 @@ PAIRS = {
     3: ((1, 0), (2, 0), (2, 1)),
     5: ((1, 0), (2, 1), (3, 2), (4, 3), (0, 4)),
 }
-"""Frames of a clip: pairs of frames (target, source)."""
+"""Pairs of frames (target, source) by number of frames in a clip."""
 IMAGE_PAIRWISE = 0.25
 """Factor on the pairwise loss of images."""
 IMAGE_WARMUP = 100
-"""Steps in which the pairwise loss of images rises."""
+"""Steps over which the pairwise loss of images rises."""
 
 
 class BoxWeights(NamedTuple):
-    """Boxes on the grid of the masks; a pixel weighs the product of its row and its column, each 0, 1/2 or 1."""
+    """Boxes on the grid of the masks. The weight of a pixel is that of its row times that of its column, each 0, 1/2 or
+    1."""
 
     rows_NTH: Tensor
     columns_NTW: Tensor
 
 
 def labels_of_last_frame(batch: Batch, no_object: int) -> Batch:
-    """The batch with label `no_object` for objects without a box in the last of five frames."""
+    """The batch with the label `no_object` for objects without a box in the last of five frames."""
     if batch.boxes_NT4.shape[1] != 5:
         return batch
     return replace(batch, labels_N=torch.where(present(batch.boxes_NT4[:, -1]), batch.labels_N, no_object))
 
 
 def warmup_factor(step: int, layer: int, layers: int, warmup: int) -> float:
-    """Factor on a loss that rises over `warmup` steps, at one of the decoder outputs; the last one comes first."""
+    """Factor on a loss that rises over `warmup` steps, at one of the decoder outputs; the last output comes first."""
     outputs_seen = step * layers + (1 if layer == layers - 1 else layer + 2)
     return min(outputs_seen / (warmup * layers), 1.0) if warmup else 1.0
 
 
 def grid_colors(batch: Batch) -> Tensor:
-    """LAB of the block means, cut to bytes, of the red/blue-swapped frames: float32 ``[B, T, 3, H / 4, W / 4]``."""
+    """LAB of the block means, truncated to bytes, of red/blue-swapped frames: float32 ``[B, T, 3, H / 4, W / 4]``."""
     frames = batch.frames_BTCHW
     height, width = frames.shape[-2:]
     rows = torch.arange(height, device=frames.device) < batch.sizes_B2[:, :1]
@@ -76,7 +77,7 @@ def grid_colors(batch: Batch) -> Tensor:
 def lab_in_float64(images_M3HW: Tensor) -> Tensor:
     """CIE-LAB of RGB in 0..255, with the constants of `skimage.color.rgb2lab`.
 
-    Candidates are often equal but for rounding: only with the precision of the released code the same ones are chosen.
+    Candidates often differ only by rounding. The same ones are selected only with the released code's precision.
     """
     rgb = images_M3HW.double() / 255
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
@@ -89,27 +90,27 @@ def lab_in_float64(images_M3HW: Tensor) -> Tensor:
 
 
 def box_weights(boxes_NT4: Tensor, height: int, width: int) -> BoxWeights:
-    """Boxes in pixels of the frames, drawn there, and halved bilinearly twice: the mean of a cell's two middle pixels.
+    """Weights of boxes drawn at full size and halved bilinearly twice: the mean of a cell's two middle pixels.
 
-    height, width: of the masks.
+    boxes: in pixels of the frames; height, width: size of the masks.
     """
     spans = box_spans(boxes_NT4, STRIDE * height, STRIDE * width)
     return BoxWeights(*((span[..., 1::STRIDE].float() + span[..., 2::STRIDE].float()) / 2 for span in spans))
 
 
 def neighbors(maps_MCHW: Tensor, kernel_size: int, dilation: int) -> Tensor:
-    """``[M, C, kernel_size², H, W]``: the pixels around every pixel, row by row; zeros outside the frame."""
+    """Neighbors of every pixel ``[M, C, kernel_size², H, W]``, row by row; zeros outside the frame."""
     unfolded = F.unfold(maps_MCHW, kernel_size, dilation, padding=dilation * (kernel_size // 2))
     return unfolded.view(*maps_MCHW.shape[:2], kernel_size**2, *maps_MCHW.shape[-2:])
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """exp(-‖a - b‖ / 2) over axis 1."""
+    """Similarity exp(-‖a - b‖ / 2) over axis 1."""
     return torch.exp(-torch.norm(a - b, dim=1) * 0.5)
 
 
 def disagreement(a: Tensor, b: Tensor) -> Tensor:
-    """-log of the probability that two pixels with these logits have the same label."""
+    """Loss -log p, where p is the probability that two pixels with these logits have the same label."""
     return F.softplus(a) + F.softplus(b) - F.softplus(a + b)
 
 
@@ -126,14 +127,14 @@ def projection_loss(masks_NTHW: Tensor, boxes: BoxWeights) -> Tensor:
 
 
 def similar_neighbors(lab_BTCHW: Tensor, config: PairwiseConfig) -> Tensor:
-    """bool ``[B, T, kernel_size² - 1, H, W]``: the neighbors of similar color, those outside being black."""
+    """bool ``[B, T, kernel_size² - 1, H, W]``: True for neighbors of similar color; those outside are black."""
     lab = lab_BTCHW.flatten(0, 1)
     around = _without_center(neighbors(lab, config.kernel_size, config.dilation))
     return (similarity(lab[:, :, None], around) >= config.threshold).unflatten(0, lab_BTCHW.shape[:2])
 
 
 def pairwise_loss(masks_NTHW: Tensor, similar_NTKHW: Tensor, boxes_NTHW: Tensor, config: PairwiseConfig) -> Tensor:
-    """Mean disagreement of similar neighbors, weighted by the boxes. masks: logits; boxes: weights of the pixels."""
+    """Mean disagreement of similar neighbors, weighted by the boxes. masks: logits; boxes: pixel weights."""
 
     def around(maps: Tensor) -> Tensor:
         unfolded = _without_center(neighbors(maps.flatten(0, 1)[:, None], config.kernel_size, config.dilation))
@@ -146,7 +147,7 @@ def pairwise_loss(masks_NTHW: Tensor, similar_NTKHW: Tensor, boxes_NTHW: Tensor,
 
 
 def match_frames(lab_BTCHW: Tensor, config: TemporalConfig) -> list[Tensor]:
-    """For each pair, bool ``[B, candidates, H, W]``: the k patches of the source most similar, if similar enough."""
+    """For each pair, bool ``[B, candidates, H, W]``: True for the k most similar patches above the threshold."""
     batch, frames = lab_BTCHW.shape[:2]
     patches = neighbors(lab_BTCHW.flatten(0, 1), config.patch_size, 1).flatten(1, 2).unflatten(0, (batch, frames))
     matched = []
@@ -161,7 +162,7 @@ def match_frames(lab_BTCHW: Tensor, config: TemporalConfig) -> list[Tensor]:
 def temporal_loss(
     masks_NTHW: Tensor, matched_PNKHW: list[Tensor], boxes_NTHW: Tensor, config: TemporalConfig
 ) -> Tensor:
-    """Mean disagreement of the matches, summed over the pairs. masks: logits; boxes: weights of the pixels."""
+    """Mean disagreement of matches, summed over pairs of frames. masks: logits; boxes: pixel weights."""
     counted = (boxes_NTHW.sum(1) >= 1)[:, None]
     window = 2 * config.radius + 1, config.dilation
     exists = neighbors(torch.ones_like(masks_NTHW[:1, :1]), *window)[:, 0]
@@ -177,9 +178,10 @@ def temporal_loss(
 def box_terms(
     masks_LNTHW: Tensor, batch: Batch, step: int, projection: float, pairwise: PairwiseConfig, temporal: TemporalConfig
 ) -> dict[str, Tensor]:
-    """The weighted projection, pairwise and temporal losses by name, summed over the decoder outputs.
+    """Weighted projection, pairwise and temporal losses by name, summed over the decoder outputs.
 
-    masks: logits; projection: weight of that loss. ConfigError if the released code takes no clips of that many frames.
+    masks: logits; projection: weight of that loss. ConfigError if the released code does not support clips of this
+    length.
     """
     layers, objects, frames, height, width = masks_LNTHW.shape
     if frames not in PAIRS:

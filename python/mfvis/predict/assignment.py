@@ -1,4 +1,4 @@
-"""Which predicted tube belongs to which given track."""
+"""Assignment of predicted tubes to given tracks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from mfvis.types import TrackResult, Video
 
 
 def assign_tubes(masks_QTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
-    """int64 ``[N]``: the predicted tube of each given track, by the dice of their box tubes, no tube twice.
+    """int64 ``[N]``: index of the predicted tube assigned to each given track, by the dice of their box tubes.
 
-    Tracks beyond the number of tubes share: each takes the best one.
+    Each tube is assigned at most once. If there are more tracks than tubes, each of the remaining tracks gets its best
+    tube, even if that is assigned already.
 
     Args:
         masks_QTHW: logits.
@@ -31,9 +32,9 @@ def assign_tubes(masks_QTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
 
 
 def assign_results(video: Video, results: Sequence[TrackResult]) -> list[TrackResult]:
-    """For each track of the video the predicted tube whose boxes fit the track's best, one each, whatever its class.
+    """Predicted tubes assigned one-to-one to the tracks of the video by their boxes, regardless of class.
 
-    Boxes alone decide, as in label mode, so that J is not measured on masks that were chosen by the true masks.
+    Only boxes are used, as in label mode. Otherwise J would be measured on masks selected by the ground-truth masks.
     """
     if not video.tracks:
         return []

@@ -14,22 +14,25 @@ from mfvis.errors import require
 
 @dataclass(frozen=True)
 class InferConfig:
-    """How a video goes through the model."""
+    """Inference settings: frame size, windows, and number of tracks."""
 
     short_side: int | None = None
-    """Frames are scaled to this short side, aspect kept; by default the least one of the model's training."""
+    """Short side in pixels to which frames are resized, keeping the aspect ratio. Default: the smallest short side
+    used in training."""
     max_side: int = 1333
-    """The long side is at most this; the short side gives way."""
+    """Maximum long side in pixels; takes precedence over `short_side`."""
     max_tracks: int = 10
-    """Tracks per video: the best pairs of query and class. In windows those are best that score high and are long."""
+    """Maximum number of tracks per video: the best pairs of query and class. With windows, tracks are ranked by score
+    and length."""
     chunk: int = 8
-    """Frames that go through the backbone at a time. It changes memory and speed, not the result."""
+    """Frames per forward pass of the backbone. Affects memory and speed, not the result."""
     window: int | None = None
-    """Frames that the decoder sees at once: what bounds the memory for long videos. By default all, as in the paper."""
+    """Frames per forward pass of the decoder; bounds the memory for long videos. Default: the whole video, as in the
+    paper."""
     stride: int | None = None
-    """Frames from one window to the next, by default half a window. In what they share objects are recognized."""
+    """Frames from one window to the next. Default: half a window. Objects are associated in the overlap."""
     memory: int = 5
-    """Windows for which an object that went out of sight is looked for."""
+    """Number of windows after which an unseen object is no longer associated."""
 
     def __post_init__(self) -> None:
         names = ("short_side", "max_side", "max_tracks", "chunk", "window", "stride", "memory")
@@ -56,16 +59,16 @@ class PredictConfig:
         ),
     ]
     checkpoint: Path
-    """A checkpoint of `mfvis train`."""
+    """Checkpoint of `mfvis train`."""
     out: Path = Path("predictions")
     """Directory for results.json, results.zip (for evaluation servers), tracks.json, the overlays, and the state from
-    which an interrupted run resumes; of bdd100k-mots also bdd100k.json, which its own evaluation takes."""
+    which an interrupted run resumes. For bdd100k-mots also bdd100k.json, the format of its own evaluation."""
     overlays: bool = True
-    """Write an MP4 per video, a JPEG where it has one frame, with the tracks drawn over it."""
+    """Write an MP4 with the tracks drawn over each video (a JPEG for a video of one frame)."""
     min_score: float = 0.3
-    """Tracks below this are not drawn and not in tracks.json and bdd100k.json; results.json has them all."""
+    """Minimum score of tracks in overlays, tracks.json and bdd100k.json; results.json contains all tracks."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one and the operators were built for it."""
+    """cpu, cuda, cuda:1, ...; auto uses a GPU if there is one and the operators were built for it."""
     infer: InferConfig = field(default_factory=InferConfig)
 
     def __post_init__(self) -> None:

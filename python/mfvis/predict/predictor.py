@@ -1,4 +1,4 @@
-"""The objects of a whole video, each with its class, score and mask tube, from the model alone."""
+"""Inference on whole videos: the objects with class, score and mask tube."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mfvis.types import Category, TrackResult, Video
 
 
 def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
-    """The configuration with a short side: where none is given the least one that the model was trained with."""
+    """The configuration with `short_side` filled in: by default the smallest short side used in training."""
     return config if config.short_side else replace(config, short_side=min(clip.short_sides))
 
 
@@ -30,15 +30,18 @@ def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
 def predict_video(
     model: VideoMask2Former, video: Video, categories: Sequence[Category], config: InferConfig | None = None
 ) -> list[TrackResult]:
-    """The tracks of one video, best first, with masks at the video's own size.
+    """Tracks of one video, best first, with masks at the video's own size.
 
-    Softmax over the classes, the `max_tracks` best pairs of query and class, mask where the logit is above 0. By
-    default the whole video is one clip, as in the paper; what grows with it then is what the decoder sees: per frame
-    the stride-4 embeddings, the tokens of strides 8 to 32 and the queries' masks at stride 4. With a `window` that is
-    all that is held, whatever the length: windows overlap, objects are recognized from one to the next by their queries
-    and by their masks in the overlap (`mfvis.predict.track_association`), their class scores are averaged over the
-    windows that show them, masks are encoded window by window, and the `max_tracks` pairs are those of the highest
-    `TrackState.ranking_score_K`. Frames are read and decoded once. Without a `short_side` frames keep their size.
+    Scores are a softmax over the classes. The `max_tracks` best pairs of query and class are returned, and a pixel is
+    in the mask where its logit is above 0. Frames are read and decoded once. Without a `short_side` they keep their
+    size.
+
+    By default the whole video is one clip, as in the paper. Memory then grows with the number of frames: per frame the
+    stride-4 embeddings, the tokens of strides 8 to 32, and the queries' masks at stride 4. With a `window`, these are
+    held for one window only, so memory does not depend on the length of the video. Windows overlap, and objects are
+    associated by their queries and by their masks in the overlap (`mfvis.predict.track_association`). Class scores are
+    averaged over the windows in which an object is visible, and masks are encoded window by window. The `max_tracks`
+    pairs are then those of the highest `TrackState.ranking_score_K`.
     """
     model.eval()
     config = config or InferConfig()
@@ -52,7 +55,7 @@ def predict_video(
         prediction = model.decode(pixels, 1, last_only=True)
         scores_QK = prediction.scores_LBQK[-1, 0]  # the flat index below counts classes within a query
         flat_D = scores_QK.flatten().topk(min(config.max_tracks, scores_QK.numel())).indices
-        # One query may be chosen for several classes; its masks are made once.
+        # One query may be selected for several classes; its masks are computed once.
         chosen_M = (flat_D // scores_QK.shape[1]).unique()
         masks_MTHW = prediction.masks.select(0, chosen_M[None])[0]
         if not (torch.isfinite(scores_QK).all() and torch.isfinite(masks_MTHW).all()):
@@ -60,7 +63,7 @@ def predict_video(
                 f"video {video.name}, frames {frames.start} to {frames.stop - 1}: the model predicts NaN or "
                 "infinity. Its weights are damaged or too large; use another checkpoint"
             )
-        # Frames shared with the window before, and with the next.
+        # Frames shared with the previous and with the next window.
         head = windows[number - 1].stop - frames.start if number > 0 else 0
         tail = frames.stop - windows[number + 1].start if number + 1 < len(windows) else 0
         found = identities.recognize(
@@ -92,11 +95,11 @@ def predict_video(
 
 
 class WindowFeatures:
-    """The pixel features of the windows of a video, one after the other; every frame goes through the model once.
+    """Pixel features of successive windows of a video; every frame goes through the backbone once.
 
     Args:
         resized: (height, width) of the frames before the padding.
-        chunk: frames that go through the model at a time.
+        chunk: frames per forward pass.
     """
 
     def __init__(self, model: VideoMask2Former, video: Video, resized: tuple[int, int], chunk: int):
@@ -105,8 +108,8 @@ class WindowFeatures:
         self.window, self.pixels = range(0), None
 
     def move_to(self, window: range) -> PixelFeatures:
-        """Those of the next window, which begins in the one before or right behind it."""
-        # One allocation that is filled: joining the parts at the end would hold everything twice.
+        """Features of the next window, which must begin inside the previous window or directly after it."""
+        # The parts are copied into one allocation: concatenating them at the end would hold all features twice.
         whole, filled = (), 0
         for part in self._parts(window):
             tensors = (*part.levels_NSC, part.mask_NCHW)
@@ -118,7 +121,7 @@ class WindowFeatures:
         return self.pixels
 
     def _parts(self, window: range) -> Iterator[PixelFeatures]:
-        """The frames that the window shares with the one before, then the others, `chunk` at a time."""
+        """Features of the frames shared with the previous window, then of the other frames, `chunk` at a time."""
         if window.start < self.window.stop:
             first, pixels = window.start - self.window.start, self.pixels
             yield PixelFeatures(

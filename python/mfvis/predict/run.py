@@ -1,4 +1,4 @@
-"""``mfvis predict``: the objects of videos, with masks, as results for evaluation, tracks for people, and overlays."""
+"""``mfvis predict``: segments the objects of videos; writes results for evaluation, readable tracks, and overlays."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from mfvis.writing import run_lock
 
 
 def run(config: PredictConfig) -> None:
-    """Write results.json (YouTube-VIS) and its zip, tracks.json (for people) and one overlay per video into
+    """Write results.json (YouTube-VIS) and its zip, tracks.json (human-readable) and one overlay per video into
     `config.out`.
 
-    The results of every video are kept as soon as they are there. A run that was killed continues with the next video,
-    and writes the same files, bit for bit.
+    The results of each video are saved as soon as they are complete. An interrupted run resumes with the next video and
+    writes the same files, bit for bit.
 
     Raises:
         ConfigError: another run uses `config.out`, an overlay would replace a video, or video ids collide.
@@ -64,7 +64,7 @@ def _run(config: PredictConfig) -> None:
             print(f"the classes and their ids are those of {config.checkpoint}, not of {text}")
     infer = sized_as_trained(config.infer, trained.clip)
     made_from = {
-        # The chunk changes what fits into the memory, not the result.
+        # The chunk affects memory, not the result.
         "settings": hash_of([to_plain(replace(infer, chunk=1)), [[c.id, c.name] for c in categories]]),
         "weights": hash_of_weights(model),
     }
@@ -73,7 +73,7 @@ def _run(config: PredictConfig) -> None:
     if problems := check_frames_of([video for video, part in zip(videos, kept, strict=True) if part is None]):
         raise DataError(problems)
 
-    # ---- Video by video: predict, draw, keep --------------------------------------------------------------------
+    # ---- Video by video: predict, draw, save --------------------------------------------------------------------
     names = {category.id: category.name for category in categories}
     results: list[TrackResult] = []
     for i, (video, part) in enumerate(zip(videos, parts, strict=True)):
@@ -116,7 +116,7 @@ def _run(config: PredictConfig) -> None:
 
 
 def _load(texts: Sequence[str]) -> tuple[list[DatasetSpec], list[VideoDataset]]:
-    """The data sets that the arguments name; films and folders are data sets of one video, with ids that are free.
+    """The data sets that the arguments name. A video file or folder becomes a data set of one video with an unused id.
 
     Raises:
         ConfigError: two data sets have videos of the same id.
@@ -146,7 +146,7 @@ def _load(texts: Sequence[str]) -> tuple[list[DatasetSpec], list[VideoDataset]]:
 
 
 class _Part:
-    """The kept results of one video. The file is called after what they were made from, whatever its id in this run."""
+    """Saved results of one video. The file is named after the inputs' hashes, as video ids may change between runs."""
 
     def __init__(self, folder: Path, video: Video, made_from: Inputs):
         self.video = video
@@ -155,10 +155,10 @@ class _Part:
         self.inputs = {**made_from, "size": size, "frames": self.frames}
         self.path = folder / f"{hash_of(self.inputs)[:32]}.json"
         self.drawn: float | None = None
-        """The least score on the overlay; None if there is none."""
+        """Minimum score of the tracks on the overlay; None without an overlay."""
 
     def read(self) -> list[TrackResult] | None:
-        """The results that an earlier run kept; None if there are none, or they are damaged."""
+        """Results that an earlier run saved; None if there are none or they are damaged."""
         content, reason = read_part(self.path, self.inputs)
         if content is None:
             if reason:
@@ -192,7 +192,7 @@ class _Part:
 def readable(
     results: Sequence[TrackResult], videos: Sequence[Video], categories: Sequence[Category], min_score: float
 ) -> list[dict[str, Any]]:
-    """Per video its tracks with class name, score and box ``[x1, y1, x2, y2]`` or null per frame, for JSON."""
+    """Tracks of each video for JSON: class name, score, and per frame the box ``[x1, y1, x2, y2]`` or null."""
     names = {category.id: category.name for category in categories}
     return [
         {

@@ -1,7 +1,7 @@
-"""Results of single videos on the disk, from which an interrupted run resumes.
+"""Saved results of single videos, from which an interrupted run resumes.
 
-Each file says what it was made from, as hashes of the contents: settings, weights, boxes, frames. It is used only where
-these are the same, so that results of other inputs are never mixed in, however files were moved or edited in between.
+Each file contains hashes of its inputs: settings, weights, boxes, frames. It is used only if these are the same, so
+results of other inputs are never mixed in, even if files were moved or edited in between.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mfvis.train.checkpoint import read_tensors, save_tensors
 from mfvis.types import Video
 
 Inputs = Mapping[str, str | None]
-"""Hashes of what a result is made from, by name; None where it is not known."""
+"""Hashes of the inputs of a result, by name; None if unknown."""
 
 
 def hash_of(value: Any) -> str:
-    """Hash of plain values, as JSON has them."""
+    """Hash of a JSON-serializable value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -57,7 +57,7 @@ def hash_of_weights(module: nn.Module) -> str:
 
 
 def require_unchanged(video: Video, frames: str | None) -> None:
-    """VideoError unless the video's files still have this hash."""
+    """Raise VideoError unless the video's files still have this hash."""
     if hash_of_frames(video) != frames:
         raise VideoError(
             f"video {video.name}: its frames changed while they were worked on. Start again when they are complete"
@@ -65,17 +65,17 @@ def require_unchanged(video: Video, frames: str | None) -> None:
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:
-    """Names of the inputs that are not the same. What is not known counts as the same."""
+    """Names of the inputs that differ. Unknown inputs count as equal."""
     return [name for name in now if None not in (now[name], before.get(name, "")) and before.get(name, "") != now[name]]
 
 
 def write_part(path: Path, inputs: Inputs, content: Any) -> None:
-    """Keep the result of a video, of plain values as JSON has them."""
+    """Save the result of a video, which must be JSON-serializable."""
     write_json(path, {"made_from": dict(inputs), "crc32": _checksum(content), "content": content})
 
 
 def read_part(path: Path, inputs: Inputs) -> tuple[Any | None, str]:
-    """What `write_part` kept, and nothing to say; or None and why it cannot be used, nothing if it is not there."""
+    """Result that `write_part` saved, and ""; or None and the reason, which is "" if the file does not exist."""
     if not path.exists():
         return None, ""
     part = read_json(path, [])
@@ -88,12 +88,12 @@ def read_part(path: Path, inputs: Inputs) -> tuple[Any | None, str]:
 
 
 def write_logits(path: Path, inputs: Inputs, logits: Tensor) -> None:
-    """Keep mask logits."""
+    """Save mask logits."""
     save_tensors(path, {"made_from": dict(inputs), "logits": logits})
 
 
 def read_logits(path: Path, inputs: Inputs) -> Tensor | None:
-    """What `write_logits` kept; None where there is nothing, it is damaged, or of other inputs."""
+    """Mask logits that `write_logits` saved; None if the file is absent, damaged, or made from other inputs."""
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Long videos in overlapping windows: who in this window is whom of the windows before."""
+"""Associates objects across overlapping windows of long videos."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 MATCH_THRESHOLD = 0.5
-"""The least mean of cosine and tube IoU of two sightings of one object."""
+"""Minimum similarity of a match: the mean of query cosine and tube IoU."""
 UNSEEN_IOU = 0.3
-"""What stands for the IoU with an object that the window before did not have: only a query much like its own, with a
-cosine of 0.7 or more, takes it up again."""
+"""Tube IoU assumed for an object that was not in the previous window. Only a very similar query (cosine of 0.7 or
+more) is then associated with it."""
 
 
 def windows_of(length: int, window: int | None, stride: int | None) -> list[range]:
-    """The frames of each window: `window` of them every `stride` frames, the last one moved back to end with the video.
+    """Frames of each window: `window` frames every `stride` frames; the last one is shifted to end with the video.
 
-    None is one window of the whole video; a stride of None is half a window.
+    A window of None is the whole video; a stride of None is half a window.
     """
     if window is None or window >= length:
         return [range(length)]
@@ -31,8 +31,8 @@ def windows_of(length: int, window: int | None, stride: int | None) -> list[rang
 
 
 def emitted(windows: list[range], number: int) -> range:
-    """The frames whose masks come from window `number`: windows meet in the middle of their overlap, so that a mask has
-    seen frames before and after it."""
+    """Frames whose masks are taken from window `number`. Windows meet in the middle of their overlap, so that masks
+    have context on both sides."""
     frames = windows[number]
     first, last = frames.start, frames.stop
     if number > 0:
@@ -44,46 +44,49 @@ def emitted(windows: list[range], number: int) -> range:
 
 @dataclass
 class TrackState:
-    """One object through the windows that have shown it."""
+    """State of one object over the windows in which it was seen."""
 
     query_C: Tensor
-    """Of its last sighting."""
+    """Query of its last sighting."""
     scores_K: Tensor
-    """Sum over sightings."""
+    """Class scores, summed over sightings."""
     last_window: int
     overlap_next_THW: Tensor
-    """bool: its masks in the frames that its last window shares with the next."""
+    """bool: masks in the frames that its last window shares with the next."""
     sightings: int = 1
     segmentations: list[dict[str, Any] | None] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)
-    """Both of the frames emitted so far; frames in which it was not seen are filled up when it is seen again."""
+    """Boxes; like `segmentations` one per frame emitted so far. Unseen frames are filled when it is seen again."""
 
     @property
     def mean_K(self) -> Tensor:
-        """Its scores: the mean over sightings."""
+        """Class scores, averaged over sightings."""
         return self.scores_K / self.sightings
 
     @property
     def ranking_score_K(self) -> Tensor:
-        """By what tracks are chosen: the mean score times the sum of scores.
+        """Score by which tracks are selected: the mean score times the sum of scores.
 
-        The mean alone would choose false objects that one window was sure of: there are the more of them the longer the
-        video is, until none of those that are there all along is left. The sum alone would choose the second and third
-        classes of these.
+        Ranking only by the mean would select false positives that are confident in a single window. Their number grows
+        with the length of the video, until they displace all objects that are visible throughout. Ranking only by the
+        sum would select the second and third classes of these objects.
         """
         return self.mean_K * self.scores_K
 
     def fill(self, frames: int) -> None:
-        """Absent up to frame `frames`."""
+        """Mark the object as absent up to frame `frames`."""
         missing = frames - len(self.segmentations)
         self.segmentations += [None] * missing
         self.boxes += [np.zeros(4, dtype=np.float32)] * missing
 
 
 class TrackMemory:
-    """Objects and their tubes so far. Of every object one query, one sum of scores and the masks of one overlap are
-    kept, and encoded masks. Objects unseen for `memory` windows are not looked for any more, and only the `max_tracks`
-    of most worth are kept of them: no other can be among the `max_tracks` in the end."""
+    """Objects and their tubes so far.
+
+    For each object, one query, one sum of scores, the masks of one overlap and the encoded masks are kept. Objects
+    unseen for `memory` windows are no longer associated. Of these only the `max_tracks` highest-ranked ones are kept,
+    because no other can be among the final `max_tracks`.
+    """
 
     def __init__(self, memory: int, max_tracks: int):
         self.memory, self.max_tracks = memory, max_tracks
@@ -92,15 +95,15 @@ class TrackMemory:
     def recognize(
         self, window: int, queries_MC: Tensor, scores_MK: Tensor, overlap_prev_MTHW: Tensor, overlap_next_MTHW: Tensor
     ) -> list[TrackState]:
-        """The identity of each of the M objects of a window, new ones for those that are like none.
+        """Associate each of the M objects of a window with a known object; unmatched ones become new objects.
 
-        The assignment maximizes the sum of similarities: cosine of the queries and IoU of the tubes in the overlap,
-        their mean (Hungarian method).
+        The assignment (Hungarian method) maximizes the sum of similarities: the mean of the queries' cosine and the
+        tubes' IoU in the overlap.
 
         Args:
-            window: its number, ascending.
-            overlap_prev_MTHW: bool, the masks in the frames shared with the window before.
-            overlap_next_MTHW: bool, in those shared with the next.
+            window: index of the window, ascending.
+            overlap_prev_MTHW: bool, masks in the frames shared with the previous window.
+            overlap_next_MTHW: bool, masks in the frames shared with the next window.
         """
         known = [identity for identity in self.all if window - identity.last_window <= self.memory]
         gone = [identity for identity in self.all if window - identity.last_window > self.memory]

@@ -1,4 +1,4 @@
-"""From mask logits at stride 4 of padded frames to masks at the video's own size."""
+"""Upsampling of stride-4 mask logits of padded frames to masks at the video's own size."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mfvis.grid import STRIDE
 def encode_tubes(
     masks_MTHW: Tensor, resized: tuple[int, int], original: tuple[int, int]
 ) -> list[tuple[tuple[dict | None, ...], np.ndarray]]:
-    """Mask logits at stride 4 of padded frames as one RLE and box per frame at the original size, None where empty.
+    """Encode stride-4 mask logits of padded frames as one RLE and box per frame at the original size, None if empty.
 
-    Thresholded at 0, frame by frame, so that no more than one frame of full-size logits exists.
+    Logits are thresholded at 0 frame by frame, so that only one frame of full-size logits exists at a time.
     """
     tubes = [([], np.zeros((masks_MTHW.shape[1], 4), dtype=np.float32)) for _ in masks_MTHW]
     for t in range(masks_MTHW.shape[1]):
@@ -27,7 +27,7 @@ def encode_tubes(
 
 
 def at_original_size(logits_NHW: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    """Logits at stride 4 of the padded frames at the video's own size: enlarged bilinearly to the padded frame, cut to
-    its `resized` part, scaled to `original`."""
+    """Upsample stride-4 logits of padded frames to the video's own size: bilinearly to the padded frame, cropped to its
+    `resized` part, then resized to `original`."""
     padded = F.interpolate(logits_NHW[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)
     return F.interpolate(padded[..., : resized[0], : resized[1]], original, mode="bilinear", align_corners=False)[0]

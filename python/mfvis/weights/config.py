@@ -13,19 +13,19 @@ from mfvis.errors import ConfigError, require
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Convert weights of detectron2's or transformers' Mask2Former, MaskFreeVIS or a backbone, or give ours to them."""
+    """Convert weights from and to other frameworks: detectron2, transformers, MaskFreeVIS, and published backbones."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """A file (.safetensors, .pth, .pkl), a run or checkpoint of mfvis, a folder of transformers, a model of the hub."""
+    """A file (.safetensors, .pth, .pkl), a run or checkpoint of mfvis, a transformers folder, or a model of the hub."""
     out: Path
-    """A .safetensors file, or for detectron2 a .pkl; with --classes the directory of a run, as train makes it."""
+    """Output file: .safetensors, or .pkl for detectron2. With --classes: a run directory, as written by train."""
     to: Literal["mfvis", "detectron2"] = "mfvis"
-    """Whose names the tensors get."""
+    """Framework whose tensor names are written."""
     classes: str | None = None
-    """The classes that the weights were trained for: the JSON or the name of a data set. Writes a run
-    that `mfvis predict --checkpoint` takes."""
+    """Classes that the weights were trained for: the JSON or the name of a data set. Writes a run for
+    `mfvis predict --checkpoint`."""
     num_heads: int = 8
-    """Attention heads, the one size that weights do not show."""
+    """Number of attention heads, the only size that cannot be derived from the weights."""
 
     def __post_init__(self) -> None:
         if self.classes is not None and (self.to != "mfvis" or self.out.suffix):

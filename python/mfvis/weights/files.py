@@ -1,4 +1,4 @@
-"""Weights: safe reading from a file, a folder or the hub, loading with a report of what fitted, atomic writing.
+"""Weights: safe reading from a file, a folder or the hub, loading with a report, atomic writing.
 
 Nothing here can run code from a file: safetensors, or pickles restricted to tensors (`mfvis.weights.unpickle`).
 """
@@ -27,23 +27,23 @@ from mfvis.weights.names import canonical
 from mfvis.writing import atomic_write
 
 CHECKSUM_KEY = "mfvis_crc32"
-"""Metadata of a file of ours: its `_checksum`, as the format has none."""
+"""Metadata key of the `_checksum` in files of mfvis, as the format has none."""
 STRIDE_KEY = "stride_in_1x1"
-"""Metadata of a file of ours: where its ResNet strides, if the format that it came from says so."""
+"""Metadata key of the stride position of a ResNet in files of mfvis, if the original format defines it."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?<!\.pkl)(?<!\.pth)(?<!\.bin)(?<!\.pt)(?<!\.safetensors)")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor when a state dict was loaded into a module."""
+    """Report on every tensor after loading a state dict into a module."""
 
     loaded: tuple[str, ...]
     reinitialized: tuple[str, ...]
-    """Both have them but in different shapes, or they were to be learned anew: they stay as the module made them."""
+    """Tensors whose shapes differ, or that are to be trained from scratch; they keep the module's initial values."""
     missing: tuple[str, ...]
-    """The module has them, the file does not."""
+    """Tensors of the module that the file does not have."""
     unexpected: tuple[str, ...]
-    """The file has them, the module does not."""
+    """Tensors of the file that the module does not have."""
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
@@ -63,7 +63,7 @@ def read_weights(source: str | Path) -> ConvertedWeights:
             a model, or the name of a model on the Hugging Face hub, ``organization/model``.
 
     Raises:
-        CheckpointError: there is none, or it is damaged, or holds other objects than tensors, or no tensors at all.
+        CheckpointError: the source does not exist, is damaged, or holds other objects than tensors or no tensors.
     """
     path = Path(source)
     if path.is_file():
@@ -93,10 +93,10 @@ def _metadata(path: Path) -> Mapping[str, str]:
 
 
 def _from_hub(name: str) -> list[Path]:
-    """The files of a model's weights, downloaded unless they are in the hub's cache.
+    """Weight files of a model, downloaded unless they are in the hub's cache.
 
     Raises:
-        CheckpointError: the hub has no such model or cannot be reached, and the cache has no weights of it.
+        CheckpointError: the hub has no such model or cannot be reached, and the cache does not hold its weights.
     """
     cached_only = not is_reachable()
 
@@ -106,7 +106,7 @@ def _from_hub(name: str) -> list[Path]:
         except LocalEntryNotFoundError:
             if cached_only:  # the next file may be in the cache
                 return None
-            raise  # the connection broke down, so the hub need not be asked for other files
+            raise  # the connection failed, so requests for other files would fail too
         except EntryNotFoundError:
             return None
 
@@ -138,21 +138,21 @@ def _elsewhere(name: str) -> str:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a pickle that holds nothing but tensors, under the file's names.
+    """Tensors of a ``.safetensors`` file, or of a pickle that holds only tensors, under the file's names.
 
-    A pickle may wrap them in a dict under ``model`` or ``state_dict``, and have numpy arrays for tensors.
+    In a pickle they may be in a dict under ``model`` or ``state_dict``, and may be numpy arrays.
 
     Raises:
-        CheckpointError: the file is absent, damaged, holds other objects than tensors, or no tensors at all.
+        CheckpointError: the file is absent, damaged, or holds other objects than tensors or no tensors.
     """
     path = Path(path)
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # opening a pipe would block
         raise CheckpointError(f"{path}: no such weights file. Give the path of a .safetensors or PyTorch file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     content = unpickle.load(path)
     for wrapper in ("model", "state_dict"):
-        # dict's own methods, as a pickle can hide an OrderedDict's behind attributes
+        # dict's own methods, as a pickle can shadow those of an OrderedDict by attributes
         if isinstance(content, dict) and isinstance(dict.get(content, wrapper), dict):
             content = dict.get(content, wrapper)
     tensors = {k: unpickle.tensor(v, path) for k, v in dict.items(content)} if isinstance(content, dict) else {}
@@ -165,7 +165,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         state, checksum = load_file(path), _metadata(path).get(CHECKSUM_KEY)
-    except Exception as error:  # damaged headers lead to errors of many kinds
+    except Exception as error:  # damaged headers raise many kinds of errors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({reason}). Download or write it again"
@@ -179,7 +179,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _checksum(state: Mapping[str, Tensor]) -> str:
-    """CRC-32 of names, types, shapes and values."""
+    """CRC-32 of names, dtypes, shapes and values."""
     crc = 0
     for name, value in sorted(state.items()):
         crc = zlib.crc32(f"{name} {value.dtype} {list(value.shape)}".encode(), crc)
@@ -188,23 +188,23 @@ def _checksum(state: Mapping[str, Tensor]) -> str:
 
 
 def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors by name, with a checksum; the file appears once it is complete."""
-    # Tensors that share storage (or are views of a bigger one) cannot be stored as they are.
+    """Write tensors by name with a checksum, atomically."""
+    # safetensors refuses tensors that share storage or are views of a larger one.
     alone = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
     with atomic_write(path) as temporary:
         save_file(alone, temporary, {**(metadata or {}), CHECKSUM_KEY: _checksum(alone)})
 
 
 def under_names_of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict as `module` calls it; versions of transformers differ in what they call the tensors of Swin."""
+    """State dict under the names of `module`; Swin's tensor names differ between versions of transformers."""
     names = {canonical(name): name for name in module.state_dict()}
     return {names.get(canonical(name), name): value for name, value in state.items()}
 
 
 def compare(module: nn.Module, state: Mapping[str, Tensor], anew: Sequence[str] = ()) -> LoadReport:
-    """What `load_weights` would do. `anew`: beginnings of names that need not be in `state`."""
+    """Report of `load_weights` without loading. `anew`: name prefixes that need not be in `state`."""
     own = module.state_dict()
-    # Batch norms count batches for a momentum that nobody uses; many files leave the count out.
+    # Batch norm's batch counter matters only without a momentum, which no model here uses; many files omit it.
     needed = [name for name in own if not name.endswith(".num_batches_tracked")]
     differ = [name for name in state if name in own and own[name].shape != state[name].shape]
     absent = [name for name in needed if name not in state]
@@ -225,18 +225,18 @@ def load_weights(
     anew: Sequence[str] = (),
     check_finite: bool = True,
 ) -> LoadReport:
-    """Copy the tensors that fit by name and shape into ``module`` and report on all others.
+    """Copy the tensors that match by name and shape into ``module`` and report on all others.
 
     Args:
-        state: Tensors by the module's own names, of whatever version of transformers.
-        source: Where they come from, for the message.
-        least: The share, 0 to 1, of the module's tensors that must be loaded; 1 is strict (and then nothing may be
-            left over in ``state`` either).
-        anew: Beginnings of names that may be absent or of another shape, such as a head for other classes.
+        state: Tensors under the module's own names, of any version of transformers.
+        source: Origin of the tensors, for the message.
+        least: Minimum share, 0 to 1, of the module's tensors that must be loaded. 1 is strict: ``state`` must then not
+            contain unexpected tensors either.
+        anew: Name prefixes that may be absent or of another shape, such as a head for other classes.
         check_finite: Refuse tensors that hold NaN or infinity.
 
     Raises:
-        CheckpointError: fewer fitted, or one is not finite. The module is then as it was.
+        CheckpointError: fewer tensors match, or one is not finite. The module is then unchanged.
     """
     state = under_names_of(module, state)
     report = require_fit(module, state, source, least, anew)
@@ -252,10 +252,10 @@ def load_weights(
 def require_fit(
     module: nn.Module, state: Mapping[str, Tensor], source: str, least: float = 1.0, anew: Sequence[str] = ()
 ) -> LoadReport:
-    """The report of `load_weights`, which takes the same arguments, without loading.
+    """Report of `load_weights` with the same arguments, without loading.
 
     Raises:
-        CheckpointError: fewer tensors fit than `least` demands.
+        CheckpointError: fewer tensors match than `least` requires.
     """
     report = compare(module, under_names_of(module, state), anew)
 

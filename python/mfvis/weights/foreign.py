@@ -1,4 +1,4 @@
-"""State dicts from elsewhere: which program's they are, their tensors under our names, and ours under detectron2's."""
+"""State dicts of other frameworks: format detection, conversion to our names, and of ours to detectron2's."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mfvis.weights.names import (
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-"""Of red, green and blue in 0..255: what every backbone here but MobileNet expects to be normalized by."""
+"""Standard deviation of red, green and blue in 0..255, by which all backbones here but MobileNet normalize."""
 BACKBONE = "backbone.net."
 
 _BATCH_NORM_EPS = 1e-5
 
-# Known to be no part of the model: losses, classifiers and what leads to them, buffers that follow from the sizes.
+# Names known not to belong to the model: losses, classifiers and their last norms, buffers derived from sizes.
 _LEFT_OUT = re.compile(
     r"criterion\..*|(stem\.)?(fc|head|classifier|linear)\..*|(backbone\.net\.)?swin\.layernorm\..*|norm\.(weight|bias)"
     r"|.*\.(relative_position_index|attn_mask)|fc1000_.*|pred_[wb]|conv1_b|.*_momentum|(mobilenet_v2\.)?conv_1x1\..*"
@@ -38,15 +38,15 @@ _LEFT_OUT = re.compile(
 
 @dataclass(frozen=True)
 class ConvertedWeights:
-    """Tensors under our full names, ``backbone.net.*``, ``pixel_decoder.*``, ``decoder.*``, of a backbone alone too."""
+    """Tensors under our full names: ``backbone.net.*`` (also of bare backbones), ``pixel_decoder.*``, ``decoder.*``."""
 
     tensors: Mapping[str, Tensor]
     format: str
-    """Where the names came from, for people."""
+    """Human-readable name of the format."""
     ignored: tuple[str, ...] = ()
     """Tensors of the file that belong to its training or to a classifier."""
     stride_in_1x1: bool | None = None
-    """Where a ResNet of this format strides; None: the format does not say."""
+    """True if a ResNet of this format strides in its 1x1 convolutions; None if the format does not define it."""
 
     @property
     def backbone_only(self) -> bool:
@@ -54,15 +54,15 @@ class ConvertedWeights:
 
     @property
     def backbone(self) -> dict[str, Tensor]:
-        """The backbone's tensors, by the names within it."""
+        """Backbone tensors under their names within the backbone."""
         return {k.removeprefix(BACKBONE): v for k, v in self.tensors.items() if k.startswith(BACKBONE)}
 
 
 def from_foreign(state: Mapping[str, Tensor]) -> ConvertedWeights:
-    """The tensors of a state dict of any known format under our names.
+    """Convert a state dict of any known format to our names.
 
-    Names that no table has stay as they are, so that loading reports them as unexpected. A format's numbers are kept
-    bit for bit but for Caffe's, which become those of the same network with our input (see `_caffe`).
+    Names that no table contains are kept, so that loading reports them as unexpected. Values are kept bit for bit,
+    except those of Caffe, which are adapted to our input normalization (see `_caffe`).
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}  # DistributedDataParallel's prefix
     ignored = tuple(name for name in state if _LEFT_OUT.fullmatch(name))
@@ -84,7 +84,7 @@ def from_foreign(state: Mapping[str, Tensor]) -> ConvertedWeights:
     elif "patch_embed.proj.weight" in state:
         table, title, stride_in_1x1 = ORIGINAL_SWIN, "the original Swin", None
     else:
-        # transformers' classifiers keep their backbone under its family's name; Swin's backbone does so too.
+        # Classifiers of transformers have the backbone under its family's name; so has the Swin backbone.
         ours = {BACKBONE + re.sub(r"^(resnet|mobilenet_v2)\.", "", name): value for name, value in state.items()}
         return _named(NameTable(()), ours, "transformers' backbones", ignored)
     named = _named(table.within(BACKBONE, ""), state, title, ignored)
@@ -92,7 +92,7 @@ def from_foreign(state: Mapping[str, Tensor]) -> ConvertedWeights:
 
 
 def _named(table: NameTable, state: Mapping[str, Tensor], title: str, ignored: tuple[str, ...]) -> ConvertedWeights:
-    """`state` as the table has it; a name that it does not have is ours, or nobody's."""
+    """Convert `state` by the table; a name that the table does not contain is ours or unknown."""
     converted, unknown = table.from_foreign(state)
     converted = {canonical(k): v for k, v in (converted | {name: state[name] for name in unknown}).items()}
     again = tuple(name for name in converted if _LEFT_OUT.fullmatch(name))
@@ -100,7 +100,7 @@ def _named(table: NameTable, state: Mapping[str, Tensor], title: str, ignored: t
 
 
 def _upgraded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Mask2Former's names of version 2: the pixel decoder was the head itself, and queries were "static"."""
+    """Upgrade Mask2Former's names to version 2: before, the pixel decoder was the head itself, and queries "static"."""
     head = re.compile(r"^sem_seg_head\.(?!predictor\.|pixel_decoder\.)")
     return {
         head.sub("sem_seg_head.pixel_decoder.", name).replace(".static_query.", ".query_feat."): value
@@ -109,11 +109,11 @@ def _upgraded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _caffe(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Caffe2's ResNets, as detectron2's R-50.pkl of MSRA has them, for RGB input divided by the standard deviation.
+    """Adapt Caffe2's ResNets, such as detectron2's R-50.pkl of MSRA, to RGB input divided by the standard deviation.
 
-    They were trained on BGR minus the mean. The mean is the same, so turning the first convolution's channels round and
-    multiplying them by what we divide by gives the same numbers, at padded borders too. Their batch norms are a scale
-    and a bias: the mean is 0, the variance what eps completes to 1.
+    They were trained on BGR minus the mean. The mean is the same. Reversing the channels of the first convolution and
+    multiplying them by the standard deviation therefore gives the same outputs, also at padded borders. Their batch
+    norms are a scale and a bias: the mean becomes 0, and the variance 1 - eps.
     """
     converted, unknown = CAFFE_RESNET.within(BACKBONE, "").from_foreign(state)
     stem = f"{BACKBONE}embedder.embedder.convolution.weight"
@@ -127,13 +127,13 @@ def _caffe(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_detectron2(state: Mapping[str, Tensor]) -> tuple[OrderedDict[str, Tensor], tuple[str, ...]]:
-    """Our model's tensors under the names of Mask2Former's and MaskFreeVIS' repositories; and what those cannot hold.
+    """Convert our model's tensors to the names of Mask2Former and MaskFreeVIS; also returns the names they do not have.
 
-    The dict says, as PyTorch's state dicts do, which version its modules are of: without that, Mask2Former takes any
-    file for one of version 1 and renames what is right.
+    The dict contains the modules' versions, as PyTorch's state dicts do. Without them, Mask2Former assumes version 1
+    and renames correct names.
 
     Raises:
-        CheckpointError: the backbone is none of theirs (ResNet, Swin).
+        CheckpointError: the backbone is not supported there (ResNet and Swin are).
     """
     state = {canonical(name): value for name, value in state.items() if not name.endswith(".num_batches_tracked")}
     named, unknown = DETECTRON2.to_theirs(state)

@@ -1,4 +1,4 @@
-"""Backbones of the Hugging Face hub, as transformers builds them: any with four maps at strides 4, 8, 16 and 32."""
+"""Backbones of the Hugging Face hub, built by transformers: any with four maps at strides 4, 8, 16 and 32."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mfvis.text import printable, shortened
 from mfvis.weights.foreign import IMAGENET_MEAN, IMAGENET_STD
 
 DOWNLOAD = "run `hf download {name} {files}`"
-"""What messages recommend; the command comes with huggingface_hub."""
+"""Download command that messages recommend; it comes with huggingface_hub."""
 
 
 def is_reachable() -> bool:
-    """Whether the hub's address is found. Where it is not, each request would be repeated for most of a minute."""
+    """True if the hub's host name resolves. If it does not, each request would be retried for most of a minute."""
     if constants.HF_HUB_OFFLINE:
         return False
-    if getproxies():  # they find addresses themselves
+    if getproxies():  # proxies resolve host names themselves
         return True
     try:
         return bool(socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443))
@@ -35,10 +35,10 @@ def is_reachable() -> bool:
 
 
 def local_folder(name: str) -> str:
-    """The folder on this machine that holds the model: `name` itself, or its place in the hub's cache.
+    """Local folder of the model: `name` itself, or its folder in the hub's cache.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such folder.
     """
     if Path(name).is_dir():
         return name
@@ -56,12 +56,12 @@ def local_folder(name: str) -> str:
 
 
 def backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    """The last four stages of a model of the hub or of a folder, and its pixels' mean and standard deviation in 0..255.
+    """The last four stages of a hub model or local folder, and its pixel mean and standard deviation in 0..255.
 
-    Without `pretrained` the weights are random, but its config.json must be at hand all the same.
+    Without `pretrained` the weights are random, but its config.json is still required.
 
     Raises:
-        ConfigError: there is none of this name, transformers has no backbone of its kind, or its strides are others.
+        ConfigError: the model does not exist, transformers has no backbone for it, or its strides differ.
     """
     try:
         options = {"local_files_only": Path(name).is_dir() or not is_reachable()}
@@ -69,7 +69,7 @@ def backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[float, ...],
         stages = list(getattr(config, "stage_names", ()))[-4:]
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, out_features=stages, **options)
         net = AutoBackbone.from_config(config, trust_remote_code=False)
-        if pretrained:  # by its class, as AutoBackbone's own method takes no folders
+        if pretrained:  # by its class, as AutoBackbone's own method does not accept folders
             net = type(net).from_pretrained(name, out_features=stages, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -1,9 +1,9 @@
-"""What a tensor is called elsewhere: the names of detectron2's Mask2Former (and MaskFreeVIS), of transformers', and of
-the backbones that are published alone, each as one table that is read in both directions.
+"""Weight-name tables for other frameworks: Mask2Former of detectron2 (and MaskFreeVIS) and of transformers, and
+published backbones. Each table is used in both directions.
 
-A table holds pairs of patterns (ours, theirs). A single letter in braces is a number, ``{s+2}`` one that counts from
-another start; a word in braces is a word; ``{qkv}`` is q, k or v, and where only our side has it, theirs is the three
-of them in one tensor. Sources: the modules of facebookresearch/Mask2Former, SysCV/MaskFreeVIS, detectron2 (ResNet and
+A table holds pairs of patterns (ours, theirs). A single letter in braces matches a number, and ``{s+2}`` a number with
+an offset. A word in braces matches a word. ``{qkv}`` matches q, k or v; if only our pattern has it, theirs is all three
+in one tensor. Sources: the modules of facebookresearch/Mask2Former, SysCV/MaskFreeVIS, detectron2 (ResNet and
 the names that its c2_model_loading undoes), microsoft/Swin-Transformer, torchvision and transformers.
 """
 
@@ -23,7 +23,7 @@ _FIELD = re.compile(r"\{(\w+)(?:\+(\d))?\}")
 
 
 class _Pattern:
-    """One side of a pair."""
+    """Pattern on one side of a pair."""
 
     def __init__(self, text: str):
         self.fields = {name: int(start or 0) for name, start in _FIELD.findall(text)}
@@ -55,7 +55,7 @@ class NameTable:
         return NameTable(self.pairs + other.pairs)
 
     def within(self, ours: str, theirs: str) -> NameTable:
-        """The same names behind prefixes."""
+        """The same table with prefixes added."""
         return NameTable(tuple((ours + a, theirs + b) for a, b in self.pairs))
 
     @cached_property
@@ -63,7 +63,7 @@ class NameTable:
         return [(_Pattern(ours), _Pattern(theirs)) for ours, theirs in self.pairs]
 
     def from_foreign(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The tensors under our names, and the names that the table does not have."""
+        """Convert tensors to our names; also returns the names that the table does not contain."""
         converted, unknown = {}, []
         for name, value in state.items():
             for ours, theirs in self._patterns:
@@ -85,7 +85,7 @@ class NameTable:
         return converted, unknown
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The other way round."""
+        """Convert tensors to their names; also returns the names that the table does not contain."""
         converted: dict[str, Tensor] = {}
         together: dict[str, dict[str, Tensor]] = {}
         unknown = []
@@ -108,7 +108,7 @@ class NameTable:
         return converted, unknown
 
 
-# Backbones, ours being the names of transformers' backbones, which are built and published under them.
+# Backbones. Our names are those of transformers' backbones.
 
 _STEM, _BLOCK = "embedder.embedder", "encoder.stages.{s}.layers.{b}"
 
@@ -174,7 +174,7 @@ _SWIN_OF_TRANSFORMERS_4 = (
 
 
 def canonical(name: str) -> str:
-    """The name under which the installed version of transformers and older ones agree about a tensor of Swin."""
+    """Common name of a Swin tensor, independent of the version of transformers."""
     for pattern, replacement in _SWIN_OF_TRANSFORMERS_4:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,7 +1,7 @@
 """Names of SeqFormer's tensors in the original repository, wjf5203/SeqFormer.
 
-VNext has them behind one more ``detr.``. Norms are numbered there: 1 belongs to cross-attention, 2 to self-attention, 3
-to the feed-forward network.
+VNext adds another prefix ``detr.``. Its norms are numbered: 1 belongs to cross-attention, 2 to self-attention, 3 to the
+feed-forward network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _DECODER = "detr.transformer.decoder.layers.{i}"
 
 
 def _branch(ours: str, ending: str) -> tuple[tuple[str, str], ...]:
-    """The tensors of one branch of the decoder: instance queries, or box queries, whose names end in ``_box``."""
+    """Names of one branch of the decoder: instance queries, or box queries, whose names end in ``_box``."""
     layer = "decoder.layers.{i}." + ours
     return (
         (f"{layer}_attention.{{qkv}}_proj.{{leaf}}", f"{_DECODER}.self_attn{ending}.in_proj_{{leaf}}"),
@@ -26,7 +26,7 @@ def _branch(ours: str, ending: str) -> tuple[tuple[str, str], ...]:
 
 
 def _mlp(ours: str, theirs: str) -> tuple[tuple[str, str], ...]:
-    """Three linear layers; ours stand in a sequence with the activations."""
+    """Names of three linear layers; ours are in a sequence with the activations."""
     return tuple((f"{ours}.{2 * n}.{{leaf}}", f"{theirs}.layers.{n}.{{leaf}}") for n in range(3))
 
 
@@ -60,6 +60,6 @@ SEQFORMER = (
     ))
 )  # fmt: skip
 UNUSED = r"detr\.transformer\.encoder\.layers\.\d+\.self_attn\.output_proj_box\..*"
-"""In published files, and used by nothing."""
+"""Tensors of published files that the model does not use."""
 ALIAS = "detr.transformer.decoder.bbox_embed."
-"""Second names of ``detr.bbox_embed.*`` in published files."""
+"""Duplicates of ``detr.bbox_embed.*`` in published files."""

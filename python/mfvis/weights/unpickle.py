@@ -1,7 +1,7 @@
-"""Pickled weights read as data: tensors, numpy arrays, plain containers and numbers. Nothing in a file can run.
+"""Safe reading of pickled weights: tensors, numpy arrays, plain containers and numbers. No code in a file can run.
 
-A pickle is a program; what makes it dangerous is that it may call whatever it names. Here it may name the few things
-that weights are made of, and each of them is either harmless or a stand-in that checks what it is given.
+A pickle is a program and dangerous because it may call anything by name. Here it may only name the few types that
+weights consist of. Each of them is either harmless or a stand-in that checks its arguments.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _TYPES = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"})
 def load(path: Path) -> Any:
     """The object that ``torch.save`` (any format but the tar files of 2017) or ``pickle.dump`` wrote to `path`.
 
-    numpy arrays come as tensors where `tensor` is asked for them.
+    `tensor` converts numpy arrays in it to tensors.
 
     Raises:
-        CheckpointError: damaged, or it asks for anything but tensors, arrays, containers and numbers.
+        CheckpointError: the file is damaged, or contains anything but tensors, arrays, containers and numbers.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -50,7 +50,7 @@ def load(path: Path) -> Any:
         if isinstance(first, int) and first == _TORCH_MAGIC:
             return torch.load(path, map_location="cpu", weights_only=True)
         return first
-    except Exception as error:  # a restricted unpickler meets rubbish with whatever its bytes lead to
+    except Exception as error:  # invalid bytes can raise any exception in the unpickler
         raise _refusal(path, error) from error
 
 
@@ -58,8 +58,8 @@ def tensor(value: Any, path: Path) -> Tensor | None:
     """`value` as a tensor if it is one, or an array that `load` read from `path`; None otherwise.
 
     Raises:
-        CheckpointError: an array whose shape and bytes disagree, or a tensor that is larger than the file: a view that
-            repeats a few numbers, which would take its full size once it is used.
+        CheckpointError: the shape and bytes of an array disagree, or a tensor is larger than the file. Such a tensor is
+            a view that repeats a few numbers, and would take its full size in memory once it is used.
     """
     try:
         if isinstance(value, _Array):
@@ -84,7 +84,7 @@ def _refusal(path: Path, error: Exception) -> CheckpointError:
 
 
 def check_zip(path: Path) -> None:
-    """UnpicklingError for compressed parts that are far larger than the file; torch compresses nothing."""
+    """Raise UnpicklingError for compressed parts far larger than the file; torch does not compress."""
     with zipfile.ZipFile(path) as archive:
         total = sum(entry.file_size for entry in archive.infolist())
     if total > 10 * path.stat().st_size:
@@ -92,12 +92,12 @@ def check_zip(path: Path) -> None:
 
 
 def _check_sizes(file: BinaryIO, size: int) -> None:
-    """UnpicklingError where a pickle says it has more than it has: Python would make room for all of it first."""
+    """Raise UnpicklingError if a pickle declares more data than it has; Python would allocate all of it first."""
     for number in itertools.count():
         operation = pickletools.code2op.get(file.read(1).decode("latin1"))
         if operation is None:
             raise pickle.UnpicklingError(f"no pickle at byte {file.tell() - 1}")
-        if operation.name == "STRING":  # pickletools takes those of Python 2 for ASCII; they end with their line
+        if operation.name == "STRING":  # pickletools assumes ASCII for Python 2's strings; they end with their line
             file.readline()
             continue
         argument = operation.arg.reader(file) if operation.arg else None
@@ -118,7 +118,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Dtype:
-    """Stands in for ``numpy.dtype``: numbers of a known size, no objects, no structures."""
+    """Stand-in for ``numpy.dtype`` that allows only numbers of a known size, no objects, no structures."""
 
     def __init__(self, code: str, *_: Any):
         if not isinstance(code, str) or code not in _TYPES:
@@ -140,7 +140,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for ``numpy.ndarray``: what its pickle says, checked and made an array when it is asked for."""
+    """Stand-in for ``numpy.ndarray``: keeps the pickled state, which is checked and converted on access."""
 
     def __init__(self, *_: Any):
         self.state: tuple | None = None
@@ -206,5 +206,5 @@ class _Reader(pickle.Unpickler):
         allowed = _ALLOWED.get((module, name))
         if allowed is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}"[:200])
-        # A pickle may also set attributes of what it names: give it something of its own to write on.
+        # A pickle may also set attributes of the objects it names, so it gets a wrapper of them.
         return lambda *arguments: allowed(*arguments)
