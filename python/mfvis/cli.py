@@ -29,9 +29,9 @@ class Command:
     config: str | None = None
     """``module:dataclass``, in a module that imports neither torch nor the operators."""
     preset: str | None = None
-    """The preset that holds unless the user names another."""
+    """Default preset."""
     plan: str | None = None
-    """``module:function`` that says, line by line, what follows from the flags, for ``--dry-run``."""
+    """``module:function`` that returns the lines printed by ``--dry-run``."""
 
 
 COMMANDS = {
@@ -91,11 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 where a check found problems, or where the reader of the output is gone; 2 for an error of the user, which
-        is printed without a traceback; 130 when interrupted.
+        0 on success; 1 if a check found problems or the output's reader has exited; 2 for a user error, which is
+        printed without a traceback; 130 if interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a letter of a name
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that cannot encode all characters
     try:
         try:
             return _main(list(sys.argv[1:] if argv is None else argv))
@@ -103,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:  # the shell may have closed it
                 sys.stdout.flush()
     except BrokenPipeError:
-        _drop_output()  # the reader, such as head, has seen enough
+        _drop_output()  # the reader, such as head, has exited
         return 1
     except OSError as error:
-        # a folder that is none, a file that may not be written, a full disk
+        # a path that is not a folder, a file without write permission, a full disk
         reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
         _drop_output()
         return _fail(f"cannot read or write ({reason}). Check the path, its permissions and the room on its disk")
@@ -143,11 +143,11 @@ def _main(argv: list[str]) -> int:
     except ImportError as error:
         if error.name != "mfvis_ext" or "mfvis_ext" in sys.modules:
             raise
-        return _fail(str(error))  # mfvis_ext is not built, or for another torch, and says so in one sentence
+        return _fail(str(error))  # mfvis_ext is not built or was built for another torch; the message says so
 
 
 def _drop_output() -> None:
-    """Send what is still to be written nowhere, if it cannot be written: Python would complain about it at the end."""
+    """Discard buffered output that cannot be written; otherwise Python would print an error at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -164,7 +164,7 @@ def _version() -> str:
 
 
 def usage(start: str = "") -> str:
-    """The list of commands whose names start so."""
+    """List of the commands whose names begin with `start`."""
     width = max(map(len, COMMANDS))
     shown = {name: command for name, command in COMMANDS.items() if name.startswith(start)}
     lines = [f"  mfvis {name:<{width}}  {command.summary}" for name, command in shown.items()]

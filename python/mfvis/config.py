@@ -1,4 +1,4 @@
-"""The configuration of a training, composed of its components' own, and the numbers that follow from it."""
+"""Training configuration, composed of the components' configurations, and the quantities derived from it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class OptimConfig:
     steps: int = 6000
     """Optimizer steps."""
     lr: float = 1e-4
-    """Learning rate of everything but the backbone."""
+    """Learning rate of all parameters except the backbone's."""
     backbone_lr_multiplier: float = 0.1
-    """Factor on the learning rate for the backbone; 0 freezes it."""
+    """Factor on the learning rate of the backbone; 0 freezes it."""
     weight_decay: float = 0.05
-    """Not applied to norms and embeddings."""
+    """Weight decay; not applied to norms and embeddings."""
     clip_norm: float = 0.01
-    """Largest gradient norm over all parameters; 0 does not clip."""
+    """Maximum gradient norm over all parameters; 0 disables clipping."""
     warmup: int = 0
-    """Steps in which the learning rate rises linearly from 0."""
+    """Steps over which the learning rate rises linearly from 0."""
     schedule: Literal["step", "linear", "cosine", "constant"] = "step"
-    """After the warm-up: drops by ten at `lr_milestones`, or falls to 0 along a line or half a cosine."""
+    """Learning rate after the warm-up: "step" divides it by 10 at `lr_milestones`; "linear", "cosine" decay to 0."""
     lr_milestones: tuple[float, ...] = (2 / 3,)
     """Fractions of `steps` at which "step" multiplies the learning rate by 0.1."""
 
@@ -43,7 +43,7 @@ class OptimConfig:
         require(self, self.wanted())
 
     def wanted(self) -> dict[str, tuple[bool, str]]:
-        """For each field whether it is good, and what is expected of it."""
+        """Checks: for each field, validity and the expected value."""
         return {
             "steps": (self.steps >= 1, "1 or more"),
             "lr": (math.isfinite(self.lr) and self.lr > 0, "a positive number"),
@@ -63,31 +63,31 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(OptimConfig):
-    """The training loop: batch, steps, learning rate, precision, what is written when."""
+    """Training loop: batch, optimizer, precision, logging, and checkpoints."""
 
     batch_size: int = 16
     """Clips per optimizer step, over all processes."""
     batch_size_per_device: int = 2
-    """Clips that one process holds at a time; what is missing to `batch_size` is accumulated."""
+    """Clips per forward pass and process; gradients are accumulated to reach `batch_size`."""
     seed: int = 0
-    """Every random number of step n follows from this, n and the process."""
+    """Random seed. Step n is reproducible from (seed, n, process)."""
     amp: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of the model; the losses accumulate in float32 anyway."""
+    """Mixed precision of the model; losses always accumulate in float32."""
     device: Literal["auto", "cpu"] = "auto"
-    """auto takes the GPU where there is one and the operators were built for it."""
+    """auto uses a GPU if there is one and the operators were built for it."""
     prompt_probability: float = 0.0
-    """Share of the steps in which the queries are made from the given boxes (with --model.box-prompts)."""
+    """Share of steps in which queries are made from the given boxes (with --model.box-prompts)."""
     num_workers: int = 4
-    """Processes that read clips, at most one per CPU core; 0 reads them in the training process."""
+    """Data loading processes, at most one per CPU core; 0 loads clips in the training process."""
     log_every: int = 20
-    """Steps between progress lines."""
+    """Steps between log lines."""
     checkpoint_every: int = 500
-    """Steps between checkpoints; the last step always makes one."""
+    """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that stay on the disk."""
+    """Number of newest checkpoints to keep."""
 
     def wanted(self) -> dict[str, tuple[bool, str]]:
-        """As for the optimizer."""
+        """Checks of the optimizer's and the loop's fields."""
         positive = ("batch_size", "batch_size_per_device", "log_every", "checkpoint_every", "keep_checkpoints")
         least = dict.fromkeys(positive, 1) | {"seed": 0, "num_workers": 0}
         own = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
@@ -101,23 +101,23 @@ class Config:
     data: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
-            help="What to train on; boxes are enough. JSON files in the layout of YouTube-VIS or COCO, or NAME:FOLDER "
-            f"of a published data set, with NAME one of {DATASET_NAMES}. Several are mixed in every batch, in the "
-            "classes of the first. Options follow an @: @0.25 (share of the batch), @length=3 (frames of a clip), "
-            "@supervision=masks, @split=valid, @boxes=masks."
+            help="Training data; boxes are sufficient. JSON files in the layout of YouTube-VIS or COCO, or NAME:FOLDER "
+            f"of a published data set, with NAME one of {DATASET_NAMES}. Several data sets are mixed in every batch, "
+            "with the classes of the first. Options follow an @: @0.25 (share of the batch), @length=3 (frames per "
+            "clip), @supervision=masks, @split=valid, @boxes=masks."
         ),
     ]
     frames: Path | None = None
-    """Directory of the frames of a single JSON; by default JPEGImages beside it, else its own directory."""
+    """Directory of the frames of a single JSON; by default JPEGImages next to it, else its own directory."""
     out: Path = Path("runs/train")
     """Directory for checkpoints and logs."""
     supervision: Literal["boxes", "masks"] = "boxes"
-    """"boxes" never looks at a mask; "masks" trains the fully supervised twin for comparison. A data set may differ."""
+    """"boxes" never reads masks; "masks" trains the mask-supervised twin for comparison. Data sets can override it."""
     init: Path | None = None
-    """What the training starts from: a checkpoint, or weights as `mfvis convert` reads them, a file or a model of the
-    Hugging Face hub, of a whole model or a backbone. The class head is taken only if the classes are the same."""
+    """Initial weights: a checkpoint, or weights of a whole model or a backbone in any format that `mfvis convert` reads
+    (a file, or a model of the Hugging Face hub). The class head is loaded only if the classes are the same."""
     resume: bool = False
-    """Go on from the last checkpoint in `out`."""
+    """Resume from the last checkpoint in `out`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -135,7 +135,7 @@ class Config:
 
     @cached_property
     def specs(self) -> tuple[DatasetSpec, ...]:
-        """The data sets that `data` names. ConfigError if it names none, or one wrongly."""
+        """Data sets named by `data`. ConfigError if it is empty or a name is invalid."""
         if not self.data:
             raise ConfigError("data names no data set; write FILE.json or NAME:FOLDER")
         return tuple(map(parse_spec, self.data))
@@ -143,14 +143,14 @@ class Config:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Compute the losses of a batch that stopped a training once more."""
+    """Re-run the batch on which training failed."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """The directory that the message of the training named."""
+    """Directory named in the error message of the training."""
 
 
 def accumulation(train: TrainConfig, processes: int) -> int:
-    """Forward passes per optimizer step. ConfigError if `batch_size` cannot be dealt out evenly."""
+    """Forward passes per optimizer step. ConfigError if `batch_size` cannot be divided evenly."""
     at_a_time = train.batch_size_per_device * processes
     if train.batch_size % at_a_time:
         raise ConfigError(
@@ -162,9 +162,9 @@ def accumulation(train: TrainConfig, processes: int) -> int:
 
 
 def shares(specs: Sequence[DatasetSpec]) -> list[float]:
-    """The part of every batch that each data set has; they add up to 1.
+    """Share of each data set in every batch; the shares add up to 1.
 
-    Data sets without a share divide what the others leave, equally. ConfigError if nothing is left for them.
+    Data sets without a share divide the remainder equally. ConfigError if nothing remains for them.
     """
     given = sum(spec.share or 0 for spec in specs)
     without = [spec for spec in specs if spec.share is None]
@@ -178,7 +178,7 @@ def shares(specs: Sequence[DatasetSpec]) -> list[float]:
 
 
 def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
-    """The numbers that follow from the configuration, each with its origin. videos: how many each data set has."""
+    """Quantities derived from the configuration, each with its origin. videos: number of videos in each data set."""
     train = config.train
     passes = accumulation(train, processes)
     per_device, kept = train.batch_size_per_device, train.keep_checkpoints

@@ -1,4 +1,4 @@
-"""``mfvis convert``: weights of any program that mfvis knows, under its names or detectron2's, with a strict report."""
+"""``mfvis convert``: converts weights of any known format to the names of mfvis or detectron2, with a strict report."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _NOT_PRETRAINED = ("prompts.", "hidden_states_norms.")
 
 
 def run(config: ConvertConfig) -> None:
-    """Convert; prints what was found, and what became of every tensor.
+    """Convert weights; prints the detected format and a report on every tensor.
 
     Raises:
-        CheckpointError: no weights, of no known kind, or incomplete. Nothing is written then.
-        ConfigError: the classes are not as many as the weights have.
+        CheckpointError: there are no weights, their format is unknown, or they are incomplete. Nothing is written then.
+        ConfigError: the number of classes differs from that of the weights.
     """
     own = checkpoint.locate(config.source)
     named = read_weights(own or config.source)
@@ -79,14 +79,14 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Converte
         strides = {} if named.stride_in_1x1 is None else {STRIDE_KEY: str(named.stride_in_1x1)}
         save_safetensors(config.out, tensors, strides)
     else:
-        for name, value in tensors.items():  # each alone, or a view would be stored with all it is a part of
+        for name, value in tensors.items():  # one by one, or a view would be stored with its whole base
             tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         content = {"model": tensors, "__author__": "mfvis"}
         if config.out.suffix == ".pth":
             checkpoint.save_tensors(config.out, content)
         else:
             with atomic_write(config.out) as temporary:
-                # Tensors, as arrays of numpy 2 cannot be read by the numpy of the field's environments.
+                # Tensors, because arrays of numpy 2 cannot be read with numpy 1, which detectron2 is used with.
                 temporary.write_bytes(pickle.dumps(content, protocol=4))
     if named.stride_in_1x1:
         print(
@@ -121,7 +121,7 @@ def _categories(classes: str) -> tuple[Category, ...]:
 
 
 def find_backbone(named: ConvertedWeights, source: str) -> BackboneConfig:
-    """Which of our backbones these tensors are, by names and shapes. CheckpointError if none."""
+    """Backbone of ours that matches these tensors in names and shapes. CheckpointError if none does."""
     nearest, best = "", -1
     for name in NAMES:
         stride = bool(named.stride_in_1x1) and name.startswith("resnet")
@@ -137,10 +137,10 @@ def find_backbone(named: ConvertedWeights, source: str) -> BackboneConfig:
 
 
 def sizes_of(named: ConvertedWeights, source: str, heads: int) -> tuple[ModelConfig, int]:
-    """The sizes of a whole model and its number of classes, from the shapes of its tensors.
+    """Sizes and number of classes of a whole model, derived from the shapes of its tensors.
 
     Raises:
-        CheckpointError: it lacks what tells them, or its backbone is none of ours.
+        CheckpointError: tensors that determine the sizes are missing, or the backbone is unknown.
     """
     tensors = named.tensors
 

@@ -1,4 +1,4 @@
-"""Where a command computes: what its flag says, what torch sees, and what the operators were built for."""
+"""Device selection from the flag, the GPUs that torch finds, and the architectures of the built operators."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mfvis.errors import ConfigError
 
 
 def device_of(name: str, say: Callable[[str], None] = print) -> torch.device:
-    """The device that a flag names: cpu, cuda, cuda:1, ...; or auto, the GPU if the operators can use one.
+    """Device named by a flag: cpu, cuda, cuda:1, ..., or auto, which selects a GPU if the operators can use one.
 
     Args:
         name: the flag.
-        say: is told in one sentence if auto leaves a GPU idle.
+        say: called with one sentence if auto leaves a GPU idle.
 
     Raises:
-        ConfigError: when the device is not there, or mfvis_ext has no kernels for it and would fail at its first use.
+        ConfigError: the device does not exist, or mfvis_ext has no kernels for it and would fail at its first use.
     """
     if name == "auto":
         if not torch.cuda.is_available():
@@ -43,10 +43,10 @@ def device_of(name: str, say: Callable[[str], None] = print) -> torch.device:
 
 
 def runs_on(archs: str, major: int, minor: int) -> bool:
-    """Whether a GPU of this compute capability runs what was built for `archs`, CMake's names with spaces between.
+    """True if a GPU of this compute capability runs code built for `archs` (CMake's names, separated by spaces).
 
-    "80-real" is machine code, "90" has PTX besides, which drivers translate for all later GPUs; "90a" is for that GPU
-    alone.
+    "80-real" is machine code only. "90" also contains PTX, which drivers compile for all later GPUs. "90a" runs only on
+    that GPU.
     """
     for arch in archs.split():
         number, exact, binary = re.fullmatch(r"(\d+)([af]?)(-real)?", arch).groups()
@@ -57,7 +57,7 @@ def runs_on(archs: str, major: int, minor: int) -> bool:
 
 
 def _missing_kernels(device: torch.device) -> str | None:
-    """What keeps the operators from a GPU; None if nothing does."""
+    """Reason why the operators cannot run on a GPU; None if they can."""
     built = mfvis_ext.build_info()
     if built["cuda"] is None:
         return "mfvis_ext was built without CUDA"

@@ -1,4 +1,4 @@
-"""``mfvis doctor``: what was built, what is installed, what is missing and the line that installs it."""
+"""``mfvis doctor``: shows build and environment information, and how to install missing packages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
 
 
 def pip_line(module: str) -> str | None:
-    """How to install the package of a module that could not be imported; None if it is none of ours."""
+    """Command that installs the package of a missing module; None if mfvis does not depend on it."""
     top = module.partition(".")[0]
     package = next((name for name, imported in IMPORTED_AS.items() if imported == top), top)
     if package == "tensorboard":
@@ -36,7 +36,7 @@ def pip_line(module: str) -> str | None:
 
 
 def run() -> int:
-    """Print the report. Status 1 if the operators or torch do not load, else 0."""
+    """Print the report; returns status 1 if the operators or torch do not load, else 0."""
     print(f"python        {platform.python_version()} at {sys.executable}, {platform.machine()} {platform.system()}")
     built = _operators() if _torch() else None
     _gpus(built or {})
@@ -77,7 +77,7 @@ def _operators() -> dict[str, Any] | None:
 
 
 def _driver(pynvml: Any, built_for: str | None) -> None:
-    """The driver, and whether it is too old for operators that were built with CUDA `built_for`."""
+    """Print the driver; warns if it is too old for operators built with CUDA `built_for`."""
     number = pynvml.nvmlSystemGetCudaDriverVersion_v2()
     cuda = number // 1000, number % 1000 // 10
     print(f"driver        {pynvml.nvmlSystemGetDriverVersion()}, for CUDA {cuda[0]}.{cuda[1]}")
@@ -88,13 +88,13 @@ def _driver(pynvml: Any, built_for: str | None) -> None:
 
 
 def _gpus(built: dict[str, Any]) -> None:
-    """The driver and the GPUs, and those of them on which the operators, as they were built, do not run."""
+    """Print the driver and the GPUs, and on which of them the built operators do not run."""
     archs = built.get("cuda_archs", "")
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception as error:  # the library's own error class is missing when the library is
+    except Exception as error:  # the library's error class is unavailable without the library
         print(f"GPU           none that can be asked ({error})")
         return
     try:

@@ -1,4 +1,4 @@
-"""Errors that a user can mend. The command line prints their text alone; a traceback means a bug of ours."""
+"""Errors that a user can fix. The command line prints only their text; a traceback indicates a bug in mfvis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mfvis.text import printable
 
 
 class MfvisError(Exception):
-    """Base of every error that is the input's fault. Its text names the thing and the remedy."""
+    """Base of all errors caused by the input. The text names the faulty object and the remedy."""
 
 
 class ConfigError(MfvisError):
@@ -18,7 +18,7 @@ class ConfigError(MfvisError):
 
 
 def require(config: object, wanted: Mapping[str, tuple[bool, str]]) -> None:
-    """ConfigError with a line for each field that is not as wanted: ``{name: (is it good, what is expected)}``."""
+    """Raise ConfigError with a line for each invalid field. Checks are given as ``{name: (valid, expectation)}``."""
     faulty = {name: expected for name, (good, expected) in wanted.items() if not good}
     if faulty:
         lines = [f"{name} is {attrgetter(name)(config)}; expected {expected}" for name, expected in faulty.items()]
@@ -30,7 +30,7 @@ class CheckpointError(MfvisError):
 
 
 class TrainingError(MfvisError):
-    """A training cannot go on; what led there was kept for a look."""
+    """Training cannot continue; the failing batch was saved."""
 
 
 class VideoError(MfvisError):
@@ -39,7 +39,7 @@ class VideoError(MfvisError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault in a user's data: where it is, what it is, what mends it."""
+    """One fault in a user's data: location, description, and remedy."""
 
     file: str
     record: str
@@ -52,7 +52,7 @@ class Problem:
 
 
 class DataError(MfvisError):
-    """All the faults found in a data file, gathered and reported together."""
+    """All problems found in a data file, reported together."""
 
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
@@ -62,5 +62,5 @@ class DataError(MfvisError):
         super().__init__(f"{count} in the data:\n{shown}{more}")
 
     def __reduce__(self) -> tuple[type[DataError], tuple[tuple[Problem, ...]]]:
-        # readers in worker processes send it as it is
+        # data loading processes pickle it
         return DataError, (self.problems,)

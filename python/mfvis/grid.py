@@ -1,4 +1,4 @@
-"""The grid of the masks: a quarter of the padded frames' height and width."""
+"""Mask grid: a quarter of the padded frames' height and width."""
 
 from __future__ import annotations
 

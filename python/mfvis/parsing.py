@@ -1,7 +1,7 @@
-"""The one parser of every command: flags (tyro), over a preset, over the defaults of a frozen dataclass.
+"""Parser of all commands: flags (tyro) override a preset, which overrides the defaults of a frozen dataclass.
 
-A preset is a YAML file whose nested keys are the flags: ``train: {lr: 3e-4}`` says ``--train.lr 3e-4``. Flags win.
-Each component checks its part in ``__post_init__``; what is wrong in several parts is reported together.
+A preset is a YAML file whose nested keys are the flags: ``train: {lr: 3e-4}`` means ``--train.lr 3e-4``. Each component
+checks its own fields in ``__post_init__``; problems of all components are reported together.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from mfvis.text import path_fault, shortened
 T = TypeVar("T")
 PRESETS = Path(__file__).parent / "presets"
 _LARGEST = 2**53
-"""Of whole numbers in a configuration: JSON readers elsewhere take no larger ones."""
+"""Largest integer in a configuration: other JSON readers do not represent larger ones exactly."""
 _PRESET_BYTES, _PRESET_VALUES = 100_000, 10_000
-"""Larger files are no presets, and YAML is slow to read."""
+"""Largest size of a preset, as YAML is slow to read."""
 
 _KINDS = {
     int: "an integer",
@@ -38,13 +38,13 @@ _KINDS = {
     str: "a text (in YAML: in quotes)",
     Path: "a path (in YAML: in quotes)",
 }
-"""How messages call the types of fields."""
+"""Names of field types in messages."""
 
 
 def load_preset(preset: str | Path) -> dict[str, Any]:
-    """The nested keys of a preset: a name of `mfvis/presets`, or a YAML file. ConfigError if it cannot be read.
+    """Nested keys of a preset: a name in `mfvis/presets`, or a YAML file. ConfigError if it cannot be read.
 
-    Several, joined by commas, are laid over one another: what a later one says wins.
+    Several presets are separated by commas; later ones override earlier ones.
     """
     first, *others = str(preset).split(",")
     values = _read_preset(first)
@@ -68,7 +68,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
         raise ConfigError(f"preset {path} has {path.stat().st_size} bytes; expected a few lines of flags")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _PresetLoader)
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date such as 2020-13-45
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
         raise ConfigError(f"preset {path} cannot be read: {error}") from None
     except RecursionError:
         raise ConfigError(f"preset {path} is nested too deeply; expected keys such as 'train: {{lr: 1e-4}}'") from None
@@ -80,7 +80,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
 
 
 class _PresetLoader(yaml.SafeLoader):
-    """YAML without surprises: a key that occurs twice is an error, where PyYAML takes the last one in silence."""
+    """YAML loader that rejects duplicate keys, of which PyYAML silently takes the last."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -93,7 +93,7 @@ class _PresetLoader(yaml.SafeLoader):
 
 
 def _count(value: Any, limit: int) -> int:
-    """The values in nested lists and mappings, or some number above `limit`: aliases can stand for any number."""
+    """Number of values in nested lists and mappings; counting stops above `limit`, as aliases can multiply them."""
     count, stack = 0, [value]
     while stack and count <= limit:
         inner = stack.pop()
@@ -114,9 +114,9 @@ def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
 
 
 def parse(cls: type[T], argv: Sequence[str], prog: str, preset: str | None = None) -> T:
-    """An instance of the dataclass `cls` from flags over a preset (``--preset``, or the given default) over defaults.
+    """Build the dataclass `cls` from flags, which override a preset (``--preset`` or the given one) and the defaults.
 
-    Unknown and malformed flags end the program with tyro's message and status 2; everything else is a ConfigError.
+    Unknown and malformed flags end the program with tyro's message and status 2; all other errors are ConfigErrors.
     """
     import tyro
 
@@ -138,10 +138,10 @@ def parse(cls: type[T], argv: Sequence[str], prog: str, preset: str | None = Non
 
 
 def build(cls: type[T], values: Mapping[str, Any], source: str, missing: Any = None) -> T:
-    """The dataclass `cls` from nested plain values, as YAML and JSON have them.
+    """Build the dataclass `cls` from nested plain values, as read from YAML or JSON.
 
-    Unknown keys, wrong types and failed checks of all components are gathered into one ConfigError that names `source`.
-    With `missing`, required fields that are not given get it instead of being reported.
+    Unknown keys, wrong types and failed checks of all components are reported in one ConfigError that names `source`.
+    If `missing` is given, it is the value of absent required fields, which are otherwise reported.
     """
     problems: list[str] = []
     instance = _build(cls, values, "", problems, missing)
@@ -160,9 +160,9 @@ def to_plain(config: Any) -> Any:
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> list[str]:
-    """Lines ``key: old then, new now`` for what differs between two configurations in `to_plain`'s form.
+    """Lines ``key: old then, new now`` for the differences of two configurations in `to_plain`'s form.
 
-    ignored: keys, as ``train.lr``, that may differ.
+    ignored: keys such as ``train.lr`` that may differ.
     """
     old, new = _flat(before), _flat(now)
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key) and key not in ignored]
@@ -177,7 +177,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_yaml(config: Any) -> str:
-    """The configuration as a preset that says all of it."""
+    """The configuration as a complete preset."""
     return yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=None)
 
 
@@ -186,7 +186,7 @@ def _shallow(config: Any) -> dict[str, Any]:
 
 
 def _unchecked(cls: type) -> type:
-    """The same dataclass without its checks, nested ones too: the parser fills it, and all checks run after that."""
+    """The same dataclass without checks, also in nested ones: the parser fills it, and all checks run afterwards."""
     hints = typing.get_type_hints(cls)
     kinds = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
     nested = {name: _unchecked(kind) for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
@@ -201,8 +201,8 @@ def _unchecked(cls: type) -> type:
 
 
 def _documented(cls: type) -> str:
-    """The class's docstring with those of its fields, as tyro would find them in the source, but each on one line: it
-    takes the indentation of a second line for a new paragraph."""
+    """The class's docstring with those of its fields, each on one line. tyro, which would read them from the source,
+    interprets the indentation of a second line as a new paragraph."""
     import docstring_parser
 
     kinds = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
@@ -231,7 +231,7 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: An
             given = values[name]
             has_default = f.default_factory is not dataclasses.MISSING
             if isinstance(given, Mapping) and dataclasses.is_dataclass(hints[name]) and has_default:
-                # A component that is given in part is laid over its default here, which may differ from its class's.
+                # A partly given component overrides the field's default, which may differ from its class's defaults.
                 given = _overlaid(to_plain(f.default_factory()), given)
             try:
                 arguments[name] = _convert(hints[name], given, f"{prefix}{name}", problems, missing)
@@ -246,7 +246,7 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: An
     try:
         return cls(**arguments)
     except (ConfigError, ValueError) as error:
-        # A check's text begins with the field at fault; the place of the component makes it a flag.
+        # A check's text begins with the invalid field; with the component's prefix it is the flag.
         for line in str(error).splitlines():
             first = re.split("[ .:,;]", line)[0]
             problems.append(f"{prefix}{line}" if first in fields or not prefix else f"{prefix.rstrip('.')}: {line}")
@@ -269,7 +269,7 @@ def _convert(kind: Any, value: Any, name: str, problems: list[str], missing: Any
         guess = _suggestion(shortened(value).strip("'"), [str(a) for a in arguments])
         raise ValueError(f"{name} is {shortened(value)}{guess}; expected one of {', '.join(map(repr, arguments))}")
     if origin is tuple and isinstance(value, (str, Path)):
-        value = [str(value)]  # one of several, as a YAML file may say it
+        value = [str(value)]  # a YAML file may give a single value for a list
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
@@ -279,7 +279,7 @@ def _convert(kind: Any, value: Any, name: str, problems: list[str], missing: Any
             raise ValueError(f"{name} {shortened(str(value))} {fault}")
         return kind(value)
     if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError, OverflowError):  # YAML reads 1e-4, without a point, as text
+        with contextlib.suppress(ValueError, OverflowError):  # YAML reads 1e-4, without a decimal point, as text
             if math.isfinite(number := float(value)):
                 return number
         raise ValueError(f"{name} is {shortened(value)}; expected a finite number")

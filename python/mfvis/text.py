@@ -1,4 +1,4 @@
-"""Names and values that come from files: safe to print, safe to write under."""
+"""Safe printing of names and values that come from files, and safe file names for them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from reprlib import Repr
 from typing import Any, TextIO
 
 LONGEST_NAME = 255
-"""Characters of a name. No file system of today takes a longer one, and no table shows it."""
+"""Maximum length of a name in characters. Common file systems do not support longer names."""
 _LONGEST_STEM = 150
-"""Bytes of a file name that `file_stems` makes: a suffix and the marks of a temporary file still fit behind it."""
+"""Maximum bytes of a file name from `file_stems`; leaves room for a suffix and the marks of a temporary file."""
 _TURNS_TEXT = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 _REFUSED_IN_FILE_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
 
 
 class _Short(Repr):
-    """Representations of a few levels and elements, with the keys in their order."""
+    """Representations limited to a few levels and elements, with keys in their original order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class _Short(Repr):
         return "{" + ", ".join([*pairs, *["..."] * (len(value) > self.maxlist)]) + "}"
 
     def repr_int(self, value: int, level: int) -> str:
-        # Python refuses to write out the longest ones.
+        # Python refuses to convert the longest ones.
         return str(value) if value.bit_length() <= 200 else f"<an integer of {value.bit_length()} bits>"
 
 
@@ -42,10 +42,10 @@ _SHORT = _Short()
 
 
 def printable(text: object) -> str:
-    """The text on one line, with escapes such as ``\\x1b`` for all that could drive a terminal or forge a line.
+    """The text on one line, with escapes such as ``\\x1b`` for characters that control a terminal or forge a line.
 
-    These are control characters, line breaks, marks that turn the direction of writing, and halves of surrogate pairs,
-    which JSON can hold and UTF-8 cannot.
+    These are control characters, line breaks, bidirectional marks, and lone surrogates, which JSON can contain and
+    UTF-8 cannot.
     """
     text = str(text)
     if text.isprintable():
@@ -61,7 +61,7 @@ def _drives_a_terminal(character: str) -> bool:
 
 
 class PrintableStream:
-    """A text stream that passes on what is written, with escapes for all that could drive a terminal."""
+    """Text stream that escapes all characters that could control a terminal."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -75,20 +75,20 @@ class PrintableStream:
 
 
 def shortened(value: Any, longest: int = 60) -> str:
-    """The representation of a value for a message, made in little time and memory however large the value is."""
+    """Representation of a value for a message, at bounded time and memory for values of any size."""
     text = printable(_SHORT.repr(value))
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def name_fault(name: str) -> str | None:
-    """The reason why a video, a class or a frame cannot bear this name; None if it can."""
+    """Reason why a video, a class or a frame cannot have this name; None if it can."""
     if len(name) > LONGEST_NAME:
         return f"has {len(name)} characters, at most {LONGEST_NAME} are possible"
     return None if printable(name) == name else "has characters that cannot be printed"
 
 
 def path_fault(path: str) -> str | None:
-    """The reason why no file can have this path; None if one can."""
+    """Reason why no file can have this path; None if one can."""
     try:
         parts = os.fsencode(path).split(b"/")
     except UnicodeEncodeError:
@@ -102,7 +102,7 @@ def path_fault(path: str) -> str | None:
 
 
 def unique_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
-    """The names; those that occur twice get their ids behind them."""
+    """The names, with the id appended to those that occur twice."""
     repeated = {name for name, count in Counter(names).items() if count > 1}
     taken = set(names)
     unique = []
@@ -117,7 +117,7 @@ def unique_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
 
 
 def file_stems(names: Iterable[str]) -> list[str]:
-    """File names without suffix for the given names: portable, short, and different even where case does not count."""
+    """File names without suffix for the given names: portable, short, and unique even if case is ignored."""
     stems: list[str] = []
     taken: set[str] = set()
     for name in names:

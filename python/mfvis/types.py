@@ -1,4 +1,4 @@
-"""The values that travel between the stages of the pipeline; nothing else crosses a module boundary.
+"""Types passed between the stages of the pipeline.
 
 Names of tensors and arrays end in their axes:
     B clip   N object   T frame   Q query   L decoder layer   C channel   K class   H, W height, width   4 x1 y1 x2 y2
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-if TYPE_CHECKING:  # torch takes seconds to import, and reading data sets and flags does without
+if TYPE_CHECKING:  # torch takes seconds to import and is not needed to read data sets and flags
     import torch
     from torch import Tensor
 
@@ -22,13 +22,13 @@ Array = TypeVar("Array", np.ndarray, "Tensor")
 
 
 def present(boxes: Array) -> Array:
-    """bool ``[...]``: which of the boxes ``[..., 4]`` are there."""
+    """bool ``[...]``: True for those of the boxes ``[..., 4]`` that are present."""
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
 @dataclass(frozen=True)
 class Category:
-    """A class of the data set: its id in the JSON file and its name."""
+    """Class of the data set: its id in the JSON file and its name."""
 
     id: int
     name: str
@@ -36,29 +36,29 @@ class Category:
 
 @dataclass(frozen=True)
 class Track:
-    """One object of a video: its class, and where it is in each frame."""
+    """One object of a video: its class and its boxes per frame."""
 
     id: int
     category_id: int
     boxes_T4: np.ndarray
     """float32 ``[T, 4]``; a row of zeros where the object is absent."""
     segmentations: tuple[Any, ...] | None = None
-    """Per frame the mask as the JSON has it (polygons, either RLE, or None), not decoded on reading; None: no masks."""
+    """Undecoded mask of each frame as in the JSON (polygons, either RLE, or None); None: no masks."""
     areas: tuple[float | None, ...] | None = None
     iscrowd: bool | None = False
-    """None: the file does not say, which is no crowd."""
+    """True for crowds; None: not in the file, which means False."""
     occlusion: tuple[str | None, ...] | None = None
-    """Per frame how much of the object is hidden, as OVIS names it; None: the file does not say."""
+    """Occlusion level of each frame in OVIS's terms; None: not in the file."""
 
     @property
     def present_T(self) -> np.ndarray:
-        """bool ``[T]``: the frames in which the object has a box."""
+        """bool ``[T]``: True in frames in which the object has a box."""
         return present(self.boxes_T4)
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video and its tracks. The frames stay on the disk until `mfvis.data.video.read_frames` reads some."""
+    """A video and its tracks. Frames stay on disk until `mfvis.data.video.read_frames` reads them."""
 
     id: int
     name: str
@@ -73,16 +73,16 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoDataset:
-    """A data set in memory: everything of the JSON but the pictures."""
+    """A data set in memory: the content of the JSON, without frames."""
 
     path: Path
     categories: tuple[Category, ...]
-    """In ascending order of their ids; the position is the model's contiguous label."""
+    """Classes in ascending order of their ids; the index is the model's contiguous label."""
     videos: tuple[Video, ...]
     notes: tuple[str, ...] = ()
-    """What reading left out or changed, for people to see."""
+    """Messages about records that were ignored or changed on reading."""
     of_images: bool = False
-    """Whether the videos are the images of a COCO file, which have an evaluation of their own."""
+    """True if the videos are the images of a COCO file, which have their own evaluation."""
 
     def label_of(self, category_id: int) -> int:
         """The contiguous label, 0 to K - 1, of a category id."""
@@ -91,7 +91,7 @@ class VideoDataset:
 
 @dataclass(frozen=True)
 class Clip:
-    """T frames of one video as the model will see them, with the objects that have a box in at least one of them."""
+    """T frames of one video at the model's input size, with the objects that have a box in at least one of them."""
 
     frames_TCHW: Tensor
     """uint8 RGB."""
@@ -99,19 +99,19 @@ class Clip:
     labels_N: Tensor
     """int64, contiguous."""
     masks_NTHW: Tensor | None
-    """bool; only when masks were asked for (``--supervision masks``, evaluation)."""
+    """bool; None unless masks were requested (``--supervision masks``, evaluation)."""
     video_id: int
     frame_indices: tuple[int, ...]
     track_ids: tuple[int, ...]
 
 
 class ClipOrigin(NamedTuple):
-    """Where a clip of a batch comes from."""
+    """Origin of a clip of a batch."""
 
     video_id: int
     frame_indices: tuple[int, ...]
     track_ids: tuple[int, ...]
-    """Of its objects, in their order."""
+    """Ids of its objects, in their order."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Batch:
     boxes_NT4: Tensor
     labels_N: Tensor
     video_index_N: Tensor
-    """int64: the clip 0..B-1 of each object."""
+    """int64: index of each object's clip, 0..B-1."""
     masks_NTHW: Tensor | None
     sizes_B2: Tensor
     """int64 ``(height, width)`` of each clip before padding."""
@@ -131,7 +131,7 @@ class Batch:
 
     @property
     def objects_of_clips(self) -> list[slice]:
-        """Per clip, the range of its objects; known on the host, so that a GPU need not be waited for."""
+        """Range of the objects of each clip; known on the host, which avoids a synchronization with the GPU."""
         ends = list(itertools.accumulate(len(origin.track_ids) for origin in self.clips))
         return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
@@ -140,7 +140,7 @@ class Batch:
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._tensors()})
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, which a GPU reads while it computes. torch's loader calls this."""
+        """The same batch in page-locked memory, for asynchronous copies to a GPU. torch's data loader calls this."""
         return replace(self, **{name: value.pin_memory() for name, value in self._tensors()})
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
@@ -148,10 +148,10 @@ class Batch:
 
 
 class MaskSource(Protocol):
-    """Mask logits of a prediction, computed for the queries that are asked for: most queries stand for no object."""
+    """Mask logits of a prediction, computed on demand, because most queries do not match an object."""
 
     def select(self, clip: int, query_LM: Tensor) -> Tensor:
-        """Mask logits ``[L, M, T, H / 4, W / 4]`` of M queries of one clip, other ones at each decoder layer."""
+        """Mask logits ``[L, M, T, H / 4, W / 4]`` of M queries of one clip, selected separately per decoder layer."""
         ...
 
     def all_queries(self, layer: int, clip: int) -> Tensor:
@@ -161,7 +161,7 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class DenseMasks:
-    """A `MaskSource` of masks that exist already."""
+    """`MaskSource` of masks that are already computed."""
 
     logits_LBQTHW: Tensor
 
@@ -184,9 +184,9 @@ class Prediction:
     masks: MaskSource
     """Mask logits on the stride-4 grid of the padded frames, on demand."""
     embeddings_LBQC: Tensor | None = None
-    """Decoded queries, by which an object is found again in another window of its video."""
+    """Decoded queries, used to associate objects across windows of a video."""
     no_object: bool = True
-    """The last logit is that of "no object"."""
+    """True if the last logit is that of "no object"."""
     boxes_LBTQ4: Tensor | None = None
     """(cx, cy, w, h), 0..1 over the frames without padding, where the model predicts boxes."""
 
@@ -199,20 +199,20 @@ class Prediction:
 
 @dataclass(frozen=True)
 class BoxPrompts:
-    """Given box tubes, Q for each clip of a batch, that the model shall turn into one query each."""
+    """Given box tubes, Q for each clip of a batch; the model makes one query from each."""
 
     boxes_BQT4: Tensor
     """float32 pixels of the padded frames."""
     valid_BQ: Tensor
-    """bool; False fills clips that have fewer tubes than Q."""
+    """bool; False for padding in clips with fewer than Q tubes."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """Which query stands for which object, per decoder layer."""
+    """Assignment of queries to objects, per decoder layer."""
 
     query_LN: Tensor
-    """int64: the query, of the object's own clip, that was assigned to object n at layer l."""
+    """int64: index of the query, within the object's clip, assigned to object n at layer l."""
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,8 @@ class TrackResult:
     category_id: int
     score: float
     segmentations: tuple[dict[str, Any] | None, ...]
-    """Per frame a compressed COCO RLE ``{"size": [h, w], "counts": str}``, or None where the mask is empty."""
+    """Compressed COCO RLE ``{"size": [h, w], "counts": str}`` of each frame, or None if the mask is empty."""
     boxes_T4: np.ndarray
-    """float32 ``[T, 4]``: the masks' boxes; zeros where empty."""
+    """float32 ``[T, 4]``: boxes of the masks; zeros for empty masks."""
     track_id: int | None = None
     """The id of the given track in label mode."""

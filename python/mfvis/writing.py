@@ -1,4 +1,4 @@
-"""Atomic file writes, and the lock that keeps two runs out of one folder."""
+"""Atomic file writes, and a lock against two runs in one folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mfvis.errors import ConfigError, MfvisError
 LOCK = ".lock"
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:40] or "host"
 _TEMPORARY = re.compile(r"\..*\.(?P<host>[A-Za-z0-9-]+)-(?P<pid>[0-9]{1,9})_[0-9]+\.tmp(\.[^.]*)?")
-"""Names of temporary files; `atomic_write` makes them."""
+"""Pattern of the temporary file names that `atomic_write` generates."""
 _COUNTER = itertools.count()
 _SWEPT: set[str] = set()
 """Folders from which this process has removed leftovers."""
@@ -47,7 +47,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     if str(path.parent) not in _SWEPT:
         _SWEPT.add(str(path.parent))
         _remove_leftovers(path.parent, locked=False)
-    # File systems take names of 255 bytes; the start of a long one is enough to recognize it.
+    # File systems allow names of 255 bytes; the start of a long one is enough to identify it.
     stem = os.fsencode(path.stem)[:120].decode("utf-8", "ignore")
     temporary = path.with_name(f".{stem}.{_HOST}-{os.getpid()}_{next(_COUNTER)}.tmp{path.suffix}")
     try:
@@ -97,7 +97,7 @@ def run_lock(out: str | Path, folders: Sequence[str] = (), active: bool = True) 
     finally:
         if descriptor in _HELD:  # not in a forked child
             _HELD.discard(descriptor)
-            # Unlinked before it is released: whoever opened the file meanwhile sees that it is gone and opens it again.
+            # Unlinked before it is released: a process that has opened the file detects this and opens it again.
             (out / LOCK).unlink(missing_ok=True)
             os.close(descriptor)
             if not existed:
@@ -133,7 +133,7 @@ def _acquire(out: Path) -> int:
             pass
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return descriptor  # locked, only without saying by whom
+                return descriptor  # locked, only without the holder's id
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
                 os.close(descriptor)
                 raise
@@ -143,7 +143,7 @@ def _acquire(out: Path) -> int:
 
 
 def _close_inherited() -> None:
-    """Close the locks' descriptors in a forked child, or a data loader's worker would hold them after a kill."""
+    """Close the locks' descriptors in a forked child; a data loader's worker would hold them after a kill."""
     for descriptor in _HELD:
         with suppress(OSError):
             os.close(descriptor)
@@ -156,14 +156,14 @@ os.register_at_fork(after_in_child=_close_inherited)
 def _remove_leftovers(folder: Path, locked: bool) -> None:
     """Remove the temporary files that killed processes left in a folder.
 
-    locked: whether no other run may write here. If so, what other machines and earlier processes of this process's id
-    left is removed too.
+    locked: True if no other run may write here. Files of other machines and of earlier processes with this process's
+    id are then removed too.
     """
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             match = _TEMPORARY.fullmatch(entry.name)
             if match and _is_dead(match["host"] or _HOST, int(match["pid"]), locked):
-                with suppress(OSError):  # another user's, say: it only takes room
+                with suppress(OSError):  # it may be another user's, and only takes disk space
                     _remove(Path(entry.path))
 
 
@@ -187,7 +187,7 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or a folder with all that it holds, is on the disk."""
+    """Flush a file, or a folder with all its content, to the disk."""
     if path.is_dir() and not path.is_symlink():
         for inner in path.iterdir():
             _flush(inner)
@@ -206,7 +206,7 @@ def _flush_one(path: Path) -> None:
 
 
 def _disk_error(error: Exception, temporary: Path, path: Path) -> OSError | None:
-    """The file system's error about `path` that an exception stands for; None if it stands for itself."""
+    """File system error about `path` that caused an exception; None if there is none."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(error, MfvisError):
         if isinstance(cause, OSError):
@@ -221,7 +221,7 @@ def _disk_error(error: Exception, temporary: Path, path: Path) -> OSError | None
 
 
 def _final_name(file: str | bytes | int | None, temporary: Path, path: Path) -> str | None:
-    """What a file in or at `temporary` will be called; None if it is elsewhere."""
+    """Final path of a file in or at `temporary`; None if it is elsewhere."""
     if file is None:
         return str(path)
     name = Path(os.fsdecode(file).removeprefix("file:")) if not isinstance(file, int) else Path()

@@ -204,7 +204,7 @@ def under_names_of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, 
 def compare(module: nn.Module, state: Mapping[str, Tensor], anew: Sequence[str] = ()) -> LoadReport:
     """Report of `load_weights` without loading. `anew`: name prefixes that need not be in `state`."""
     own = module.state_dict()
-    # Batch norm's batch counter matters only without a momentum, which no model here uses; many files omit it.
+    # Batch norm's batch counter matters only if momentum is None, which no model here uses; many files omit it.
     needed = [name for name in own if not name.endswith(".num_batches_tracked")]
     differ = [name for name in state if name in own and own[name].shape != state[name].shape]
     absent = [name for name in needed if name not in state]
