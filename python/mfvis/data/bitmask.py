@@ -49,7 +49,7 @@ def read_bitmask(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if fault is not None:
         raise broken("file", fault, "Give an 8-bit RGBA PNG, copied anew if it was damaged")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             rgba_HW4 = np.ascontiguousarray(image)
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         raise broken("file", f"the picture cannot be decoded ({error})", "Write or copy it again") from error

@@ -15,8 +15,8 @@ import tyro
 from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_file, parse_spec
 from mfvis.data.images import UNKNOWN_RANGE, open_image, orientation
 from mfvis.data.rle import decode_mask, mask_box
+from mfvis.data.video_frames import decode_frames
 from mfvis.data.video_index import index_video
-from mfvis.data.video_stream import REMEDY
 from mfvis.errors import DataError, Problem, VideoError
 from mfvis.types import Track, Video, VideoDataset
 
@@ -127,33 +127,30 @@ def _frame_files(video: Video, record: str) -> Iterator[Problem]:
 
 
 def _video_file(video: Video, record: str) -> Iterator[Problem]:
-    file = str(video.frames)
+    file, path = str(video.frames), video.frames
     try:
-        index = index_video(video.frames, decode=True)
+        size = None
+        for frame, picture_HW3 in enumerate(decode_frames(path, range(index_video(path).length))):
+            height, width, _ = picture_HW3.shape
+            if size is None and (width, height) != (video.width, video.height):
+                size = width, height
+                where = f" from frame {frame} on" if frame else ""
+                problem = f"the film is {width} x {height}{where}, the video is declared {video.width} x {video.height}"
+                yield Problem(file, record, problem, "Correct width and height, or scale the film")
+        length = index_video(path).length
     except VideoError as error:
-        yield _problem(error, video.frames, record)
+        yield _problem(error, path, record)
         return
-    for frame, (width, height) in index.sizes.items():
-        if (width, height) != (video.width, video.height):
-            where = f" from frame {frame} on" if frame else ""
-            problem = f"the film is {width} x {height}{where}, the video is declared {video.width} x {video.height}"
-            yield Problem(file, record, problem, "Correct width and height, or scale the film")
-            break
-    if index.damage:
-        frame, reason = min(index.damage.items())
-        more = f", and {len(index.damage) - 1} more" if len(index.damage) > 1 else ""
-        yield Problem(file, f"{record}, frame {frame}", f"the frame cannot be decoded ({reason}){more}", REMEDY)
-    elif index.length != video.length:
+    if length != video.length:
         # The assignment of boxes to frames is unknown if the video is longer than the annotations.
-        is_shorter = index.length < video.length
-        remedy = "give the whole film" if is_shorter else "cut the film to the frames that have entries"
-        problem = f"the film has {index.length} frames, the video is declared to have {video.length}"
+        remedy = "give the whole film" if length < video.length else "cut the film to the frames that have entries"
+        problem = f"the film has {length} frames, the video is declared to have {video.length}"
         yield Problem(file, record, problem, f"Correct length, or {remedy}")
 
 
 def _problem(error: VideoError, path: Path, record: str) -> Problem:
     problem, _, remedy = str(error).removeprefix(f"{path}: ").rpartition(". ")
-    return Problem(str(path), record, problem, f"{remedy}, or correct file_names")
+    return Problem(str(path), record, problem, remedy if os.path.isfile(path) else f"{remedy}, or correct file_names")
 
 
 def _masks(file: str, video: Video, track: Track) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ import av
 import numpy as np
 
 from mfvis.data.images import require_file
-from mfvis.data.video_stream import REMEDY, Damaged, checksum, decode_packets, open_stream, packets_of, to_rgb
+from mfvis.data.video_stream import REMEDY, Damaged, checksum, decode_packets, open_stream, packets_of
 from mfvis.errors import VideoError
 
 CACHED = 4096
@@ -55,8 +55,6 @@ class VideoIndex:
     fps: float | None
     checksums_T: np.ndarray | None = None
     """The `checksum` of each frame. None if the file was not decoded."""
-    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Width and height by the first frame that has them. Empty if the file was not decoded."""
     damage: dict[int, str] = field(default_factory=dict)
     """Reasons by damaged frame, if the file was decoded."""
     unread: int = 0
@@ -135,7 +133,7 @@ def _index_packets(path: Path) -> VideoIndex | None:
 def _index_frames(path: Path) -> VideoIndex:
     """Index of a file, from decoding all of it."""
     places, times, is_key, is_corrupt = [], [], [], []
-    packets, checksums, sizes, size, damage, unread = [], [], {}, None, {}, 0
+    packets, checksums, damage, unread = [], [], {}, 0
 
     def numbered(source: Iterator[av.Packet]) -> Iterator[tuple[int, av.Packet]]:
         for i, packet in enumerate(source):
@@ -151,9 +149,6 @@ def _index_frames(path: Path) -> VideoIndex:
             for packet, frame in decode_packets(stream, numbered(packets_of(container, stream))):
                 if frame.is_corrupt:
                     damage[len(packets)] = f"the data of frame {len(packets)} is damaged"
-                if (frame.width, frame.height) != size:
-                    size = frame.width, frame.height
-                    sizes[len(packets)] = to_rgb(frame).shape[1::-1]
                 checksums.append(checksum(frame))
                 packets.append(packet)
         except Damaged as error:
@@ -165,7 +160,7 @@ def _index_frames(path: Path) -> VideoIndex:
                     unread += 1
     index = _index(places, np.array(packets, np.int64), np.array(is_key), times, rate)
     index.checksums_T = np.array(checksums, np.uint32)
-    index.sizes, index.unread = sizes, unread
+    index.unread = unread
     corrupt = np.flatnonzero(is_corrupt[: len(places) - bool(unread)]).tolist()  # not the packet that ended decoding
     index.damage = _incomplete(packets, corrupt, len(places)) | damage
     return index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import av
@@ -18,6 +18,8 @@ PLAYLISTS = frozenset(
     ["concat", "dash", "hls", "image2", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "tty", "webm_dash_manifest"]
 )
 """Input formats of FFmpeg that open files named in their content, or that accept any text as a video."""
+PLANES_OF_BYTES = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"])
+"""Pixel formats with three planes of one byte per pixel, which most videos have."""
 REMEDY = "Copy it again, or encode it again: ffmpeg -i OLD -c:v libx264 NEW.mp4"
 
 
@@ -57,7 +59,11 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vi
 
 def packets_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """Packets of a stream from the current position. Empty packets, which repeat a frame, are skipped."""
-    return (packet for packet in container.demux(stream) if packet.size)
+    # PyAV raises IndexError at the end of a file in which other streams have begun since it was opened.
+    with suppress(IndexError):
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
 
 
 def decode_packets(
@@ -104,12 +110,18 @@ def _is_without_frame(error: av.FFmpegError) -> bool:
 
 
 def checksum(frame: av.VideoFrame) -> int:
-    """CRC-32 of a frame in gray, which takes a third of the time of RGB.
+    """CRC-32 of the decoded pixels of a frame: of its planes if they have one byte per pixel, else of its RGB values.
 
     Raises:
         Damaged: when its pixels cannot be converted.
     """
-    return zlib.crc32(_converted(frame, "gray"))
+    if frame.format.name not in PLANES_OF_BYTES:
+        return zlib.crc32(_converted(frame, "rgb24"))
+    value = 0
+    for plane in frame.planes:  # the padding of their lines is undefined
+        lines = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width]
+        value = zlib.crc32(np.ascontiguousarray(lines), value)
+    return value
 
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:

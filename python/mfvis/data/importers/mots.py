@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from mfvis.data.importers.boxes import BoxVideo, whole_number_in
 from mfvis.data.importers.class_names import name_classes, read_names_near
@@ -120,9 +119,9 @@ def _pngs(folder: Path) -> list[Path]:
 
 def _is_deep(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.mode in DEEP
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except VideoError:
         return False
 
 
@@ -146,7 +145,7 @@ def _frames(source: ImportedFile, video: Video, paths: Sequence[Path]) -> Iterat
 def _boxes(source: ImportedFile, path: Path, video: Video) -> Iterator[tuple[int, tuple[float, ...]]]:
     """Objects of a PNG with the box around their pixels."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.size != (video.width, video.height) or image.mode not in DEEP:
                 problem = (
                     f"is {image.size[0]} x {image.size[1]} ({image.mode}), the video {video.width} x {video.height}"
@@ -154,7 +153,7 @@ def _boxes(source: ImportedFile, path: Path, video: Video) -> Iterator[tuple[int
                 source.report(path.name, problem, "Give PNG with 16 bits a pixel, of the frames that were annotated")
                 return
             ids_HW = np.asarray(image).astype(np.int64)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except VideoError as error:
         source.report(path.name, f"cannot be decoded ({error})", "Export or copy it again")
         return
     for object_id in np.unique(ids_HW[ids_HW >= PER_CLASS]).tolist():
