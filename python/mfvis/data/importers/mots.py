@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mfvis.data.images import open_image
 from mfvis.data.importers.boxes import BoxVideo, whole_number_in
 from mfvis.data.importers.class_names import name_classes, read_names_near
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.track_lines import sequence_video
 from mfvis.data.rle import mask_box, rle_box
-from mfvis.errors import DataError
+from mfvis.errors import DataError, VideoError
 from mfvis.types import Video
 
 CLASSES = {1: "car", 2: "pedestrian"}
