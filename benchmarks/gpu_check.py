@@ -13,7 +13,7 @@ It needs no network. Prepare what the machine lacks elsewhere, with the Python v
 
     python benchmarks/gpu_check.py --prepare wheels --python python3.12 --arch 9.0
 
-builds the kernels as a wheel and downloads those of the other packages (20 MB, git-ignored). There:
+builds the kernels as a wheel and downloads those of the other packages (40 MB, git-ignored). There:
 
     python benchmarks/gpu_check.py --wheels wheels
 
