@@ -20,7 +20,15 @@ from mfvis.models.pixel_decoder import LEVELS
 from mfvis.train import checkpoint
 from mfvis.types import Category
 from mfvis.weights.config import ConvertConfig
-from mfvis.weights.files import STRIDE_KEY, compare, load_weights, read_weights, save_safetensors, under_names_of
+from mfvis.weights.files import (
+    STRIDE_KEY,
+    compare,
+    load_weights,
+    read_weights,
+    require_finite,
+    save_safetensors,
+    under_names_of,
+)
 from mfvis.weights.foreign import ConvertedWeights, to_detectron2
 from mfvis.writing import atomic_write, run_lock
 
@@ -36,6 +44,7 @@ def run(config: ConvertConfig) -> None:
     """
     own = checkpoint.locate(config.source)
     named = read_weights(own or config.source)
+    require_finite(named.tensors, config.source)
     print(f"{config.source}: {named.format}")
     if named.backbone_only:
         backbone = find_backbone(named, config.source)

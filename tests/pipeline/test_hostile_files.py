@@ -272,7 +272,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = build(Config, load_preset("test") | {"data": "x.json"}, "test")
     categories = (Category(3, "cat"), Category(7, "dog"))
     model = VideoMask2Former(config.model, len(categories))
-    description = checkpoint.Description(4, config, categories)
+    description = checkpoint.CheckpointInfo(4, config, categories)
     return checkpoint.save(tmp_path_factory.mktemp("run"), "000004", description, model)
 
 

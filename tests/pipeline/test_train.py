@@ -11,12 +11,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from mfvis.config import Config, OptimConfig, accumulation, derived
 from mfvis.data.clips import ClipRequest, collate
-from mfvis.errors import ConfigError, DataError, TrainingError
+from mfvis.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, replay
 from mfvis.train.engine import clip_datasets, train
@@ -259,6 +260,27 @@ def test_loss_that_is_not_finite_is_kept_for_replay(
     terms = replay.run(replay.ReplayConfig(kept))
     assert not torch.isfinite(terms.total)
     assert "not finite" in capsys.readouterr().out
+    batch = checkpoint.read_tensors(kept / "batch.pt")
+    changes = ({"part": None}, {"clips": [1]}, {"labels_N": batch["labels_N"] + 99}, {"boxes_NT4": torch.zeros(2)})
+    for change in (*changes, {"surplus": 1}, {"frames_BTCHW": "none"}):
+        checkpoint.save_tensors(kept / "batch.pt", batch | change)
+        with pytest.raises(CheckpointError, match="not the batch of this training"):
+            replay.run(replay.ReplayConfig(kept))
+    (kept / "batch.pt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="damaged"):
+        replay.run(replay.ReplayConfig(kept))
+
+
+def test_a_stop_is_told_even_if_nothing_can_be_kept(
+    demo_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        checkpoint, "save_tensors", Mock(side_effect=OSError(28, "No space left on device", "batch.pt"))
+    )
+    config = configure(demo_data[0], tmp_path)
+    config = replace(config, train=replace(config.train, lr=1e30, clip_norm=0.0, backbone_lr_multiplier=1.0))
+    with pytest.raises(TrainingError, match=r"not finite(.|\n)*could not be kept \(No space left on device: batch.pt"):
+        train(config)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mfvis import convert
+from mfvis.cli import main
 from mfvis.config import Config
 from mfvis.data.bitmask import write_bitmask
 from mfvis.data.images import write_image
@@ -23,9 +26,10 @@ from mfvis.data.video import video_writer
 from mfvis.errors import ConfigError, VideoError
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint
+from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import save_safetensors
 from mfvis.writing import LOCK, atomic_write, run_lock
-from tiny import CATEGORIES, tiny_model
+from tiny import CATEGORIES, TINY, tiny_model
 
 HOLD = """
 import sys, time
@@ -144,7 +148,8 @@ def write_film(path: Path) -> None:
 
 def write_checkpoint(path: Path) -> None:
     config = build(Config, load_preset("test") | {"data": "x.json"}, "test")
-    checkpoint.save(path.parent, path.name, checkpoint.Description(1, config, CATEGORIES), tiny_model())
+    description = checkpoint.CheckpointInfo(1, replace(config, model=TINY), CATEGORIES)
+    checkpoint.save(path.parent, path.name, description, tiny_model())
 
 
 WRITERS = {
@@ -211,6 +216,38 @@ def test_a_folder_serves_one_run(tmp_path: Path) -> None:
     assert names(out) == [], "a folder that was there before stays"
 
 
+COMMANDS = {
+    "train": ["train", "--preset", "test", "--data", "{data}", "--out"],
+    "label": ["label", "{data}", "--backbone.no-frozen", "--out"],
+    "predict": ["predict", "{data}", "--checkpoint", "none", "--out"],
+    "demo": ["demo", "--out"],
+    "data split": ["data", "split", "{data}", "--out"],
+    "data demo": ["data", "demo"],
+}
+
+
+@pytest.mark.parametrize("argv", COMMANDS.values(), ids=COMMANDS)
+def test_commands_keep_out_of_a_folder_in_use(
+    argv: list[str], tmp_path: Path, demo_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with run_lock(out):
+        assert main([*(part.format(data=demo_data[0]) for part in argv), str(out)]) == 2
+        assert names(out) == [LOCK]
+    assert f"mfvis: {out} is in use by another run (process {os.getpid()} on " in capsys.readouterr().err
+
+
+def test_convert_keeps_out_of_a_run_in_use(tmp_path: Path, demo_data: tuple[Path, Path]) -> None:
+    write_checkpoint(tmp_path / "000001")
+    categories = tmp_path / "classes.json"
+    write_json(categories, {"videos": [], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]})
+    config = ConvertConfig(str(tmp_path / "000001"), tmp_path / "out", classes=str(categories))
+    with run_lock(config.out), pytest.raises(ConfigError, match="is in use by another run"):
+        convert.run(config)
+    convert.run(config)
+    assert names(config.out) == ["checkpoints"]
+
+
 def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
     with run_lock(tmp_path / "new" / "out"):
         pass
@@ -223,7 +260,7 @@ def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_workers_do_not_hold_the_lock_of_a_killed_run(tmp_path: Path) -> None:
     """A data loader's workers outlive their killed process by seconds, in which it must be possible to resume."""
-    with_worker = HOLD.replace('print("held"', "import os; worker = os.fork()\n    if worker: print(worker")
+    with_worker = HOLD.replace('print("held"', "import os; parent = os.fork()\n    if not parent: print(os.getpid()")
     holder = subprocess.Popen([sys.executable, "-c", with_worker, tmp_path], stdout=subprocess.PIPE, text=True)
     worker = int(holder.stdout.readline())
     holder.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -28,17 +29,20 @@ def stop_for_replay(
     terms: LossTerms,
 ) -> NoReturn:
     """Write weights, configuration and batch below ``out/failed`` and raise a TrainingError that names them."""
-    kept = checkpoint.save(
-        description.config.out / "failed", f"{description.step:06}-{part}-{rank}", description, model
-    )
-    # Tensors and plain values alone, as `checkpoint.read_tensors` takes nothing else.
+    failed = description.config.out / "failed"
+    # Only tensors and plain values, as `checkpoint.read_tensors` takes nothing else.
     content = vars(batch.to("cpu")) | {"clips": [tuple(origin) for origin in batch.clips], "part": part, "rank": rank}
-    checkpoint.save_tensors(kept / BATCH, content)
+    try:
+        kept = checkpoint.save(failed, f"{description.step:06}-{part}-{rank}", description, model)
+        checkpoint.save_tensors(kept / BATCH, content)
+        where = f"Weights, configuration and batch are kept: mfvis replay {kept}"
+    except OSError as error:
+        where = f"Weights, configuration and batch could not be kept ({error.strerror}: {error.filename})"
     named = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.as_dict().items())
     clips = "; ".join(f"video {origin.video_id}, frames {list(origin.frame_indices)}" for origin in batch.clips)
     raise TrainingError(
         f"step {description.step}: the {what} is not finite ({named}), on {clips}.\n"
-        f"Weights, configuration and batch are kept: mfvis replay {kept}\n"
+        f"{where}\n"
         "A lower --train.lr, a longer --train.warmup or --train.amp no is what usually mends it."
     )
 
@@ -46,7 +50,8 @@ def stop_for_replay(
 def run(config: ReplayConfig) -> LossTerms:
     """Print every term of the kept batch's loss, and the parameters whose gradient is not finite.
 
-    Raises CheckpointError if the directory is none that a stopped training left.
+    Raises:
+        CheckpointError: the directory is none that a stopped training left, or it is damaged.
     """
     if not (config.path / BATCH).is_file():
         raise CheckpointError(
@@ -55,9 +60,7 @@ def run(config: ReplayConfig) -> LossTerms:
     description = checkpoint.describe(checkpoint.find(config.path))
     trained = description.config
     model, categories, _ = checkpoint.load_model(config.path, check_finite=False)
-    content = checkpoint.read_tensors(config.path / BATCH)
-    part, rank = content.pop("part"), content.pop("rank")
-    batch = Batch(**content | {"clips": tuple(ClipOrigin(*origin) for origin in content["clips"])})
+    batch, part, rank = _read_batch(config.path / BATCH, len(categories))
     seed_everything(trained.train.seed, description.step, part, rank)
     criterion = Criterion(trained.loss, len(categories), batch.masks_NTHW is not None)
     prompted = is_prompted(trained, description.step)
@@ -70,3 +73,22 @@ def run(config: ReplayConfig) -> LossTerms:
     print(f"weights that are not finite: {', '.join(broken_weights) or 'none'}")
     print(f"gradients that are not finite: {', '.join(broken) or 'none'}")
     return terms
+
+
+def _read_batch(file: Path, classes: int) -> tuple[Batch, int, int]:
+    """The batch, its part of the step, and its process."""
+    content = checkpoint.read_tensors(file)
+    try:
+        part, rank = int(content.pop("part")), int(content.pop("rank"))
+        batch = Batch(**content | {"clips": tuple(ClipOrigin(*origin) for origin in content["clips"])})
+        clips, frames = batch.frames_BTCHW.shape[:2]
+        objects = len(batch.labels_N)
+        if batch.boxes_NT4.shape != (objects, frames, 4) or batch.video_index_N.shape != (objects,):
+            raise ValueError("the objects do not fit the frames")
+        if not (part >= 0 and rank >= 0 and len(batch.clips) == clips == len(batch.sizes_B2)):
+            raise ValueError("the clips do not fit the frames")
+        if objects and not (batch.labels_N.min() >= 0 and batch.labels_N.max() < classes):
+            raise ValueError(f"a label is none of {classes} classes")
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: not the batch of this training ({error!r})") from error
+    return batch, part, rank
