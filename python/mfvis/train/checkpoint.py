@@ -5,8 +5,9 @@
                        training.pt         optimizer, sampler position, gradient scaler; tensors and plain values only
     checkpoints/last -> 005000
 
-A directory is written under another name and renamed when it is complete, then `last` is replaced, then old ones go; a
-process may be killed between any two of these. The random state needs no file: it follows from seed and step.
+A directory is written under a temporary name and renamed once it is complete. Then `last` is replaced, and old
+checkpoints are removed. The process may be killed between any two of these steps. The random state needs no file,
+because it follows from seed and step.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ WEIGHTS, INFO, TRAINING = "model.safetensors", "checkpoint.json", "training.pt"
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says about itself."""
+    """Description of a checkpoint."""
 
     step: int
     """Optimizer steps done."""
@@ -58,7 +59,7 @@ def save(
     model: nn.Module,
     training: dict[str, Any] | None = None,
 ) -> Path:
-    """Write ``checkpoints/name`` in one piece and return it. `training`: state dicts for `read_tensors`."""
+    """Write ``checkpoints/name`` atomically and return its path. `training`: state dicts for `read_tensors`."""
     content = {
         "format": FORMAT,
         "step": description.step,
@@ -78,16 +79,16 @@ def save(
 
 
 def save_tensors(path: Path, content: Any) -> None:
-    """Write tensors and plain values, for `read_tensors`; the file appears once it is complete."""
-    # Through a file of Python's, or torch hides what the file system says.
+    """Write tensors and plain values for `read_tensors`, atomically."""
+    # A Python file object, because torch hides file system errors when given a path.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
 
 def update_last_link(checkpoint: Path, keep: int) -> None:
-    """Make ``last`` point to `checkpoint`, in one move, and remove all but the newest `keep` checkpoints."""
+    """Make ``last`` point to `checkpoint`, atomically, and remove all but the newest `keep` checkpoints."""
     checkpoints, last = checkpoint.parent, checkpoint.with_name("last")
-    if last.is_dir() and not last.is_symlink():  # a copy, as tools make it that follow links
+    if last.is_dir() and not last.is_symlink():  # a copy made by a tool that follows links
         shutil.rmtree(last)
     with atomic_write(last) as link:
         link.symlink_to(checkpoint.name)
@@ -96,17 +97,17 @@ def update_last_link(checkpoint: Path, keep: int) -> None:
 
 
 def all_of(checkpoints: Path) -> list[Path]:
-    """The checkpoints in a run's folder ``checkpoints``: the one that ``last`` points to, then the newest first."""
+    """Checkpoints in a run's folder ``checkpoints``: first the target of ``last``, then the others, newest first."""
     last = checkpoints / "last"
     first = [last.resolve()] if last.is_dir() else []
     return first + [path for path in _numbered(checkpoints)[::-1] if path.resolve() not in first]
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint that `path` means: a checkpoint's directory, or that of a run, which means its last one.
+    """Checkpoint at `path`, the directory of a checkpoint or of a run, of which the last checkpoint is taken.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     if found := locate(path):
         return found
@@ -117,9 +118,9 @@ def find(path: str | Path) -> Path:
 
 
 def locate(path: str | Path) -> Path | None:
-    """As `find`; None where there is no checkpoint.
+    """Checkpoint at `path` as in `find`; None if there is no checkpoint.
 
-    Where ``last`` is missing or leads nowhere the newest checkpoint is taken, with a note on stderr.
+    If ``last`` is missing or broken, the newest checkpoint is taken, with a note on stderr.
     """
     path = Path(path)
     for place in (path, path / "checkpoints" / "last", path / "last"):
@@ -134,7 +135,7 @@ def locate(path: str | Path) -> Path | None:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """The directories named by a step, in order."""
+    """Directories named by a step, in ascending order."""
     if not folder.is_dir():
         return []
     found = (path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name) and path.is_dir())
@@ -177,10 +178,10 @@ def describe(checkpoint: Path) -> CheckpointInfo:
 
 
 def _check_sizes(description: CheckpointInfo, weights: Path) -> None:
-    """ValueError where the configuration has sizes beyond those of the weights: building such a model could take all
-    memory."""
+    """Raise ValueError if the configuration's sizes exceed those of the weights. Building such a model could exhaust
+    the memory."""
     if not weights.is_file():
-        return  # reported where the weights are read
+        return  # reported when the weights are read
     try:
         with safe_open(weights, "pt") as file:
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
@@ -200,15 +201,15 @@ def _use_another(checkpoint: Path) -> str:
 def load_model(
     path: str | Path, device: torch.device | str = "cpu", check_finite: bool = True
 ) -> tuple[VideoMask2Former, tuple[Category, ...], Config]:
-    """The model of a checkpoint in eval mode, the categories of its labels, and the configuration it was trained with.
+    """Load a checkpoint: model in eval mode, categories of its labels, and configuration of its training.
 
     Args:
-        path: a checkpoint's directory or a run's.
-        device: where the model goes.
+        path: directory of a checkpoint or of a run.
+        device: device of the model.
         check_finite: refuse weights that hold NaN or infinity.
 
     Raises:
-        CheckpointError: says what is wrong and where.
+        CheckpointError: the checkpoint is absent, damaged, or inconsistent.
     """
     checkpoint = find(path)
     description = describe(checkpoint)
@@ -217,7 +218,7 @@ def load_model(
         state = read_state_dict(weights)
         backbone = offline(description.config.model.backbone)
         sizes = (replace(description.config.model, backbone=backbone), len(description.categories))
-        with torch.device("meta"):  # takes no memory, whatever the description says
+        with torch.device("meta"):  # takes no memory, even if the sizes are huge
             require_fit(VideoMask2Former(*sizes, pretrained=False), state, str(weights))
         model = VideoMask2Former(*sizes, pretrained=False)
         load_weights(model, state, str(weights), check_finite=check_finite)
@@ -229,7 +230,7 @@ def load_model(
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
-    """A dict of tensors and plain values that `save_tensors` wrote; anything else is refused with a CheckpointError."""
+    """Read a dict of tensors and plain values from `save_tensors`; CheckpointError for any other content."""
     advice = _use_another(file.parent)
     if not file.exists():
         raise CheckpointError(f"{file}: missing, so the training cannot go on from here. {advice}")
@@ -237,11 +238,11 @@ def read_tensors(file: Path) -> dict[str, Any]:
         if not file.is_file():
             raise ValueError("no regular file")
         unpickle.check_zip(file)
-        with zipfile.ZipFile(file) as archive:  # torch does not look at the checksums
+        with zipfile.ZipFile(file) as archive:  # torch does not verify the checksums
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} has another checksum")
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files lead torch to whatever their bytes say
+    except Exception as error:  # damaged files can raise any exception in torch
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{file}: damaged, or not plain tensors ({reason}). {advice}") from error
     if not isinstance(content, dict):
@@ -250,11 +251,11 @@ def read_tensors(file: Path) -> dict[str, Any]:
 
 
 def initialize_from(path: str | Path, model: VideoMask2Former, categories: Sequence[Category]) -> str:
-    """Load weights to begin a training with; returns a line that says what was taken.
+    """Load the initial weights of a training; returns one line that reports what was loaded.
 
-    path: a checkpoint, or weights of any format that `mfvis.weights.files.read_weights` reads, of a whole model or of
-    a backbone. The class head is learned anew where the classes are others: other names in a checkpoint, another number
-    elsewhere.
+    path: a checkpoint, or weights of a whole model or a backbone in any format that `mfvis.weights.files.read_weights`
+    reads. The class head keeps its random initial values if the classes differ: in their names for a checkpoint, in
+    their number for other files.
     """
     anew = ("decoder.class_head.", "prompts.")
     own = locate(path)

@@ -1,4 +1,4 @@
-"""The training loop: one function, from the configuration to the last checkpoint, that reads from top to bottom."""
+"""Training loop: one function from the configuration to the last checkpoint, readable from top to bottom."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from mfvis.writing import run_lock
 
 
 def train(config: Config) -> Path:
-    """Train as `config` says, alone or as one of the processes that ``accelerate launch`` or ``torchrun`` started.
+    """Train with `config`, in a single process or in one of those started by ``accelerate launch`` or ``torchrun``.
 
-    Writes ``log.jsonl`` and ``checkpoints/`` to `config.out`; returns the last checkpoint. May be killed at any moment
-    and resumed: on the CPU the result is the same, bit for bit, as that of an uninterrupted training.
+    Writes ``log.jsonl`` and ``checkpoints/`` to `config.out`; returns the last checkpoint. Interrupted trainings can be
+    resumed; on the CPU the result is the same, bit for bit, as that of an uninterrupted training.
 
     Raises:
         ConfigError, DataError, CheckpointError: before the first step.
-        TrainingError: at a loss or gradient that is not finite; the batch is kept for ``mfvis replay``.
+        TrainingError: a loss or gradient is not finite; the batch is saved for ``mfvis replay``.
     """
     settings = config.train
     notes: list[str] = []
     device = device_of(settings.device, notes.append)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision="no",  # is `forward`'s, as replay needs it too, and accelerate has no fp16 on the CPU
-        # Queries made from boxes and learned queries take turns, so either's parameters are idle in some steps.
+        mixed_precision="no",  # done in `forward`, because replay needs it too and accelerate has no fp16 on the CPU
+        # Each step uses either queries made from boxes or learned queries, so the others' parameters are unused.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=0 < settings.prompt_probability < 1)],
     )
     with run_lock(config.out, ("checkpoints", "failed"), accelerator.is_main_process):
@@ -109,14 +109,14 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
         parts = 0
         for forward_pass in range(passes):
             asked = time.perf_counter()
-            # One batch for each clip length and supervision; the same ones in all processes.
+            # One batch for each clip length and supervision, in the same order in all processes.
             alike = next(batches)
             waited += time.perf_counter() - asked
             for place, batch in enumerate(alike):
                 batch = batch.to(accelerator.device)
                 seed_everything(settings.seed, step, parts, rank)
                 share = len(batch.clips) / settings.batch_size_per_device / passes
-                # Gradients travel between processes once a step, with its last part.
+                # Gradients are synchronized once per step, with its last part.
                 last_part = forward_pass == passes - 1 and place == len(alike) - 1
                 alone = contextlib.nullcontext() if last_part else accelerator.no_sync(model)
                 with alone:
@@ -132,7 +132,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
 
         scaler.unscale_(optimizer)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm or float("inf"))
-        # Scaled gradients overflow now and then; the scaler skips those steps and scales less until they do not.
+        # Scaled gradients overflow occasionally; the scaler then skips the step and lowers its scale.
         if not torch.isfinite(norm) and scaler.get_scale() <= 1:
             description = CheckpointInfo(step, config, categories)
             stop_for_replay("gradient", description, bare, batch, parts - 1, rank, terms)
@@ -168,10 +168,10 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
 
 
 def clip_datasets(config: Config) -> list[ClipDataset]:
-    """The data sets of a training, all in the classes of the first.
+    """Data sets of a training, all mapped to the classes of the first.
 
     Raises:
-        DataError: with the problems of the first data set that has any, or where no class of one is among the classes.
+        DataError: a data set has problems, or none of its classes is among those of the first data set.
     """
     parts: list[ClipDataset] = []
     for spec in config.specs:
@@ -187,7 +187,7 @@ def clip_datasets(config: Config) -> list[ClipDataset]:
 
 
 def _check_frames(clips: Sequence[ClipDataset], accelerator: Accelerator) -> None:
-    """DataError with every frame that cannot be read; each process looks at a part of the videos."""
+    """Raise DataError with all unreadable frames; each process checks a part of the videos."""
     videos = [video for part in clips for video in part.videos]
     if accelerator.is_main_process:
         print(f"checking {sum(video.length for video in videos)} frames", file=sys.stderr, flush=True)
@@ -197,7 +197,7 @@ def _check_frames(clips: Sequence[ClipDataset], accelerator: Accelerator) -> Non
 
 
 class _ErrorsAsItems(Dataset):
-    """Clips, or the user's error that came instead: raised in a worker it would arrive as a traceback."""
+    """Clips, or errors returned as items: an error raised in a worker would be printed with a traceback."""
 
     def __init__(self, clips: Sequence[ClipDataset]):
         self.clips = clips
@@ -214,8 +214,10 @@ def _collate(clips: list[Clip | MfvisError]) -> list[Batch] | MfvisError:
 
 
 class _RankBatchSampler:
-    """The draws of this process: of the clips that the processes take at once every so many-th, so that each has as
-    many of a data set as the others and none waits for losses that another does not have."""
+    """Batches of clip requests for this process, which takes every `processes`-th clip of each joint batch.
+
+    All processes then have equally many clips of each data set, so that none waits for a loss that others do not have.
+    """
 
     def __init__(self, sampler: ClipSampler, per_device: int, processes: int, rank: int):
         self.sampler, self.per_device, self.processes, self.rank = sampler, per_device, processes, rank

@@ -1,4 +1,4 @@
-"""What a training says while it runs: a progress line, one JSON object per line in ``log.jsonl``, TensorBoard."""
+"""Training log: progress lines, ``log.jsonl`` with one JSON object per line, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mfvis.writing import atomic_write
 
 
 class Log:
-    """Averages the losses between two reports and writes them. Only the main process writes anything.
+    """Writes losses, averaged between two reports. Only the main process writes anything.
 
     Args:
         out: The run's directory.
-        first_step: Steps done before; what an interrupted run wrote beyond them is taken out of the log.
-        steps: The last step, for the time left.
+        first_step: Steps done before; later records of an interrupted run are removed from the log.
+        steps: Total number of steps, for the remaining time.
         every: Steps between reports.
         active: False in all but the main process.
     """
@@ -49,12 +49,12 @@ class Log:
         rate: float,
         waited: float,
     ) -> None:
-        """Count one optimizer step, the `step`-th; report when one is due.
+        """Count one optimizer step, the `step`-th; report if a report is due.
 
-        The terminal is told of the first one too: what a step takes is what one waits to see.
+        The first step is also printed to the terminal, as it shows the duration of a step.
 
-        losses, norm of the gradient: scalars, read only when a report is due, so that no step waits for the device; a
-        norm that is not finite says that the step was skipped. rate: of learning; waited: seconds without data.
+        losses, norm of the gradient: scalars, read only for a report, so that steps do not wait for the device. A norm
+        that is not finite means that the step was skipped. rate: learning rate; waited: seconds spent waiting for data.
         """
         taken = norm.isfinite()
         counted = {"grad_norm": torch.where(taken, norm, 0.0), "skipped": (~taken).float()}
@@ -68,7 +68,7 @@ class Log:
         now = time.perf_counter()
         seconds = (now - self.since) / self.count
         values = {name: float(total) / self.count for name, total in self.sums.items()}
-        values["grad_norm"] /= max(1 - values["skipped"], 1 / self.count)  # the mean of those that were taken
+        values["grad_norm"] /= max(1 - values["skipped"], 1 / self.count)  # the mean over steps that were not skipped
         record = {
             "step": step,
             **values,
@@ -86,12 +86,12 @@ class Log:
             self.sums, self.count, self.waited, self.since = {}, 0, 0.0, now
 
     def say(self, text: str) -> None:
-        """A line for the reader of the terminal."""
+        """Print a line to the terminal."""
         if self.active:
             print(text, file=PrintableStream(sys.stderr), flush=True)
 
     def close(self) -> None:
-        """Finish what TensorBoard has not written yet."""
+        """Flush and close the TensorBoard writer."""
         if self.board is not None:
             self.board.close()
 
@@ -117,7 +117,7 @@ def _line(record: Mapping[str, Any], losses: Mapping[str, float], left: float, s
 
 
 def _memory() -> float:
-    """Peak GiB: of the GPU where one is in use, else of this process."""
+    """Peak memory in GiB: of the GPU if one is in use, else of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -125,9 +125,9 @@ def _memory() -> float:
 
 
 def _keep_until(file: Path, step: int) -> int:
-    """Rewrite a log without the records after `step`, which will be made again, and without a half-written last line.
+    """Remove from a log the records after `step`, which will be written again, and an incomplete last line.
 
-    Returns the number of other lines that are no records, which are dropped too.
+    Returns the number of other invalid lines, which are removed too.
     """
     if not file.exists():
         return 0
@@ -140,7 +140,7 @@ def _keep_until(file: Path, step: int) -> int:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a record; None for a line that is no record."""
+    """Step of a record; None for an invalid line."""
     try:
         step = json.loads(line.decode("utf-8"))["step"]
     except (KeyError, RecursionError, TypeError, ValueError):

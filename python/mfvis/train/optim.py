@@ -1,4 +1,4 @@
-"""AdamW with the groups and the schedule of Mask2Former; the learning rate is a function of the step alone."""
+"""AdamW with the parameter groups and schedule of Mask2Former; the learning rate depends only on the step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ REMEDY = (
     "Lower the learning rate (optim.lr) or lengthen its warm-up (optim.warmup); if that does not help, the weights at "
     "the start may be damaged"
 )
-"""What usually mends a loss that is not finite."""
+"""Usual remedies for a loss that is not finite."""
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:
-    """The factor on every learning rate at `step`, counted from 0."""
+    """Factor on all learning rates at `step`, counted from 0."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
@@ -34,12 +34,12 @@ def learning_rate(config: OptimConfig, step: int) -> float:
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters. Each group keeps its full learning rate under ``base_lr``.
 
-    The backbone is whatever lies under the name ``backbone``. Frozen parameters are left out.
+    All parameters below a module named ``backbone`` are the backbone's. Frozen parameters are omitted.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module_name, module in model.named_modules():
-        # A norm is told by its kind or, in other people's backbones, by having only vectors for parameters.
+        # Norms are identified by type or, in backbones of other libraries, by having only 1-D parameters.
         own = list(module.named_parameters(recurse=False))
         plain = isinstance(module, nn.Embedding) or (own and all(p.dim() <= 1 for _, p in own))
         for name, parameter in own:
@@ -65,9 +65,9 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 def optimizer_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, clip_norm: float, step: str
 ) -> None:
-    """One step down the gradient of `loss`, clipped to `clip_norm` unless that is 0.
+    """Backward pass and optimizer step, with the gradient clipped to `clip_norm` unless that is 0.
 
-    step: for messages, what is trained and how far.
+    step: description of the training and its step, for messages.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -82,7 +82,7 @@ def optimizer_step(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
-    """Put the schedule's learning rate for `step` into the optimizer; returns that of the decoder."""
+    """Set the optimizer's learning rates for `step`; returns the decoder's."""
     factor = learning_rate(config, step)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor

@@ -1,4 +1,4 @@
-"""``mfvis train --dry-run``: what a training would be - batch, schedule, memory - without starting it."""
+"""``mfvis train --dry-run``: summary of batch, schedule and memory without training."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from mfvis.train.step import autocast
 
 GIB = 2**30
 OBJECTS = 10
-"""Objects per clip, for the estimate of the memory."""
+"""Objects per clip, for the memory estimate."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a training step needs, as far as they can be told without running it."""
+    """Bytes that a training step needs, as far as they can be estimated without running it."""
 
     parameters: int
-    """How many there are."""
+    """Number of parameters."""
     state: int
     """Weights, gradients and the two moments of AdamW, in float32."""
     activations: int
-    """What the model keeps for its backward pass, in the precision of the training."""
+    """Tensors saved for the model's backward pass, in the precision of the training."""
     logits: int
-    """Mask logits, likewise: of all queries at one decoder layer, and of `OBJECTS` per clip at all, with gradients."""
+    """Mask logits with gradients: of all queries at one decoder layer, and of `OBJECTS` per clip at all layers."""
 
 
 def plan(config: Config) -> list[str]:
-    """The derived numbers of a training. Annotations are read if they are there; of a published data set that is not,
-    classes and number of videos are known."""
+    """Summary lines of a training. Annotations are read if they exist; for published data sets that are absent, the
+    classes and the number of videos are known."""
     absent = [spec for spec in config.specs if spec.name and not spec.path.exists()]
     if absent:
         videos = [_num_videos(spec) for spec in config.specs]
@@ -74,12 +74,12 @@ def _largest(config: Config) -> tuple[int, int]:
 
 
 def estimate(config: Config, classes: int) -> Memory:
-    """The memory of one process: its model, run with the largest clips at 16:9 on tensors without contents, which
-    autocast casts as it casts others (a Swin's residuals stay in float32, a ResNet's features do not)."""
+    """Memory of one process, from running the model with the largest clips at 16:9 on meta tensors. Autocast treats
+    these as others (residuals of a Swin stay in float32, features of a ResNet do not)."""
     with torch.device("meta"):
         model = VideoMask2Former(config.model, classes, pretrained=False).train()
     length = max(spec.length or config.clip.frames for spec in config.specs)
-    # Held until they are counted: the address of a storage that is gone would be given to another.
+    # Kept until they are counted, because the address of a freed storage would be reused.
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A loss that is not finite: what led to it is kept, and ``mfvis replay`` computes it once more."""
+"""Saving of the batch with a loss that is not finite, and ``mfvis replay``, which computes that loss again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stop_for_replay(
 ) -> NoReturn:
     """Write weights, configuration and batch below ``out/failed`` and raise a TrainingError that names them."""
     failed = description.config.out / "failed"
-    # Only tensors and plain values, as `checkpoint.read_tensors` takes nothing else.
+    # Only tensors and plain values, because `checkpoint.read_tensors` accepts nothing else.
     content = vars(batch.to("cpu")) | {"clips": [tuple(origin) for origin in batch.clips], "part": part, "rank": rank}
     try:
         kept = checkpoint.save(failed, f"{description.step:06}-{part}-{rank}", description, model)
@@ -48,10 +48,10 @@ def stop_for_replay(
 
 
 def run(config: ReplayConfig) -> LossTerms:
-    """Print every term of the kept batch's loss, and the parameters whose gradient is not finite.
+    """Print every term of the saved batch's loss, and the parameters whose gradient is not finite.
 
     Raises:
-        CheckpointError: the directory is none that a stopped training left, or it is damaged.
+        CheckpointError: the directory was not written by a failed training, or is damaged.
     """
     if not (config.path / BATCH).is_file():
         raise CheckpointError(

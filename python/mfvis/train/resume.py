@@ -1,7 +1,7 @@
-"""Resuming a training: which checkpoints it has, whether they belong to it, and their state put back in place.
+"""Resuming a training: find its checkpoints, check that they belong to it, and restore their state.
 
-Every step is a function of the state before it, so a damaged checkpoint costs only time: an earlier one leads to the
-same weights, bit for bit.
+Every step is a function of the state before it. A damaged checkpoint therefore costs only time: resuming from an
+earlier one leads to the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ FREE_TO_CHANGE = {
     "train.log_every",
     "train.keep_checkpoints",
 }
-"""What may differ when a training is resumed; everything else would make it another training."""
+"""Settings that may differ when a training is resumed; all others determine its result."""
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """The state that a training continues from."""
+    """State from which a training continues."""
 
     checkpoint: Path
     step: int
     """Optimizer steps done."""
     notes: tuple[str, ...]
-    """Why newer checkpoints were not taken."""
+    """Reasons why newer checkpoints were not used."""
 
 
 def candidates(config: Config) -> list[Path]:
-    """The checkpoints that a training may continue from, the preferred one first; none for a new training.
+    """Checkpoints from which a training may continue, the preferred one first; empty for a new training.
 
     Raises:
-        ConfigError: `config.out` and `config.resume` do not fit, or the checkpoints are of a training with other
-            settings.
-        CheckpointError: there are checkpoints, and the description of none can be read.
+        ConfigError: `config.out` and `config.resume` are inconsistent, or the checkpoints belong to a training with
+            other settings.
+        CheckpointError: there are checkpoints, but none of their descriptions can be read.
     """
     found = checkpoint.all_of(config.out / "checkpoints")
     if not found:
@@ -90,15 +90,15 @@ def restore(
     scaler: torch.amp.GradScaler,
     batch_size: int,
 ) -> Resumed:
-    """Put the state of the first checkpoint that is sound in place.
+    """Restore the state of the first valid checkpoint.
 
     Args:
         paths: from `candidates`.
         batch_size: clips per optimizer step.
 
     Raises:
-        CheckpointError: none is sound.
-        ConfigError: the data are not those of the training.
+        CheckpointError: no checkpoint is valid.
+        ConfigError: the data differ from those of the training.
     """
     problems: list[str] = []
     for path in paths:
@@ -118,7 +118,7 @@ def restore(
 def training_state(
     optimizer: torch.optim.Optimizer, sampler: ClipSampler, scaler: torch.amp.GradScaler
 ) -> dict[str, Any]:
-    """State dicts to keep next to the weights. The learning rate and the random numbers follow from the step."""
+    """State dicts to save next to the weights. The learning rate and the random numbers follow from the step."""
     return {
         "optimizer": optimizer.state_dict(),
         "sampler": sampler.state_dict(),
@@ -134,9 +134,9 @@ def apply_training(
     clips: int,
     source: str,
 ) -> None:
-    """Put what `training_state` returned back in place.
+    """Restore the result of `training_state`.
 
-    clips: how many had been trained on. Raises CheckpointError if the state is damaged or of another model.
+    clips: number of clips trained on so far. CheckpointError if the state is damaged or of another model.
     """
     try:
         used, videos = state["sampler"]["used"], state["sampler"]["videos"]
@@ -144,7 +144,7 @@ def apply_training(
         if not counts or sum(used) != clips:
             raise ValueError(f"the sampler has used {used} clips, expected {clips} in all")
         sampler.load_state_dict(state["sampler"])
-        # The settings of the groups follow from the configuration; only the moments are state.
+        # Only the moments are restored; the settings of the groups follow from the configuration.
         groups = optimizer.state_dict()["param_groups"]
         moments = _checked_moments(state["optimizer"], optimizer)
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -158,7 +158,7 @@ def apply_training(
 
 
 def _checked_moments(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """The state of each parameter; ValueError where it has another shape, or holds NaN or infinity."""
+    """State of each parameter; ValueError if its shape is wrong or it holds NaN or infinity."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     indices = [index for group in state["param_groups"] for index in group["params"]]
     sizes = [len(group["params"]) for group in state["param_groups"]]
@@ -183,5 +183,5 @@ def _none_usable(out: Path, problems: Sequence[str]) -> str:
 
 
 def _comparable(config: Config) -> dict[str, object]:
-    """The configuration, and of its data sets everything but where they lie."""
+    """The configuration without the locations of its data sets."""
     return to_plain(config) | {"data sets": [to_plain(replace(spec, path=Path())) for spec in config.specs]}

@@ -1,4 +1,4 @@
-"""One forward pass of the training with everything random in it, as the loop and ``mfvis replay`` both need it."""
+"""One training forward pass including its random state, shared by the training loop and ``mfvis replay``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mfvis.types import Batch, BoxPrompts, Match
 
 
 def seed_everything(seed: int, step: int, part: int, rank: int) -> None:
-    """Make torch's random numbers a function of these four: nothing is left for a checkpoint to carry."""
+    """Seed torch from these four numbers, so that checkpoints need no random state."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def is_prompted(config: Config, step: int) -> bool:
-    """Whether the queries of this step are made from the boxes; the same in all processes."""
+    """True if the queries of this step are made from boxes; the same in all processes."""
     return bool(np.random.default_rng([config.train.seed, step]).random() < config.train.prompt_probability)
 
 
 def autocast(device: str, amp: str) -> torch.autocast:
-    """The precision of the model on a type of device, as `TrainConfig.amp` says it."""
+    """Autocast context for a device type and a value of `TrainConfig.amp`."""
     precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     return torch.autocast(device, precision, enabled=precision is not None)
 
@@ -29,9 +29,9 @@ def autocast(device: str, amp: str) -> torch.autocast:
 def forward(
     model: torch.nn.Module, criterion: Criterion, batch: Batch, step: int, prompted: bool, amp: str = "no"
 ) -> LossTerms:
-    """The losses of a batch, with learned queries, or with those made from the batch's own boxes.
+    """Losses of a batch, with learned queries or with queries made from the batch's boxes.
 
-    amp: of the model, as for `autocast`. The losses take logits of any precision and accumulate in float32.
+    amp: precision of the model, as for `autocast`. The losses accept logits of any precision and accumulate in float32.
     """
     prompts, query_N = box_prompts(batch) if prompted else (None, None)
     with autocast(batch.frames_BTCHW.device.type, amp):
@@ -41,7 +41,7 @@ def forward(
 
 
 def box_prompts(batch: Batch) -> tuple[BoxPrompts, torch.Tensor]:
-    """The boxes of a batch as prompts, and int64 ``[N]``: the query of its clip that each object becomes."""
+    """The boxes of a batch as prompts, and int64 ``[N]``: index of each object's query within its clip."""
     index = batch.video_index_N
     mine = index[:, None] == torch.arange(len(batch.clips), device=index.device)
     query_N = mine.cumsum(0).gather(1, index[:, None])[:, 0] - 1
