@@ -1,4 +1,4 @@
-"""Backbones: frames in, four feature maps at strides 4, 8, 16 and 32 out. Each normalizes the frames its own way."""
+"""Backbones: four feature maps at strides 4, 8, 16 and 32. Each backbone applies its own input normalization."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _SWIN = {
 
 
 def offline(config: BackboneConfig) -> BackboneConfig:
-    """The configuration with its hub name replaced by the folder of the local cache that holds the model.
+    """Replace a hub name in the configuration by the model's folder in the local cache.
 
-    For names in files that came from elsewhere: building the backbone then contacts no server.
+    Used for names in files of unknown origin: building the backbone then does not contact a server.
 
     Raises:
-        ConfigError: the model is not on this machine.
+        ConfigError: the model is not in the cache.
     """
     return config if config.name in NAMES else replace(config, name=hub.local_folder(config.name))
 
 
 class Backbone(nn.Module):
-    """The backbone named in the configuration.
+    """Backbone named in the configuration.
 
-    Batch norms of pretrained backbones are frozen, statistics and affine part, as the field does: a batch holds few
-    clips and their frames resemble one another.
+    Batch norms of pretrained backbones are frozen (statistics and affine parameters), as is usual: a batch contains few
+    clips, whose frames are similar.
 
     Args:
-        config: Which one.
-        pretrained: Read ``config.weights``. Not needed where a checkpoint is loaded afterwards.
+        config: Name and weights.
+        pretrained: Read ``config.weights``. Not needed if a checkpoint is loaded afterwards.
     """
 
     def __init__(self, config: BackboneConfig, pretrained: bool = True):
@@ -63,7 +63,7 @@ class Backbone(nn.Module):
                 architecture = SwinConfig(**_SWIN[config.name], drop_path_rate=0.3, out_features=_STAGES)
             self.net = AutoBackbone.from_config(architecture)
             if hasattr(self.net, "swin"):
-                self.net.swin.layernorm = nn.Identity()  # it leads to a classifier, and would never get a gradient
+                self.net.swin.layernorm = nn.Identity()  # belongs to a classifier; would never get a gradient
         else:
             self.net, mean, std = hub.backbone(config.name, pretrained and config.weights == "hub")
         self.channels = tuple(self.net.channels)
@@ -76,19 +76,19 @@ class Backbone(nn.Module):
             self.net.requires_grad_(False)
         for norm in self._frozen_norms():
             norm.requires_grad_(False)
-        self.train()  # a module is born in training mode without being told: the frozen norms would use the batch
+        self.train()  # new modules are in training mode without a call of train(), which freezes the norms
 
     def load(self, named: ConvertedWeights, source: str) -> LoadReport:
-        """Take the backbone's part of some weights. Swin's output norms may be absent, as no pretraining has them.
+        """Load the backbone's part of the weights. Swin's output norms may be absent, as pretrained weights lack them.
 
         Raises:
-            CheckpointError: they are another backbone's. This one is then as it was.
+            CheckpointError: the weights belong to another backbone. This one is then unchanged.
         """
         self.check_stride(named, source)
         return load_weights(self.net, named.backbone, source, anew=("hidden_states_norms.",))
 
     def check_stride(self, named: ConvertedWeights, source: str) -> None:
-        """CheckpointError if the weights are of a ResNet that strides elsewhere; nothing else would tell."""
+        """Raise CheckpointError if the weights' ResNet strides elsewhere, which names and shapes do not show."""
         if named.stride_in_1x1 not in (None, self.config.stride_in_1x1):
             raise CheckpointError(
                 f"{source}: {named.format} {'strides' if named.stride_in_1x1 else 'does not stride'} in the first 1x1 "
@@ -131,8 +131,8 @@ def _read(source: str) -> ConvertedWeights:
 
 
 class _ConvNorm(nn.Module):
-    """A convolution, batch norm and perhaps ReLU6, padded as TensorFlow pads even sizes: at stride 2 at the right and
-    bottom only."""
+    """Convolution, batch norm and optional ReLU6, with TensorFlow's padding for even sizes: at stride 2 only at the
+    right and bottom."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1, active: bool = True):
         super().__init__()
@@ -148,7 +148,7 @@ class _ConvNorm(nn.Module):
         if norm.training:
             features = norm(conv(features))
         else:
-            # Fixed statistics fold into the weights, which are a thousand times smaller than the features.
+            # Frozen statistics are folded into the weights, which are a thousand times smaller than the features.
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
             weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
             features = F.conv2d(features, weight, bias, conv.stride, conv.padding, groups=conv.groups)
@@ -156,7 +156,7 @@ class _ConvNorm(nn.Module):
 
 
 class _InvertedResidual(nn.Module):
-    """1x1 to six times the channels, depthwise 3x3, 1x1 back."""
+    """Inverted residual: 1x1 to six times the channels, depthwise 3x3, and 1x1 back."""
 
     def __init__(self, before: int, after: int, stride: int):
         super().__init__()
@@ -171,11 +171,11 @@ class _InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 (Sandler et al., CVPR 2018) up to stride 32, with the names and numbers of
+    """MobileNetV2 (Sandler et al., CVPR 2018) up to stride 32, with the names and outputs of
     ``transformers.MobileNetV2Model(MobileNetV2Config(tf_padding=True))``.
 
-    That model copies the features to pad them before each convolution, 1x1 too, and passes over them once more for
-    each batch norm; here neither, which saves a third of a training step's backward pass through the backbone.
+    That model copies the features for padding before each convolution, even 1x1, and makes another pass over them for
+    each batch norm. This one does neither, which saves a third of the backbone's backward pass in training.
     """
 
     channels = (24, 32, 96, 320)
@@ -212,7 +212,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class _Residual(nn.Module):
-    """Depthwise 3x3, then 1x1, added to the input."""
+    """Residual of a depthwise 3x3 and a 1x1 convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -228,10 +228,10 @@ class _Residual(nn.Module):
 
 
 class TinyNet(nn.Module):
-    """A backbone of some ten thousand parameters for tests and the demo, to be trained from scratch.
+    """Backbone of about ten thousand parameters for tests and the demo, trained from scratch.
 
-    Full convolutions up to stride 4, where the masks' edges are decided; separable ones from there on. Group norm, as
-    the statistics of a batch of a few frames are worth nothing.
+    It has full convolutions up to stride 4, which determines the masks' edges, and separable ones after that. It uses
+    group norm, because batch statistics of a few frames are unreliable.
     """
 
     channels = (16, 24, 32, 48)

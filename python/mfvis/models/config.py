@@ -1,4 +1,4 @@
-"""The backbone and the sizes of a model; free of torch, so that help texts appear at once."""
+"""Backbone and sizes of a model; free of torch, so that help texts appear at once."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ HUB_MODELS = {
     "swin-l": "microsoft/swin-large-patch4-window12-384-in22k",
     "mobilenet_v2": "google/mobilenet_v2_1.0_224",
 }
-"""The weights that "hub" stands for."""
+"""Hub names of the weights that "hub" selects."""
 NAMES = ("tiny", *HUB_MODELS)
 RESNETS = ("resnet50", "resnet101")
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which backbone, and where its pretrained weights come from."""
+    """Backbone and its pretrained weights."""
 
     name: str = "resnet50"
-    """tiny, mobilenet_v2, resnet50, resnet101, swin-t, swin-s, swin-b, swin-l; or a backbone of the Hugging Face hub
-    with strides 4 to 32, organization/model, or a folder that holds one: config.json is needed wherever it is used."""
+    """tiny, mobilenet_v2, resnet50, resnet101, swin-t, swin-s, swin-b, swin-l; or a backbone with strides 4 to 32 from
+    the Hugging Face hub (organization/model) or a local folder. Its config.json is also needed for inference."""
     weights: str | None = None
-    """A file of any format that `mfvis convert` reads, "hub" (downloads from the Hugging Face hub), or None: random."""
+    """Pretrained weights: a file in any format that `mfvis convert` reads, "hub" (download from the Hugging Face hub),
+    or None (random)."""
     frozen: bool = False
-    """Keep the backbone as it is; its forward pass then records no gradient."""
+    """Freeze the backbone; its forward pass then does not record gradients."""
     stride_in_1x1: bool = False
-    """ResNets: stride in the first 1x1 of a stage, not in its 3x3. So do the weights that come from Caffe."""
+    """ResNets: stride in the first 1x1 of a stage instead of its 3x3, as weights from Caffe require."""
 
     def __post_init__(self) -> None:
         if self.name not in NAMES and "/" not in self.name:
@@ -56,26 +57,27 @@ class ModelConfig:
     hidden_dim: int = 256
     """Channels of the pixel decoder, the queries and the mask features."""
     num_heads: int = 8
-    """Attention heads, which share these channels."""
+    """Number of attention heads; must divide `hidden_dim`."""
     encoder_layers: int = 6
-    """Layers of the pixel decoder, which attend over strides 8, 16 and 32 of each frame."""
+    """Number of pixel decoder layers, which attend over strides 8, 16 and 32 of each frame."""
     encoder_ffn_dim: int = 1024
-    """Channels inside the feed-forward network of a pixel decoder's layer."""
+    """Hidden channels of the feed-forward networks in the pixel decoder."""
     decoder_layers: int = 9
-    """Layers in which the queries attend to all frames, at strides 32, 16 and 8 in turns; each has its own loss."""
+    """Number of decoder layers, in which queries attend to all frames, cycling through strides 32, 16 and 8. Each
+    layer has its own loss."""
     decoder_ffn_dim: int = 2048
-    """Channels inside the feed-forward network of a decoder layer."""
+    """Hidden channels of the feed-forward networks in the decoder."""
     num_queries: int = 100
-    """Most objects that one clip can have."""
+    """Number of object queries; the maximum number of objects per clip."""
     points: int = 4
     """Sampling points per head and level in the pixel decoder's deformable attention."""
     dropout: float = 0.0
-    """Share of the activations that training sets to 0 in pixel decoder and decoder."""
+    """Dropout probability in the pixel decoder and the decoder."""
     box_prompts: bool = False
-    """Also learn to make queries from given box tubes."""
+    """Add an encoder that makes queries from given box tubes."""
 
     def __post_init__(self) -> None:
-        # Damaged checkpoints ask for sizes that no machine can hold; nothing near these limits was ever trained.
+        # Damaged checkpoints can have sizes beyond any memory; these limits are far above real models.
         limits = {"num_heads": (1, 8192), "num_queries": (1, 100_000), "points": (1, 100)}
         limits |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), (1, 100_000))
         limits |= dict.fromkeys(("encoder_layers", "decoder_layers"), (0, 100))

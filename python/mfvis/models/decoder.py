@@ -1,5 +1,5 @@
-"""The masked-attention decoder of Mask2Former over the frames of a clip at once (Cheng et al., "Mask2Former for Video
-Instance Segmentation", arXiv 2112.10764): a query is one object in all frames, its mask one tube."""
+"""Masked-attention decoder of Mask2Former over all frames of a clip (Cheng et al., "Mask2Former for Video Instance
+Segmentation", arXiv 2112.10764). A query represents one object in all frames, and its mask is one tube."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mfvis.types import Prediction
 
 @dataclass(frozen=True)
 class Queries:
-    """What the decoder starts from."""
+    """Initial queries of the decoder."""
 
     features_BQC: Tensor
     positions_BQC: Tensor
     attend_BQS: Tensor | None = None
-    """bool over the S = T h w places at stride 32: where the first layer looks; None: where the queries' masks say."""
+    """bool, attention mask of the first layer over S = T h w positions at stride 32; None: from the queries' masks."""
 
 
 def clip_positions(frames: int, height: int, width: int, features: int, device: torch.device) -> Tensor:
-    """3-D sine positions of a clip, ``[T, h, w, features]``: the 2-D ones plus an encoding of the frame.
+    """3-D sine positions of a clip, ``[T, h, w, features]``: the 2-D positions plus an encoding of the frame index.
 
-    At T = 1 the frame's encoding is one constant on all keys. It changes every attention logit of a query by the same
-    amount, which the softmax takes out again: the numbers are those of the image model without it.
+    At T = 1 the encoding of the frame is constant over all keys. It shifts all attention logits of a query equally and
+    cancels in the softmax, so the outputs are those of the image model without it.
     """
     t = torch.arange(1, frames + 1, device=device) * (2 * math.pi / (frames + 1e-6))
     return grid_positions(height, width, features, device) + sine_encoding(t, features)[:, None, None]
@@ -48,7 +48,7 @@ class Attention(nn.Module):
     def forward(
         self, query_BQC: Tensor, key_BSC: Tensor, value_BSC: Tensor, attend_BQS: Tensor | None = None
     ) -> Tensor:
-        """``attend_BQS``: bool, True where a query may look; None: everywhere."""
+        """Attend to the keys. ``attend_BQS``: bool, True where a query may attend; None: everywhere."""
         q, k, v = (
             projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, query_BQC), (self.k_proj, key_BSC), (self.v_proj, value_BSC))
@@ -88,7 +88,7 @@ class DecoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class DotProductMasks:
-    """A `MaskSource`: the dot product of a query's mask embedding with every pixel embedding of its clip."""
+    """`MaskSource` of dot products of a query's mask embedding with the pixel embeddings of its clip."""
 
     embeddings_LBQC: Tensor
     pixels_BTHWC: Tensor
@@ -101,16 +101,16 @@ class DotProductMasks:
         return self._masks(self.embeddings_LBQC[layer, clip], clip)
 
     def _masks(self, embeddings: Tensor, clip: int) -> Tensor:
-        # In the precision of the embeddings, which is that of the autocast that the decoder ran under.
+        # The precision is that of the embeddings, hence of the decoder's autocast.
         return torch.einsum("...c,thwc->...thw", embeddings, self.pixels_BTHWC[clip].to(embeddings.dtype))
 
 
 class MaskedAttentionDecoder(nn.Module):
-    """Queries in, their classes and mask tubes out, after every layer.
+    """Decodes queries to classes and mask tubes after every layer.
 
     Args:
-        dim: C, of queries and pixel features.
-        queries: How many are learned.
+        dim: C, channels of queries and pixel features.
+        queries: Number of learned queries.
         num_classes: K, without "no object".
     """
 
@@ -133,7 +133,7 @@ class MaskedAttentionDecoder(nn.Module):
         )
 
     def forward(self, pixels: PixelFeatures, queries: Queries, last_only: bool = False) -> Prediction:
-        """Decode the B clips whose B * T frames lie one after the other in ``pixels``.
+        """Decode B clips, whose B * T frames are concatenated in ``pixels``.
 
         Args:
             last_only: Return only the last layer's prediction (L = 1).
@@ -147,7 +147,7 @@ class MaskedAttentionDecoder(nn.Module):
             value = (tokens + level).reshape(batch, frames * height * width, -1)
             values.append(value)
             keys.append(value + clip_positions(frames, height, width, value.shape[-1], value.device).flatten(0, 2))
-            # A mask is linear in the pixel embeddings, so is shrinking it: shrink those once instead of every mask.
+            # Masks and downsampling are linear: downsample the pixel embeddings once instead of every mask.
             with torch.no_grad():
                 small = F.interpolate(pixels.mask_NCHW, size=(height, width), mode="bilinear", align_corners=False)
                 coarse.append(small.permute(0, 2, 3, 1).reshape(batch, frames * height * width, -1))
@@ -159,10 +159,10 @@ class MaskedAttentionDecoder(nn.Module):
             if index == 0 and queries.attend_BQS is not None:
                 attend = queries.attend_BQS
             else:
-                # Detached afterwards, not under no_grad: until torch 2.10 at least, autocast keeps the weights that it
-                # casts there, and the mask embeddings below would train none of them.
+                # Detached afterwards, not under no_grad: until torch 2.10 at least, autocast caches weights that it
+                # casts there, and the mask embeddings below would then not train them.
                 attend = self.mask_embedder(outputs[-1]).detach() @ coarse[level].transpose(1, 2) >= 0
-            # A query that may look nowhere looks everywhere.
+            # A query whose attention mask is empty attends everywhere.
             attend = attend | ~attend.any(-1, keepdim=True)
             x = layer(x, queries.positions_BQC, keys[level], values[level], attend)
             outputs.append(self.norm(x))

@@ -13,22 +13,22 @@ from mfvis_ext import ms_deform_attn
 
 @dataclass(frozen=True)
 class Levels:
-    """Sizes of the feature maps whose cells lie one after the other among S tokens."""
+    """Sizes of the feature maps whose cells are concatenated to S tokens."""
 
     shapes: tuple[tuple[int, int], ...]
     """(height, width) of each level."""
     shapes_L2: Tensor
-    """The same, int64 on the CPU, where the operator reads it."""
+    """int64 copy of `shapes` on the CPU, where the operator reads it."""
     starts_L: Tensor
-    """int64 on the CPU: the first token of each level."""
+    """int64 on the CPU: index of the first token of each level."""
     sizes_L2: Tensor
     """float (width, height) of each level, on the device."""
 
     @staticmethod
     def of(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Levels:
-        """The levels of these shapes."""
+        """Create the levels from their shapes."""
         lengths = [height * width for height, width in shapes]
-        # Nothing is copied to the device, which would be a synchronization: the sizes are written where they are used.
+        # The sizes are filled on the device, as a copy to it would synchronize.
         sizes = [torch.full((), float(side), device=device) for height, width in shapes for side in (width, height)]
         return Levels(
             shapes,
@@ -39,16 +39,16 @@ class Levels:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each level."""
+        """Number of tokens of each level."""
         return [height * width for height, width in self.shapes]
 
 
 class DeformableAttention(nn.Module):
-    """Each query samples a few points around its reference in each level; a linear layer finds them.
+    """Attention of each query to a few points per level around its reference; a linear layer predicts their offsets.
 
     Args:
         dim: C, channels of queries and tokens.
-        heads: Attention heads, which share the channels.
+        heads: Number of attention heads; must divide `dim`.
         levels: Number of feature levels.
         points: Points per head and level.
     """
@@ -64,7 +64,7 @@ class DeformableAttention(nn.Module):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        # The points start on rays, one direction per head, at 1, 2, ... cells from the reference.
+        # Initially the points are on rays, one direction per head, at 1, 2, ... cells from the reference.
         theta = torch.arange(self.heads) * (2 * math.pi / self.heads)
         ray = torch.stack((theta.cos(), theta.sin()), dim=-1)
         ray = ray / ray.abs().amax(-1, keepdim=True)
@@ -86,7 +86,7 @@ class DeformableAttention(nn.Module):
         levels: Levels,
         padding_NS: Tensor | None = None,
     ) -> Tensor:
-        """Attend to the tokens; `sample`, then the output projection, ``[N, Q, C]``."""
+        """Attend to the tokens: `sample`, then the output projection, ``[N, Q, C]``."""
         return self.output_proj(self.sample(query_NQC, tokens_NSC, reference_NQL4, levels, padding_NS))
 
     def sample(
@@ -100,10 +100,10 @@ class DeformableAttention(nn.Module):
         """Weighted sums of the sampled values, ``[N, Q, C]``.
 
         Args:
-            query_NQC: Queries with their positions.
+            query_NQC: Queries including their positions.
             tokens_NSC: Tokens of all levels.
-            reference_NQL4: Where each query looks in each level, 0..1 over the padded map: points (x, y), or boxes
-                (cx, cy, w, h), whose offsets are shares of half the box. N may be 1.
+            reference_NQL4: Reference of each query in each level, 0..1 over the padded map: points (x, y), or boxes
+                (cx, cy, w, h), for which offsets are relative to half the box size. N may be 1.
             levels: Sizes of the levels.
             padding_NS: bool; the values of these tokens are 0.
         """

@@ -15,18 +15,18 @@ STRIDE = 8
 
 
 def num_parameters(features: int) -> int:
-    """Parameters of one query's mask head over so many feature channels."""
+    """Number of parameters of one query's mask head for this number of feature channels."""
     weights = CHANNELS * (features + 2) + CHANNELS * CHANNELS + CHANNELS
     return weights + CHANNELS + CHANNELS + 1
 
 
 class MaskFeatures(nn.Module):
-    """Encoded levels at strides 8, 16 and 32 to C / 32 mask features at stride 8."""
+    """Fuses encoded levels at strides 8, 16 and 32 to C / 32 mask features at stride 8."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.levels = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in range(3))
-        """For strides 32, 16 and 8."""
+        """Convolutions for strides 32, 16 and 8."""
         self.squeeze = nn.Conv2d(dim, dim // 4, 3, padding=1)
         self.output = nn.Conv2d(dim // 4, dim // 32, 3, padding=1)
         for conv in (*self.levels, self.squeeze, self.output):
@@ -34,7 +34,7 @@ class MaskFeatures(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, maps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """``maps``: ``[N, C, h, w]`` at strides 8, 16 and 32."""
+        """Fuse ``maps``: ``[N, C, h, w]`` at strides 8, 16 and 32."""
         fine, middle, coarse = maps
         x = F.relu(self.levels[0](coarse))
         x = F.relu(self.levels[1](middle + F.interpolate(x, size=middle.shape[-2:])))
@@ -44,11 +44,11 @@ class MaskFeatures(nn.Module):
 
 @dataclass(frozen=True)
 class DynamicMasks:
-    """A `MaskSource`: every query brings the weights of a small network that is applied to its clip's features."""
+    """`MaskSource` in which every query has the weights of a small network that is applied to its clip's features."""
 
     parameters_LBQP: Tensor
     centers_LBTQ2: Tensor
-    """Reference points (x, y) in pixels of the frame, from which the network's coordinates count."""
+    """Reference points (x, y) in pixels of the frame, the origin of the network's coordinates."""
     features_BTCHW: Tensor
 
     def select(self, clip: int, query_LM: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class DynamicMasks:
         x = torch.arange(width, device=parameters_MP.device) * STRIDE + STRIDE // 2
         across_MTW = centers_MT2[..., :1] - x
         down_MTH = centers_MT2[..., 1:] - y
-        # The first layer is linear in (x, y, features): the coordinates need no map of their own.
+        # The first layer is linear in (x, y, features), so no coordinate map is needed.
         hidden = torch.einsum("moc,tchw->mtohw", w0[..., 2:], features_TCHW)
         hidden = hidden + torch.einsum("mo,mtw->mtow", w0[..., 0], across_MTW)[..., None, :]
         hidden = hidden + torch.einsum("mo,mth->mtoh", w0[..., 1], down_MTH)[..., None]

@@ -15,13 +15,13 @@ from mfvis.types import BoxPrompts, Prediction
 
 
 class VideoMask2Former(nn.Module):
-    """Frames of clips in, classes and mask tubes of all queries out.
+    """Predicts classes and mask tubes of all queries from the frames of clips.
 
     Args:
         config: Sizes.
         num_classes: K, without "no object".
-        pretrained: Read the backbone's weights named in the configuration. Pass False where a checkpoint with all
-            weights is loaded afterwards, so that the file need not be there.
+        pretrained: Read the backbone's weights named in the configuration. Pass False if a checkpoint with all weights
+            is loaded afterwards, so that the file is not required.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int, pretrained: bool = True):
@@ -50,31 +50,31 @@ class VideoMask2Former(nn.Module):
         Args:
             frames_BTCHW: RGB ``[B, T, 3, H, W]``, uint8 or floating point in 0..255, H and W multiples of 32.
             prompts: Box tubes, each of which becomes a query, instead of the learned queries.
-            last_only: Return only the last decoder layer (L = 1), which is all that inference needs.
+            last_only: Return only the last decoder layer (L = 1), which is sufficient for inference.
 
         Returns:
             Logits ``[L, B, Q, K + 1]`` and, on demand, mask logits ``[T, H / 4, W / 4]`` of each query, with
-            L = decoder layers + 1: the first prediction is made from the queries before any layer.
+            L = decoder layers + 1: the first prediction is from the queries before any layer.
 
         Raises:
-            ValueError: a wrong shape, or prompts for a model without them.
+            ValueError: a shape is wrong, or prompts are given to a model without box prompts.
         """
         batch, frames = self._checked(frames_BTCHW, prompts)
         return self.decode(self.encode(frames_BTCHW.flatten(0, 1)), batch, prompts, last_only)
 
     def encode(self, frames_NCHW: Tensor, features: tuple[Tensor, ...] | None = None) -> PixelFeatures:
-        """Compute the features of N frames, each from itself, so that a long video can be encoded in chunks.
+        """Compute the features of N frames independently, so that a long video can be encoded in chunks.
 
         Args:
             frames_NCHW: RGB, uint8 or floating point in 0..255.
-            features: The backbone's output for these frames, where it is known.
+            features: The backbone's output for these frames, if it is known.
         """
         return self.pixel_decoder(features or self.backbone(frames_NCHW))
 
     def decode(
         self, pixels: PixelFeatures, batch: int, prompts: BoxPrompts | None = None, last_only: bool = False
     ) -> Prediction:
-        """Predict from the features of ``batch`` clips of T frames, one clip after the other; as `forward`."""
+        """Predict from the concatenated features of ``batch`` clips of T frames, as `forward` does."""
         if prompts is None:
             queries = self.decoder.learned_queries(batch)
         else:

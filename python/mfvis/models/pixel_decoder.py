@@ -1,5 +1,6 @@
-"""The pixel decoder of Mask2Former (Cheng et al., CVPR 2022): deformable attention over the feature maps at strides 32,
-16 and 8 (Zhu et al., "Deformable DETR", ICLR 2021), then one step of a feature pyramid to stride 4. Frame by frame."""
+"""Pixel decoder of Mask2Former (Cheng et al., CVPR 2022), applied to each frame independently: deformable attention
+over feature maps at strides 32, 16 and 8 (Zhu et al., "Deformable DETR", ICLR 2021), then one step of a feature pyramid
+to stride 4."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ from torch import Tensor, nn
 from mfvis.models.deformable_attention import DeformableAttention, Levels
 
 LEVELS = 3
-"""Feature maps that are attended to: strides 32, 16, 8, in this order everywhere."""
+"""Number of feature maps in the attention: strides 32, 16, 8, always in this order."""
 
 
 @dataclass(frozen=True)
 class PixelFeatures:
-    """What the pixel decoder hands on, for N frames."""
+    """Output of the pixel decoder for N frames."""
 
     levels_NSC: tuple[Tensor, ...]
-    """Per level ``[N, h * w, C]``, strides 32, 16, 8."""
+    """Features ``[N, h * w, C]`` of each level, strides 32, 16, 8."""
     shapes: tuple[tuple[int, int], ...]
     """(h, w) of each level."""
     mask_NCHW: Tensor
@@ -29,10 +30,10 @@ class PixelFeatures:
 
 
 def sine_encoding(angle: Tensor, features: int) -> Tensor:
-    """Sines and cosines of an angle at falling frequencies: ``[...]`` radians -> ``[..., features]``.
+    """Sines and cosines of an angle at decreasing frequencies: ``[...]`` radians -> ``[..., features]``.
 
-    Temperature 10000, sines at the even and cosines at the odd places (Vaswani et al., 2017; DETR's normalized form
-    takes angles up to 2 pi).
+    The temperature is 10000, with sines at even and cosines at odd indices (Vaswani et al., 2017; DETR's normalized
+    form has angles up to 2 pi).
     """
     index = torch.arange(features, device=angle.device)
     frequency = 10000.0 ** (-2 * (index // 2) / features)
@@ -75,12 +76,12 @@ class EncoderLayer(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Backbone features in, attended features at strides 32, 16, 8 and mask embeddings at stride 4 out.
+    """Computes attended features at strides 32, 16, 8 and mask embeddings at stride 4 from backbone features.
 
     Args:
-        channels: Of the backbone's four maps, strides 4, 8, 16, 32.
-        dim: C, the width of everything that follows.
-        layers: Of deformable attention.
+        channels: Channels of the backbone's four maps, strides 4, 8, 16, 32.
+        dim: C, channels of the output.
+        layers: Number of deformable attention layers.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class PixelDecoder(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(self, features: tuple[Tensor, ...]) -> PixelFeatures:
-        """``features``: the backbone's maps ``[N, channels[i], H / s, W / s]``, s = 4, 8, 16, 32."""
+        """Decode ``features``, the backbone's maps ``[N, channels[i], H / s, W / s]``, s = 4, 8, 16, 32."""
         maps = [project(x) for project, x in zip(self.input_projections, features[:0:-1], strict=True)]
         shapes = tuple((x.shape[-2], x.shape[-1]) for x in maps)
         device, dim = maps[0].device, maps[0].shape[1]

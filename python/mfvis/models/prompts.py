@@ -1,4 +1,4 @@
-"""Queries made from box tubes: query n is the object in the n-th tube, so nothing needs to be matched."""
+"""Queries made from box tubes: query n represents the object in tube n, so no matching is needed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mfvis.types import BoxPrompts
 
 
 def _overlap(low: Tensor, high: Tensor, cells: int, size: float) -> Tensor:
-    """``[...] -> [..., cells]``: the share of each of the equal parts of ``0..size`` that lies in ``low..high``."""
+    """``[...] -> [..., cells]``: fraction of each of the equal cells of ``0..size`` that lies in ``low..high``."""
     edge = torch.arange(cells + 1, device=low.device) * (size / cells)
     covered = torch.minimum(high[..., None], edge[1:]) - torch.maximum(low[..., None], edge[:-1])
     return covered.clamp(min=0) * (cells / size)
 
 
 class BoxPromptEncoder(nn.Module):
-    """Box tubes to queries.
+    """Encodes box tubes as queries.
 
-    Features: a learned embedding plus a projection of the stride-8 features, averaged inside the tube by exact area.
-    Positions: a projection of the sine encodings of center and size, averaged over the frames with a box.
-    The first decoder layer attends to the inside of the tube.
+    Features are a learned embedding plus a projection of the stride-8 features, averaged inside the tube by exact area.
+    Positions are a projection of the sine encodings of center and size, averaged over the frames with a box. The first
+    decoder layer attends to the inside of the tube.
     """
 
     def __init__(self, dim: int):
@@ -34,7 +34,7 @@ class BoxPromptEncoder(nn.Module):
         self.position_projection = nn.Linear(2 * dim, dim)
 
     def forward(self, prompts: BoxPrompts, pixels: PixelFeatures, height: int, width: int) -> Queries:
-        """``height``, ``width``: of the frames in pixels, the unit of the prompts' boxes."""
+        """Encode the prompts. ``height``, ``width``: size of the frames in pixels, the unit of the prompts' boxes."""
         x1, y1, x2, y2 = prompts.boxes_BQT4.float().unbind(-1)
         x1, x2, y1, y2 = x1.clamp(min=0), x2.clamp(max=width), y1.clamp(min=0), y2.clamp(max=height)
         present_BQT = (x2 > x1) & (y2 > y1) & prompts.valid_BQ[..., None]

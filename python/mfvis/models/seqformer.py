@@ -1,8 +1,8 @@
-"""SeqFormer (Wu et al., ECCV 2022): box queries look into each frame, instance queries sum up what they saw.
+"""SeqFormer (Wu et al., ECCV 2022): box queries attend to each frame, instance queries aggregate their features.
 
-The box branch is an ordinary Deformable DETR with iterative box refinement, frame by frame. Instance queries have no
-attention into the frames of their own: they take the features that the box queries of all frames sampled, with weights
-that are a softmax over the frames. So a video of any length is decoded exactly with its frames in chunks.
+The box branch is a Deformable DETR with iterative box refinement, applied to each frame independently. Instance queries
+do not attend to the frames themselves. They average the features sampled by the box queries of all frames, with weights
+from a softmax over the frames. A video of any length can therefore be decoded exactly with its frames in chunks.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from mfvis.types import Prediction
 
 @dataclass(frozen=True)
 class FrameQueries:
-    """Everything that the instance branch needs of N frames: 1.9 MB per frame at the default size."""
+    """Inputs of the instance branch from N frames: 1.9 MB per frame at the default size."""
 
     sampled_NLQC: Tensor
     """Features sampled by the box queries, projected for the instance queries, after each decoder layer."""
     time_NLQ: Tensor
-    """Logits of the frame's weight for each query."""
+    """Logits of the frame weights, per query."""
     boxes_NLQ4: Tensor
     """Predicted (cx, cy, w, h), 0..1 over the frame without padding."""
     references_NLQ2: Tensor
-    """The box centers that entered each layer, likewise: the origin of the mask coordinates."""
+    """Box centers at the input of each layer, in the same units; the origin of the mask coordinates."""
     mask_features_NCHW: Tensor
     sizes_N2: Tensor
     """int64 (height, width) of the frames without padding."""
 
 
 class DecoderLayer(nn.Module):
-    """One layer of both branches."""
+    """Decoder layer of both branches."""
 
     def __init__(self, dim: int, heads: int, points: int, ffn_dim: int, dropout: float):
         super().__init__()
@@ -54,7 +54,7 @@ class DecoderLayer(nn.Module):
         self.box_sampling_norm = nn.LayerNorm(dim)
         self.box_feed_forward = FeedForward(dim, ffn_dim, dropout)
         self.sampling = DeformableAttention(dim, heads, LEVELS, points)
-        """Its output projection is that of the instance queries."""
+        """Sampling from the frames for the box queries; its output projection serves the instance queries."""
         self.box_output_proj = nn.Linear(dim, dim)
         self.time_weight = nn.Linear(dim, 1)
         self.dropout = nn.Dropout(dropout)
@@ -93,7 +93,7 @@ class DecoderLayer(nn.Module):
 
 
 class SeqFormerDecoder(nn.Module):
-    """Encoded frames to classes, boxes and masks on demand of all queries, after every layer."""
+    """Decodes encoded frames to classes, boxes and (on demand) masks of all queries after every layer."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class SeqFormerDecoder(nn.Module):
     ):
         super().__init__()
         self.query_embedding = nn.Embedding(queries, 2 * dim)
-        """Position, then content."""
+        """Learned position and content of each query, concatenated."""
         self.reference_points = nn.Linear(dim, 2)
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, points, ffn_dim, dropout) for _ in range(layers))
         self.class_heads = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(layers))
@@ -130,7 +130,7 @@ class SeqFormerDecoder(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def look(self, encoded: EncodedFrames, sizes_N2: Tensor) -> FrameQueries:
-        """Run the box branch on N frames, each by itself."""
+        """Run the box branch on N frames independently."""
         count = len(encoded.tokens_NSC)
         positions_QC, content_QC = self.query_embedding.weight.chunk(2, 1)
         box = content_QC.expand(count, -1, -1)
@@ -155,7 +155,7 @@ class SeqFormerDecoder(nn.Module):
         )
 
     def forward(self, frames: FrameQueries, batch: int, last_only: bool = False) -> Prediction:
-        """Run the instance branch on ``batch`` clips, whose frames lie one clip after the other."""
+        """Run the instance branch on ``batch`` clips, whose frames are concatenated."""
         clips = (batch, -1)
         positions_QC, content_QC = self.query_embedding.weight.chunk(2, 1)
         instance = content_QC.expand(batch, -1, -1)
@@ -187,19 +187,19 @@ def mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
 
 
 def inverse_sigmoid(x: Tensor) -> Tensor:
-    """Logits of probabilities, those within 1e-5 of 0 and 1 clipped."""
+    """Logits of probabilities, which are clipped to 1e-5 from 0 and 1."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5))
 
 
 def refine(delta_NQ4: Tensor, reference_NQ4: Tensor) -> Tensor:
-    """Boxes from offsets to their references: points, which have no size yet, or boxes."""
+    """Boxes from offsets to their references, which are points (without a size) or boxes."""
     logits = inverse_sigmoid(reference_NQ4)
     return (delta_NQ4 + F.pad(logits, (0, 4 - logits.shape[-1]))).sigmoid()
 
 
 class SeqFormer(nn.Module):
-    """Frames of clips in, classes, boxes and mask tubes of all queries out.
+    """Predicts classes, boxes and mask tubes of all queries from the frames of clips.
 
     Args:
         config: Sizes.
@@ -245,12 +245,12 @@ class SeqFormer(nn.Module):
         sizes_N2: Tensor | None = None,
         features: tuple[Tensor, ...] | None = None,
     ) -> FrameQueries:
-        """Run everything that looks at one frame at a time, so that a long video can be encoded in chunks.
+        """Run the parts that process each frame independently, so that a long video can be encoded in chunks.
 
         Args:
             frames_NCHW: RGB, uint8 or floating point in 0..255.
             sizes_N2: int64 (height, width) before padding; None: not padded.
-            features: The backbone's output for these frames, where it is known.
+            features: The backbone's output for these frames, if it is known.
         """
         count, _, height, width = frames_NCHW.shape
         if sizes_N2 is None:
@@ -261,5 +261,5 @@ class SeqFormer(nn.Module):
         return self.decoder.look(self.encoder(maps[1:], rows[:, :, None] | columns[:, None]), sizes_N2)
 
     def decode(self, frames: FrameQueries, batch: int, last_only: bool = False) -> Prediction:
-        """Predict from ``batch`` clips whose frames lie one clip after the other; as `forward`."""
+        """Predict from ``batch`` clips, whose frames are concatenated, as `forward` does."""
         return self.decoder(frames, batch, last_only)

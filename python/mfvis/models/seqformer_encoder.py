@@ -1,4 +1,4 @@
-"""The encoder of SeqFormer: Deformable DETR's, over the strides 8, 16, 32 and 64 of each frame by itself."""
+"""Encoder of SeqFormer: that of Deformable DETR, over strides 8, 16, 32 and 64 of each frame independently."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from mfvis.models.deformable_attention import DeformableAttention, Levels
 
 LEVELS = 4
-"""Feature maps: strides 8, 16, 32 and 64, in this order everywhere."""
+"""Number of feature maps: strides 8, 16, 32 and 64, always in this order."""
 
 
 @dataclass(frozen=True)
 class EncodedFrames:
-    """Attended features of N frames, and what surrounds them."""
+    """Attended features of N frames, and their padding."""
 
     tokens_NSC: Tensor
     levels: Levels
@@ -28,11 +28,11 @@ class EncodedFrames:
 
 
 class Encoder(nn.Module):
-    """Backbone maps in, attended tokens of four levels out.
+    """Computes attended tokens of four levels from backbone maps.
 
     Args:
-        channels: Of the backbone's maps at strides 8, 16 and 32.
-        dim: C.
+        channels: Channels of the backbone's maps at strides 8, 16 and 32.
+        dim: C, channels of the tokens.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Encoder(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, maps: tuple[Tensor, ...], padding_NHW: Tensor) -> EncodedFrames:
-        """``maps``: strides 8, 16 and 32; ``padding_NHW``: bool at the frames' own resolution, True outside."""
-        # The fourth level is made from the backbone's last map, not from its projection.
+        """Encode maps at strides 8, 16 and 32. ``padding_NHW``: bool at the frames' resolution, True in the padding."""
+        # The fourth level is computed from the backbone's last map, not from its projection.
         maps = [project(x) for project, x in zip(self.input_projections, (*maps, maps[-1]), strict=True)]
         shapes = tuple((x.shape[-2], x.shape[-1]) for x in maps)
         levels = Levels.of(shapes, maps[0].device)
@@ -105,8 +105,8 @@ class FeedForward(nn.Module):
 def sine_positions(padding_NHW: Tensor, features: int) -> Tensor:
     """2-D sine positions ``[N, h, w, features]`` of the cells inside each frame: the first half from y, then x.
 
-    Deformable DETR's form: cells are counted from half a cell on, where Mask2Former counts from one. Rows of only
-    padding have huge angles, whose sines depend on the last bit: the order of the operations is that of the original.
+    As in Deformable DETR, coordinates start at half a cell (in Mask2Former at one). Rows of only padding have huge
+    angles, whose sines depend on the last bit, so the operations are in the order of the original code.
     """
     inside = (~padding_NHW).float()
     index = torch.arange(features // 2, device=inside.device, dtype=torch.float32)
