@@ -20,7 +20,7 @@ from mfvis.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimizer and schedule; the defaults are the paper's."""
+    """Optimizer and schedule."""
 
     steps: int = 6000
     """Optimizer steps."""

@@ -18,10 +18,18 @@ PACKAGES = {
     "pillow": "pictures",
     "pyyaml": "presets",
     "tyro": "flags",
+    "docstring-parser": "help texts",
+    "huggingface-hub": "downloads of weights",
     "nvidia-ml-py": "the GPU's state",
     "tensorboard": "curves, optional",
 }
-IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
+IMPORTED_AS = {
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "nvidia-ml-py": "pynvml",
+    "docstring-parser": "docstring_parser",
+    "huggingface-hub": "huggingface_hub",
+}
 
 
 def pip_line(module: str) -> str | None:

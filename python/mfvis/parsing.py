@@ -17,7 +17,7 @@ import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
 
@@ -127,11 +127,12 @@ def parse(cls: type[T], argv: Sequence[str], prog: str, preset: str | None = Non
             rest.append(argument)
         elif not (preset := inline or next(given, "")):
             raise ConfigError("--preset names nothing; give a preset or a .yaml file")
-    relaxed = _unchecked(cls)
+    relaxed = _unchecked(cls, for_help=any(argument in ("-h", "--help") for argument in rest))
     default = build(relaxed, load_preset(preset) if preset else {}, f"preset {preset}", missing=tyro.MISSING)
     description = (
-        f"{cls.__doc__}\n\n--preset NAME|FILE.yaml[,NAME...] sets any of the flags below; flags win over it. "
-        "--dry-run shows the configuration and what follows from it, and does nothing."
+        f"{' '.join((cls.__doc__ or '').split())}\n\n"
+        "--preset NAME|FILE.yaml[,NAME...] sets any of the flags below; flags win over it. --dry-run shows the "
+        "configuration and what follows from it, and does nothing."
     )
     flags = tyro.cli(relaxed, args=rest, default=default, prog=prog, description=description)
     return build(cls, _shallow(flags), "the configuration")
@@ -185,19 +186,29 @@ def _shallow(config: Any) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
 
 
-def _unchecked(cls: type) -> type:
-    """The same dataclass without checks, also in nested ones: the parser fills it, and all checks run afterwards."""
-    hints = typing.get_type_hints(cls)
-    kinds = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-    nested = {name: _unchecked(kind) for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
-    body: dict[str, Any] = {}
+def _unchecked(cls: type, for_help: bool) -> type:
+    """A subclass of the dataclass without checks, whose components have none either.
+
+    tyro creates instances twice: from a preset, which flags may still complete or correct, and from the flags,
+    component by component. With the checks in ``__post_init__``, the first failure would end both, without the name of
+    its component. Therefore tyro fills this class, and `build` creates the real one from it, with all checks and
+    messages.
+
+    Components marked with ``tyro.conf.Suppress`` are left out of the help text; their flags are still accepted.
+    """
+    import tyro
+
+    plain, hints = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
+    body: dict[str, Any] = {"__annotations__": {}, "__module__": cls.__module__, "__doc__": _documented(cls)}
     for f in dataclasses.fields(cls):
-        if f.name in nested:
-            kind, given = nested[f.name], f.default_factory is not dataclasses.MISSING
-            values = _shallow(f.default_factory()) if given else {}
-            body[f.name] = field(default_factory=functools.partial(build, kind, values, f.name))
-    body |= {"__annotations__": nested, "__post_init__": lambda self: None, "__doc__": _documented(cls)}
-    return dataclass(frozen=True)(type(cls.__name__, (cls,), body | {"__module__": cls.__module__}))
+        if not dataclasses.is_dataclass(plain[f.name]):
+            continue
+        part = _unchecked(plain[f.name], for_help)
+        hidden = for_help and tyro.conf.Suppress in getattr(hints[f.name], "__metadata__", ())
+        body["__annotations__"][f.name] = Annotated[part, tyro.conf.Suppress] if hidden else part
+        values = {} if f.default_factory is dataclasses.MISSING else _shallow(f.default_factory())
+        body[f.name] = field(default_factory=functools.partial(build, part, values, f.name))
+    return dataclass(frozen=True)(type(cls.__name__, (cls,), body | {"__post_init__": lambda self: None}))
 
 
 def _documented(cls: type) -> str:

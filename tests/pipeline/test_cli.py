@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import typing
 from pathlib import Path
 from types import SimpleNamespace
 
+import docstring_parser
 import pytest
+import yaml
 from mfvis import doctor
 from mfvis.cli import COMMANDS, Command, _load, main
 
@@ -59,6 +62,56 @@ print("all commands")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "all commands", done.stderr
+
+
+def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as done:
+        main([*name.split(), "--help"])
+    assert done.value.code == 0
+    return capsys.readouterr().out
+
+
+def undocumented(config: type, prefix: str = "") -> list[str]:
+    """The flags of a configuration without a help text."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    texts = {}
+    for kind in config.__mro__[:-1]:
+        texts |= {text.arg_name: text.description for text in docstring_parser.parse_from_object(kind).params}
+    missing = []
+    for f in dataclasses.fields(config):
+        kind = typing.get_type_hints(config)[f.name]
+        if dataclasses.is_dataclass(kind):
+            missing += undocumented(kind, f"{prefix}{f.name}.")
+        elif not texts.get(f.name) and not any(
+            hasattr(mark, "help") for mark in getattr(hints[f.name], "__metadata__", ())
+        ):
+            missing.append(f"{prefix}{f.name}")
+    return missing
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.config])
+def test_every_flag_says_what_it_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert undocumented(_load(COMMANDS[name].config)) == []
+    assert "the paper's." not in help_of(name, capsys)
+
+
+def test_label_shows_the_flags_that_act_with_the_values_of_its_preset(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    text = help_of("label", capsys)
+    for flag in ("classification", "no-object", "match", "masks", "boxes", "released-code"):
+        assert f"--loss.{flag}" not in text
+    for flag, value in (("short-side", "270"), ("num-models", "3"), ("optim.lr", "0.005"), ("loss.background", "1.0")):
+        assert re.search(rf"--{flag} .*\(default: {value}\)", text)
+
+
+def test_demo_takes_flags_that_its_help_does_not_list(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of("demo", capsys)
+    assert "--twin" in text and "--synthetic" not in text and "--model" not in text
+    assert main(["demo", "--synthetic.videos", "3", "--train.steps", "77", "--dry-run"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["synthetic"]["videos"] == 3 and shown["train"]["steps"] == 77
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -18,14 +18,13 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError, DataError, VideoError
 from mfvis.label import run as label
 from mfvis.label.background_propagation import camera_motion, inside_boxes, propagated_background, ring_around
-from mfvis.label.config import BackgroundPropagationConfig, LabelConfig, RefineConfig
+from mfvis.label.config import BackgroundPropagationConfig, LabelConfig, LabelLossConfig, RefineConfig
 from mfvis.label.ensemble import ABSENT, average_consistent_models, resolve_overlaps
 from mfvis.label.fit import fit, segment
 from mfvis.label.models import PerTrackSegmenter, downsample_to_grid
 from mfvis.label.refine import refine
 from mfvis.label.start import FinetunedModels
 from mfvis.label.window_inputs import add_propagated_background, cut, look
-from mfvis.losses.config import LossConfig
 from mfvis.losses.negatives import negatives_loss
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
@@ -76,7 +75,7 @@ def config(boxes_only: Path, demo_data, tmp_path: Path) -> LabelConfig:
         window=4,  # shorter than the videos of six frames: two windows each
         backbone=BACKBONE,
         optim=OptimConfig(steps=3, lr=1e-3, clip_norm=1.0),
-        loss=LossConfig(background=1.0, projection=1.0),
+        loss=LabelLossConfig(),
         propagation=BackgroundPropagationConfig(frame_gaps=(1, 2)),
     )
 
@@ -232,7 +231,7 @@ def test_learns_a_disc_from_its_boxes():
         clip=3,
         backbone=BACKBONE,
         optim=OptimConfig(steps=60, lr=5e-3, clip_norm=1.0, schedule="cosine"),
-        loss=LossConfig(classification=0, projection=1, background=1),
+        loss=LabelLossConfig(),
         propagation=BackgroundPropagationConfig(frame_gaps=(1, 2), min_frames=1),
     )
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ from mfvis.errors import require
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Sampling and augmentation of training clips. Defaults: Ke et al. 2023, section 4.1."""
+    """Sampling and augmentation of training clips."""
 
     frames: int = 5
     """Number of frames per clip, T."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
 
 from mfvis.config import OptimConfig, TrainConfig
 from mfvis.data.config import ClipConfig, SyntheticConfig
@@ -11,6 +14,10 @@ from mfvis.errors import require
 from mfvis.losses.config import LossConfig
 from mfvis.models.config import BackboneConfig, ModelConfig
 from mfvis.predict.config import InferConfig
+
+T = TypeVar("T")
+Hidden = Annotated[T, tyro.conf.Suppress]
+"""A part whose flags no help text lists."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +45,20 @@ class BoxPromptedConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Run the whole pipeline on the CPU: synthetic videos, box-only training, evaluation, and an HTML report."""
+    """Run the whole pipeline on the CPU: synthetic videos, box-only training, evaluation, and an HTML report.
+
+    --dry-run shows the settings of data, models and training; each can be a flag, such as --train.steps.
+    """
 
     out: Path = Path("demo")
     """Directory for data, runs and report.html; files of an earlier demo are replaced."""
     twin: bool = False
     """Also train the mask-supervised twin and a box-only model without TK-Loss, and compare all three."""
-    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    infer: InferConfig = field(default_factory=InferConfig)
-    box_prompted: BoxPromptedConfig = field(default_factory=BoxPromptedConfig)
+    synthetic: Hidden[SyntheticConfig] = field(default_factory=SyntheticConfig)
+    model: Hidden[ModelConfig] = field(default_factory=ModelConfig)
+    clip: Hidden[ClipConfig] = field(default_factory=ClipConfig)
+    loss: Hidden[LossConfig] = field(default_factory=LossConfig)
+    train: Hidden[TrainConfig] = field(default_factory=TrainConfig)
+    infer: Hidden[InferConfig] = field(default_factory=InferConfig)
+    box_prompted: Hidden[BoxPromptedConfig] = field(default_factory=BoxPromptedConfig)
     """The box-prompted network, trained twice: with these losses, and without TK-Loss."""

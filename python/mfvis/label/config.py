@@ -10,7 +10,7 @@ import tyro
 
 from mfvis.config import OptimConfig
 from mfvis.errors import require
-from mfvis.losses.config import LossConfig
+from mfvis.losses.config import LossConfig, PairwiseConfig, TemporalConfig
 from mfvis.models.config import BackboneConfig
 
 
@@ -71,6 +71,33 @@ class RefineConfig:
 
 
 @dataclass(frozen=True)
+class LabelLossConfig:
+    """Weights of the losses. Tracks are given, so no class is learned and no query searched."""
+
+    projection: float = 1.0
+    """Weight of 1 - dice between the projections of mask and box, onto x and onto y."""
+    background: float = 1.0
+    """Weight of -log(1 - p) of the pixels outside the box."""
+    pairwise: PairwiseConfig = field(
+        default_factory=lambda: PairwiseConfig(0.5, start=10, kernel_size=3, dilation=1, threshold=0.3)
+    )
+    temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig(weight=0.0))
+
+    def __post_init__(self) -> None:
+        require(self, {name: (getattr(self, name) >= 0, "0 or more") for name in ("projection", "background")})
+
+    def losses(self) -> LossConfig:
+        """The same weights for the criterion."""
+        return LossConfig(
+            classification=0.0,
+            projection=self.projection,
+            background=self.background,
+            pairwise=self.pairwise,
+            temporal=self.temporal,
+        )
+
+
+@dataclass(frozen=True)
 class LabelConfig:
     """Generate masks for box tracks: train on the boxes of each video, then segment them."""
 
@@ -113,7 +140,7 @@ class LabelConfig:
     second pass. 0 disables it. Requires several videos, no checkpoint and a frozen backbone."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and number of steps for each window."""
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LabelLossConfig = field(default_factory=LabelLossConfig)
     propagation: BackgroundPropagationConfig = field(default_factory=BackgroundPropagationConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
 

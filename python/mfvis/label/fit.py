@@ -26,7 +26,7 @@ Model = PerTrackSegmenter | Mask2FormerAdapter
 
 def fit(model: Model, view: WindowInputs, config: LabelConfig, head: str = "") -> None:
     """Train the model on the boxes of one window."""
-    criterion = Criterion(config.loss, model.num_classes)
+    criterion = Criterion(config.loss.losses(), model.num_classes)
     optimizer = make_optimizer(model, config.optim)
     random = np.random.default_rng(config.seed)
     torch.manual_seed(config.seed)

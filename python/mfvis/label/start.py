@@ -15,6 +15,7 @@ from torch import Tensor
 from mfvis.label.config import LabelConfig
 from mfvis.label.models import Mask2FormerAdapter, PerTrackSegmenter, downsample_to_grid, standardize
 from mfvis.label.window_inputs import WindowInputs, look
+from mfvis.losses.config import MatchConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.types import Category
@@ -66,4 +67,4 @@ class FinetunedModels:
 
     def model(self, seed: int, tracks: int) -> Mask2FormerAdapter:
         """Copy of the trained model, identical for every seed and any number of tracks."""
-        return Mask2FormerAdapter(copy.deepcopy(self.trained), self.config.loss.match)
+        return Mask2FormerAdapter(copy.deepcopy(self.trained), MatchConfig())

@@ -29,7 +29,7 @@ class BoxConfig:
 
 @dataclass(frozen=True)
 class PairwiseConfig:
-    """Pairwise loss: weight, schedule and selection of neighbors. The defaults are those of BoxInst and the paper."""
+    """Pairwise loss: weight, schedule and selection of neighbors."""
 
     weight: float = 5.0
     """Weight of -log of the probability that both pixels of a pair have the same label."""
@@ -58,7 +58,7 @@ class PairwiseConfig:
 
 @dataclass(frozen=True)
 class TemporalConfig:
-    """TK-Loss: weight and search for matches between frames. The defaults are the paper's."""
+    """TK-Loss: weight and search for matches between frames."""
 
     weight: float = 0.5
     """Weight of the loss, which is summed over pairs of frames. The default is the paper's 0.1 times 5, the weight of
@@ -102,7 +102,7 @@ class TemporalConfig:
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Mask losses of ``--supervision masks``: weights and point sampling. The defaults are Mask2Former's."""
+    """Mask losses of ``--supervision masks``: weights and point sampling."""
 
     bce: float = 5.0
     """Weight of the cross-entropy at the points."""
@@ -154,7 +154,7 @@ class MatchConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses; the defaults are the paper's."""
+    """Weights of the losses."""
 
     classification: float = 2.0
     """Weight of the classification loss."""
