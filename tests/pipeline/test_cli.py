@@ -35,9 +35,9 @@ def test_help_of_data_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> 
 def test_help_of_a_flag_is_one_paragraph(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     with pytest.raises(SystemExit) as done:
-        main(["data", "check", "--help"])
+        main(["label", "--help"])
     assert done.value.code == 0
-    assert "then its train split, or another with @split=valid." in capsys.readouterr().out
+    assert "and ensembled with the first in a second pass." in capsys.readouterr().out
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -40,7 +40,8 @@ def test_a_folder_of_transformers_and_a_model_of_the_hub(theirs, tmp_path, monke
     checkpoint.initialize_from(tmp_path, twin, CATEGORIES)
     assert_same_outputs(twin, model)
 
-    def download(repository: str, file: str) -> str:
+    def download(repository: str, file: str, local_files_only: bool) -> str:
+        assert not local_files_only
         if repository == "someone/unreachable":
             raise LocalEntryNotFoundError("no connection, and not in the cache")
         if repository != "someone/mask2former":
@@ -49,7 +50,8 @@ def test_a_folder_of_transformers_and_a_model_of_the_hub(theirs, tmp_path, monke
             raise EntryNotFoundError(file)
         return str(tmp_path / file)
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("mfvis.weights.files.is_reachable", lambda: True)
+    monkeypatch.setattr("mfvis.weights.files.hf_hub_download", download)
     twin = ours(name)
     checkpoint.initialize_from("someone/mask2former", twin, CATEGORIES)
     assert_same_outputs(twin, model)
