@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mfvis.errors import ConfigError, MfvisError
 
-LOCK = ".lock"
+LOCK = ".mfvis.lock"
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:40] or "host"
 _TEMPORARY = re.compile(r"\..*\.(?P<host>[A-Za-z0-9-]+)-(?P<pid>[0-9]{1,9})_[0-9]+\.tmp(\.[^.]*)?")
 """Pattern of the temporary file names that `atomic_write` generates."""
