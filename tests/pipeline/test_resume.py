@@ -18,7 +18,7 @@ from mfvis.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, resume
-from mfvis.train.engine import train
+from mfvis.train.engine import clip_datasets, train
 from mfvis.train.log import Log
 from mfvis.train.optim import make_optimizer
 
@@ -43,8 +43,8 @@ def restored(config: Config) -> tuple[resume.Resumed, dict[str, torch.Tensor]]:
     """What a training would continue from, and its weights."""
     model = VideoMask2Former(config.model, 5, pretrained=False)
     optimizer, scaler = make_optimizer(model, config.train), torch.amp.GradScaler("cpu", enabled=False)
-    paths = resume.candidates(config)
-    state = resume.restore(paths, model, optimizer, ClipSampler([4]), scaler, config.train.batch_size)
+    paths, clips = resume.candidates(config), clip_datasets(config)
+    state = resume.restore(paths, model, optimizer, ClipSampler([4]), scaler, config.train.batch_size, clips)
     return state, model.state_dict()
 
 
@@ -194,6 +194,26 @@ def test_other_data_are_not_taken_for_damage(copy, demo_data):
     val = build(Config, load_preset("test") | {"data": demo_data[1], "out": copy.out, "resume": True}, "test")
     with pytest.raises(ConfigError, match="trained on 4 videos, these data have 2"):
         train(val)
+
+
+def test_data_that_changed_since_are_noted(copy, tmp_path):
+    folder = shutil.copytree(Path(copy.data[0]).parent, tmp_path / "data")
+    moved = replace(copy, data=(str(folder / "train.json"),))
+    assert restored(moved)[0].notes == (), "wherever they lie"
+    picture = next((folder / "JPEGImages").glob("train*/*.jpg"))
+    original = picture.read_bytes()
+    picture.write_bytes(original + b"more")
+    (note,) = restored(moved)[0].notes
+    assert "train.json: boxes or frames are not those that 000006 was trained on" in note
+    picture.write_bytes(original)
+    content = json.loads((folder / "train.json").read_text())
+    next(box for box in content["annotations"][0]["bboxes"] if box)[2] -= 1
+    (folder / "train.json").write_text(json.dumps(content))
+    assert len(restored(moved)[0].notes) == 1
+    content["categories"][0]["name"] = "other"
+    (folder / "train.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="was trained on the classes .* the data have .'other'"):
+        restored(moved)
 
 
 def test_a_torn_log_is_mended(tmp_path, capsys):

@@ -13,7 +13,7 @@ from transformers import AutoBackbone, ResNetConfig, SwinConfig
 from mfvis.errors import CheckpointError
 from mfvis.models.config import HUB_MODELS, NAMES, BackboneConfig
 from mfvis.weights import hub
-from mfvis.weights.files import LoadReport, load_weights, read_weights
+from mfvis.weights.files import LoadReport, load_weights, read_weights, require_finite
 from mfvis.weights.foreign import IMAGENET_MEAN, IMAGENET_STD, ConvertedWeights
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -66,6 +66,8 @@ class Backbone(nn.Module):
                 self.net.swin.layernorm = nn.Identity()  # belongs to a classifier; would never get a gradient
         else:
             self.net, mean, std = hub.backbone(config.name, pretrained and config.weights == "hub")
+            if pretrained and config.weights == "hub":
+                require_finite(self.net.state_dict(), f"backbone {config.name}")
         self.channels = tuple(self.net.channels)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)

@@ -84,7 +84,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
     # ---- Resume -------------------------------------------------------------------------------------------------
     first_step, last = 0, None
     if candidates:
-        resumed = resume.restore(candidates, bare, optimizer, sampler, scaler, settings.batch_size)
+        resumed = resume.restore(candidates, bare, optimizer, sampler, scaler, settings.batch_size, clips)
         first_step, last = resumed.step, resumed.checkpoint
         notes += resumed.notes
         started = f"resumed from {last}, step {first_step}"
@@ -102,6 +102,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
 
     # ---- Steps --------------------------------------------------------------------------------------------------
     model.train()
+    data_hashes = [resume.hash_of_data(part) for part in clips]
     for step in range(first_step, settings.steps):
         rate = set_learning_rate(optimizer, settings, step)
         sums: dict[str, torch.Tensor] = {}
@@ -156,7 +157,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
                     f"{done:06}",
                     CheckpointInfo(done, config, categories),
                     bare,
-                    resume.training_state(optimizer, sampler, scaler),
+                    resume.training_state(optimizer, sampler, scaler, data_hashes),
                 )
                 checkpoint.update_last_link(last, settings.keep_checkpoints)
             accelerator.wait_for_everyone()

@@ -6,6 +6,7 @@ earlier one leads to the same weights, bit for bit.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mfvis.config import Config
-from mfvis.data.clips import ClipSampler
+from mfvis.data.clips import ClipDataset, ClipSampler
 from mfvis.data.jsonfile import is_integer
 from mfvis.errors import CheckpointError, ConfigError
 from mfvis.parsing import changed_keys, to_plain
@@ -89,12 +90,14 @@ def restore(
     sampler: ClipSampler,
     scaler: torch.amp.GradScaler,
     batch_size: int,
+    clips: Sequence[ClipDataset],
 ) -> Resumed:
     """Restore the state of the first valid checkpoint.
 
     Args:
         paths: from `candidates`.
         batch_size: clips per optimizer step.
+        clips: the data of the training; a note says where they are not those of the checkpoint.
 
     Raises:
         CheckpointError: no checkpoint is valid.
@@ -103,23 +106,50 @@ def restore(
     problems: list[str] = []
     for path in paths:
         try:
-            step = checkpoint.describe(path).step
+            description = checkpoint.describe(path)
+            step = description.step
             load_weights(model, read_state_dict(path / WEIGHTS), str(path / WEIGHTS))
             state = checkpoint.read_tensors(path / TRAINING)
             apply_training(state, optimizer, sampler, scaler, step * batch_size, str(path / TRAINING))
         except CheckpointError as error:
             problems.append(str(error))
             continue
+        before, now = ([c.name for c in part] for part in (description.categories, clips[0].dataset.categories))
+        if before != now:
+            raise ConfigError(f"{path} was trained on the classes {before}, the data have {now}. Resume with the same")
         notes = [f"{problem}\nIt is left out, and its steps are done again" for problem in problems]
+        hashes = zip(clips, state.get("data", ()), strict=False)
+        notes += [
+            f"{part.dataset.path}: boxes or frames are not those that {path.name} was trained on, so the result will "
+            "not be that of an uninterrupted training"
+            for part, before in hashes
+            if before != hash_of_data(part)
+        ]
         return Resumed(path, step, tuple(notes))
     raise CheckpointError(_none_usable(paths[0].parent.parent, problems))
 
 
+def hash_of_data(clips: ClipDataset) -> str:
+    """Hash of a data set's boxes, and of its frames as far as the sizes of their files tell."""
+    digest = hashlib.sha256()
+    for video in clips.videos:
+        files = (video.frames,) if isinstance(video.frames, Path) else video.frames
+        sizes = [path.stat().st_size for path in files]
+        digest.update(repr((video.id, video.width, video.height, video.length, sizes)).encode())
+        for track in video.tracks:
+            digest.update(repr((track.id, track.category_id, track.iscrowd)).encode() + track.boxes_T4.tobytes())
+    return digest.hexdigest()
+
+
 def training_state(
-    optimizer: torch.optim.Optimizer, sampler: ClipSampler, scaler: torch.amp.GradScaler
+    optimizer: torch.optim.Optimizer, sampler: ClipSampler, scaler: torch.amp.GradScaler, data: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """State dicts to save next to the weights. The learning rate and the random numbers follow from the step."""
+    """State to save next to the weights. The learning rate and the random numbers follow from the step.
+
+    data: `hash_of_data` of each data set.
+    """
     return {
+        "data": list(data),
         "optimizer": optimizer.state_dict(),
         "sampler": sampler.state_dict(),
         "scaler": scaler.state_dict(),
