@@ -8,6 +8,7 @@ the file.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
         if frame >= index.length:
             raise VideoError(f"{path}: frame {frame} does not exist, the file has {index.length} frames")
         picture_HW3 = None
-        if max((start for start in index.starts if start <= frame), default=0) <= reached + SEEK_GAIN:
+        if _starts_before(index, frame)[0] <= reached + SEEK_GAIN:
             with suppress(Damaged, _Differs, _SeekMissed):  # reading from another start may reach it
                 picture_HW3 = _advance(run, index, frame)
         if picture_HW3 is None:
@@ -59,7 +60,7 @@ def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
 def _start(path: Path, index: VideoIndex, frame: int) -> tuple[np.ndarray, Run]:
     """Image of a frame, and the run that continues after it."""
     failures: dict[int, Exception] = {}
-    for start in [*reversed([start for start in index.starts if start <= frame][-2:]), 0]:
+    for start in _starts_before(index, frame):
         for seek in [True, False] if start in index.times else [False]:
             run = _run(path, index, start, seek)
             try:
@@ -70,11 +71,18 @@ def _start(path: Path, index: VideoIndex, frame: int) -> tuple[np.ndarray, Run]:
                 failures[start] = error
                 break
             else:
-                index.starts = [start for start in index.starts if start not in failures]
+                for failed in failures:
+                    index.starts.remove(failed)
                 return picture_HW3, run
     if index.checksums_T is None and not any(isinstance(error, Damaged) for error in failures.values()):
         return _start(path, index_video(path, decode=True), frame)
     raise VideoError(f"{path}: frame {frame} cannot be decoded ({next(iter(failures.values()))}). {REMEDY}")
+
+
+def _starts_before(index: VideoIndex, frame: int) -> list[int]:
+    """Frames at which decoding can start to reach a frame: the last two key frames, latest first, and frame 0."""
+    end = bisect_right(index.starts, frame)
+    return [*reversed(index.starts[max(0, end - 2) : end]), 0]
 
 
 def _advance(run: Run, index: VideoIndex, frame: int) -> np.ndarray:

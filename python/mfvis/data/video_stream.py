@@ -116,7 +116,7 @@ def checksum(frame: av.VideoFrame) -> int:
         Damaged: when its pixels cannot be converted.
     """
     if frame.format.name not in PLANES_OF_BYTES:
-        return zlib.crc32(_converted(frame, "rgb24"))
+        return zlib.crc32(np.ascontiguousarray(_as_rgb24(frame)))
     value = 0
     for plane in frame.planes:  # the padding of their lines is undefined
         lines = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width]
@@ -125,12 +125,12 @@ def checksum(frame: av.VideoFrame) -> int:
 
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """Image of a frame, RGB uint8 ``[H, W, 3]``, contiguous, rotated and mirrored by its display matrix.
+    """Image of a frame, RGB uint8 ``[H, W, 3]``, rotated and mirrored by its display matrix.
 
     Raises:
         Damaged: when its pixels cannot be converted.
     """
-    picture_HW3 = _converted(frame, "rgb24")
+    picture_HW3 = _as_rgb24(frame)
     if frame.format.name == "pal8" and not np.frombuffer(frame.planes[1], np.uint32).any():
         raise Damaged("it has no palette")
     matrix = frame.side_data.get("DISPLAYMATRIX")
@@ -147,11 +147,11 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
         flip_x, flip_y = c < 0, b < 0
     else:
         raise Damaged("its display matrix is no quarter turn")
-    return np.ascontiguousarray(picture_HW3[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+    return picture_HW3[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
-def _converted(frame: av.VideoFrame, pixel_format: str) -> np.ndarray:
+def _as_rgb24(frame: av.VideoFrame) -> np.ndarray:
     try:
-        return np.ascontiguousarray(frame.to_ndarray(format=pixel_format))
+        return frame.to_ndarray(format="rgb24")
     except (OSError, ValueError) as error:
         raise Damaged(f"its pixel format {frame.format.name} cannot be converted") from error
