@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import platform
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 PACKAGES = {
@@ -46,6 +48,7 @@ def pip_line(module: str) -> str | None:
 def run() -> int:
     """Print the report; returns status 1 if the operators or torch do not load, else 0."""
     print(f"python        {platform.python_version()} at {sys.executable}, {platform.machine()} {platform.system()}")
+    _command()
     built = _operators() if _torch() else None
     _gpus(built or {})
     print("packages")
@@ -54,8 +57,20 @@ def run() -> int:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             version = f"missing: {pip_line(package)}"
-        print(f"  {package:<13} {version:<12} {purpose}")
+        print(f"  {package:<16} {version:<12} {purpose}")
     return 0 if built else 1
+
+
+def _command() -> None:
+    """The command ``mfvis``, which the project of that name on PyPI, about fuzzy logic, installs as well."""
+    path = shutil.which("mfvis")
+    print(f"command       {path or 'mfvis is not on the PATH: call python -m mfvis'}")
+    foreign = next(iter(importlib.metadata.distributions(name="mfvis")), None)
+    if foreign is not None:
+        print(f"  the installed distribution mfvis {foreign.version} is another project with a command mfvis:")
+        print("  pip uninstall mfvis, then install mfvis-ext again; until then call mfvis-ext or python -m mfvis")
+    elif path and b"mfvis.cli" not in Path(path).read_bytes():
+        print("  this is the command of another program: call mfvis-ext or python -m mfvis instead")
 
 
 def _torch() -> bool:

@@ -270,6 +270,44 @@ def test_doctor_names_a_driver_that_is_too_old(
 
 
 @pytest.mark.parametrize(
+    ("script", "distribution", "said"),
+    [
+        ("from mfvis.cli import main", None, []),
+        (None, None, ["mfvis is not on the PATH: call python -m mfvis"]),
+        ("from src.mfvis import __main__", None, ["command of another program: call mfvis-ext or python -m mfvis"]),
+        ("from src.mfvis import __main__", "1.0.5", ["mfvis 1.0.5 is another project", "pip uninstall mfvis"]),
+        ("from mfvis.cli import main", "1.0.5", ["mfvis 1.0.5 is another project", "pip uninstall mfvis"]),
+    ],
+)
+def test_doctor_notices_a_foreign_command(
+    script: str | None,
+    distribution: str | None,
+    said: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if script:
+        (tmp_path / "mfvis").write_text(f"#!{sys.executable}\n{script}\n")
+        (tmp_path / "mfvis").chmod(0o755)
+    if distribution:
+        info = tmp_path / f"mfvis-{distribution}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mfvis\nVersion: {distribution}\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    assert all(text in report for text in said)
+    assert ("another p" in report) == bool(script and said)
+
+
+def test_the_command_has_two_names() -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.findall(r'^(.*) = "mfvis.cli:main"$', project, re.MULTILINE) == ["mfvis", "mfvis-ext"]
+
+
+@pytest.mark.parametrize(
     ("archs", "runs"),
     [
         *((archs, True) for archs in ("75-real 80-real 90-real 120", "80-real", "86", "89-real", "75", "89a-real", "")),

@@ -51,7 +51,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the model; the defaults are Mask2Former's with a ResNet-50."""
+    """Sizes of the model."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     hidden_dim: int = 256
