@@ -123,12 +123,12 @@ def _acquire(out: Path) -> int:
                 os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
                 return descriptor
         except BlockingIOError:
+            remedy = "Wait until that one ends, or choose another --out"
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                remedy += ". Only mfvis train runs in several processes; start other commands without a launcher"
             holder = os.read(descriptor, 200).decode("utf-8", "replace")
             os.close(descriptor)
-            raise ConfigError(
-                f"{out} is in use by another run{f' ({holder})' if holder else ''}. "
-                "Wait until that one ends, or choose another --out"
-            ) from None
+            raise ConfigError(f"{out} is in use by another run{f' ({holder})' if holder else ''}. {remedy}") from None
         except FileNotFoundError:  # its holder has just released it
             pass
         except OSError as error:

@@ -152,6 +152,21 @@ def test_a_finished_run_does_not_need_its_frames(config, labeled, trained):
     assert masks(config) == masks(labeled) and not trained
 
 
+def test_settings_of_another_run_are_not_believed_against_the_results(config, labeled, trained):
+    settings = config.out / "parts" / "settings.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"seed": 5}))
+    label.run(config)
+    assert masks(config) == masks(labeled) and not trained
+    assert json.loads(settings.read_text())["seed"] == 0
+
+
+def test_a_cross_video_network_that_diverges_is_one_error(config, monkeypatch):
+    shutil.rmtree(config.out)
+    monkeypatch.setattr(label, "masks_in_crops", lambda *given: torch.full((6, 56, 56), torch.nan))
+    with pytest.raises(TrainingError, match="what the videos share: step 1/2: the loss is nan.*--shared-steps 0"):
+        label.run(config)
+
+
 def test_other_settings_and_other_weights_are_named(config):
     with pytest.raises(ConfigError, match=r"seed: 0 then, 1 now\n.*or delete .*parts to label again"):
         label.run(replace(config, seed=1))

@@ -35,6 +35,8 @@ EXAMPLES = 400
 """Maximum number of training boxes, spread evenly over all videos."""
 BATCH = 12
 """Crops per step."""
+CROSS_VIDEO_REMEDY = "Label without the cross-video network: --shared-steps 0, with another --out"
+"""Remedy where its loss or its logits are not finite."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int)
         overlap_M, sizes_M = (p_MHW * wanted_MHW).sum((1, 2)), (p_MHW + wanted_MHW).sum((1, 2))
         dice = 1 - ((2 * overlap_M + 1) / (sizes_M + 1)).mean()
         loss = F.binary_cross_entropy_with_logits(logits_MHW, wanted_MHW) + dice
-        optimizer_step(reader, optimizer, loss, optim.clip_norm, f"what the videos share: step {step + 1}/{steps}")
+        head = f"what the videos share: step {step + 1}/{steps}"
+        optimizer_step(reader, optimizer, loss, optim.clip_norm, head, CROSS_VIDEO_REMEDY)
         if (step + 1) % 50 == 0 or step + 1 == steps:
             left = (time.perf_counter() - began) / (step + 1) * (steps - step - 1)
             print(

@@ -34,6 +34,7 @@ from mfvis.grid import STRIDE
 from mfvis.label.background_propagation import inside_boxes
 from mfvis.label.config import LabelConfig
 from mfvis.label.cross_video import (
+    CROSS_VIDEO_REMEDY,
     CropSegmenter,
     crop_windows,
     joined,
@@ -49,8 +50,8 @@ from mfvis.label.window_inputs import WindowInputs, add_propagated_background
 from mfvis.parsing import changed_keys, to_plain
 from mfvis.predict.saved_results import (
     Inputs,
+    hash_all_frames,
     hash_of,
-    hash_of_frames,
     hash_of_weights,
     read_logits,
     read_part,
@@ -87,7 +88,10 @@ def _run(config: LabelConfig) -> Path:
     start = _start(config)
     parts = config.out / "parts"
     settings = _same_settings(config, start, parts / "settings.json")
-    inputs = {video.id: {"settings": hash_of(settings)} | _inputs(video) for video in dataset.videos}
+    inputs = {
+        video.id: {"settings": hash_of(settings), "boxes": _hash_of_boxes(video), "frames": frames}
+        for video, frames in zip(dataset.videos, hash_all_frames(dataset.videos), strict=True)
+    }
     overlays = config.out / "overlays" if config.overlays else None
     several = sum(any(track.present_T.any() for track in video.tracks) for video in dataset.videos) > 1
     shares = several and config.shared_steps > 0 and config.checkpoint is None and config.backbone.frozen
@@ -138,11 +142,9 @@ def _load(config: LabelConfig) -> tuple[VideoDataset, bytes]:
     return dataset, content
 
 
-def _inputs(video: Video) -> dict[str, str | None]:
-    """Hashes of the inputs that determine the masks of a video."""
+def _hash_of_boxes(video: Video) -> str:
     tracks = [[track.id, track.category_id, track.boxes_T4.tolist()] for track in video.tracks]
-    boxes = hash_of([video.width, video.height, video.length, tracks])
-    return {"boxes": boxes, "frames": hash_of_frames(video)}
+    return hash_of([video.width, video.height, video.length, tracks])
 
 
 def _label_or_load(
@@ -208,7 +210,7 @@ def label_video(
         if path and kept is None:
             write_logits(path, inputs, logits_NTHW)
         if reader:
-            logits_NTHW = logits_NTHW + _finite(reader.read(view), part)
+            logits_NTHW = logits_NTHW + _finite(reader.read(view), f"{part}, cross-video network", CROSS_VIDEO_REMEDY)
         logits_NTHW = resolve_overlaps(logits_NTHW, view.boxes_NT4 / STRIDE)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
         for n, logits_THW in zip(group, logits_NTHW, strict=True):
@@ -272,10 +274,10 @@ def _ensemble_logits(start: Start, view: WindowInputs, config: LabelConfig, head
     return _finite(average_consistent_models(torch.stack(tries), view.boxes_NT4 / STRIDE), head)
 
 
-def _finite(logits_NTHW: Tensor, part: str) -> Tensor:
+def _finite(logits_NTHW: Tensor, part: str, remedy: str = REMEDY) -> Tensor:
     """The logits unchanged; TrainingError if one is not finite, because all masks would then be filled boxes."""
     if not torch.isfinite(logits_NTHW).all():
-        raise TrainingError(f"{part}: mask logits are NaN or infinite. {REMEDY}")
+        raise TrainingError(f"{part}: mask logits are NaN or infinite. {remedy}")
     return logits_NTHW
 
 
@@ -307,8 +309,10 @@ def _same_settings(config: LabelConfig, start: Start, path: Path) -> dict[str, A
     if before == settings:
         return settings
     # This also replaces settings left by a run that failed before it had labeled anything.
-    labeled = any(part != path and part.is_file() for part in path.parent.rglob("*"))
-    if labeled and isinstance(before, dict):
+    labeled = [part for part in path.parent.rglob("*") if part != path and part.is_file()]
+    results = [part for part in labeled if part.suffix == ".json"]
+    of_these = any(read_part(part, {"settings": hash_of(settings)})[0] is not None for part in results)
+    if labeled and isinstance(before, dict) and not of_these:
         lines = "\n".join(f"  {line}" for line in changed_keys(before, settings))
         raise ConfigError(
             f"{config.out} holds labels made with other settings:\n{lines}\n"

@@ -22,8 +22,8 @@ from mfvis.predict.config import PredictConfig
 from mfvis.predict.predictor import predict_video, sized_as_trained
 from mfvis.predict.saved_results import (
     Inputs,
+    hash_all_frames,
     hash_of,
-    hash_of_frames,
     hash_of_weights,
     read_part,
     require_unchanged,
@@ -68,7 +68,8 @@ def _run(config: PredictConfig) -> None:
         "settings": hash_of([to_plain(replace(infer, chunk=1)), [[c.id, c.name] for c in categories]]),
         "weights": hash_of_weights(model),
     }
-    parts = [_Part(config.out / "parts", video, made_from) for video in videos]
+    hashes = hash_all_frames(videos)
+    parts = [_Part(config.out / "parts", *pair, made_from) for pair in zip(videos, hashes, strict=True)]
     kept = [part.read() for part in parts]
     if problems := check_frames_of([video for video, part in zip(videos, kept, strict=True) if part is None]):
         raise DataError(problems)
@@ -148,9 +149,8 @@ def _load(texts: Sequence[str]) -> tuple[list[DatasetSpec], list[VideoDataset]]:
 class _Part:
     """Saved results of one video. The file is named after the inputs' hashes, as video ids may change between runs."""
 
-    def __init__(self, folder: Path, video: Video, made_from: Inputs):
-        self.video = video
-        self.frames = hash_of_frames(video)
+    def __init__(self, folder: Path, video: Video, frames: str | None, made_from: Inputs):
+        self.video, self.frames = video, frames
         size = f"{video.width} x {video.height}, {video.length}"
         self.inputs = {**made_from, "size": size, "frames": self.frames}
         self.path = folder / f"{hash_of(self.inputs)[:32]}.json"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,13 @@ def hash_of_frames(video: Video) -> str | None:
     except OSError:
         return None
     return digest.hexdigest()
+
+
+def hash_all_frames(videos: Sequence[Video]) -> list[str | None]:
+    """`hash_of_frames` of each video, on all CPU cores."""
+    print(f"reading {sum(video.length for video in videos)} frames", flush=True)
+    with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as pool:
+        return list(pool.map(hash_of_frames, videos))
 
 
 def hash_of_weights(module: nn.Module) -> str:

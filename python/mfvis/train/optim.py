@@ -63,7 +63,12 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def optimizer_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, clip_norm: float, step: str
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: torch.Tensor,
+    clip_norm: float,
+    step: str,
+    remedy: str = REMEDY,
 ) -> None:
     """Backward pass and optimizer step, with the gradient clipped to `clip_norm` unless that is 0.
 
@@ -73,7 +78,7 @@ def optimizer_step(
         TrainingError: the loss is not finite.
     """
     if not torch.isfinite(loss):
-        raise TrainingError(f"{step}: the loss is {loss.item()}. {REMEDY}")
+        raise TrainingError(f"{step}: the loss is {loss.item()}. {remedy}")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if clip_norm > 0:
