@@ -25,6 +25,7 @@ from mfvis.config import Config
 from mfvis.data.jsonfile import read_json
 from mfvis.data.split import SplitConfig
 from mfvis.data.split import run as split
+from mfvis.data.ytvis import parse_ytvis
 from mfvis.errors import CheckpointError, ConfigError, Problem
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import build, load_preset, parse
@@ -128,6 +129,16 @@ def test_hostile_json(content: str, message: str, tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json", problems) is None
     assert [message in str(problem) for problem in problems] == [True]
     assert main(["data", "check", str(tmp_path / "a.json")]) == 1
+
+
+@pytest.mark.parametrize(("value", "sound"), [(2**128 - 1, True), (10**300, False), (-(10**300), False)])
+def test_ids_are_at_most_as_long_as_uuids(value: int, sound: bool, six_pictures: Path, tmp_path: Path) -> None:
+    names = [path.name for path in sorted(six_pictures.iterdir())]
+    video = {"id": value, "width": 80, "height": 60, "file_names": names}
+    (tmp_path / "a.json").write_text(json.dumps({"videos": [video]}))
+    dataset, problems = parse_ytvis(tmp_path / "a.json", six_pictures)
+    assert len(dataset.videos) == sound
+    assert [problem.remedy for problem in problems] == ["Write an integer of at most 38 digits"] * (not sound)
 
 
 def test_the_same_value_twice_is_no_contradiction(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ ROUNDING = 1.0
 """Pixels by which a box may exceed its image (inclusive corners, rounding) and be clipped without a note."""
 MAX_SHARE_OUTSIDE = 1 / 3
 """If more than this fraction of a file's boxes exceeds the image, its sizes or its box format are wrong."""
+MAX_ID_BITS = 128
+"""Bits of the largest id, which is that of a UUID; ids become file names."""
 ABSENT = (0.0, 0.0, 0.0, 0.0)
 
 
@@ -93,6 +95,9 @@ class RecordReader:
                 self.report(record, f"has no {name!r}", "Add it")
             elif values[name] is None:
                 self.report(record, f"{name} is {shortened(entry[name])}, expected an integer", "Write an integer")
+            elif values[name].bit_length() > MAX_ID_BITS:
+                self.report(record, f"{name} is {shortened(entry[name])}", "Write an integer of at most 38 digits")
+                values[name] = None
             elif isinstance(entry[name], str):
                 self.note("ids and sizes that are texts, read as the numbers that they say")
         return None if None in values.values() else values
