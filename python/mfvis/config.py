@@ -25,9 +25,11 @@ class OptimConfig:
     steps: int = 6000
     """Optimizer steps."""
     lr: float = 1e-4
-    """Learning rate of all parameters except the backbone's."""
+    """Learning rate of all parameters without a factor of their own."""
     backbone_lr_multiplier: float = 0.1
     """Factor on the learning rate of the backbone; 0 freezes it."""
+    sampling_lr_multiplier: float = 1.0
+    """Factor on the learning rate of sampling offsets and reference points."""
     weight_decay: float = 0.05
     """Weight decay; not applied to norms and embeddings."""
     clip_norm: float = 0.01
@@ -49,6 +51,10 @@ class OptimConfig:
             "lr": (math.isfinite(self.lr) and self.lr > 0, "a positive number"),
             "backbone_lr_multiplier": (
                 math.isfinite(self.backbone_lr_multiplier) and self.backbone_lr_multiplier >= 0,
+                "0 or more",
+            ),
+            "sampling_lr_multiplier": (
+                math.isfinite(self.sampling_lr_multiplier) and self.sampling_lr_multiplier >= 0,
                 "0 or more",
             ),
             "weight_decay": (math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or more"),
@@ -186,6 +192,7 @@ def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
     drops = ", ".join(str(round(fraction * train.steps)) for fraction in train.lr_milestones)
     course = f"x 0.1 at step {drops}" if train.schedule == "step" and drops else train.schedule
     backbone = f"backbone {train.lr * train.backbone_lr_multiplier:g} = {train.lr:g} x {train.backbone_lr_multiplier:g}"
+    sampling = "" if train.sampling_lr_multiplier == 1 else f", sampling x {train.sampling_lr_multiplier:g}"
     checkpoints = math.ceil(train.steps / train.checkpoint_every)
     lines = [
         f"batch {train.batch_size} = {per_device} clips x {processes} processes x {passes} forward passes",
@@ -199,6 +206,6 @@ def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
             lines.append(f"epochs {epochs:.1f} of {text} = {clips} clips x {share:.3g} / {count} videos")
     return [
         *lines,
-        f"learning rate {train.lr:g}, {backbone}; {course}",
+        f"learning rate {train.lr:g}, {backbone}{sampling}; {course}",
         f"checkpoints {checkpoints} = {train.steps} steps / {train.checkpoint_every}, the newest {kept} kept",
     ]

@@ -13,10 +13,10 @@ from torch import Tensor
 from mfvis.config import Config
 from mfvis.data.datasets import DATASET_NAMES, DATASETS, DatasetSpec
 from mfvis.errors import CheckpointError, ConfigError
+from mfvis.models import pixel_decoder, seqformer_encoder
 from mfvis.models.backbone import Backbone, offline
 from mfvis.models.config import NAMES, BackboneConfig, ModelConfig
-from mfvis.models.mask2former import VideoMask2Former
-from mfvis.models.pixel_decoder import LEVELS
+from mfvis.models.video_model import build_model
 from mfvis.train import checkpoint
 from mfvis.types import Category
 from mfvis.weights.config import ConvertConfig
@@ -30,6 +30,7 @@ from mfvis.weights.files import (
     under_names_of,
 )
 from mfvis.weights.foreign import ConvertedWeights, to_detectron2
+from mfvis.weights.seqformer import to_original
 from mfvis.writing import atomic_write, run_lock
 
 _NOT_PRETRAINED = ("prompts.", "hidden_states_norms.")
@@ -59,16 +60,21 @@ def run(config: ConvertConfig) -> None:
         named = replace(named, stride_in_1x1=model.backbone.stride_in_1x1)
     else:
         model, classes = sizes_of(named, config.source, config.num_heads)
+    if config.to == "seqformer" and model.name != "seqformer":
+        raise ConfigError(f"to is seqformer, but {config.source} is a {model.name}; use --to detectron2")
     print(
         f"{model.backbone.name}, {classes} classes, {model.num_queries} queries, "
         f"{model.decoder_layers} decoder layers, width {model.hidden_dim}"
     )
     with torch.device("meta"):
-        module = VideoMask2Former(replace(model, backbone=offline(model.backbone)), classes, pretrained=False)
+        module = build_model(replace(model, backbone=offline(model.backbone)), classes, pretrained=False)
     tensors = under_names_of(module, named.tensors)
     report = compare(module, tensors)
     if report.missing or report.reinitialized:
-        raise CheckpointError(f"{config.source}: not a whole model: {report}. Nothing was written")
+        raise CheckpointError(
+            f"{config.source}: not a whole model: {report}. Nothing was written; a training can start "
+            "from it: mfvis train --init"
+        )
     print(report)
     tensors = {name: tensors[name] for name in report.loaded}
     if config.classes is None:
@@ -79,7 +85,9 @@ def run(config: ConvertConfig) -> None:
 
 def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: ConvertedWeights) -> None:
     without = named.ignored
-    if config.to == "detectron2":
+    if config.to != "mfvis" and named.model == "seqformer":
+        tensors = to_original(tensors, vnext=config.to == "detectron2")
+    elif config.to == "detectron2":
         tensors, unmapped = to_detectron2(tensors)
         without += unmapped
     if without:
@@ -109,7 +117,7 @@ def _write_run(config: ConvertConfig, model: ModelConfig, tensors: Mapping[str, 
     categories = _categories(config.classes)
     if len(categories) != classes:
         raise ConfigError(f"classes is {config.classes}, which has {len(categories)}; the weights have {classes}")
-    module = VideoMask2Former(replace(model, backbone=offline(model.backbone)), classes, pretrained=False)
+    module = build_model(replace(model, backbone=offline(model.backbone)), classes, pretrained=False)
     load_weights(module, tensors, config.source)
     data = f"{config.classes}:{config.classes}" if config.classes in DATASETS else config.classes
     description = checkpoint.CheckpointInfo(0, Config(data=(data,), model=model), categories)
@@ -155,27 +163,35 @@ def sizes_of(named: ConvertedWeights, source: str, heads: int) -> tuple[ModelCon
 
     def shape(name: str) -> torch.Size:
         if name not in tensors:
-            raise CheckpointError(f"{source}: {named.format} without {name}; a whole Mask2Former was expected")
+            raise CheckpointError(f"{source}: {named.format} without {name}; a whole {named.model} was expected")
         return tensors[name].shape
 
     def layers(part: str) -> int:
         found = [int(name.split(".")[2]) for name in tensors if name.startswith(f"{part}.layers.")]
         return max(found, default=-1) + 1
 
-    queries, dim = shape("decoder.query_features.weight")
-    offsets = shape("pixel_decoder.layers.0.attention.sampling_offsets.weight")[0]
-    if offsets % (heads * LEVELS * 2):
+    if named.model == "seqformer":
+        queries, dim = shape("decoder.query_embedding.weight")
+        dim, encoder, levels, feed_forward = dim // 2, "encoder", seqformer_encoder.LEVELS, "feed_forward."
+        decoder_ffn, classes = "box_feed_forward.fc1", shape("decoder.class_heads.0.weight")[0]
+    else:
+        queries, dim = shape("decoder.query_features.weight")
+        encoder, levels, feed_forward = "pixel_decoder", pixel_decoder.LEVELS, ""
+        decoder_ffn, classes = "fc1", shape("decoder.class_head.weight")[0] - 1
+    offsets = shape(f"{encoder}.layers.0.attention.sampling_offsets.weight")[0]
+    if offsets % (heads * levels * 2):
         raise CheckpointError(f"{source}: {offsets} sampling offsets are not those of {heads} heads; give --num-heads")
     config = ModelConfig(
+        name=named.model or "mask2former",
         backbone=find_backbone(named, source),
         hidden_dim=dim,
         num_heads=heads,
-        encoder_layers=layers("pixel_decoder"),
-        encoder_ffn_dim=shape("pixel_decoder.layers.0.fc1.weight")[0],
+        encoder_layers=layers(encoder),
+        encoder_ffn_dim=shape(f"{encoder}.layers.0.{feed_forward}fc1.weight")[0],
         decoder_layers=layers("decoder"),
-        decoder_ffn_dim=shape("decoder.layers.0.fc1.weight")[0],
+        decoder_ffn_dim=shape(f"decoder.layers.0.{decoder_ffn}.weight")[0],
         num_queries=queries,
-        points=offsets // (heads * LEVELS * 2),
+        points=offsets // (heads * levels * 2),
         box_prompts=any(name.startswith("prompts.") for name in tensors),
     )
-    return config, shape("decoder.class_head.weight")[0] - 1
+    return config, classes

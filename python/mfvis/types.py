@@ -150,8 +150,11 @@ class Batch:
 class MaskSource(Protocol):
     """Mask logits of a prediction, computed on demand, because most queries do not match an object."""
 
-    def select(self, clip: int, query_LM: Tensor) -> Tensor:
-        """Mask logits ``[L, M, T, H / 4, W / 4]`` of M queries of one clip, selected separately per decoder layer."""
+    def select(self, clip: int, query_LM: Tensor, frames: slice = slice(None)) -> Tensor:
+        """Mask logits ``[L, M, T, H / 4, W / 4]`` of M queries of one clip, selected separately per decoder layer.
+
+        frames: the T frames of the clip to compute; all of them by default.
+        """
         ...
 
     def all_queries(self, layer: int, clip: int) -> Tensor:
@@ -165,11 +168,11 @@ class DenseMasks:
 
     logits_LBQTHW: Tensor
 
-    def select(self, clip: int, query_LM: Tensor) -> Tensor:
+    def select(self, clip: int, query_LM: Tensor, frames: slice = slice(None)) -> Tensor:
         import torch
 
         layer = torch.arange(len(query_LM), device=query_LM.device)[:, None]
-        return self.logits_LBQTHW[layer, clip, query_LM]
+        return self.logits_LBQTHW[:, :, :, frames][layer, clip, query_LM]
 
     def all_queries(self, layer: int, clip: int) -> Tensor:
         return self.logits_LBQTHW[layer, clip]

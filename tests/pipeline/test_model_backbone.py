@@ -15,7 +15,7 @@ NAMES = ("tiny", "mobilenet_v2", "resnet50", "resnet101", "swin-t", "swin-s", "s
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_builds_and_runs_on_the_meta_device(name):
-    config = ModelConfig(BackboneConfig(name), encoder_layers=1, decoder_layers=1, num_queries=3)
+    config = ModelConfig(backbone=BackboneConfig(name), encoder_layers=1, decoder_layers=1, num_queries=3)
     with torch.device("meta"):
         model = VideoMask2Former(config, num_classes=4)
         features = model.backbone(torch.empty(2, 3, 64, 96, dtype=torch.uint8))

@@ -17,7 +17,7 @@ SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "encoder_ffn_dim
 
 def build(**changes) -> VideoMask2Former:
     torch.manual_seed(0)
-    return VideoMask2Former(ModelConfig(BackboneConfig("tiny"), **(SMALL | changes)), num_classes=3).eval()
+    return VideoMask2Former(ModelConfig(backbone=BackboneConfig("tiny"), **(SMALL | changes)), num_classes=3).eval()
 
 
 def clip(batch=2, frames=3, height=64, width=96) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_a_query_that_may_look_nowhere_looks_everywhere():
 
 def test_prompts_become_queries_and_learn():
     model = build(box_prompts=True).train()
-    prediction = model(clip(), tubes())
+    prediction = model(clip(), prompts=tubes())
     assert prediction.logits_LBQK.shape == (4, 2, 3, 4)
     assert every_mask(prediction).shape == (4, 2, 3, 3, 16, 24)
     every_mask(prediction).square().mean().backward()
@@ -107,8 +107,8 @@ def test_prompts_become_queries_and_learn():
 @torch.no_grad()
 def test_prompt_n_is_query_n():
     model, frames, prompts, order = build(box_prompts=True), clip(), tubes(), [2, 0, 1]
-    straight = model(frames, prompts)
-    shuffled = model(frames, BoxPrompts(prompts.boxes_BQT4[:, order], prompts.valid_BQ[:, order]))
+    straight = model(frames, prompts=prompts)
+    shuffled = model(frames, prompts=BoxPrompts(prompts.boxes_BQT4[:, order], prompts.valid_BQ[:, order]))
     torch.testing.assert_close(every_mask(straight)[:, :, order], every_mask(shuffled), atol=1e-4, rtol=1e-4)
     assert (every_mask(straight)[:, :, 0] - every_mask(straight)[:, :, 1]).abs().max() > 1e-2
 
@@ -129,7 +129,7 @@ def test_a_prompt_looks_inside_its_box_and_ignores_absent_frames():
     everywhere.boxes_BQT4[:] = torch.tensor([0.0, 0, 96, 64])
     pooled = model.prompts(everywhere, pixels, 64, 96).features_BQC
     torch.testing.assert_close(pooled, expected[:, None].expand(2, 3, -1), atol=1e-5, rtol=1e-4)
-    empty = model(frames, BoxPrompts(everywhere.boxes_BQT4, torch.zeros(2, 3, dtype=torch.bool)))
+    empty = model(frames, prompts=BoxPrompts(everywhere.boxes_BQT4, torch.zeros(2, 3, dtype=torch.bool)))
     assert every_mask(empty).isfinite().all()
 
 
@@ -151,12 +151,12 @@ def test_overlap_is_exact():
 )
 def test_malformed_input(frames, prompts, message):
     with pytest.raises(ValueError, match=message):
-        build(box_prompts=True)(frames, prompts)
+        build(box_prompts=True)(frames, prompts=prompts)
 
 
 def test_prompts_need_a_model_with_prompts():
     with pytest.raises(ValueError, match="model.box_prompts"):
-        build()(clip(), tubes())
+        build()(clip(), prompts=tubes())
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ def twins():
         for parameter in theirs.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     config = ModelConfig(
-        BackboneConfig("swin-t"), hidden_dim=64, num_heads=4, encoder_layers=2, encoder_ffn_dim=96, decoder_layers=4,
-        decoder_ffn_dim=80, num_queries=7,
+        backbone=BackboneConfig("swin-t"), hidden_dim=64, num_heads=4, encoder_layers=2, encoder_ffn_dim=96,
+        decoder_layers=4, decoder_ffn_dim=80, num_queries=7,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(backbone._SWIN, "swin-t", small)

@@ -16,12 +16,14 @@ from mfvis.losses.matcher import match
 from mfvis.models.config import BackboneConfig, ModelConfig
 from mfvis.models.deformable_attention import Levels
 from mfvis.models.dynamic_masks import DynamicMasks, num_parameters, upsample_aligned
-from mfvis.models.seqformer import SeqFormer
+from mfvis.models.seqformer import SeqFormer, inverse_sigmoid
+from mfvis.models.seqformer_encoder import sine_positions
 from mfvis.types import Batch, ClipOrigin
 from mfvis.weights.seqformer_names import ALIAS, SEQFORMER, UNUSED
 from safetensors.torch import load_file
 from tiny import every_mask
 from torch import Tensor
+from transformers.models.deformable_detr import modeling_deformable_detr as deformable_detr
 
 SHARED = Path(os.environ.get("MFVIS_REAL_DATA", Path(__file__).parents[3] / "shared" / "data")) / "seqformer"
 needs_numbers = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the numbers of the original code are not at {SHARED}")
@@ -262,3 +264,16 @@ def test_generalized_iou_by_hand() -> None:
     a, b = torch.tensor([0.5, 0.5, 1.0, 1.0]), torch.tensor([2.5, 0.5, 1.0, 1.0])
     assert generalized_iou(a, a).item() == pytest.approx(1)
     assert generalized_iou(a, b).item() == pytest.approx(-1 / 3)
+
+
+# ---- transformers' Deformable DETR; its encoder and decoder are compared where its weights are converted
+
+
+def test_sine_positions_and_inverse_sigmoid_are_those_of_transformers() -> None:
+    padding = torch.zeros(2, 5, 7, dtype=torch.bool)
+    padding[1, 3:], padding[1, :, 4:] = True, True
+    theirs = deformable_detr.DeformableDetrSinePositionEmbedding(8, normalize=True)
+    expected = theirs((2, 16, 5, 7), torch.device("cpu"), torch.float32, mask=~padding)
+    assert torch.equal(sine_positions(padding, 16), expected.permute(0, 2, 3, 1))
+    x = torch.tensor([-1.0, 0.0, 1e-6, 0.3, 1.0, 2.0])
+    assert torch.equal(inverse_sigmoid(x), deformable_detr.inverse_sigmoid(x))

@@ -12,11 +12,11 @@ from mfvis.config import Config
 from mfvis.data.datasets import DATASETS, parse_spec
 from mfvis.errors import ConfigError
 from mfvis.models.config import BackboneConfig
+from mfvis.models.video_model import build_model
 from mfvis.parsing import PRESETS, build, load_preset
 from mfvis.train.optim import learning_rate
 from mfvis.train.plan import estimate
 from mfvis.train.step import autocast
-from tiny import every_mask
 
 OTHER_COMMANDS = {"demo", "label"}
 SHIPPED = sorted({path.stem for path in PRESETS.glob("*.yaml")} - OTHER_COMMANDS)
@@ -43,7 +43,10 @@ def test_there_is_one_for_every_data_set() -> None:
     assert {parse_spec(text).name for name in SCHEDULES for text in configure(name).data} == set(DATASETS)
 
 
-@pytest.mark.parametrize("preset", [*SHIPPED, "ytvis2021,swin-l,masks", "ovis-coco,r101,reference-code", "paper,r50"])
+@pytest.mark.parametrize(
+    "preset",
+    [*SHIPPED, "ytvis2021,swin-l,masks", "ovis-coco,r101,reference-code", "paper,r50", "ytvis2019,r50,seqformer"],
+)
 def test_dry_run(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = [] if "data" in load_preset(preset) else ["--data", "ytvis2019:datasets/ytvis_2019"]
@@ -95,16 +98,16 @@ def test_a_part_of_a_joint_batch_is_what_it_says() -> None:
 
 
 @pytest.mark.parametrize("amp", ["no", "bf16"])
-@pytest.mark.parametrize("backbone", ["tiny", "swin-t"])
-def test_memory_counts_what_a_backward_pass_keeps(amp: str, backbone: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("mask2former", "tiny"), ("mask2former", "swin-t"), ("seqformer", "tiny")]
+)
+def test_memory_counts_what_a_backward_pass_keeps(amp: str, name: str, backbone: str) -> None:
     """The estimate against the tensors that a real forward pass keeps."""
     config = build(Config, load_preset("test") | {"data": "x", "clip": {"frames": 2, "short_sides": [64]}}, "test")
     config = replace(config, train=replace(config.train, amp=amp))
-    config = replace(config, model=replace(config.model, backbone=BackboneConfig(backbone)))
+    config = replace(config, model=replace(config.model, name=name, backbone=BackboneConfig(backbone)))
     memory = estimate(config, 3)
-    from mfvis.models.mask2former import VideoMask2Former
-
-    model = VideoMask2Former(config.model, 3).train()
+    model = build_model(config.model, 3).train()
     own = {parameter.untyped_storage().data_ptr() for parameter in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -112,11 +115,47 @@ def test_memory_counts_what_a_backward_pass_keeps(amp: str, backbone: str) -> No
         kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
+    def held() -> int:
+        return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+
+    frames = torch.zeros(config.train.batch_size_per_device, 2, 3, 64, 128, dtype=torch.uint8)
     with autocast("cpu", amp), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        prediction = model(torch.zeros(config.train.batch_size_per_device, 2, 3, 64, 128, dtype=torch.uint8))
-    held = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+        prediction = model(frames)
+    activations = held()
     assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert memory.state == 16 * memory.parameters
-    masks = every_mask(prediction)  # of 5 queries; the estimate is for 10 objects, or as many as there are queries
-    assert memory.logits == masks[0, 0].nbytes + 2 * masks.nbytes
-    assert memory.activations == pytest.approx(held, rel=0.02)
+    assert memory.activations == pytest.approx(activations, rel=0.02)
+    # Of 6 queries; the estimate is for 10 objects, or as many as there are queries.
+    every_query = torch.arange(6).expand(len(prediction.logits_LBQK), 6)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        masks = [prediction.masks.select(clip, every_query) for clip in range(len(frames))]
+    one_layer = prediction.masks.all_queries(0, 0).nbytes if name == "mask2former" else 0
+    expected = one_layer + 2 * sum(mask.nbytes for mask in masks) + held() - activations
+    assert memory.logits == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"box_prompts": True}, "box_prompts is True; expected False, as model seqformer makes no queries from boxes"),
+        ({"decoder_layers": 0}, "decoder_layers is 0; expected 1 to 100"),
+    ],
+)
+def test_sizes_that_seqformer_does_not_have(given: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(Config, {"data": "x", "model": {"name": "seqformer"} | given}, "test")
+    with pytest.raises(ConfigError, match="model.name is 'seqforme'"):
+        build(Config, {"data": "x", "model": {"name": "seqforme"}}, "test")
+
+
+def test_seqformer_goes_over_any_data_set_and_backbone() -> None:
+    config = configure("ytvis2021,swin-l,seqformer")
+    assert config.model.name == "seqformer" and config.model.backbone.name == "swin-l"
+    assert config.model.num_queries == 300 and config.train.steps == 8000 and config.supervision == "boxes"
+    assert (config.loss.projection, config.loss.pairwise.weight, config.loss.temporal.weight) == (5, 5, 0.5)
+    assert (config.loss.boxes.l1, config.loss.boxes.giou, config.loss.match.boxes.l1) == (5, 2, 5)
+    images = configure("coco,r50,seqformer")
+    assert images.clip.frames == 1 and images.loss.temporal.weight == 0
+    masks = configure("ytvis2019,r50,seqformer,seqformer-masks")
+    assert masks.supervision == "masks" and masks.loss.masks.dense and masks.clip.range == 10
+    assert (masks.loss.masks.bce, masks.loss.masks.dice) == (2, 5) and masks.loss.boxes.absent_as_corner

@@ -35,6 +35,8 @@ from mfvis.writing import run_lock
 
 TERMS = {
     "classification": "class",
+    "box_l1": "box L1",
+    "box_giou": "box GIoU",
     "projection": "projection",
     "background": "background",
     "pairwise": "pairwise",

@@ -13,7 +13,7 @@ from mfvis.data.clips import starts_around
 from mfvis.label.background_propagation import camera_motion
 from mfvis.label.config import LabelConfig
 from mfvis.label.ensemble import ABSENT
-from mfvis.label.models import Mask2FormerAdapter, PerTrackSegmenter
+from mfvis.label.models import PerTrackSegmenter, QuerySegmenter
 from mfvis.label.window_inputs import WindowInputs, cut, to_batch
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
@@ -21,7 +21,7 @@ from mfvis.predict.track_association import windows_of
 from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import Match, Prediction, present
 
-Model = PerTrackSegmenter | Mask2FormerAdapter
+Model = PerTrackSegmenter | QuerySegmenter
 
 
 def fit(model: Model, view: WindowInputs, config: LabelConfig, head: str = "") -> None:

@@ -7,6 +7,7 @@ in eval mode.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from mfvis.label.window_inputs import WindowInputs, to_batch, upscale
 from mfvis.losses.config import MatchConfig
 from mfvis.losses.matcher import match
 from mfvis.models.backbone import Backbone
-from mfvis.models.mask2former import VideoMask2Former
+from mfvis.models.video_model import VideoModel
 from mfvis.predict.assignment import assign_tubes
 from mfvis.types import BoxPrompts, DenseMasks, Match, Prediction
 
@@ -75,15 +76,15 @@ class PerTrackSegmenter(nn.Module):
         return self.readout(x).transpose(0, 1)
 
 
-class Mask2FormerAdapter(nn.Module):
-    """Trained video Mask2Former: its queries are made from the boxes or, without box prompts, assigned to them.
+class QuerySegmenter(nn.Module):
+    """Trained model: its queries are made from the boxes or, without box prompts, assigned to them.
 
     Args:
         model: The model to finetune.
         cost: Cost of matching learned queries with tracks in training.
     """
 
-    def __init__(self, model: VideoMask2Former, cost: MatchConfig):
+    def __init__(self, model: VideoModel, cost: MatchConfig):
         super().__init__()
         self.model, self.cost = model, cost
         self.num_classes = model.num_classes
@@ -91,13 +92,16 @@ class Mask2FormerAdapter(nn.Module):
     def forward(self, part: WindowInputs, objects_N: Tensor) -> tuple[Prediction, Match]:
         """Mask tubes of all queries. In eval mode learned queries are assigned by boxes only, regardless of class."""
         model, last_only = self.model, not self.training
-        encoded = model.encode(part.frames_TCHW, part.features)
+        size_12 = part.boxes_NT4.new_tensor([part.size], dtype=torch.int64)
+        encoded = model.encode(part.frames_TCHW, size_12.expand(len(part.frames_TCHW), 2), part.features)
         if model.prompts is not None:
             valid_BQ = torch.ones(1, len(objects_N), dtype=torch.bool, device=objects_N.device)
             prediction = model.decode(encoded, 1, BoxPrompts(part.boxes_NT4[None], valid_BQ), last_only)
             return prediction, _in_order(prediction)
         prediction = model.decode(encoded, 1, last_only=last_only)
         boxes_NT4 = part.boxes_NT4 / STRIDE
+        if last_only and prediction.boxes_LBTQ4 is not None:
+            return prediction, match(prediction, to_batch(part), boxes_NT4, replace(self.cost, classification=0.0))
         if last_only:
             return prediction, Match(assign_tubes(prediction.masks.all_queries(-1, 0), boxes_NT4)[None])
         return prediction, match(prediction, to_batch(part), boxes_NT4, self.cost)

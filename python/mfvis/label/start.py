@@ -1,4 +1,4 @@
-"""Initial models for each window of label mode: a backbone with new readouts, or a trained video Mask2Former.
+"""Initial models for each window of label mode: a backbone with new readouts, or a trained model.
 
 Each kind prepares the inputs of a window and creates one model per seed to train on it.
 """
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from mfvis.label.config import LabelConfig
-from mfvis.label.models import Mask2FormerAdapter, PerTrackSegmenter, downsample_to_grid, standardize
+from mfvis.label.models import PerTrackSegmenter, QuerySegmenter, downsample_to_grid, standardize
 from mfvis.label.window_inputs import WindowInputs, look
 from mfvis.losses.config import MatchConfig
 from mfvis.models.backbone import Backbone
-from mfvis.models.mask2former import VideoMask2Former
+from mfvis.models.video_model import VideoModel
 from mfvis.types import Category
 
 
@@ -54,7 +54,7 @@ class ScratchModels:
 class FinetunedModels:
     """One copy of a trained model for each window. Frames are not upscaled, as the model was trained at their size."""
 
-    def __init__(self, config: LabelConfig, trained: VideoMask2Former, categories: Sequence[Category]):
+    def __init__(self, config: LabelConfig, trained: VideoModel, categories: Sequence[Category]):
         self.config, self.trained, self.categories = config, trained, categories
         # A learned query can represent only one track, whereas box prompts yield one query per track.
         self.max_tracks_per_window = trained.config.num_queries if trained.prompts is None else None
@@ -65,6 +65,6 @@ class FinetunedModels:
         """Inputs of a window (see `mfvis.label.window_inputs.look`)."""
         return look(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1)
 
-    def model(self, seed: int, tracks: int) -> Mask2FormerAdapter:
+    def model(self, seed: int, tracks: int) -> QuerySegmenter:
         """Copy of the trained model, identical for every seed and any number of tracks."""
-        return Mask2FormerAdapter(copy.deepcopy(self.trained), MatchConfig())
+        return QuerySegmenter(copy.deepcopy(self.trained), MatchConfig())

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BoxConfig:
-    """Weights of the box head's losses and matching costs; 0 for models without a box head."""
+    """Weights of the box head's losses and matching costs; not used by models without a box head."""
 
-    l1: float = 0.0
+    l1: float = 5.0
     """Weight of the distance of (cx, cy, w, h): L1 in the loss, Euclidean over the tube in the cost."""
-    giou: float = 0.0
+    giou: float = 2.0
     """Weight of 1 - generalized IoU in the loss, of the negative generalized IoU in the cost, averaged over frames."""
     absent_as_corner: bool = False
     """In frames without the object, train boxes toward the top left corner, as the original code of SeqFormer does.

@@ -1,9 +1,10 @@
-"""Backbone and sizes of a model; free of torch, so that help texts appear at once."""
+"""Name, backbone and sizes of a model; free of torch, so that help texts appear at once."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mfvis.errors import ConfigError, require
 
@@ -51,41 +52,46 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the model."""
+    """Name and sizes of the model."""
 
+    name: Literal["mask2former", "seqformer"] = "mask2former"
+    """mask2former: video Mask2Former. seqformer: SeqFormer, which also predicts boxes; its sizes are those of the
+    preset of the same name."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     hidden_dim: int = 256
-    """Channels of the pixel decoder, the queries and the mask features."""
+    """Channels of the encoder, the queries and Mask2Former's mask features."""
     num_heads: int = 8
     """Number of attention heads; must divide `hidden_dim`."""
     encoder_layers: int = 6
-    """Number of pixel decoder layers, which attend over strides 8, 16 and 32 of each frame."""
+    """Number of encoder layers, which attend over strides 8, 16 and 32 (SeqFormer: and 64) of each frame."""
     encoder_ffn_dim: int = 1024
-    """Hidden channels of the feed-forward networks in the pixel decoder."""
+    """Hidden channels of the feed-forward networks in the encoder."""
     decoder_layers: int = 9
-    """Number of decoder layers, in which queries attend to all frames, cycling through strides 32, 16 and 8. Each
-    layer has its own loss."""
+    """Number of decoder layers, in which queries attend to the frames. Each layer has its own loss."""
     decoder_ffn_dim: int = 2048
     """Hidden channels of the feed-forward networks in the decoder."""
     num_queries: int = 100
     """Number of object queries; the maximum number of objects per clip."""
     points: int = 4
-    """Sampling points per head and level in the pixel decoder's deformable attention."""
+    """Sampling points per head and level in deformable attention."""
     dropout: float = 0.0
-    """Dropout probability in the pixel decoder and the decoder."""
+    """Dropout probability in the encoder and the decoder."""
     box_prompts: bool = False
-    """Add an encoder that makes queries from given box tubes."""
+    """Add an encoder that makes queries from given box tubes. Mask2Former only."""
 
     def __post_init__(self) -> None:
         # Damaged checkpoints can have sizes beyond any memory; these limits are far above real models.
         limits = {"num_heads": (1, 8192), "num_queries": (1, 100_000), "points": (1, 100)}
         limits |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), (1, 100_000))
-        limits |= dict.fromkeys(("encoder_layers", "decoder_layers"), (0, 100))
+        # Without a decoder layer, SeqFormer's queries would see nothing.
+        limits |= {"encoder_layers": (0, 100), "decoder_layers": (int(self.name == "seqformer"), 100)}
         wanted = {
             name: (low <= getattr(self, name) <= high, f"{low} to {high}") for name, (low, high) in limits.items()
         }
         even = self.hidden_dim % 4 == 0 and self.hidden_dim % max(self.num_heads, 1) == 0
         expected = f"a multiple of the {self.num_heads} heads, and of 4 (sines and cosines of x and y), up to 8192"
         wanted["hidden_dim"] = (even and 1 <= self.hidden_dim <= 8192, expected)
+        prompted = self.box_prompts and self.name != "mask2former"
+        wanted["box_prompts"] = (not prompted, f"False, as model {self.name} makes no queries from boxes")
         wanted["dropout"] = (0 <= self.dropout < 1, "0 to below 1")
         require(self, wanted)

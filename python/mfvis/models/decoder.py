@@ -93,16 +93,17 @@ class DotProductMasks:
     embeddings_LBQC: Tensor
     pixels_BTHWC: Tensor
 
-    def select(self, clip: int, query_LM: Tensor) -> Tensor:
+    def select(self, clip: int, query_LM: Tensor, frames: slice = slice(None)) -> Tensor:
         layer = torch.arange(len(query_LM), device=query_LM.device)[:, None]
-        return self._masks(self.embeddings_LBQC[layer, clip, query_LM], clip)
+        return self._masks(self.embeddings_LBQC[layer, clip, query_LM], self.pixels_BTHWC[clip, frames])
 
     def all_queries(self, layer: int, clip: int) -> Tensor:
-        return self._masks(self.embeddings_LBQC[layer, clip], clip)
+        return self._masks(self.embeddings_LBQC[layer, clip], self.pixels_BTHWC[clip])
 
-    def _masks(self, embeddings: Tensor, clip: int) -> Tensor:
+    @staticmethod
+    def _masks(embeddings: Tensor, pixels_THWC: Tensor) -> Tensor:
         # The precision is that of the embeddings, hence of the decoder's autocast.
-        return torch.einsum("...c,thwc->...thw", embeddings, self.pixels_BTHWC[clip].to(embeddings.dtype))
+        return torch.einsum("...c,thwc->...thw", embeddings, pixels_THWC.to(embeddings.dtype))
 
 
 class MaskedAttentionDecoder(nn.Module):

@@ -14,6 +14,11 @@ STRIDE = 8
 """Stride of the mask features; logits are upsampled to half of it."""
 
 
+def mask_channels(dim: int) -> int:
+    """Channels of the mask features of a model of C channels: C / 32, at least 1."""
+    return max(dim // 32, 1)
+
+
 def num_parameters(features: int) -> int:
     """Number of parameters of one query's mask head for this number of feature channels."""
     weights = CHANNELS * (features + 2) + CHANNELS * CHANNELS + CHANNELS
@@ -28,7 +33,7 @@ class MaskFeatures(nn.Module):
         self.levels = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in range(3))
         """Convolutions for strides 32, 16 and 8."""
         self.squeeze = nn.Conv2d(dim, dim // 4, 3, padding=1)
-        self.output = nn.Conv2d(dim // 4, dim // 32, 3, padding=1)
+        self.output = nn.Conv2d(dim // 4, mask_channels(dim), 3, padding=1)
         for conv in (*self.levels, self.squeeze, self.output):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
@@ -51,17 +56,22 @@ class DynamicMasks:
     """Reference points (x, y) in pixels of the frame, the origin of the network's coordinates."""
     features_BTCHW: Tensor
 
-    def select(self, clip: int, query_LM: Tensor) -> Tensor:
+    def select(self, clip: int, query_LM: Tensor, frames: slice = slice(None)) -> Tensor:
         layer = torch.arange(len(query_LM), device=query_LM.device)[:, None]
-        centers_LMT2 = self.centers_LBTQ2[:, clip].transpose(1, 2)[layer, query_LM]
-        masks = self._masks(self.parameters_LBQP[layer, clip, query_LM].flatten(0, 1), centers_LMT2.flatten(0, 1), clip)
+        parameters_LMP = self.parameters_LBQP[layer, clip, query_LM]
+        centers_LMT2 = self.centers_LBTQ2[:, clip, frames].transpose(1, 2)[layer, query_LM]
+        features_TCHW = self.features_BTCHW[clip, frames]
+        masks = self._masks(parameters_LMP.flatten(0, 1), centers_LMT2.flatten(0, 1), features_TCHW)
         return masks.unflatten(0, query_LM.shape)
 
     def all_queries(self, layer: int, clip: int) -> Tensor:
-        return self._masks(self.parameters_LBQP[layer, clip], self.centers_LBTQ2[layer, clip].transpose(0, 1), clip)
+        centers_QT2 = self.centers_LBTQ2[layer, clip].transpose(0, 1)
+        return self._masks(self.parameters_LBQP[layer, clip], centers_QT2, self.features_BTCHW[clip])
 
-    def _masks(self, parameters_MP: Tensor, centers_MT2: Tensor, clip: int) -> Tensor:
-        features_TCHW = self.features_BTCHW[clip].to(parameters_MP.dtype)
+    @staticmethod
+    def _masks(parameters_MP: Tensor, centers_MT2: Tensor, features_TCHW: Tensor) -> Tensor:
+        # In float32, whatever the model computed in: coordinates are hundreds of pixels.
+        parameters_MP, centers_MT2, features_TCHW = parameters_MP.float(), centers_MT2.float(), features_TCHW.float()
         channels, height, width = features_TCHW.shape[1:]
         sizes = [CHANNELS * (channels + 2), CHANNELS * CHANNELS, CHANNELS, CHANNELS, CHANNELS, 1]
         w0, w1, w2, b0, b1, b2 = parameters_MP.split(sizes, 1)

@@ -44,11 +44,18 @@ class VideoMask2Former(nn.Module):
         self.prompts = BoxPromptEncoder(dim) if config.box_prompts else None
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, frames_BTCHW: Tensor, prompts: BoxPrompts | None = None, last_only: bool = False) -> Prediction:
+    def forward(
+        self,
+        frames_BTCHW: Tensor,
+        sizes_B2: Tensor | None = None,
+        prompts: BoxPrompts | None = None,
+        last_only: bool = False,
+    ) -> Prediction:
         """Predict classes and mask tubes of every query.
 
         Args:
             frames_BTCHW: RGB ``[B, T, 3, H, W]``, uint8 or floating point in 0..255, H and W multiples of 32.
+            sizes_B2: Not used: this model knows padding by its color.
             prompts: Box tubes, each of which becomes a query, instead of the learned queries.
             last_only: Return only the last decoder layer (L = 1), which is sufficient for inference.
 
@@ -62,25 +69,28 @@ class VideoMask2Former(nn.Module):
         batch, frames = self._checked(frames_BTCHW, prompts)
         return self.decode(self.encode(frames_BTCHW.flatten(0, 1)), batch, prompts, last_only)
 
-    def encode(self, frames_NCHW: Tensor, features: tuple[Tensor, ...] | None = None) -> PixelFeatures:
+    def encode(
+        self, frames_NCHW: Tensor, sizes_N2: Tensor | None = None, features: tuple[Tensor, ...] | None = None
+    ) -> PixelFeatures:
         """Compute the features of N frames independently, so that a long video can be encoded in chunks.
 
         Args:
             frames_NCHW: RGB, uint8 or floating point in 0..255.
+            sizes_N2: Not used, as in `forward`.
             features: The backbone's output for these frames, if it is known.
         """
         return self.pixel_decoder(features or self.backbone(frames_NCHW))
 
     def decode(
-        self, pixels: PixelFeatures, batch: int, prompts: BoxPrompts | None = None, last_only: bool = False
+        self, frames: PixelFeatures, batch: int, prompts: BoxPrompts | None = None, last_only: bool = False
     ) -> Prediction:
         """Predict from the concatenated features of ``batch`` clips of T frames, as `forward` does."""
         if prompts is None:
             queries = self.decoder.learned_queries(batch)
         else:
-            height, width = (STRIDE * side for side in pixels.mask_NCHW.shape[-2:])
-            queries = self.prompts(prompts, pixels, height, width)
-        return self.decoder(pixels, queries, last_only)
+            height, width = (STRIDE * side for side in frames.mask_NCHW.shape[-2:])
+            queries = self.prompts(prompts, frames, height, width)
+        return self.decoder(frames, queries, last_only)
 
     def _checked(self, frames_BTCHW: Tensor, prompts: BoxPrompts | None) -> tuple[int, int]:
         shape = tuple(frames_BTCHW.shape)

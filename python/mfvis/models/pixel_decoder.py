@@ -21,12 +21,29 @@ LEVELS = 3
 class PixelFeatures:
     """Output of the pixel decoder for N frames."""
 
-    levels_NSC: tuple[Tensor, ...]
-    """Features ``[N, h * w, C]`` of each level, strides 32, 16, 8."""
-    shapes: tuple[tuple[int, int], ...]
-    """(h, w) of each level."""
+    coarse_NHWC: Tensor
+    """Attended features at stride 32."""
+    middle_NHWC: Tensor
+    """At stride 16."""
+    fine_NHWC: Tensor
+    """At stride 8."""
     mask_NCHW: Tensor
     """Per-pixel embeddings at stride 4; their dot product with a query's mask embedding is its mask logit."""
+
+    @property
+    def levels_NHWC(self) -> tuple[Tensor, ...]:
+        """Strides 32, 16, 8."""
+        return self.coarse_NHWC, self.middle_NHWC, self.fine_NHWC
+
+    @property
+    def levels_NSC(self) -> tuple[Tensor, ...]:
+        """The same, the cells of a level in one list."""
+        return tuple(level.flatten(1, 2) for level in self.levels_NHWC)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) of each level."""
+        return tuple((level.shape[1], level.shape[2]) for level in self.levels_NHWC)
 
 
 def sine_encoding(angle: Tensor, features: int) -> Tensor:
@@ -128,4 +145,5 @@ class PixelDecoder(nn.Module):
         finest = attended[-1].transpose(1, 2).unflatten(2, shapes[-1])
         lateral = self.lateral(features[0])
         merged = lateral + F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        return PixelFeatures(attended, shapes, self.mask_projection(self.output(merged)))
+        coarse, middle, fine = (x.unflatten(1, shape) for x, shape in zip(attended, shapes, strict=True))
+        return PixelFeatures(coarse, middle, fine, self.mask_projection(self.output(merged)))

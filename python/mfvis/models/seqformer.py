@@ -7,6 +7,7 @@ from a softmax over the frames. A video of any length can therefore be decoded e
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -18,9 +19,9 @@ from mfvis.models.backbone import Backbone
 from mfvis.models.config import ModelConfig
 from mfvis.models.decoder import Attention
 from mfvis.models.deformable_attention import DeformableAttention
-from mfvis.models.dynamic_masks import DynamicMasks, MaskFeatures, num_parameters
+from mfvis.models.dynamic_masks import DynamicMasks, MaskFeatures, mask_channels, num_parameters
 from mfvis.models.seqformer_encoder import LEVELS, EncodedFrames, Encoder, FeedForward
-from mfvis.types import Prediction
+from mfvis.types import BoxPrompts, Prediction
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class DecoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
         for attention in (self.instance_attention, self.box_attention):
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
-                nn.init.xavier_uniform_(projection.weight)
+                # Published with queries, keys and values in one tensor of three times the outputs.
+                gain = 1.0 if projection is attention.out_proj else 2**-0.5
+                nn.init.xavier_uniform_(projection.weight, gain)
                 nn.init.zeros_(projection.bias)
 
     def boxes(
@@ -111,9 +114,10 @@ class SeqFormerDecoder(nn.Module):
         """Learned position and content of each query, concatenated."""
         self.reference_points = nn.Linear(dim, 2)
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, points, ffn_dim, dropout) for _ in range(layers))
-        self.class_heads = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(layers))
-        self.box_heads = nn.ModuleList(mlp(dim, dim, 4) for _ in range(layers))
-        self.controller = mlp(dim, dim, num_parameters(dim // 32))
+        class_head, box_head = nn.Linear(dim, num_classes), mlp(dim, dim, 4)
+        self.class_heads = nn.ModuleList(copy.deepcopy(class_head) for _ in range(layers))
+        self.box_heads = nn.ModuleList(copy.deepcopy(box_head) for _ in range(layers))
+        self.controller = mlp(dim, dim, num_parameters(mask_channels(dim)))
         self.mask_features = MaskFeatures(dim)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
@@ -134,7 +138,7 @@ class SeqFormerDecoder(nn.Module):
         count = len(encoded.tokens_NSC)
         positions_QC, content_QC = self.query_embedding.weight.chunk(2, 1)
         box = content_QC.expand(count, -1, -1)
-        reference = self.reference_points(positions_QC).sigmoid().expand(count, -1, -1)
+        reference = self.reference_points(positions_QC).float().sigmoid().expand(count, -1, -1)
         sampled, times, boxes, references = [], [], [], []
         for layer, box_head in zip(self.layers, self.box_heads, strict=True):
             references.append(reference[..., :2])
@@ -193,9 +197,9 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
 
 
 def refine(delta_NQ4: Tensor, reference_NQ4: Tensor) -> Tensor:
-    """Boxes from offsets to their references, which are points (without a size) or boxes."""
+    """Boxes, in float32, from offsets to their references, which are points (without a size) or boxes."""
     logits = inverse_sigmoid(reference_NQ4)
-    return (delta_NQ4 + F.pad(logits, (0, 4 - logits.shape[-1]))).sigmoid()
+    return (delta_NQ4.float() + F.pad(logits, (0, 4 - logits.shape[-1]))).sigmoid()
 
 
 class SeqFormer(nn.Module):
@@ -212,6 +216,9 @@ class SeqFormer(nn.Module):
         self.config, self.num_classes = config, num_classes
         dim, heads, points, dropout = config.hidden_dim, config.num_heads, config.points, config.dropout
         self.backbone = Backbone(config.backbone, pretrained)
+        output_norms = dict(self.backbone.named_modules()).get("net.hidden_states_norms", {})
+        if "stage1" in output_norms:  # of a Swin's map at stride 4, which is not used: it would never get a gradient
+            output_norms["stage1"] = nn.Identity()
         self.encoder = Encoder(
             self.backbone.channels[1:], dim, heads, config.encoder_layers, points, config.encoder_ffn_dim, dropout
         )
@@ -226,24 +233,40 @@ class SeqFormer(nn.Module):
             dropout,
         )
         self.prompts = None
+        self.to(memory_format=torch.channels_last)
 
-    def forward(self, frames_BTCHW: Tensor, sizes_B2: Tensor | None = None, last_only: bool = False) -> Prediction:
+    def forward(
+        self,
+        frames_BTCHW: Tensor,
+        sizes_B2: Tensor | None = None,
+        prompts: BoxPrompts | None = None,
+        last_only: bool = False,
+    ) -> Prediction:
         """Predict classes, boxes and mask tubes of every query.
 
         Args:
             frames_BTCHW: RGB ``[B, T, 3, H, W]``, uint8 or floating point in 0..255.
             sizes_B2: int64 (height, width) of each clip before padding; None: not padded.
+            prompts: Must be None: this model makes no queries from boxes.
             last_only: Return only the last decoder layer (L = 1).
+
+        Returns:
+            Logits ``[L, B, Q, K]`` of independent classes, boxes and, on demand, mask logits
+            ``[T, 2 * ceil(H / 8), 2 * ceil(W / 8)]`` of each query; L = decoder layers.
+
+        Raises:
+            ValueError: a wrong shape, or prompts.
         """
+        if frames_BTCHW.dim() != 5 or frames_BTCHW.shape[2] != 3:
+            raise ValueError(f"frames_BTCHW: shape {tuple(frames_BTCHW.shape)} given, [B, T, 3, H, W] expected")
         batch, frames = frames_BTCHW.shape[:2]
+        if sizes_B2 is not None and sizes_B2.shape != (batch, 2):
+            raise ValueError(f"sizes_B2: shape {tuple(sizes_B2.shape)} given, [{batch}, 2] expected")
         sizes_N2 = None if sizes_B2 is None else sizes_B2.repeat_interleave(frames, 0)
-        return self.decode(self.encode(frames_BTCHW.flatten(0, 1), sizes_N2), batch, last_only)
+        return self.decode(self.encode(frames_BTCHW.flatten(0, 1), sizes_N2), batch, prompts, last_only)
 
     def encode(
-        self,
-        frames_NCHW: Tensor,
-        sizes_N2: Tensor | None = None,
-        features: tuple[Tensor, ...] | None = None,
+        self, frames_NCHW: Tensor, sizes_N2: Tensor | None = None, features: tuple[Tensor, ...] | None = None
     ) -> FrameQueries:
         """Run the parts that process each frame independently, so that a long video can be encoded in chunks.
 
@@ -260,6 +283,10 @@ class SeqFormer(nn.Module):
         maps = features or self.backbone(frames_NCHW)
         return self.decoder.look(self.encoder(maps[1:], rows[:, :, None] | columns[:, None]), sizes_N2)
 
-    def decode(self, frames: FrameQueries, batch: int, last_only: bool = False) -> Prediction:
+    def decode(
+        self, frames: FrameQueries, batch: int, prompts: BoxPrompts | None = None, last_only: bool = False
+    ) -> Prediction:
         """Predict from ``batch`` clips, whose frames are concatenated, as `forward` does."""
+        if prompts is not None:
+            raise ValueError("prompts: SeqFormer makes no queries from boxes; use a Mask2Former with model.box_prompts")
         return self.decoder(frames, batch, last_only)

@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         self, channels: tuple[int, ...], dim: int, heads: int, layers: int, points: int, ffn_dim: int, dropout: float
     ):
         super().__init__()
-        groups = math.gcd(32, dim)
+        groups = math.gcd(32, dim // 2)  # 32 of the published sizes; at least two channels each
         convolutions = [nn.Conv2d(width, dim, 1) for width in channels]
         convolutions.append(nn.Conv2d(channels[-1], dim, 3, stride=2, padding=1))
         self.input_projections = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(groups, dim)) for conv in convolutions)

@@ -25,7 +25,7 @@ class InferConfig:
     """Maximum number of tracks per video: the best pairs of query and class. With windows, tracks are ranked by score
     and length."""
     chunk: int = 8
-    """Frames per forward pass of the backbone. Affects memory and speed, not the result."""
+    """Frames that are encoded, and whose masks are computed, at a time. Affects memory and speed, not the result."""
     window: int | None = None
     """Frames per forward pass of the decoder; bounds the memory for long videos. Default: the whole video, as in the
     paper."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mfvis.data.augment import fitted_size, pad_frames, padded_size, resize_frames
 from mfvis.data.config import ClipConfig
 from mfvis.data.video import stream_frames
 from mfvis.errors import CheckpointError
-from mfvis.models.mask2former import VideoMask2Former
-from mfvis.models.pixel_decoder import PixelFeatures
+from mfvis.models.video_model import VideoModel
 from mfvis.predict.config import InferConfig
 from mfvis.predict.track_association import TrackMemory, emitted, windows_of
 from mfvis.predict.upsample import encode_tubes
@@ -28,20 +29,20 @@ def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
 
 @torch.inference_mode()
 def predict_video(
-    model: VideoMask2Former, video: Video, categories: Sequence[Category], config: InferConfig | None = None
+    model: VideoModel, video: Video, categories: Sequence[Category], config: InferConfig | None = None
 ) -> list[TrackResult]:
     """Tracks of one video, best first, with masks at the video's own size.
 
-    Scores are a softmax over the classes. The `max_tracks` best pairs of query and class are returned, and a pixel is
-    in the mask where its logit is above 0. Frames are read and decoded once. Without a `short_side` they keep their
-    size.
+    The `max_tracks` best pairs of query and class are returned, and a pixel is in the mask where its logit is above 0.
+    Frames are read and decoded once; masks are computed and encoded `chunk` frames at a time. Without a `short_side`
+    frames keep their size.
 
-    By default the whole video is one clip, as in the paper. Memory then grows with the number of frames: per frame the
-    stride-4 embeddings, the tokens of strides 8 to 32, and the queries' masks at stride 4. With a `window`, these are
-    held for one window only, so memory does not depend on the length of the video. Windows overlap, and objects are
-    associated by their queries and by their masks in the overlap (`mfvis.predict.track_association`). Class scores are
-    averaged over the windows in which an object is visible, and masks are encoded window by window. The `max_tracks`
-    pairs are then those of the highest `TrackState.ranking_score_K`.
+    By default the whole video is one clip, as in the papers. Memory then grows with the number of frames: for
+    Mask2Former by the stride-4 embeddings and the tokens of strides 8 to 32, for SeqFormer by the samples of its
+    queries, some 1.9 MB per frame at the default size. With a `window`, these are held for one window only, so memory
+    does not depend on the length of the video. Windows overlap, and objects are associated by their queries and by
+    their masks in the overlap (`mfvis.predict.track_association`). Class scores are averaged over the windows in which
+    an object is visible. The `max_tracks` pairs are then those of the highest `TrackState.ranking_score_K`.
     """
     model.eval()
     config = config or InferConfig()
@@ -51,35 +52,36 @@ def predict_video(
     identities = TrackMemory(config.memory, config.max_tracks)
     features = WindowFeatures(model, video, resized, config.chunk)
     for number, frames in enumerate(windows):
-        pixels = features.move_to(frames)
-        prediction = model.decode(pixels, 1, last_only=True)
+        prediction = model.decode(features.move_to(frames), 1, last_only=True)
         scores_QK = prediction.scores_LBQK[-1, 0]  # the flat index below counts classes within a query
         flat_D = scores_QK.flatten().topk(min(config.max_tracks, scores_QK.numel())).indices
         # One query may be selected for several classes; its masks are computed once.
         chosen_M = (flat_D // scores_QK.shape[1]).unique()
-        masks_MTHW = prediction.masks.select(0, chosen_M[None])[0]
-        if not (torch.isfinite(scores_QK).all() and torch.isfinite(masks_MTHW).all()):
-            raise CheckpointError(
-                f"video {video.name}, frames {frames.start} to {frames.stop - 1}: the model predicts NaN or "
-                "infinity. Its weights are damaged or too large; use another checkpoint"
-            )
+        if not torch.isfinite(scores_QK).all():
+            raise _damaged(video, frames)
         # Frames shared with the previous and with the next window.
         head = windows[number - 1].stop - frames.start if number > 0 else 0
         tail = frames.stop - windows[number + 1].start if number + 1 < len(windows) else 0
-        found = identities.recognize(
-            number,
-            prediction.embeddings_LBQC[-1, 0, chosen_M],
-            scores_QK[chosen_M],
-            masks_MTHW[:, :head] > 0,
-            masks_MTHW[:, len(frames) - tail :] > 0,
-        )
         shown = emitted(windows, number)
-        kept_MTHW = masks_MTHW[:, shown.start - frames.start : shown.stop - frames.start]
-        tubes = encode_tubes(kept_MTHW, resized, (video.height, video.width))
-        for identity, (segmentations, boxes_T4) in zip(found, tubes, strict=True):
+        heads, tails, tubes = [], [], [([], []) for _ in chosen_M]
+        # Logits exist for a few frames at a time, however long the window is.
+        for first in range(0, len(frames), config.chunk):
+            masks_MTHW = prediction.masks.select(0, chosen_M[None], slice(first, first + config.chunk))[0]
+            if not torch.isfinite(masks_MTHW).all():
+                raise _damaged(video, frames)
+            heads.append(_frames(masks_MTHW, first, 0, head) > 0)
+            tails.append(_frames(masks_MTHW, first, len(frames) - tail, len(frames)) > 0)
+            kept_MTHW = _frames(masks_MTHW, first, shown.start - frames.start, shown.stop - frames.start)
+            encoded = encode_tubes(kept_MTHW, resized, (video.height, video.width))
+            for (segmentations, boxes), (more, boxes_T4) in zip(tubes, encoded, strict=True):
+                segmentations += more
+                boxes += list(boxes_T4)
+        queries_MC = prediction.embeddings_LBQC[-1, 0, chosen_M]
+        found = identities.recognize(number, queries_MC, scores_QK[chosen_M], torch.cat(heads, 1), torch.cat(tails, 1))
+        for identity, (segmentations, boxes) in zip(found, tubes, strict=True):
             identity.fill(shown.start)
             identity.segmentations += segmentations
-            identity.boxes += list(boxes_T4)
+            identity.boxes += boxes
 
     if not identities.all:
         return []
@@ -94,42 +96,54 @@ def predict_video(
     return sorted(results, key=lambda result: -result.score)
 
 
+def _frames(masks_MTHW: Tensor, first: int, start: int, stop: int) -> Tensor:
+    """Frames `start` to `stop` of a window, as far as `masks_MTHW`, which begin at frame `first`, contain them."""
+    return masks_MTHW[:, max(start - first, 0) : max(stop - first, 0)]
+
+
+def _damaged(video: Video, frames: range) -> CheckpointError:
+    return CheckpointError(
+        f"video {video.name}, frames {frames.start} to {frames.stop - 1}: the model predicts NaN or infinity. Its "
+        "weights are damaged or too large; use another checkpoint"
+    )
+
+
 class WindowFeatures:
-    """Pixel features of successive windows of a video; every frame goes through the backbone once.
+    """Encoded frames of successive windows of a video; every frame is encoded once.
 
     Args:
         resized: (height, width) of the frames before the padding.
         chunk: frames per forward pass.
     """
 
-    def __init__(self, model: VideoMask2Former, video: Video, resized: tuple[int, int], chunk: int):
+    def __init__(self, model: VideoModel, video: Video, resized: tuple[int, int], chunk: int):
         self.model, self.resized, self.chunk = model, resized, chunk
         self.stream = stream_frames(video)
-        self.window, self.pixels = range(0), None
+        self.window, self.features = range(0), None
 
-    def move_to(self, window: range) -> PixelFeatures:
-        """Features of the next window, which must begin inside the previous window or directly after it."""
+    def move_to(self, window: range) -> Any:
+        """Frames of the next window, which must begin inside the previous window or directly after it."""
         # The parts are copied into one allocation: concatenating them at the end would hold all features twice.
-        whole, filled = (), 0
+        whole: dict[str, Tensor] = {}
+        filled = 0
         for part in self._parts(window):
-            tensors = (*part.levels_NSC, part.mask_NCHW)
-            whole = whole or tuple(some.new_empty((len(window), *some.shape[1:])) for some in tensors)
-            for all_frames, some in zip(whole, tensors, strict=True):
-                all_frames[filled : filled + len(some)] = some
-            filled += len(part.mask_NCHW)
-        self.window, self.pixels = window, PixelFeatures(whole[:-1], part.shapes, whole[-1])
-        return self.pixels
+            tensors = vars(part)
+            whole = whole or {name: some.new_empty((len(window), *some.shape[1:])) for name, some in tensors.items()}
+            count = len(next(iter(tensors.values())))
+            for name, some in tensors.items():
+                whole[name][filled : filled + count] = some
+            filled += count
+        self.window, self.features = window, type(part)(**whole)
+        return self.features
 
-    def _parts(self, window: range) -> Iterator[PixelFeatures]:
-        """Features of the frames shared with the previous window, then of the other frames, `chunk` at a time."""
+    def _parts(self, window: range) -> Iterator[Any]:
+        """Frames shared with the previous window, then the other frames, `chunk` at a time."""
         if window.start < self.window.stop:
-            first, pixels = window.start - self.window.start, self.pixels
-            yield PixelFeatures(
-                tuple(level[first:] for level in pixels.levels_NSC), pixels.shapes, pixels.mask_NCHW[first:]
-            )
+            first = window.start - self.window.start
+            yield type(self.features)(**{name: some[first:] for name, some in vars(self.features).items()})
         device = next(self.model.parameters()).device
         for first in range(self.window.stop, window.stop, self.chunk):
             count = min(self.chunk, window.stop - first)
             pictures = resize_frames(torch.stack(list(itertools.islice(self.stream, count))), *self.resized)
             padded = pad_frames(pictures, *padded_size(*self.resized))
-            yield self.model.encode(padded.to(device))
+            yield self.model.encode(padded.to(device), torch.tensor([self.resized], device=device).expand(count, 2))

@@ -30,7 +30,7 @@ from mfvis.config import Config
 from mfvis.data.jsonfile import LARGEST, is_integer, read_object
 from mfvis.errors import CheckpointError, ConfigError, Problem
 from mfvis.models.backbone import offline
-from mfvis.models.mask2former import VideoMask2Former
+from mfvis.models.video_model import VideoModel, build_model
 from mfvis.parsing import build, to_plain
 from mfvis.text import name_fault, shortened
 from mfvis.types import Category
@@ -200,7 +200,7 @@ def _use_another(checkpoint: Path) -> str:
 
 def load_model(
     path: str | Path, device: torch.device | str = "cpu", check_finite: bool = True
-) -> tuple[VideoMask2Former, tuple[Category, ...], Config]:
+) -> tuple[VideoModel, tuple[Category, ...], Config]:
     """Load a checkpoint: model in eval mode, categories of its labels, and configuration of its training.
 
     Args:
@@ -219,8 +219,8 @@ def load_model(
         backbone = offline(description.config.model.backbone)
         sizes = (replace(description.config.model, backbone=backbone), len(description.categories))
         with torch.device("meta"):  # takes no memory, even if the sizes are huge
-            require_fit(VideoMask2Former(*sizes, pretrained=False), state, str(weights))
-        model = VideoMask2Former(*sizes, pretrained=False)
+            require_fit(build_model(*sizes, pretrained=False), state, str(weights))
+        model = build_model(*sizes, pretrained=False)
         load_weights(model, state, str(weights), check_finite=check_finite)
     except ConfigError as error:
         raise CheckpointError(f"{checkpoint / INFO}: {error}") from error
@@ -250,16 +250,21 @@ def read_tensors(file: Path) -> dict[str, Any]:
     return content
 
 
-def initialize_from(path: str | Path, model: VideoMask2Former, categories: Sequence[Category]) -> str:
+def initialize_from(path: str | Path, model: VideoModel, categories: Sequence[Category]) -> str:
     """Load the initial weights of a training; returns one line that reports what was loaded.
 
     path: a checkpoint, or weights of a whole model or a backbone in any format that `mfvis.weights.files.read_weights`
     reads. The class head keeps its random initial values if the classes differ: in their names for a checkpoint, in
     their number for other files.
     """
-    anew = ("decoder.class_head.", "prompts.")
     own = locate(path)
     named = read_weights(own or path)
+    if named.model not in (None, model.config.name):
+        raise CheckpointError(
+            f"{path}: weights of a {named.model} ({named.format}), but model.name is {model.config.name}; "
+            f"set model.name to {named.model}, or use other weights"
+        )
+    anew = ("decoder.class_head", "prompts.", *named.absent)
     tensors = dict(named.tensors)
     if own and [c.name for c in describe(own).categories] != [c.name for c in categories]:
         tensors = {name: value for name, value in tensors.items() if "class_head" not in name}
@@ -272,7 +277,7 @@ def initialize_from(path: str | Path, model: VideoMask2Former, categories: Seque
         model.backbone.check_stride(named, str(path))
         report = load_weights(model, tensors, str(path), 0.9 if anew else 1.0, anew)
         said.append(str(report))
-        if not own and "decoder.class_head.weight" in report.loaded:
+        if not own and any(name.startswith("decoder.class_head") for name in report.loaded):
             said.append(f"its {len(categories)} classes are taken for those of the data, in their order")
     if named.ignored:
         said.append(f"{len(named.ignored)} left out ({', '.join(named.ignored[:5])})")

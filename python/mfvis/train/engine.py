@@ -22,7 +22,7 @@ from mfvis.data.clips import ClipDataset, ClipRequest, ClipSampler, collate_by_k
 from mfvis.device import device_of
 from mfvis.errors import DataError, MfvisError, TrainingError
 from mfvis.losses.criterion import Criterion
-from mfvis.models.mask2former import VideoMask2Former
+from mfvis.models.video_model import build_model
 from mfvis.parsing import to_yaml
 from mfvis.train import checkpoint, resume
 from mfvis.train.checkpoint import CheckpointInfo
@@ -72,7 +72,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
 
     # ---- Model, losses, optimizer -------------------------------------------------------------------------------
     torch.manual_seed(settings.seed)
-    bare = VideoMask2Former(config.model, len(categories), pretrained=not (candidates or config.init))
+    bare = build_model(config.model, len(categories), pretrained=not (candidates or config.init))
     criteria = {masks: Criterion(config.loss, len(categories), masks) for masks in (False, True)}
     bare.to(accelerator.device)
     started = ""

@@ -34,7 +34,8 @@ def learning_rate(config: OptimConfig, step: int) -> float:
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters. Each group keeps its full learning rate under ``base_lr``.
 
-    All parameters below a module named ``backbone`` are the backbone's. Frozen parameters are omitted.
+    All parameters below a module named ``backbone`` are the backbone's; sampling offsets and reference points are the
+    modules of these names. Frozen parameters are omitted.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
@@ -46,10 +47,15 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            in_backbone = "backbone" in f"{module_name}.{name}".split(".")
+            path = f"{module_name}.{name}".split(".")
+            multiplier = 1.0
+            if "backbone" in path:
+                multiplier = config.backbone_lr_multiplier
+            elif "sampling_offsets" in path or "reference_points" in path:
+                multiplier = config.sampling_lr_multiplier
             embedding = plain or "embed" in name or name.endswith("bias_table")
             key = (
-                config.lr * (config.backbone_lr_multiplier if in_backbone else 1.0),
+                config.lr * multiplier,
                 0.0 if embedding else config.weight_decay,
             )
             groups.setdefault(key, []).append(parameter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -12,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from mfvis.config import Config, derived
 from mfvis.data.augment import fitted_size, padded_size
 from mfvis.data.datasets import DatasetSpec
-from mfvis.models.mask2former import VideoMask2Former
+from mfvis.models.video_model import build_model
 from mfvis.train.engine import clip_datasets
 from mfvis.train.step import autocast
 
@@ -32,7 +33,8 @@ class Memory:
     activations: int
     """Tensors saved for the model's backward pass, in the precision of the training."""
     logits: int
-    """Mask logits with gradients: of all queries at one decoder layer, and of `OBJECTS` per clip at all layers."""
+    """Mask logits with gradients, and the activations behind them, of `OBJECTS` per clip at all layers; and of all
+    queries at one layer if the matching uses masks."""
 
 
 def plan(config: Config) -> list[str]:
@@ -77,29 +79,35 @@ def estimate(config: Config, classes: int) -> Memory:
     """Memory of one process, from running the model with the largest clips at 16:9 on meta tensors. Autocast treats
     these as others (residuals of a Swin stay in float32, features of a ResNet do not)."""
     with torch.device("meta"):
-        model = VideoMask2Former(config.model, classes, pretrained=False).train()
+        model = build_model(config.model, classes, pretrained=False).train()
     length = max(spec.length or config.clip.frames for spec in config.specs)
     # Kept until they are counted, because the address of a freed storage would be reused.
     kept: dict[int, torch.UntypedStorage] = {}
+    kept_for_masks: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+    def keep(storages: dict[int, torch.UntypedStorage], tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
         frames = torch.empty(config.train.batch_size_per_device, length, 3, *_largest(config), dtype=torch.uint8)
-        with autocast("cpu", config.train.amp), saved_tensors_hooks(keep, lambda tensor: tensor):
+        with autocast("cpu", config.train.amp), saved_tensors_hooks(partial(keep, kept), lambda tensor: tensor):
             prediction = model(frames)
-        one_layer = prediction.masks.all_queries(0, 0).nbytes
-    layers, clips, queries = prediction.logits_LBQK.shape[:3]
-    matched = layers * clips * min(OBJECTS, queries)
+        layers, clips, queries = prediction.logits_LBQK.shape[:3]
+        chosen_LM = torch.zeros(layers, min(OBJECTS, queries), dtype=torch.int64)
+        with saved_tensors_hooks(partial(keep, kept_for_masks), lambda tensor: tensor):
+            matched = prediction.masks.select(0, chosen_LM)
+        by_masks = prediction.masks.all_queries(0, 0).nbytes if prediction.boxes_LBTQ4 is None else 0
+    activations = sum(storage.nbytes() for address, storage in kept.items() if address not in own)
+    own |= kept.keys()
+    per_clip = 2 * matched.nbytes + sum(s.nbytes() for address, s in kept_for_masks.items() if address not in own)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Memory(
         parameters,
         4 * parameters + 12 * trained,
-        sum(storage.nbytes() for address, storage in kept.items() if address not in own),
-        one_layer + 2 * matched * one_layer // queries,
+        activations,
+        by_masks + clips * per_clip,
     )

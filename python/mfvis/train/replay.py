@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from torch import nn
 
 from mfvis.config import ReplayConfig
 from mfvis.errors import CheckpointError, TrainingError
 from mfvis.losses.criterion import Criterion, LossTerms
-from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train import checkpoint
 from mfvis.train.checkpoint import CheckpointInfo
 from mfvis.train.step import forward, is_prompted, seed_everything
@@ -22,7 +22,7 @@ BATCH = "batch.pt"
 def stop_for_replay(
     what: str,
     description: CheckpointInfo,
-    model: VideoMask2Former,
+    model: nn.Module,
     batch: Batch,
     part: int,
     rank: int,

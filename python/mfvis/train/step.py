@@ -35,7 +35,7 @@ def forward(
     """
     prompts, query_N = box_prompts(batch) if prompted else (None, None)
     with autocast(batch.frames_BTCHW.device.type, amp):
-        prediction = model(batch.frames_BTCHW, prompts)
+        prediction = model(batch.frames_BTCHW, batch.sizes_B2, prompts)
     matched = None if query_N is None else Match(query_N.expand(len(prediction.logits_LBQK), -1))
     return criterion(prediction, batch, step, matched)
 

@@ -13,14 +13,15 @@ from mfvis.errors import ConfigError, require
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Convert weights from and to other frameworks: detectron2, transformers, MaskFreeVIS, and published backbones."""
+    """Convert weights from and to other frameworks: detectron2, transformers, MaskFreeVIS, SeqFormer, and backbones."""
 
     source: Annotated[str, tyro.conf.Positional]
     """A file (.safetensors, .pth, .pkl), a run or checkpoint of mfvis, a transformers folder, or a model of the hub."""
     out: Path
-    """Output file: .safetensors, or .pkl for detectron2. With --classes: a run directory, as written by train."""
-    to: Literal["mfvis", "detectron2"] = "mfvis"
-    """Framework whose tensor names are written."""
+    """Output file: .safetensors, or .pkl or .pth for others. With --classes: a run directory, as written by train."""
+    to: Literal["mfvis", "detectron2", "seqformer"] = "mfvis"
+    """Framework whose tensor names are written. detectron2: Mask2Former's and MaskFreeVIS', for a SeqFormer VNext's;
+    seqformer: those of SeqFormer's own repository."""
     classes: str | None = None
     """Classes that the weights were trained for: the JSON or the name of a data set. Writes a run for
     `mfvis predict --checkpoint`."""

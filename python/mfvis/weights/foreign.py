@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mfvis.errors import CheckpointError
+from mfvis.weights import seqformer
 from mfvis.weights.names import (
     CAFFE_RESNET,
     DETECTRON2,
@@ -45,6 +46,10 @@ class ConvertedWeights:
     """Human-readable name of the format."""
     ignored: tuple[str, ...] = ()
     """Tensors of the file that belong to its training or to a classifier."""
+    absent: tuple[str, ...] = ()
+    """Beginnings of names that this format does not have, so that these tensors stay as the model initialized them."""
+    model: str | None = None
+    """The model of `mfvis.models.video_model.MODELS` that the tensors are of; None: a backbone, or not known."""
     stride_in_1x1: bool | None = None
     """True if a ResNet of this format strides in its 1x1 convolutions; None if the format does not define it."""
 
@@ -67,14 +72,25 @@ def from_foreign(state: Mapping[str, Tensor]) -> ConvertedWeights:
     state = {name.removeprefix("module."): value for name, value in state.items()}  # DistributedDataParallel's prefix
     ignored = tuple(name for name in state if _LEFT_OUT.fullmatch(name))
     state = {name: value for name, value in state.items() if name not in set(ignored)}
+    if seqformer.is_original(state):
+        title = "VNext's SeqFormer" if seqformer.is_vnext(state) else "SeqFormer"
+        tensors, unused = seqformer.from_original(state)
+        return _seqformer(tensors, title, ignored + unused, seqformer.absent_from(tensors))
+    if seqformer.is_deformable_detr(state):
+        tensors = seqformer.from_deformable_detr(state)
+        absent = seqformer.absent_from(tensors) + seqformer.NOT_IN_DETECTORS
+        return _seqformer(tensors, "Deformable DETR, its decoder copied to both branches", ignored, absent)
     if any(name.startswith("model.pixel_level_module.") for name in state):
         encoder = re.compile(r"^model\.pixel_level_module\.encoder\.")
         state = {encoder.sub(BACKBONE, name): value for name, value in state.items()}
-        return _named(TRANSFORMERS, state, "transformers' Mask2Former", ignored)
-    if any(name.startswith((BACKBONE, "decoder.query_features.")) for name in state):
-        return _named(NameTable(()), state, "mfvis", ignored)
+        return replace(_named(TRANSFORMERS, state, "transformers' Mask2Former", ignored), model="mask2former")
+    if any(name.startswith((BACKBONE, "decoder.query_")) for name in state):
+        of = {"decoder.query_features.weight": "mask2former", "decoder.query_embedding.weight": "seqformer"}
+        model = next((of[name] for name in of if name in state), None)
+        return replace(_named(NameTable(()), state, "mfvis", ignored), model=model)
     if any(name.startswith(("sem_seg_head.", "backbone.")) for name in state):
-        return _named(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", ignored)
+        named = _named(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", ignored)
+        return named if named.backbone_only else replace(named, model="mask2former")
     if "conv1_w" in state:
         return ConvertedWeights(_caffe(state), "Caffe2's ResNet", ignored, stride_in_1x1=True)
     if "layer1.0.conv1.weight" in state:
@@ -97,6 +113,13 @@ def _named(table: NameTable, state: Mapping[str, Tensor], title: str, ignored: t
     converted = {canonical(k): v for k, v in (converted | {name: state[name] for name in unknown}).items()}
     again = tuple(name for name in converted if _LEFT_OUT.fullmatch(name))
     return ConvertedWeights({k: v for k, v in converted.items() if k not in again}, title, ignored + again)
+
+
+def _seqformer(
+    tensors: Mapping[str, Tensor], title: str, ignored: tuple[str, ...], absent: tuple[str, ...]
+) -> ConvertedWeights:
+    named = _named(NameTable(()), tensors, title, ignored)
+    return replace(named, model="seqformer", absent=absent)
 
 
 def _upgraded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -162,7 +162,8 @@ ORIGINAL_SWIN = NameTable((
 ))  # fmt: skip
 
 _SWIN_OF_TRANSFORMERS_4 = (
-    (r"^(backbone\.net\.)?(embeddings\.(?:patch_embeddings\.projection|norm)|encoder\.layers)\.", r"\1swin.\2."),
+    (r"^(backbone\.net\.)?(embeddings\.(?:patch_embeddings\.projection|norm))\.", r"\1swin.\2."),
+    (r"^(backbone\.net\.)?(encoder\.layers\.\d+\.(?:blocks|downsample))\.", r"\1swin.\2."),
     (r"\.attention\.self\.query\.", ".attention.q_proj."),
     (r"\.attention\.self\.key\.", ".attention.k_proj."),
     (r"\.attention\.self\.value\.", ".attention.v_proj."),

@@ -40,7 +40,7 @@ def load(path: Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             check_zip(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return _torch_load(path)
         if tarfile.is_tarfile(path):
             raise pickle.UnpicklingError("a tar file of torch 0.1; load and save it with a later torch")
         with path.open("rb") as file:
@@ -48,10 +48,24 @@ def load(path: Path) -> Any:
             file.seek(0)
             first = _Reader(file).load()
         if isinstance(first, int) and first == _TORCH_MAGIC:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return _torch_load(path)
         return first
     except Exception as error:  # invalid bytes can raise any exception in the unpickler
         raise _refusal(path, error) from error
+
+
+def _torch_load(path: Path) -> Any:
+    with torch.serialization.safe_globals([(_Flags, "argparse.Namespace")]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class _Flags:
+    """Stands in for ``argparse.Namespace``, the flags of a training, which many checkpoints hold: it keeps nothing."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def tensor(value: Any, path: Path) -> Tensor | None:
@@ -203,6 +217,8 @@ class _Reader(pickle.Unpickler):
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("argparse", "Namespace"):
+            return type("Flags", (_Flags,), {})  # a class, as pickles make it without calling it; of this pickle's own
         allowed = _ALLOWED.get((module, name))
         if allowed is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}"[:200])

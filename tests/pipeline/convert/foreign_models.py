@@ -28,8 +28,8 @@ def shaken(module: nn.Module) -> nn.Module:
 
 def ours(name: str, classes: int = CLASSES) -> VideoMask2Former:
     config = ModelConfig(
-        BackboneConfig(name), hidden_dim=32, num_heads=4, encoder_layers=2, encoder_ffn_dim=48, decoder_layers=3,
-        decoder_ffn_dim=40, num_queries=6,
+        backbone=BackboneConfig(name), hidden_dim=32, num_heads=4, encoder_layers=2, encoder_ffn_dim=48,
+        decoder_layers=3, decoder_ffn_dim=40, num_queries=6,
     )  # fmt: skip
     return VideoMask2Former(config, classes).eval()
 

@@ -279,7 +279,9 @@ def test_any_backbone_of_the_hub(tmp_path):
     with torch.device("meta"):
         assert Backbone(config, pretrained=False).channels == backbone.channels
     # A checkpoint with it is read as any other.
-    model = VideoMask2Former(ModelConfig(config, hidden_dim=32, encoder_layers=1, decoder_layers=1, num_queries=2), 2)
+    model = VideoMask2Former(
+        ModelConfig(backbone=config, hidden_dim=32, encoder_layers=1, decoder_layers=1, num_queries=2), 2
+    )
     save_safetensors(tmp_path / "model.safetensors", model.state_dict())
     twin = VideoMask2Former(model.config, 2, pretrained=False)
     checkpoint.initialize_from(tmp_path / "model.safetensors", twin, CATEGORIES[:2])

@@ -72,7 +72,9 @@ SWIN_NAMES = [
 def test_the_names_are_those_of_the_published_modules(name, backbone, monkeypatch):
     monkeypatch.setitem(backbones._SWIN, "swin-t", SWIN | {"depths": (1, 1, 1, 1)})
     monkeypatch.setitem(backbones._RESNET_DEPTHS, "resnet50", (1, 1, 1, 1))
-    model = VideoMask2Former(ModelConfig(BackboneConfig(name), hidden_dim=32, encoder_layers=1, decoder_layers=1), 4)
+    model = VideoMask2Former(
+        ModelConfig(backbone=BackboneConfig(name), hidden_dim=32, encoder_layers=1, decoder_layers=1), 4
+    )
     named, unmapped = to_detectron2(model.state_dict())
     assert sorted(named) == sorted(HEAD + backbone)
     assert not unmapped
@@ -122,12 +124,14 @@ def test_detectron2_sees_the_version_it_needs(ending, tmp_path):
 
 def test_what_detectron2_cannot_hold_is_said(tmp_path, capsys):
     prompted = ModelConfig(
-        BackboneConfig("resnet50"), hidden_dim=32, encoder_layers=1, decoder_layers=1, box_prompts=True
+        backbone=BackboneConfig("resnet50"), hidden_dim=32, encoder_layers=1, decoder_layers=1, box_prompts=True
     )
     save_safetensors(tmp_path / "prompted.safetensors", VideoMask2Former(prompted, 2).state_dict())
     run(ConvertConfig(str(tmp_path / "prompted.safetensors"), tmp_path / "out.pkl", to="detectron2"))
     assert "5 tensors left out (prompts.embedding.weight" in capsys.readouterr().out
-    tiny = VideoMask2Former(ModelConfig(BackboneConfig("tiny"), hidden_dim=32, encoder_layers=1, decoder_layers=1), 2)
+    tiny = VideoMask2Former(
+        ModelConfig(backbone=BackboneConfig("tiny"), hidden_dim=32, encoder_layers=1, decoder_layers=1), 2
+    )
     save_safetensors(tmp_path / "tiny.safetensors", tiny.state_dict())
     with pytest.raises(CheckpointError, match="no place for .* tensors .*ResNet or Swin"):
         run(ConvertConfig(str(tmp_path / "tiny.safetensors"), tmp_path / "tiny.pkl", to="detectron2"))
