@@ -95,7 +95,7 @@ def test_a_frame_that_the_decoder_patches(tmp_path: Path) -> None:
 def test_a_hole_in_an_mp4_is_found_when_it_is_opened(tmp_path: Path) -> None:
     film = write_film(tmp_path / "film.mp4", "libx264", {"bf": "0", "g": "250", "crf": "1"})
     path = spoiled(film, 0.5, 2000)
-    assert "cannot be decoded (Invalid data" in problem_of(path)
+    assert "cannot be decoded (" in problem_of(path)  # the reason depends on the version of FFmpeg
     with pytest.raises(VideoError, match="spoiled.mp4: frame 23 cannot be decoded"):
         read_frames(open_video(path), [23])
 

@@ -44,8 +44,8 @@ def test_a_tube_is_read_for_itself_wherever_it_stands():
     frames = torch.randint(0, 256, (2, 3, 3, 64, 96), dtype=torch.uint8)
     tubes = torch.tensor([[[8.0, 8, 40, 40]] * 3, [[20.0, 4, 90, 60]] * 3])
     valid = torch.tensor([[True, True], [True, False]])
-    both = every_mask(reader(frames, BoxPrompts(torch.stack([tubes, tubes]), valid)))
-    alone = every_mask(reader(frames[:1], BoxPrompts(tubes[None, 1:], valid[:1, :1])))
+    both = every_mask(reader(frames, None, BoxPrompts(torch.stack([tubes, tubes]), valid)))
+    alone = every_mask(reader(frames[:1], None, BoxPrompts(tubes[None, 1:], valid[:1, :1])))
     assert both.shape == (1, 2, 2, 3, 16, 24)
     torch.testing.assert_close(both[0, 0, 1], alone[0, 0, 0])
     assert not both[0, 1, 1].any()  # it only fills up the second clip

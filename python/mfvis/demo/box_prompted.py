@@ -46,7 +46,7 @@ class BoxPromptedSegmenter(nn.Module):
         layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(), nn.Conv2d(width, 1, 1)]
         self.head = nn.Sequential(*layers)
 
-    def forward(self, frames_BTCHW: Tensor, prompts: BoxPrompts) -> Prediction:
+    def forward(self, frames_BTCHW: Tensor, sizes_B2: Tensor | None, prompts: BoxPrompts) -> Prediction:
         """Predict mask tubes; tubes that only pad a clip get mask logits of 0.
 
         Args:
@@ -116,7 +116,7 @@ def segment_boxes(
     size = fitted_size(video.height, video.width, min(clip.short_sides), clip.max_side)
     batch = collate([resize(given, *size)])
     prompts, _ = box_prompts(batch)
-    masks_NTHW = reader(batch.frames_BTCHW, prompts).masks.all_queries(0, 0)[: len(given.track_ids)]
+    masks_NTHW = reader(batch.frames_BTCHW, batch.sizes_B2, prompts).masks.all_queries(0, 0)[: len(given.track_ids)]
     tubes = encode_tubes(masks_NTHW, size, (video.height, video.width))
     tracks = {track.id: track for track in video.tracks}
     results = []
