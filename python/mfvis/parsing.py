@@ -23,14 +23,12 @@ import yaml
 
 from mfvis.errors import ConfigError
 from mfvis.text import path_fault, shortened
+from mfvis.yamlfile import read_yaml
 
 T = TypeVar("T")
 PRESETS = Path(__file__).parent / "presets"
 _LARGEST = 2**53
 """Largest integer in a configuration: other JSON readers do not represent larger ones exactly."""
-_PRESET_BYTES, _PRESET_VALUES = 100_000, 10_000
-"""Largest size of a preset, as YAML is slow to read."""
-
 _KINDS = {
     int: "an integer",
     float: "a finite number",
@@ -64,45 +62,13 @@ def _read_preset(preset: str) -> dict[str, Any]:
         path = PRESETS / f"{preset}.yaml"
     if path_fault(preset) is not None or not path.is_file():
         raise ConfigError(f"no preset file {path}")
-    if path.stat().st_size > _PRESET_BYTES:
-        raise ConfigError(f"preset {path} has {path.stat().st_size} bytes; expected a few lines of flags")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _PresetLoader)
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
-        raise ConfigError(f"preset {path} cannot be read: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"preset {path} is nested too deeply; expected keys such as 'train: {{lr: 1e-4}}'") from None
+        values = read_yaml(path, max_bytes=100_000, max_values=10_000)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"preset {path} cannot be read: it {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"preset {path} holds {type(values).__name__}; expected keys such as 'train: {{lr: 1e-4}}'")
-    if _count(values, _PRESET_VALUES) > _PRESET_VALUES:
-        raise ConfigError(f"preset {path} stands for more than {_PRESET_VALUES} values; write them without aliases")
     return values
-
-
-class _PresetLoader(yaml.SafeLoader):
-    """YAML loader that rejects duplicate keys, of which PyYAML silently takes the last."""
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.YAMLError(f"key {shortened(key.value)} occurs twice{key.start_mark}")
-            seen.add(key.value)
-        return node
-
-
-def _count(value: Any, limit: int) -> int:
-    """Number of values in nested lists and mappings; counting stops above `limit`, as aliases can multiply them."""
-    count, stack = 0, [value]
-    while stack and count <= limit:
-        inner = stack.pop()
-        count += 1
-        if isinstance(inner, Mapping):
-            stack += inner.values()
-        elif isinstance(inner, (list, tuple, set)):
-            stack += inner
-    return count
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

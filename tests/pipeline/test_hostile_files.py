@@ -22,6 +22,7 @@ import torch
 from corruptions import bytes_changed, json_changed, shuffled, truncated
 from mfvis.cli import main
 from mfvis.config import Config
+from mfvis.data.importers.class_names import read_class_names
 from mfvis.data.jsonfile import read_json
 from mfvis.data.split import SplitConfig
 from mfvis.data.split import run as split
@@ -96,6 +97,24 @@ def test_hostile_presets(content: str, message: str, tmp_path: Path) -> None:
             parse(Config, ["--data", "x.json", "--preset", preset], prog="mfvis train")
         assert message in str(raised.value) and "mine.yaml" in str(raised.value)
         assert len(str(raised.value)) < 2000
+
+
+NAMES = {
+    "aliases": (doubled("[1,1,1]", "[{0},{0},{0},{0},{0},{0},{0},{0},{0}]", 9), "more than 100000 values"),
+    "nested deeply": ("names: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+    "a number twice": ("names: {0: cat, 1: dog, 0: cow}", "key '0' occurs twice"),
+    "a truth value": ("names: [cat, on]", "(yes, no, on, off need quotes)"),
+    "a truth value as number": ("names: {no: cat}", "(yes, no, on, off need quotes)"),
+    "a Python object": ("names: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
+    "no date": ("names: [2020-13-45]", "month must be in 1..12"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), NAMES.values(), ids=NAMES)
+def test_hostile_names_of_classes(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_class_names(tmp_path / "data.yaml")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1e999", "9" * 5000, "²", "1_0", "0x10", "", " ", "-"])

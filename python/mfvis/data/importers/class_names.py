@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mfvis.data.importers.boxes import whole_number_in
 from mfvis.data.importers.source import ImportedFile
+from mfvis.data.jsonfile import is_integer
 from mfvis.errors import ConfigError
+from mfvis.yamlfile import read_yaml
 
 
 def parse_class_names(values: Sequence[str]) -> dict[int, str]:
@@ -41,17 +41,17 @@ def read_class_names(path: Path, first: int = 0) -> dict[int, str]:
         ValueError: when the text is neither.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
         if path.suffix not in (".yaml", ".yml"):
-            return {i: line.strip() for i, line in enumerate(text.splitlines(), first) if line.strip()}
-        root = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            return {i: line.strip() for i, line in enumerate(lines, first) if line.strip()}
+        root = read_yaml(path)
+    except OSError as error:
         raise ValueError(str(error)) from None
     names = root.get("names") if isinstance(root, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not all(map(_is_named, names, names.values())):
-        raise ValueError("'names' is neither a list of names nor one of NUMBER: NAME")
+        raise ValueError("'names' is neither a list of names nor one of NUMBER: NAME (yes, no, on, off need quotes)")
     return {int(number): str(name) for number, name in names.items()}
 
 
@@ -85,5 +85,6 @@ def name_classes(source: ImportedFile, numbers: Collection[int], names: Mapping[
 
 
 def _is_named(number: Any, name: Any) -> bool:
-    is_number = isinstance(number, int) or isinstance(number, str) and whole_number_in(number) is not None
-    return is_number and isinstance(name, str | int) and bool(str(name).strip())
+    is_number = is_integer(number) or isinstance(number, str) and whole_number_in(number) is not None
+    # YAML reads yes, no, on and off without quotes as truth values
+    return is_number and (is_integer(name) or isinstance(name, str)) and bool(str(name).strip())
