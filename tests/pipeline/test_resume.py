@@ -227,6 +227,13 @@ def test_a_torn_log_is_mended(tmp_path, capsys):
     assert "4 lines that are no records were dropped" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a pipe", "a folder"])
+def test_a_log_that_is_not_a_file_is_one_error(tmp_path, make):
+    make(tmp_path / "log.jsonl")
+    with pytest.raises(ConfigError, match="log.jsonl is not a file, .*; delete it"):
+        Log(tmp_path, 6, 9, 1, True)
+
+
 def test_frames_are_checked_before_the_training_starts(demo_data, tmp_path):
     folder = shutil.copytree(demo_data[0].parent, tmp_path / "data")
     pictures = sorted((folder / "JPEGImages").glob("train*/*.jpg"))

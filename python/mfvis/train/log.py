@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mfvis.errors import ConfigError
 from mfvis.text import PrintableStream
 from mfvis.writing import atomic_write
 
@@ -131,6 +132,8 @@ def _keep_until(file: Path, step: int) -> int:
     """
     if not file.exists():
         return 0
+    if not file.is_file():  # reading a pipe would never end
+        raise ConfigError(f"{file} is not a file, but the training's log is written there; delete it")
     lines = file.read_bytes().split(b"\n")[:-1]
     steps = [_step_of(line) for line in lines]
     kept = [line + b"\n" for line, done in zip(lines, steps, strict=True) if done is not None and done <= step]
