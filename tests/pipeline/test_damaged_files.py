@@ -15,6 +15,7 @@ from films import LENGTH, number, write_film
 from mfvis.data.check import check_frames
 from mfvis.data.images import read_image
 from mfvis.data.video import open_video, read_frames, stream_frames, video_writer
+from mfvis.data.video_index import index_video
 from mfvis.errors import VideoError
 from mfvis.types import Video
 from PIL import Image
@@ -227,3 +228,53 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
     video = open_video(tmp_path / "one.png")
     assert (video.length, video.frames) == (1, (tmp_path / "one.png",))
     assert np.array_equal(read_frames(video, [0])[0].permute(1, 2, 0), films.picture(4))
+
+
+def damage_picture(film: Path, frame: int) -> None:
+    """Overwrite data within a picture, where the container and the lengths of the NAL units remain valid."""
+    with av.open(str(film)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    data = packets[index_video(film).packets_T[frame]][-150:-30]
+    content = film.read_bytes()
+    assert content.count(data) == 1
+    film.write_bytes(content.replace(data, b"\xff" * len(data)))
+    os.utime(film, (0, 0))  # the clock of files is coarse
+
+
+ONE_KEY_FRAME = {"g": "250", "crf": "1", "threads": "1", "sc_threshold": "0"}
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "flv"])
+def test_damage_within_a_picture_of_h264(tmp_path: Path, suffix: str) -> None:
+    film = write_film(tmp_path / f"film.{suffix}", "libx264", {"bf": "0"} | ONE_KEY_FRAME)
+    damage_picture(film, 12)
+    assert f"film.{suffix}: video 1: frame 12 cannot be decoded (the data of frame 12 is damaged)" in problem_of(film)
+    video = open_video(film)
+    assert number(read_frames(video, [11])[0].permute(1, 2, 0).numpy()) == 11
+    for frame in (12, 20):
+        with pytest.raises(VideoError, match=f"frame {frame} cannot be decoded .the data of frame 12 is damaged"):
+            read_frames(video, [frame])
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "flv"])
+def test_frames_that_depend_on_a_damaged_one_displayed_later(tmp_path: Path, suffix: str) -> None:
+    film = write_film(tmp_path / f"film.{suffix}", "libx264", {"bf": "3", "b-adapt": "0"} | ONE_KEY_FRAME)
+    order = index_video(film).packets_T.tolist()
+    damaged = next(frame for frame in range(8, LENGTH) if order[frame] < min(order[frame - 3 : frame]))
+    damage_picture(film, damaged)
+    video = open_video(film)
+    for frame in (damaged - 3, damaged - 1, damaged):
+        with pytest.raises(VideoError, match=f"frame {frame} cannot be decoded .the data of frame {damaged} is"):
+            read_frames(video, [frame])
+    assert number(read_frames(video, [damaged - 4])[0].permute(1, 2, 0).numpy()) == damaged - 4
+    assert f"the data of frame {damaged} is damaged" in problem_of(film)
+
+
+def test_a_film_whose_first_frame_is_damaged_is_opened(tmp_path: Path) -> None:
+    """Its size and length are known; reading it says what is wrong."""
+    film = write_film(tmp_path / "film.mkv", "libx264", {"bf": "0"} | ONE_KEY_FRAME)
+    damage_picture(film, 0)
+    video = open_video(film)
+    assert (video.width, video.height, video.length) == (films.WIDTH, films.HEIGHT, LENGTH)
+    with pytest.raises(VideoError, match="frame 0 cannot be decoded .the data of frame 0 is damaged"):
+        list(stream_frames(video))

@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from mfvis.data.images import IMAGE_SUFFIXES, image_files, is_image, read_image
-from mfvis.data.video_frames import decode_frames
+from mfvis.data.video_frames import decode_frames, size_of
 from mfvis.data.video_index import index_video
 from mfvis.errors import VideoError
 from mfvis.text import printable
@@ -96,8 +96,7 @@ def open_video(path: str | Path) -> Video:
     if is_image(path):
         height, width = read_image(path).shape[:2]
         return Video(1, printable(path.stem), width, height, 1, (path,))
-    # The size is that of a decoded frame, since the size of the stream ignores rotation by phones.
-    height, width = next(decode_frames(path, [0])).shape[:2]
+    width, height = size_of(path)  # the size of the stream ignores rotation by phones
     index = index_video(path)
     return Video(1, printable(path.stem), width, height, index.length, path, fps=index.fps)
 

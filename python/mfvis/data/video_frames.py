@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -46,7 +47,9 @@ def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
     for frame in frames:
         index = index_video(path)
         if frame >= index.length:
-            raise VideoError(f"{path}: frame {frame} does not exist, the file has {index.length} frames")
+            empty = len(index.places_P2) - index.length
+            more = f"; {empty} packets have none that can be decoded" if empty > 0 else ""
+            raise VideoError(f"{path}: frame {frame} does not exist, the file has {index.length} frames{more}")
         picture_HW3 = None
         if _starts_before(index, frame)[0] <= reached + SEEK_GAIN:
             with suppress(Damaged, _Differs, _SeekMissed):  # reading from another start may reach it
@@ -55,6 +58,24 @@ def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
             picture_HW3, run = _start(path, index, frame)
         reached = frame
         yield picture_HW3
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of the first frame as it is displayed, also if its data is damaged.
+
+    Raises:
+        VideoError: when it cannot be decoded.
+    """
+    index = index_video(path)
+    try:
+        with open_stream(path) as (container, stream):
+            packet, decoded = next(decode_packets(stream, enumerate(packets_of(container, stream))))
+            picture_HW3 = to_rgb(decoded)
+    except Damaged as error:
+        raise VideoError(f"{path}: frame 0 cannot be decoded ({error}). {REMEDY}") from error
+    if packet != index.packets_T[0]:  # not what the packets promise
+        index_video(path, decode=True)
+    return picture_HW3.shape[1], picture_HW3.shape[0]
 
 
 def _start(path: Path, index: VideoIndex, frame: int) -> tuple[np.ndarray, Run]:
@@ -96,11 +117,11 @@ def _advance(run: Run, index: VideoIndex, frame: int) -> np.ndarray:
 
 
 def _run(path: Path, index: VideoIndex, start: int, seek: bool) -> Run:
-    """Frames from `start` on, compared with the index."""
+    """Frames from `start` on, compared with the index, each once all frames that it may depend on are decoded."""
     first = int(index.packets_T[start]) if start else 0
     with open_stream(path) as (container, stream):
         packets = _seek(container, stream, index, start) if seek else enumerate(packets_of(container, stream))
-        due = start
+        due, held = start, deque()
         for packet, decoded in decode_packets(stream, ((i, packet) for i, packet in packets if i >= first)):
             if start and due == start and packet != first:
                 continue  # frames that are coded after the key frame but displayed before it
@@ -108,7 +129,9 @@ def _run(path: Path, index: VideoIndex, start: int, seek: bool) -> Run:
                 raise Damaged(index.damage.get(due, f"the data of frame {due} is damaged"))
             if due == len(index.packets_T) or packet != index.packets_T[due]:
                 raise _Differs(f"the decoder leaves out frame {due}")
-            yield due, decoded
+            held.append((due, decoded))
+            while held and index.horizon_T[held[0][0]] <= due:
+                yield held.popleft()
             due += 1
 
 

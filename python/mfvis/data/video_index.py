@@ -48,6 +48,8 @@ class VideoIndex:
     """The `Place` of each packet, int64."""
     packets_T: np.ndarray
     """Packet of each frame, int64."""
+    horizon_T: np.ndarray
+    """Last frame, int64, that is coded before each frame or as that frame. A B-frame may depend on frames up to it."""
     starts: list[int]
     """Key frames, ascending, without the start of the file. Those at which decoding fails are removed."""
     times: dict[int, int]
@@ -188,8 +190,11 @@ def _index(
 ) -> VideoIndex:
     starts = (np.flatnonzero(is_key_P[packets_T][1:]) + 1).tolist()
     seekable = {start: times[packets_T[start]] for start in starts if times[packets_T[start]] is not None}
+    coded_T = packets_T.argsort(kind="stable")  # frames in the order of their packets
+    horizon_T = np.empty_like(packets_T)
+    horizon_T[coded_T] = np.maximum.accumulate(coded_T)
     fps = float(rate) if rate else None
-    return VideoIndex(np.array(places, np.int64), packets_T, starts, seekable, fps)
+    return VideoIndex(np.array(places, np.int64), packets_T, horizon_T, starts, seekable, fps)
 
 
 def _is_sound(packet: av.Packet, codec: str, header: bytes | None) -> bool:

@@ -54,6 +54,7 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vi
             raise VideoError(f"{path}: FFmpeg cannot decode its video stream. Encode it as H.264")
         if context.width * context.height > MAX_PIXELS:
             raise VideoError(f"{path}: its frames are {context.width} x {context.height}, too large. Scale it down")
+        context.thread_type = "NONE"  # with several threads for a frame FFmpeg neither patches nor reports its damage
         yield container, stream
 
 
