@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,13 +131,15 @@ def test_errors_that_are_not_about_the_file_stay_as_they_are(tmp_path: Path) -> 
         assert raised.value is error or isinstance(error, ValueError)
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """No file can be larger than 4 kB."""
+    """No file can be larger than 4 kB. Not a fixture: pytest's own output may be a larger file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write_film(path: Path) -> None:
@@ -164,10 +167,8 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_whatever_writes_says_that_there_is_no_room_and_leaves_nothing(
-    name: str, tmp_path: Path, small_disk: None
-) -> None:
-    with pytest.raises(OSError) as raised:
+def test_whatever_writes_says_that_there_is_no_room_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError) as raised, small_disk():
         WRITERS[name](tmp_path / name)
     file = tmp_path / name / "model.safetensors" if name == "000001" else tmp_path / name
     assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(file))
