@@ -17,6 +17,7 @@ A study is a YAML file:
                                  weights all runs start; without this key there is none
     settings: {}                 flags of all runs over the preset, nested as in a preset
     predict: {}                  flags of `mfvis predict --infer`
+    domains: [NAME]              videos of these domains only, in training and validation (default: all)
     source: REGEX                the start of a video's name that tells its source: clips of one source are correlated
     variants:
     - name: NAME
@@ -38,7 +39,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: dict[str, Any] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
+    domains: tuple[str, ...] = ()
     source: str = "$^"
     supervised: str | None = None
     start: dict[str, Any] | None = None
@@ -93,6 +95,7 @@ class Run:
     videos: float
     predict: dict[str, Any]
     folder: Path
+    domains: tuple[str, ...] = ()
     start: Path | None = None
     """Folder of the run whose weights this one starts from."""
     filled: bool = False
@@ -117,7 +120,8 @@ def read_study(file: Path) -> Study:
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"{file}: two variants are called {', '.join(sorted(twice))}; give each its own name")
     seeds = tuple(content.get("seeds", Study.seeds))
-    return Study(**content | {"name": file.stem, "variants": variants, "seeds": seeds})
+    domains = tuple(content.get("domains", ()))
+    return Study(**content | {"name": file.stem, "variants": variants, "seeds": seeds, "domains": domains})
 
 
 def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> list[Run]:
@@ -134,10 +138,10 @@ def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> lis
         settings["data"] = [str(data / ("train_masks.json" if masks else "train.json"))]
         config = to_plain(build(Config, settings, f"{study.name}: {variant.name}"))
         key = [{k: v for k, v in config.items() if k not in PLACES}, variant.videos, study.predict]
-        key += [filled, start.name if start else None]
+        key += [filled, start.name if start else None, *study.domains]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).replace(str(weights), "").encode()).hexdigest()
         run = folder / f"{digest[:10]}-{seed}"
-        return Run(variant.name, seed, config, variant.videos, study.predict, run, start, filled)
+        return Run(variant.name, seed, config, variant.videos, study.predict, run, study.domains, start, filled)
 
     runs: dict[Path, Run] = {}
     for seed in study.seeds:
@@ -200,8 +204,9 @@ def _train_flags(run: Run, data: Path) -> list[str]:
     settings = run.config | {"out": str(run.folder)}
     if run.start:
         settings |= {"init": str(run.start / "checkpoints" / "last")}
-    if run.videos < 1 or run.filled:
-        root = annotated_part(json.loads(Path(settings["data"][0]).read_text()), run.videos, run.seed)
+    if run.videos < 1 or run.filled or run.domains:
+        root = of_domains(json.loads(Path(settings["data"][0]).read_text()), run.domains)
+        root = annotated_part(root, run.videos, run.seed)
         if run.filled:
             segment_boxes(root)
         file = run.folder / "train.json"
@@ -209,7 +214,7 @@ def _train_flags(run: Run, data: Path) -> list[str]:
         settings |= {"data": [str(file)], "frames": str(data / "JPEGImages")}
     file = run.folder / "settings.yaml"
     file.write_text(f"# {run.variant}, seed {run.seed}\n{yaml.safe_dump(settings, sort_keys=False)}")
-    (run.folder / "run.json").write_text(json.dumps({"predict": run.predict}))
+    (run.folder / "run.json").write_text(json.dumps({"predict": run.predict, "domains": run.domains}))
     resume = ["--resume"] if (run.folder / "checkpoints" / "last").exists() else []
     return ["train", "--preset", str(file), "--data", *settings["data"], *resume]
 
@@ -217,7 +222,19 @@ def _train_flags(run: Run, data: Path) -> list[str]:
 def annotated_part(root: dict[str, Any], share: float, seed: int) -> dict[str, Any]:
     """A YouTube-VIS file with a random share of its videos, at least one; the same for boxes and masks."""
     ids = sorted(video["id"] for video in root["videos"])
-    kept = set(random.Random(seed).sample(ids, max(1, round(share * len(ids)))))
+    return of_videos(root, set(random.Random(seed).sample(ids, max(1, round(share * len(ids))))))
+
+
+def of_domains(root: dict[str, Any], domains: Sequence[str]) -> dict[str, Any]:
+    """A YouTube-VIS file with its videos of these domains; all of them if none is named."""
+    chosen = {video["id"] for video in root["videos"] if not domains or video.get("domain") in domains}
+    if not chosen:
+        raise ValueError(f"no video of the domains {', '.join(domains)}")
+    return of_videos(root, chosen)
+
+
+def of_videos(root: dict[str, Any], kept: set[int]) -> dict[str, Any]:
+    """A YouTube-VIS file with the videos of these ids and their annotations."""
     videos = [video for video in root["videos"] if video["id"] in kept]
     annotations = [annotation for annotation in root["annotations"] if annotation["video_id"] in kept]
     return root | {"videos": videos, "annotations": annotations}
@@ -252,10 +269,12 @@ def predict(folder: Path, val: Path) -> None:
     from mfvis.train.checkpoint import load_model
 
     model, categories, config = load_model(folder, device_of("auto"))
-    flags = build(InferConfig, json.loads((folder / "run.json").read_text())["predict"], "predict")
+    run = json.loads((folder / "run.json").read_text())
+    flags = build(InferConfig, run["predict"], "predict")
     flags = sized_as_trained(flags, config.clip)
+    kept = {video["id"] for video in of_domains(json.loads(val.read_text()), run["domains"])["videos"]}
     results = []
-    for video in load_dataset(val, boxes_from_masks=True).videos:
+    for video in (video for video in load_dataset(val, boxes_from_masks=True).videos if video.id in kept):
         results += predict_video(model, video, categories, flags)
     write_results(folder / "results.json", results)
 

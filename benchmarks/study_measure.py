@@ -40,11 +40,16 @@ class Truth:
     """Of each video: videos of one source are correlated."""
 
 
-def read_truth(file: Path, source: str) -> Truth:
-    """Read the annotations. source: regular expression for the start of a video's name that tells its source; a video
-    that it does not match is a source of its own."""
+def read_truth(file: Path, source: str, chosen: Sequence[str] = ()) -> Truth:
+    """Read the annotations of the videos of the chosen domains, by default of all.
+
+    source: regular expression for the start of a video's name that tells its source; a video that it does not match is
+    a source of its own.
+    """
     dataset = load_dataset(file, boxes_from_masks=True)
     domains = {video["id"]: video.get("domain", "all") for video in json.loads(file.read_text())["videos"]}
+    domains = {video: domain for video, domain in domains.items() if not chosen or domain in chosen}
+    dataset = replace(dataset, videos=tuple(video for video in dataset.videos if video.id in domains))
     sources = {video.id: (re.match(source, video.name) or [video.name])[0] for video in dataset.videos}
     return Truth(dataset, domains, sources)
 

@@ -35,7 +35,7 @@ _J = (
 
 def write_report(study: Study, runs: Sequence[Run], data: Path, out: Path, note: str | None = None) -> None:
     """Write NAME.md, NAME.json, NAME_curves.svg and NAME_frames.png to `out` from the runs that are finished."""
-    truth = read_truth(data / "val.json", study.source)
+    truth = read_truth(data / "val.json", study.source, study.domains)
     finished: dict[str, dict[int, Run]] = {}
     for run in runs:
         if run.results.exists():
