@@ -17,14 +17,15 @@ from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError, DataError, VideoError
 from mfvis.label import run as label
-from mfvis.label.background_propagation import camera_motion, inside_boxes, propagated_background, ring_around
-from mfvis.label.config import BackgroundPropagationConfig, LabelConfig, LabelLossConfig, RefineConfig
+from mfvis.label.config import LabelConfig, LabelLossConfig, RefineConfig
 from mfvis.label.ensemble import ABSENT, average_consistent_models, resolve_overlaps
 from mfvis.label.fit import fit, segment
 from mfvis.label.models import PerTrackSegmenter, downsample_to_grid
 from mfvis.label.refine import refine
 from mfvis.label.start import FinetunedModels
 from mfvis.label.window_inputs import add_propagated_background, cut, look
+from mfvis.losses.background_propagation import camera_motion, inside_boxes, propagated_background, ring_around
+from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.losses.negatives import negatives_loss
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig

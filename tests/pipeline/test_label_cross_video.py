@@ -13,8 +13,7 @@ from mfvis.data.rle import encode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.label import cross_video as shared
 from mfvis.label import run as label
-from mfvis.label.background_propagation import inside_boxes
-from mfvis.label.config import BackgroundPropagationConfig, LabelConfig
+from mfvis.label.config import LabelConfig
 from mfvis.label.cross_video import (
     Crops,
     CropSegmenter,
@@ -26,6 +25,8 @@ from mfvis.label.cross_video import (
 )
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.window_inputs import WindowInputs, look
+from mfvis.losses.background_propagation import inside_boxes
+from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
 from mfvis.types import TrackResult, Video

@@ -16,8 +16,9 @@ from mfvis.config import OptimConfig
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import CheckpointError, ConfigError, TrainingError, VideoError
 from mfvis.label import run as label
-from mfvis.label.config import BackgroundPropagationConfig, LabelConfig, RefineConfig
+from mfvis.label.config import LabelConfig, RefineConfig
 from mfvis.label.start import FinetunedModels
+from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former

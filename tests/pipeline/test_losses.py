@@ -11,7 +11,14 @@ import torch
 from mfvis.errors import ConfigError
 from mfvis.losses import criterion as criteria
 from mfvis.losses.background import background_loss
-from mfvis.losses.config import LossConfig, MaskConfig, MatchConfig, PairwiseConfig, TemporalConfig
+from mfvis.losses.config import (
+    BackgroundPropagationConfig,
+    LossConfig,
+    MaskConfig,
+    MatchConfig,
+    PairwiseConfig,
+    TemporalConfig,
+)
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.masks import mask_losses, point_sample, uncertain_points
 from mfvis.losses.matcher import match, matching_cost
@@ -366,6 +373,54 @@ def test_pairwise_term_waits_for_its_start() -> None:
     at = [criterion(prediction, batch, step).pairwise.item() for step in (4, 5, 6, 50)]
     assert at[0] == 0
     assert at[1:] == pytest.approx([at[3] / 2, at[3], at[3]], rel=1e-5)
+
+
+def left_behind() -> tuple[Batch, Prediction]:
+    """A still camera and an object that moves from the left part of its box to elsewhere: one clip of two frames."""
+    batch = make_batch((1,), frames=2)
+    picture = torch.randint(0, 200, (3, 4 * H, 4 * W), generator=torch.Generator().manual_seed(3))
+    frames = torch.stack([picture, picture])[None]
+    frames[0, 0, :, 8:16, 4:12] = frames[0, 1, :, 8:16, 36:44] = 255
+    boxes = torch.tensor([[[4.0, 8, 20, 16], [28.0, 8, 44, 16]]])
+    return replace(batch, frames_BTCHW=frames.to(torch.uint8), boxes_NT4=boxes), make_prediction(batch)
+
+
+def test_background_that_another_frame_of_the_clip_shows_is_a_negative() -> None:
+    batch, prediction = left_behind()
+    config = LossConfig(propagation=BackgroundPropagationConfig(2.0, 0.0, (1,), radius=1, distance=1.0, min_frames=1))
+    criterion, matched = Criterion(config, 3), Match(torch.zeros(2, 1, dtype=torch.int64))
+    masks_LNTHW = criteria.matched_masks(prediction, matched, batch)
+    loss = criterion.terms(prediction, matched, masks_LNTHW, batch, 0).propagation
+    # Of the first box, the cells right of the object; of the second, those left of it.
+    known_THW = torch.zeros(2, H, W, dtype=torch.bool)
+    known_THW[0, 2:4, 4], known_THW[1, 2:4, 7] = True, True
+    gradient = torch.autograd.grad(loss, prediction.masks.logits_LBQTHW)[0][:, 0, 0]
+    assert (gradient.abs() > 0).any(0)[known_THW].all()
+    inside_THW = torch.zeros_like(known_THW)
+    inside_THW[0, 2:4, 1:5], inside_THW[1, 2:4, 7:11] = True, True
+    assert not ((gradient.abs() > 0).any(0) & ~inside_THW).any()
+    assert not gradient[:, 0, 2:4, 1:3].any() and not gradient[:, 1, 2:4, 9:11].any()
+    known_THW = (gradient.abs() > 0).any(0)
+    mean = torch.nn.functional.softplus(masks_LNTHW[:, 0])[:, known_THW].sum() / known_THW.sum()
+    assert loss.item() == pytest.approx(2 * mean.item(), rel=1e-5)
+
+
+def test_search_follows_the_camera() -> None:
+    """The camera moves by 8 pixels, thus 2 cells, to the right, so the picture moves to the left."""
+    batch = make_batch((0,), frames=2)
+    world = torch.randint(0, 256, (3, 4 * H, 4 * W + 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    batch = replace(batch, frames_BTCHW=torch.stack([world[..., :-8], world[..., 8:]])[None])
+    lab_BTCHW, content_BHW = criteria.grid_colors(batch.frames_BTCHW, batch.sizes_B2)
+    criterion = Criterion(LossConfig(temporal=TemporalConfig(tube="chain", camera_motion=True)), 3)
+    assert criterion._camera_motion(lab_BTCHW, content_BHW, batch).tolist() == [[[0, -2]]]
+
+
+@pytest.mark.parametrize(
+    "setting", [{"propagation": BackgroundPropagationConfig()}, {"temporal": TemporalConfig(camera_motion=True)}]
+)
+def test_terms_that_the_released_code_lacks_are_refused_with_it(setting: dict) -> None:
+    with pytest.raises(ConfigError, match=r"released_code.*off with propagation.weight or temporal.camera_motion"):
+        LossConfig(released_code=True, **setting)
 
 
 @pytest.mark.parametrize("with_masks", [False, True])

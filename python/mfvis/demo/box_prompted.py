@@ -18,7 +18,7 @@ from mfvis.data.clips import ClipDataset, ClipSampler, collate, make_clip
 from mfvis.data.config import ClipConfig
 from mfvis.demo.config import BoxPromptedConfig
 from mfvis.grid import STRIDE
-from mfvis.label.background_propagation import inside_boxes
+from mfvis.losses.background_propagation import inside_boxes
 from mfvis.losses.criterion import Criterion
 from mfvis.models.backbone import Backbone
 from mfvis.predict.upsample import encode_tubes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mfvis.label.background_propagation import inside_boxes
+from mfvis.losses.background_propagation import inside_boxes
 from mfvis.losses.projection import projection_loss
 
 ABSENT = -10.0

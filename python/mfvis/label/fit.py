@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import mfvis_ext
 from mfvis.data.clips import starts_around
-from mfvis.label.background_propagation import camera_motion
 from mfvis.label.config import LabelConfig
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.models import PerTrackSegmenter, QuerySegmenter
@@ -67,17 +65,13 @@ def _loss(
     prediction: Prediction, matched: Match, part: WindowInputs, criterion: Criterion, config: LabelConfig, step: int
 ) -> Tensor:
     """The criterion's losses and the propagated-background loss, summed over decoder layers, averaged over objects."""
-    batch, device = to_batch(part), part.boxes_NT4.device
+    batch = to_batch(part)
     layers, count = len(prediction.logits_LBQK), len(part.labels_N)
     # The inside of another object's box is not used as a negative: the objects of a video may then share features,
     # and their boxes keep them apart.
     masks_LNTHW = prediction.masks.select(0, matched.query_LN).masked_fill(part.others_NTHW, ABSENT)
 
-    shift_BP2 = None
-    if config.loss.temporal.weight > 0:
-        pairs_P2 = mfvis_ext.tube_pairs(len(part.frames_TCHW), config.loss.temporal.tube, device)
-        shift_BP2 = camera_motion(part.lab_TCHW, part.background_THW, pairs_P2)[None]
-    loss = criterion.terms(prediction, matched, masks_LNTHW, batch, step, shift_BP2).total
+    loss = criterion.terms(prediction, matched, masks_LNTHW, batch, step).total
     propagation = config.propagation
     if propagation.weight > 0:
         masks = masks_LNTHW.flatten(0, 1)

@@ -31,7 +31,6 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.device import device_of
 from mfvis.errors import ConfigError, DataError, TrainingError
 from mfvis.grid import STRIDE
-from mfvis.label.background_propagation import inside_boxes
 from mfvis.label.config import LabelConfig
 from mfvis.label.cross_video import (
     CROSS_VIDEO_REMEDY,
@@ -47,6 +46,7 @@ from mfvis.label.fit import fit, segment
 from mfvis.label.refine import refine
 from mfvis.label.start import FinetunedModels, ScratchModels
 from mfvis.label.window_inputs import WindowInputs, add_propagated_background
+from mfvis.losses.background_propagation import inside_boxes
 from mfvis.parsing import changed_keys, to_plain
 from mfvis.predict.saved_results import (
     Inputs,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mfvis.data.augment import pad_frames, padded_size, resize_frames
 from mfvis.grid import STRIDE, grid_colors
-from mfvis.label.background_propagation import inside_boxes, propagated_background, ring_around
-from mfvis.label.config import BackgroundPropagationConfig
+from mfvis.losses.background_propagation import inside_boxes, propagated_background, ring_around
+from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.types import Batch, ClipOrigin, present
 

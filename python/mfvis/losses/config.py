@@ -77,6 +77,8 @@ class TemporalConfig:
     """Number of best candidates kept for each pixel."""
     threshold: float = 0.05
     """Minimum similarity exp(-distance / 2) of a match."""
+    camera_motion: bool = False
+    """Center each search on the position that the camera's motion predicts, instead of on the same position."""
 
     def __post_init__(self) -> None:
         candidates = (2 * self.radius + 1) ** 2
@@ -98,6 +100,39 @@ class TemporalConfig:
         return mfvis_ext.TKLoss(
             self.patch_size, self.radius, self.dilation, self.k, self.threshold, self.tube, rgb=False
         )
+
+
+@dataclass(frozen=True)
+class BackgroundPropagationConfig:
+    """Propagation of known background from other frames into boxes, and its weight in the loss."""
+
+    weight: float = 1.0
+    """Weight of the loss on propagated background and on the ring around the boxes; 0 disables the propagation."""
+    smoothing: float = 0.1
+    """Share of the box's pixels added to the divisor of the loss. A few propagated pixels, which may be errors, thus
+    weigh less."""
+    frame_gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
+    """Distances in frames to the other frames, in both directions. Distant frames help with slow objects."""
+    radius: int = 3
+    """Search radius around the position that the camera motion predicts, in grid cells."""
+    distance: float = 16.0
+    """Largest LAB distance between the 3 x 3 patches of a match."""
+    min_frames: int = 2
+    """Minimum number of other frames in which a pixel must match background outside the box."""
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "weight": (self.weight >= 0, "0 or more"),
+            "smoothing": (self.smoothing >= 0, "0 or more"),
+            "frame_gaps": (
+                len(self.frame_gaps) > 0 and min(self.frame_gaps) >= 1,
+                "one or more numbers of frames, each 1 or more",
+            ),
+            "radius": (self.radius >= 0, "0 or more"),
+            "distance": (self.distance >= 0, "0 or more"),
+            "min_frames": (self.min_frames >= 1, "1 or more"),
+        }
+        require(self, wanted)
 
 
 @dataclass(frozen=True)
@@ -168,6 +203,10 @@ class LossConfig:
     """Weight of -log(1 - p) at pixels outside the box; not in the paper."""
     pairwise: PairwiseConfig = field(default_factory=PairwiseConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    propagation: BackgroundPropagationConfig = field(
+        default_factory=lambda: BackgroundPropagationConfig(weight=0.0, min_frames=1)
+    )
+    """Loss on background that the other frames of a clip show inside the boxes; not in the paper."""
     masks: MaskConfig = field(default_factory=MaskConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     released_code: bool = False
@@ -176,4 +215,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         names = ("classification", "no_object", "projection", "background")
-        require(self, {name: (getattr(self, name) >= 0, "0 or more") for name in names})
+        rules = {name: (getattr(self, name) >= 0, "0 or more") for name in names}
+        ignored = self.released_code and (self.propagation.weight > 0 or self.temporal.camera_motion)
+        rules["released_code"] = (not ignored, "off with propagation.weight or temporal.camera_motion, which it lacks")
+        require(self, rules)

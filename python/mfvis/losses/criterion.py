@@ -11,11 +11,18 @@ import mfvis_ext
 from mfvis.grid import STRIDE, grid_colors
 from mfvis.losses import released_code
 from mfvis.losses.background import background_loss
+from mfvis.losses.background_propagation import (
+    camera_motion,
+    inside_boxes,
+    outside_all_boxes,
+    propagated_background,
+)
 from mfvis.losses.boxes import box_losses
 from mfvis.losses.classification import classification_loss
 from mfvis.losses.config import LossConfig
 from mfvis.losses.masks import dense_mask_losses, mask_losses
 from mfvis.losses.matcher import match
+from mfvis.losses.negatives import negatives_loss
 from mfvis.losses.projection import projection_loss
 from mfvis.types import Batch, Match, Prediction
 
@@ -31,6 +38,7 @@ class LossTerms:
     projection: Tensor
     pairwise: Tensor
     temporal: Tensor
+    propagation: Tensor
     background: Tensor
     mask_bce: Tensor
     mask_dice: Tensor
@@ -46,8 +54,8 @@ class Criterion(nn.Module):
     Args:
         config: Weights and settings of every term.
         num_classes: K, without "no object".
-        with_masks: False never touches `Batch.masks_NTHW`. True replaces the projection, pairwise, temporal and
-            background terms by cross-entropy and dice against the masks.
+        with_masks: False never touches `Batch.masks_NTHW`. True replaces the projection, pairwise, temporal,
+            propagation and background terms by cross-entropy and dice against the masks.
     """
 
     def __init__(self, config: LossConfig, num_classes: int, with_masks: bool = False):
@@ -71,20 +79,11 @@ class Criterion(nn.Module):
             matched = match(prediction, batch, batch.boxes_NT4 / STRIDE, self.config.match, self.with_masks)
         return self.terms(prediction, matched, matched_masks(prediction, matched, batch), batch, step)
 
-    def terms(
-        self,
-        prediction: Prediction,
-        matched: Match,
-        masks_LNTHW: Tensor,
-        batch: Batch,
-        step: int,
-        shift_BP2: Tensor | None = None,
-    ) -> LossTerms:
+    def terms(self, prediction: Prediction, matched: Match, masks_LNTHW: Tensor, batch: Batch, step: int) -> LossTerms:
         """Compute the losses of a known assignment, as `forward` does.
 
         Args:
             masks_LNTHW: Mask logits of each object's query, at every layer.
-            shift_BP2: int64 camera motion (dy, dx) in grid cells, per clip and pair of frames.
         """
         config = self.config
         class_sum, class_weight = classification_loss(prediction, matched, batch, config.no_object)
@@ -112,22 +111,20 @@ class Criterion(nn.Module):
                 masks_LNTHW, batch, step, config.projection, config.pairwise, config.temporal
             )
         else:
-            terms |= self._box_terms(masks_LNTHW, batch, objects, step, shift_BP2)
+            terms |= self._box_terms(masks_LNTHW, batch, objects, step)
         if config.background > 0 and not self.with_masks:
             boxes = batch.boxes_NT4.repeat(len(masks_LNTHW), 1, 1) / STRIDE
             terms["background"] = config.background * background_loss(masks_LNTHW.flatten(0, 1), boxes, objects)
         return LossTerms(total=sum(terms.values(), start=zero), **terms)
 
-    def _box_terms(
-        self, masks_LNTHW: Tensor, batch: Batch, objects: Tensor, step: int, shift_BP2: Tensor | None
-    ) -> dict[str, Tensor]:
+    def _box_terms(self, masks_LNTHW: Tensor, batch: Batch, objects: Tensor, step: int) -> dict[str, Tensor]:
         """Weighted terms that need only boxes, by name."""
         config, layers = self.config, len(masks_LNTHW)
-        pairwise, temporal = config.pairwise, config.temporal
+        pairwise, temporal, propagation = config.pairwise, config.temporal, config.propagation
         # The layers are flattened into one list of objects: the matched masks go through each loss in one call.
         masks, boxes = masks_LNTHW.flatten(0, 1), batch.boxes_NT4.repeat(layers, 1, 1) / STRIDE
         video_index = batch.video_index_N.repeat(layers)
-        lab_BTCHW, _ = grid_colors(batch.frames_BTCHW, batch.sizes_B2)
+        lab_BTCHW, content_BHW = grid_colors(batch.frames_BTCHW, batch.sizes_B2)
 
         # Sums over all layers divided by the counts of one layer are the sum of the layers' means.
         terms = {}
@@ -140,11 +137,36 @@ class Criterion(nn.Module):
             mean = loss / mean_over_processes(count / layers).clamp(min=1)
             terms["pairwise"] = pairwise.weight * _ramp(step - pairwise.start, pairwise.warmup) * mean
         if temporal.weight > 0:
+            shift_BP2 = self._camera_motion(lab_BTCHW, content_BHW, batch) if temporal.camera_motion else None
             matches = self.tk_loss.match(lab_BTCHW, shift_BP2)
             loss_NP, weight_NP = self.tk_loss.terms(masks, boxes, video_index, matches)
             mean_P = loss_NP.sum(0) / mean_over_processes(weight_NP.sum(0) / layers).clamp(min=1)
             terms["temporal"] = temporal.weight * _ramp(step, temporal.warmup) * mean_P.sum()
+        if propagation.weight > 0:
+            known_NTHW, smoothing_N = self._propagated_background(lab_BTCHW, content_BHW, batch)
+            loss = negatives_loss(masks, known_NTHW.repeat(layers, 1, 1, 1), objects, smoothing_N.repeat(layers))
+            terms["propagation"] = propagation.weight * loss
         return terms
+
+    def _camera_motion(self, lab_BTCHW: Tensor, content_BHW: Tensor, batch: Batch) -> Tensor:
+        """int64 ``[B, P, 2]``: camera motion (dy, dx) in grid cells, of each clip and pair of frames."""
+        pairs_P2 = mfvis_ext.tube_pairs(lab_BTCHW.shape[1], self.config.temporal.tube, lab_BTCHW.device)
+        motion = []
+        for i, objects in enumerate(batch.objects_of_clips):
+            outside_THW = outside_all_boxes(batch.boxes_NT4[objects] / STRIDE, content_BHW[i])
+            motion.append(camera_motion(lab_BTCHW[i], outside_THW, pairs_P2))
+        return torch.stack(motion)
+
+    def _propagated_background(self, lab_BTCHW: Tensor, content_BHW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Background inside each object's boxes that other frames of its clip show, bool ``[N, T, H, W]``; and the
+        smoothing of the loss, ``[N]``."""
+        config, known = self.config.propagation, []
+        for i, objects in enumerate(batch.objects_of_clips):
+            boxes_NT4 = batch.boxes_NT4[objects] / STRIDE
+            outside_THW = outside_all_boxes(boxes_NT4, content_BHW[i])
+            known.append(propagated_background(lab_BTCHW[i], outside_THW, boxes_NT4, config))
+        inside_NTHW = inside_boxes(batch.boxes_NT4 / STRIDE, *content_BHW.shape[1:])
+        return torch.cat(known), config.smoothing * inside_NTHW.sum((1, 2, 3))
 
 
 def _ramp(step: int, warmup: int) -> float:

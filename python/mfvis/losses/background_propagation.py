@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import mfvis_ext
-from mfvis.label.config import BackgroundPropagationConfig
 from mfvis.losses.background import box_spans
+from mfvis.losses.config import BackgroundPropagationConfig
 
 LEAST_OVERLAP = 0.35
 """Minimum overlap of two frames' backgrounds for a valid camera motion, as a share of the smaller background."""
@@ -64,6 +64,11 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
         dy, dx = best // size[1], best % size[1]
         moves.append(torch.stack([(dy + height) % size[0] - height, (dx + width) % size[1] - width], 1))
     return torch.cat(moves) if moves else pairs_P2.new_zeros(0, 2)
+
+
+def outside_all_boxes(boxes_NT4: Tensor, content_HW: Tensor) -> Tensor:
+    """bool ``[T, H, W]``: True outside the boxes of all objects and outside the padding. Boxes: on the grid."""
+    return content_HW & ~inside_boxes(boxes_NT4, *content_HW.shape).any(0)
 
 
 @torch.no_grad()
