@@ -15,7 +15,6 @@ from mfvis.errors import DataError, Problem
 
 CHUNK = 1 << 17
 """Number of characters that `check_counts` processes at a time, so that they stay in the cache."""
-JOINTS = ("runs", "first", "second", "third", "before_last", "last", "first_end", "third_end")
 _DIGITS = np.arange(256, dtype=np.uint8) - np.uint8(48)
 # Each character adds five bits to its value. The highest bit of the last character (bit 5 clear) is the sign.
 _VALUES = (_DIGITS & 31).astype(np.int32) - np.where(_DIGITS & 48 == 16, 32, 0).astype(np.int32)
@@ -30,9 +29,6 @@ class Masks:
     """Compressed RLEs ``{"size": [h, w], "counts": str}``. None for a mask that is absent or damaged."""
     area_N: np.ndarray
     """Areas in pixels, int64; 0 without a mask."""
-    joints: dict[str, np.ndarray]
-    """Values that `mfvis.eval.tubes` needs to join the strings of several masks, int64 ``[N]`` each: see
-    `_check_chunk`."""
 
 
 def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, problems: list[Problem]) -> Masks:
@@ -51,8 +47,7 @@ def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, pro
         elif mask is not None and mask != []:
             others.append(place)
     area_N = np.zeros(len(masks), np.int64)
-    joints = {name: np.zeros(len(masks), np.int64) for name in JOINTS}
-    others += _check(usual, rles, area_N, joints)
+    others += _check(usual, rles, area_N)
     for place in sorted(others):
         record, mask, height, width = masks[place]
         rles[place] = None
@@ -74,21 +69,15 @@ def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, pro
                     rles[place] = None
         except DataError as error:
             problems += error.problems
-    _check([place for place in others if rles[place] is not None], rles, area_N, joints)
-    return Masks(rles, area_N, joints)
+    _check([place for place in others if rles[place] is not None], rles, area_N)
+    return Masks(rles, area_N)
 
 
-def _check(
-    places: list[int], rles: list[dict[str, Any] | None], area_N: np.ndarray, joints: dict[str, np.ndarray]
-) -> list[int]:
-    """Fill in area and joints of the RLEs at these indices. Returns the indices of the invalid ones."""
+def _check(places: list[int], rles: list[dict[str, Any] | None], area_N: np.ndarray) -> list[int]:
+    """Fill in the areas of the RLEs at these indices. Returns the indices of the invalid ones."""
     pixels = np.array([rles[place]["size"][0] * rles[place]["size"][1] for place in places], np.int64)
-    checked = check_counts([rles[place]["counts"] for place in places], pixels)
-    sound = checked.pop("sound") == 1
-    area_N[places] = np.where(sound, checked.pop("area"), 0)
-    for name, values in checked.items():
-        joints[name][places] = values
-    return [places[n] for n in np.flatnonzero(~sound).tolist()]
+    valid_N, area_N[places] = check_counts([rles[place]["counts"] for place in places], pixels)
+    return [places[n] for n in np.flatnonzero(~valid_N).tolist()]
 
 
 def _listed_runs(mask: Any, height: int, width: int) -> bool:
@@ -108,14 +97,14 @@ def _listed_runs(mask: Any, height: int, width: int) -> bool:
     )
 
 
-def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> dict[str, np.ndarray]:
-    """Run `_check_chunk` on N compressed RLE strings. Returns int64 ``[N]`` for each of its values.
+def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Validity, bool ``[N]``, and mask areas, int64 ``[N]``, of N compressed RLE strings.
 
     Runs are valid if they add up to the image's pixels (int64 ``[N]``) and all are positive, except that the first may
     be 0. Strings with a value of more than six characters, and images of more than `MAX_PIXELS`, are reported as
-    invalid. The other values of an invalid string are undefined.
+    invalid. The area of an invalid string is 0.
     """
-    found = {name: np.zeros(len(counts), np.int64) for name in ("sound", "area", *JOINTS)}
+    valid_N, area_N = np.zeros(len(counts), bool), np.zeros(len(counts), np.int64)
     length_N = np.fromiter(map(len, counts), np.int64, len(counts))
     ascii_N = np.fromiter(map(str.isascii, counts), bool, len(counts))
     # Sort by length, so that the strings of a chunk fill a rectangle.
@@ -127,20 +116,15 @@ def check_counts(counts: Sequence[str], pixels_N: np.ndarray) -> dict[str, np.nd
         stop = start + max(1, CHUNK // int(sorted_length[start]))
         # Strings that are much longer than the first one are left to the next chunk.
         stop = min(stop, max(start + 1, int(np.searchsorted(sorted_length, 1.25 * sorted_length[start], side="right"))))
-        chosen = order[start:stop]
-        chunk = _check_chunk([counts[n] for n in chosen], length_N[chosen], pixels_N[chosen])
-        for name, values in chunk.items():
-            found[name][chosen] = values
+        indices = order[start:stop]
+        chunk = [counts[n] for n in indices]
+        valid_N[indices], area_N[indices] = _check_chunk(chunk, length_N[indices], pixels_N[indices])
         start = stop
-    return found
+    return valid_N, np.where(valid_N, area_N, 0)
 
 
-def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) -> dict[str, np.ndarray]:
-    """Validity and mask areas of non-empty strings in ascending order of length, and
-
-    * runs: number of runs;
-    * first, second, third, before_last, last: runs, if they exist;
-    * first_end, third_end: number of characters of the first run, and of the first three.
+def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Validity and mask areas of non-empty strings in ascending order of length.
 
     A string with a run of length 0, except the first one, is also reported as invalid.
     """
@@ -151,7 +135,7 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
     digit_NC = text_NC - np.uint8(48)
     more_NC = digit_NC >> 5 & 1
     last_NC = more_NC ^ 1
-    sound = (np.count_nonzero(digit_NC < 64, axis=1) == length_N) & (last_NC[rows, length_N - 1] == 1)
+    valid = (np.count_nonzero(digit_NC < 64, axis=1) == length_N) & (last_NC[rows, length_N - 1] == 1)
 
     value_NC = _VALUES.take(text_NC)
     value_NC[:, 1:] <<= more_NC[:, :-1] * np.uint8(5)
@@ -165,7 +149,7 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
         row, column = row[column >= before], column[column >= before]
         longer = more_NC[row, column - before] == 1
         row, column = row[longer], column[longer]
-    sound[row] = False
+    valid[row] = False
 
     # From the fourth on, a run is stored as the difference to the run two before: sum over every second value.
     number_NC = np.cumsum(last_NC.astype(np.int32), axis=1, dtype=np.int32)
@@ -179,27 +163,10 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
     run_NC *= last_NC
     # As unsigned, a negative run is huge. No step exceeds 2^30, so that values within the bound have not wrapped
     # around.
-    sound &= pixels_N <= MAX_PIXELS
-    sound &= (run_NC.view(np.uint32).max(1) <= pixels_N) & (first_N >= 0) & (first_N <= pixels_N)
-    sound &= run_NC.sum(1, dtype=np.int64) + first_N == pixels_N
+    valid &= pixels_N <= MAX_PIXELS
+    valid &= (run_NC.view(np.uint32).max(1) <= pixels_N) & (first_N >= 0) & (first_N <= pixels_N)
+    valid &= run_NC.sum(1, dtype=np.int64) + first_N == pixels_N
 
-    # A value has at most six characters.
-    head_NC = number_NC[:, : 3 * 6]
-    first, second, third = (np.minimum((head_NC < n).sum(1), length_N - 1) for n in (1, 2, 3))
-    tail_N6 = np.maximum(length_N[:, None] - np.arange(2, 8), 0)
-    before_last = tail_N6[rows, last_NC[rows[:, None], tail_N6].argmax(1)]
-    runs = number_NC[rows, length_N - 1]
     # pycocotools stops comparing where both masks have a run of length 0. Only the first run may need length 0.
     empty = np.count_nonzero((run_NC == 0) & (last_NC == 1), axis=1) > 1
-    return {
-        "sound": sound & ~empty,
-        "area": (run_NC * odd_NC).sum(1, dtype=np.int64),
-        "runs": runs,
-        "first": first_N,
-        "second": run_NC[rows, second],
-        "third": run_NC[rows, third],
-        "before_last": run_NC[rows, before_last],
-        "last": run_NC[rows, length_N - 1],
-        "first_end": first + 1,
-        "third_end": third + 1,
-    }
+    return valid & ~empty, (run_NC * odd_NC).sum(1, dtype=np.int64)

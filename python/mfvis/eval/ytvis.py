@@ -178,7 +178,7 @@ def _found_tracks(
     start = 0
     for result in results:
         stop = start + len(result.segmentations)
-        tube = Tube(tuple(masks.rles[start:stop]), masks, start)
+        tube = Tube(tuple(masks.rles[start:stop]))
         area = mean_area(masks.area_N[start:stop].tolist())
         found[result.video_id, result.category_id].append(_Found(result.score, tube, area))
         start = stop
@@ -211,7 +211,7 @@ def _true_tracks(dataset: VideoDataset) -> dict[tuple[int, int], list[_True]]:
             problems.append(Problem(str(dataset.path), f"annotation {track.id}", problem, "Write pixels per frame"))
             areas = ()
         drawn = track.segmentations is not None
-        tube = Tube(tuple(masks.rles[start:stop]), masks, start) if drawn else Tube((None,) * video.length)
+        tube = Tube(tuple(masks.rles[start:stop])) if drawn else Tube((None,) * video.length)
         occlusion = _occlusion(track, str(dataset.path), problems) if occluded else 0.0
         true[video.id, track.category_id].append(
             _True(track.id, tube, mean_area(areas), occlusion, bool(track.iscrowd))
