@@ -86,9 +86,9 @@ def find_torch() -> Torch | None:
 
 
 def find_program(name: str, remedy: str) -> str:
-    """A program on the PATH or beside this Python, where pip puts cmake and ninja."""
-    beside = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
-    program = shutil.which(name, path=beside)
+    """A program on the PATH or next to this Python, where pip puts cmake and ninja."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    program = shutil.which(name, path=path)
     if program is None:
         fail(f"{name} is missing", remedy)
     return program
@@ -112,15 +112,16 @@ def check_headers() -> None:
 
 def find_nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    places = [str(Path(home) / "bin")] if home else []
-    return shutil.which("nvcc", path=os.pathsep.join([*places, os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
+    folders = [str(Path(home) / "bin")] if home else []
+    return shutil.which("nvcc", path=os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
 
 
 @dataclass(frozen=True)
 class Cuda:
-    """What to do about CUDA kernels, and why."""
+    """Decision about the CUDA kernels."""
 
     nvcc: str | None
+    """Compiler; None builds without CUDA kernels."""
     reason: str
 
 

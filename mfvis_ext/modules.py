@@ -35,7 +35,7 @@ def tube_pairs(frames: int, tube: str = "cyclic", device: torch.device | str | N
 
 @dataclass(frozen=True)
 class Matches:
-    """Where each pixel of a clip is found again in the clip's other frames: `TKLoss.match`."""
+    """Matches of each pixel of a clip in the clip's other frames, from `TKLoss.match`."""
 
     offset: Tensor
     """int16 ``[B, P, k, H, W]``, see `temporal_topk`."""
@@ -55,7 +55,7 @@ def _check_rgb(frames: Tensor) -> None:
         return
     low, high = torch.stack(torch.aminmax(frames)).tolist()
     found = f"mfvis::TKLoss: frames has values from {low:.4g} to {high:.4g}; expected RGB in 0..255"
-    # 1e-4: interpolation may round below 0, but LAB of a gray picture, with a from -0.0025, is no RGB.
+    # 1e-4: interpolation may round below 0, but LAB of a gray picture, with a from -0.0025, is not RGB.
     # 256: 255 and a fraction in bfloat16.
     if not (low >= -1e-4 and high <= 256):
         raise ValueError(
@@ -80,9 +80,9 @@ class TKLoss(nn.Module):
         rgb: True converts frames, RGB in 0..255, to LAB before they are matched. False matches them as they are.
         downsample: image pixels per mask pixel, 4 for masks at a quarter of the size; only with ``rgb``.
 
-    Training from scratch needs a warm-up of the pairwise and temporal losses, as in the example. Both ask for agreement
-    only, and for an untrained network the easiest agreement is no mask at all: with full weights from the first step,
-    training can collapse to empty masks. A network that already segments needs no warm-up.
+    Training from scratch needs a warm-up of the pairwise and temporal losses, as in the example. Both only
+    ask for agreement, which empty masks reach most easily: with full weights from the first step, the training of an
+    untrained network can collapse to them. A network that already segments needs no warm-up.
 
     Some mistakes are valid input and raise no error. Boxes ``x, y, width, height`` are mostly read as absent, and boxes
     in image pixels reach beyond the masks. Blue and red in the wrong order give other colors. Random noise matches

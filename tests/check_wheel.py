@@ -1,7 +1,7 @@
 """`python tests/check_wheel.py WHEEL [TORCH ...]`: does the wheel hold what its users need, and work for them?
 
-Looks at what the library in the wheel is bound to, then, for each TORCH ("2.10.*" and the newest, unless told
-otherwise), makes a fresh environment with that torch, installs the wheel without its sources beside it, and runs the
+Looks at what the library in the wheel is bound to, then, for each TORCH ("2.10.*" and the newest, by
+default), makes a fresh environment with that torch, installs the wheel without its sources next to it, and runs the
 operators' tests there. Needs pip and its index; takes minutes, most of them for torch itself.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = ("libtorch", "libc10", "libcudart", "libcuda", "libnv")
-"""What belongs to torch or to CUDA must come from there, not from the wheel."""
+"""Libraries of torch and CUDA, which must not be in the wheel."""
 
 
 def bound_to(library: Path) -> list[str]:

@@ -20,13 +20,14 @@ WORDS = {
     r"nobody|whom|somebody": "say who",
     r"told|tells|tell of|is told": "report, given",
     r"wants|wanted": "needs, expected, requested",
-    r"is no (?!longer|more|less|other|better|worse|slower|faster|larger|smaller)\w+": "is not a",
-    r"are no (?!longer|more|less|other|better|worse|slower|faster|larger|smaller)\w+": "are not",
-    r"colours?|coloured|grey|centres?|centred|behaviours?|neighbours?|neighbouring|normalis\w+|optimis\w+": "American",
+    r"(?<!there )is no (?!longer|more|less|other|better|worse|slower|faster|larger|smaller)\w+": "is not a",
+    r"(?<!there )are no (?!longer|more|less|other|better|worse|slower|faster|larger|smaller)\w+": "are not",
+    r"colours?|coloured|grey|centres?|centred|behaviours?|neighbours?|neighbouring": "American",
+    r"normalis\w+|optimis(?!ti|m\b)\w+": "American",
     r"initialis\w+|recognis\w+|rasteris\w+|vectoris\w+|parallelis\w+|minimis\w+|maximis\w+|organis\w+": "American",
     r"licence|labelling|modelling|learnt|catalogue": "American",
 }
-FOUND = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): remedy for pattern, remedy in WORDS.items()}
+FOUND = {re.compile(rf"(?<![a-z])(?:{pattern})(?![a-z])", re.IGNORECASE): remedy for pattern, remedy in WORDS.items()}
 OPENING = re.compile(r"(?:Of|What|Who|Whose|Whether|Where|Which) ")
 EXEMPT = ("tests/check_words.py", "benchmarks/results/archive/", "LICENSE")
 

@@ -62,7 +62,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(tk_loss, tmp_path: Path) ->
     assert "there is no folder" in tk_loss("--profile", tmp_path / "gone" / "trace.json")
     assert "cannot be read ([Errno 2]" in tk_loss("--replay", tmp_path / "gone.pt")
     assert "words.pt cannot be read (" in tk_loss("--replay", tmp_path / "words.pt")
-    assert "weights.pt is no batch; name the batch.pt" in tk_loss("--replay", tmp_path / "weights.pt")
+    assert "weights.pt is not a batch; name the batch.pt" in tk_loss("--replay", tmp_path / "weights.pt")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

@@ -34,7 +34,7 @@ def test_build_info():
 
 
 def test_the_library_is_bound_to_no_python_library_of_torch():
-    """What the stable ABI promises: libtorch_python and libc10 are not needed, whatever torch it was built with."""
+    """The promise of the stable ABI: libtorch_python and libc10 are not needed, whatever torch it was built with."""
     library = Path(mfvis_ext._C.__file__).read_bytes()
     assert b"libtorch_cpu.so" in library
     assert b"libtorch_python.so" not in library
@@ -120,12 +120,12 @@ def test_a_missing_library_is_one_sentence(tmp_path):
 
 
 def test_another_cuda_than_torch_has_is_one_sentence(tmp_path):
-    """A build for CUDA 13 beside a torch for CUDA 12 says so, and which build fits."""
+    """A build for CUDA 13 with a torch for CUDA 12 says so, and which build fits."""
     code = (
         "import torch; torch.version.cuda = '12.8'\n"
         "from mfvis_ext import _C\n"
         "import sys; del sys.modules['mfvis_ext']\n"
-        "told = _C.build_info; _C.build_info = lambda: {**told(), 'cuda': '13.0', 'version': '1.2+cu130'}\n"
+        "original = _C.build_info; _C.build_info = lambda: {**original(), 'cuda': '13.0', 'version': '1.2+cu130'}\n"
         "import warnings; warnings.simplefilter('error')\n"
         "import mfvis_ext\n"
     )

@@ -161,8 +161,8 @@ def test_a_run_is_found_by_what_it_depends_on(study, tmp_path: Path) -> None:
     assert with_tk.folder in [run.folder for run in runs(study, tmp_path / "a.yaml", Path("elsewhere"))]
     assert len({run.folder for run in runs(study, tmp_path / "a.yaml")}) == 6
     (tmp_path / "b.yaml").write_text((tmp_path / "b.yaml").read_text().replace("start: {train: {steps: 1}}", ""))
-    (alone,) = runs(study, tmp_path / "b.yaml")
-    assert alone.start is None and alone.folder != same.folder
+    (separate,) = runs(study, tmp_path / "b.yaml")
+    assert separate.start is None and separate.folder != same.folder
 
 
 def runs(study, file: Path, data: Path = Path("data")):
@@ -221,7 +221,7 @@ def test_matches_of_a_moving_square_are_counted(study) -> None:
     # The object and the ground that stays in sight are found again; the two columns that it covers next are not.
     assert found["matched"] == found["matches"] == 16 * 8 and found["wrong"] == found["misled"] == 0
     assert found["static"] == 16 * 4
-    assert found["told"] == 16 * 2  # columns 8 and 9, which the second box leaves out
+    assert found["supervised"] == 16 * 2  # columns 8 and 9, which the second box leaves out
     assert row("x", [found]) == "| x | 80.0 % | 0.0 % | 50.0 % | 50.0 % | 50.0 % | 0.0 % |"
 
 

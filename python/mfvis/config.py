@@ -42,10 +42,10 @@ class OptimConfig:
     """Fractions of `steps` at which "step" multiplies the learning rate by 0.1."""
 
     def __post_init__(self) -> None:
-        require(self, self.wanted())
+        require(self, self.rules())
 
-    def wanted(self) -> dict[str, tuple[bool, str]]:
-        """Checks: for each field, validity and the expected value."""
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        """For each field, whether it is valid and the expected value."""
         return {
             "steps": (self.steps >= 1, "1 or more"),
             "lr": (math.isfinite(self.lr) and self.lr > 0, "a positive number"),
@@ -92,12 +92,12 @@ class TrainConfig(OptimConfig):
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep."""
 
-    def wanted(self) -> dict[str, tuple[bool, str]]:
-        """Checks of the optimizer's and the loop's fields."""
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        """Rules for the fields of the optimizer and the training loop."""
         positive = ("batch_size", "batch_size_per_device", "log_every", "checkpoint_every", "keep_checkpoints")
         least = dict.fromkeys(positive, 1) | {"seed": 0, "num_workers": 0}
-        own = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
-        return super().wanted() | own | {"prompt_probability": (0 <= self.prompt_probability <= 1, "0 to 1")}
+        bounds = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
+        return super().rules() | bounds | {"prompt_probability": (0 <= self.prompt_probability <= 1, "0 to 1")}
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def accumulation(train: TrainConfig, processes: int) -> int:
     at_a_time = train.batch_size_per_device * processes
     if train.batch_size % at_a_time:
         raise ConfigError(
-            f"train.batch_size is {train.batch_size}, which is no multiple of {at_a_time} "
+            f"train.batch_size is {train.batch_size}, which is not a multiple of {at_a_time} "
             f"(train.batch_size_per_device {train.batch_size_per_device} x {processes} processes); "
             "set one of them so that it is"
         )

@@ -49,7 +49,7 @@ def run(config: ConvertConfig) -> None:
     print(f"{config.source}: {named.format}")
     if named.backbone_only:
         backbone = find_backbone(named, config.source)
-        print(f"the backbone alone, {backbone.name}: {len(named.tensors)} tensors")
+        print(f"only the backbone, {backbone.name}: {len(named.tensors)} tensors")
         if config.classes is not None:
             raise ConfigError(f"classes is {config.classes}, but {config.source} has no class head")
         _write(config, named.tensors, named)
@@ -145,7 +145,7 @@ def find_backbone(named: ConvertedWeights, source: str) -> BackboneConfig:
         config = BackboneConfig(name, stride_in_1x1=stride)
         with torch.device("meta"):
             net = Backbone(config, pretrained=False).net
-        report = compare(net, under_names_of(net, named.backbone), anew=_NOT_PRETRAINED)
+        report = compare(net, under_names_of(net, named.backbone), reinitialized=_NOT_PRETRAINED)
         if not (report.missing or report.unexpected or any("[" in name for name in report.reinitialized)):
             return config
         if len(report.loaded) > best:

@@ -17,9 +17,9 @@ class ConfigError(MfvisError):
     """A flag, a preset or a combination of them is wrong."""
 
 
-def require(config: object, wanted: Mapping[str, tuple[bool, str]]) -> None:
-    """Raise ConfigError with a line for each invalid field. Checks are given as ``{name: (valid, expectation)}``."""
-    faulty = {name: expected for name, (good, expected) in wanted.items() if not good}
+def require(config: object, rules: Mapping[str, tuple[bool, str]]) -> None:
+    """Raise ConfigError with a line for each invalid field. `rules`: ``{name: (valid, expectation)}``."""
+    faulty = {name: expected for name, (valid, expected) in rules.items() if not valid}
     if faulty:
         lines = [f"{name} is {attrgetter(name)(config)}; expected {expected}" for name, expected in faulty.items()]
         raise ConfigError("\n".join(lines))

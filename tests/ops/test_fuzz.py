@@ -75,7 +75,7 @@ def mistaken(value: Any, chance: random.Random) -> Any:
 
 
 def refused_for_values(op: OperatorTests, arguments: dict[str, Any]) -> bool:
-    """Whether the CPU refuses the values, which a GPU does not check; there invalid indices abort the reference."""
+    """True if the CPU refuses the values, which a GPU does not check; there invalid indices abort the reference."""
     try:
         op.function(**{n: v.cpu() if isinstance(v, Tensor) else v for n, v in arguments.items()})
     except REFUSED as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mfvis_ext import box_projection_loss
 
 HAS_FROM_BLOB = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
-"""Whether torch accepts external memory for a tensor."""
+"""True if torch accepts external memory for a tensor."""
 
 
 def gradient(seed: int, instances: int = 4) -> Tensor:

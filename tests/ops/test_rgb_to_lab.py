@@ -47,7 +47,7 @@ def test_published_values(color):
     assert lab == pytest.approx(PUBLISHED[color], abs=2e-4)
 
 
-def test_every_level_of_grey_against_the_formula_in_float64():
+def test_every_level_of_gray_against_the_formula_in_float64():
     gray = torch.arange(256)
     u = gray.double() / 255
     y = torch.where(u > 0.04045, ((u + 0.055) / 1.055) ** 2.4, u / 12.92)
@@ -59,8 +59,8 @@ def test_every_level_of_grey_against_the_formula_in_float64():
 def test_blocks_are_averaged_before_the_conversion_and_incomplete_ones_dropped():
     images = torch.zeros(3, 5, 7)
     images[:, ::2] = 255
-    half_grey = rgb_to_lab(torch.full((3, 2, 3), 127.5))
-    assert torch.equal(rgb_to_lab(images, downsample=2), half_grey)
+    half_gray = rgb_to_lab(torch.full((3, 2, 3), 127.5))
+    assert torch.equal(rgb_to_lab(images, downsample=2), half_gray)
     assert rgb_to_lab(images, downsample=6).shape == (3, 0, 1)
 
 

@@ -25,7 +25,7 @@ def picture(t: int) -> np.ndarray:
 
 
 def number(frame_HW3: np.ndarray) -> int:
-    """Which frame of `picture` this is."""
+    """Index of a frame of `picture`."""
     return round((float(frame_HW3[-12:, -12:].mean()) - 20) / 9)
 
 

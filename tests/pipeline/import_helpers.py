@@ -66,7 +66,7 @@ def problems_of(file: Path, frames: Path, **options: Any) -> str:
     return str(error.value)
 
 
-def check_told(folder: Path, pictures: Path, content: Any, messages: list[str]) -> None:
-    """Asserts that the faults of a file are all told when it is imported."""
-    told = problems_of(write(folder / "file", content), pictures)
-    assert [message for message in messages if message not in told] == [], told
+def check_problems(folder: Path, pictures: Path, content: Any, messages: list[str]) -> None:
+    """Asserts that importing a file reports all its faults."""
+    problems = problems_of(write(folder / "file", content), pictures)
+    assert [message for message in messages if message not in problems] == [], problems

@@ -1,4 +1,4 @@
-"""What a file says, read a second time: short, trusting, and sharing no code with the package."""
+"""Second parsers of every format: short, without checks, and sharing no code with the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 WIDTH, HEIGHT, LENGTH = 80, 60, 6
-"""Of all sound files."""
+"""Size and number of the frames of all valid files."""
 
 Json = Any
 Box = tuple[float, float, float, float]

@@ -30,7 +30,7 @@ class Thing:
 Frame = tuple[list[Thing], list[Thing]]
 """Annotated, predicted."""
 Numbers = dict[tuple[str, str], float]
-"""Of a class or a group: its row and name."""
+"""Metric by (row, name); a row is a class or a group."""
 
 
 def rectangle(x1: int, y1: int, x2: int, y2: int) -> np.ndarray:

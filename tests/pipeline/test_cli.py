@@ -326,8 +326,8 @@ def test_doctor_names_a_gpu_that_nothing_was_built_for(
     assert main(["doctor"]) == 0
     report = capsys.readouterr().out
     assert "L4, sm_89, 1.0 of 16.0 GiB used" in report
-    told = f"built for other GPUs, {archs}: build it here, in a checkout, with `MFVIS_CUDA=1 pip install -e .`"
-    assert (told in report) == (not runs)
+    remedy = f"built for other GPUs, {archs}: build it here, in a checkout, with `MFVIS_CUDA=1 pip install -e .`"
+    assert (remedy in report) == (not runs)
 
 
 def test_doctor_has_no_flags(capsys: pytest.CaptureFixture[str]) -> None:

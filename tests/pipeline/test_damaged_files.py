@@ -1,4 +1,4 @@
-"""Damaged, hostile and foreign files in place of frames: each is told, by the readers and by ``data check``."""
+"""Damaged, hostile and foreign files in place of frames: each is reported by the readers and by ``data check``."""
 
 from __future__ import annotations
 

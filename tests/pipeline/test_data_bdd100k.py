@@ -82,7 +82,7 @@ def test_box_tracks_and_polygons(tmp_path: Path) -> None:
     assert load_bdd100k(tmp_path, "val").videos[0].tracks[0].boxes_T4.tolist() == [[0, 0, 4, 5]]
 
 
-def test_boxes_outside_their_picture_are_left_out_and_told(tmp_path: Path) -> None:
+def test_boxes_outside_their_picture_are_left_out_and_reported(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / FOLDERS["boxes"]).mkdir(parents=True)
     outside = label(id="8", box2d={"x1": 2000, "y1": 0, "x2": 2010, "y2": 9})
@@ -101,9 +101,9 @@ def test_a_video_in_two_files_and_all_problems_of_a_folder(tmp_path: Path) -> No
     (folder / "3.json").write_text("[")
     with pytest.raises(DataError) as error:
         load_bdd100k(tmp_path)
-    told = [f"{Path(problem.file).name}: {problem.problem}" for problem in error.value.problems]
-    assert told[:2] == ["2.json: is in another file, too", "2.json: category is 'boat'"]
-    assert len(told) == 3 and told[2].startswith("3.json: ends in the middle")
+    problems = [f"{Path(problem.file).name}: {problem.problem}" for problem in error.value.problems]
+    assert problems[:2] == ["2.json: is in another file, too", "2.json: category is 'boat'"]
+    assert len(problems) == 3 and problems[2].startswith("3.json: ends in the middle")
 
 
 def test_class_change_makes_two_tracks(tmp_path: Path) -> None:

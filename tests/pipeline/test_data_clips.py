@@ -1,4 +1,4 @@
-"""Which clips are drawn, what is in them, and that a resumed run draws the same ones."""
+"""The choice and the content of clips, and that a resumed run draws the same ones."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
     assert dog.areas == (118.5,) and crowd.areas is None
 
 
-def test_pictures_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+def test_pictures_of_one_name_in_two_folders_are_distinguished(tmp_path: Path) -> None:
     """Their overlays lie in one folder."""
     images = [
         {"id": number, "width": 4, "height": 4, "file_name": name} for number, name in enumerate(["a/1.jpg", "b/1.jpg"])
@@ -72,7 +72,7 @@ def test_masks_need_not_be_kept(tmp_path: Path) -> None:
     assert all(track.segmentations is None for track in video.tracks)
 
 
-def test_pictures_alone_can_be_predicted(tmp_path: Path) -> None:
+def test_pictures_without_annotations_can_be_predicted(tmp_path: Path) -> None:
     assert load(tmp_path, {"images": sound()["images"], "categories": []}).videos[0].tracks == ()
 
 
@@ -98,7 +98,7 @@ def test_where_the_pictures_of_an_own_file_lie(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     path = tmp_path / "annotations" / "instances_night.json"
     path.write_text(json.dumps(content))
-    assert load_coco(path).videos[0].frames == (tmp_path / "annotations/9.jpg",), "beside the file, if nowhere"
+    assert load_coco(path).videos[0].frames == (tmp_path / "annotations/9.jpg",), "next to the file if nowhere else"
     for folder in (".", "night", "images", "annotations/images"):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "9.jpg").write_bytes(b"")

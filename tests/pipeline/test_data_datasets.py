@@ -150,7 +150,7 @@ def test_another_spelling_of_a_category_is_noted_and_another_category_refused(tm
         DatasetSpec(tmp_path, "ovis").load()
 
 
-def test_what_nobody_can_mend_is_noted(tmp_path: Path) -> None:
+def test_problems_without_a_remedy_are_noted(tmp_path: Path) -> None:
     publish("ytvis2019", tmp_path)
     content = json.loads((tmp_path / "train.json").read_text())
     first, second = (next(a for a in content["annotations"] if a["video_id"] == v["id"]) for v in content["videos"])

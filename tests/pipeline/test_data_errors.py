@@ -1,4 +1,4 @@
-"""What malformed data sets are told: every problem, with file, record and remedy."""
+"""Errors about malformed data sets: every problem, with file, record and remedy."""
 
 from __future__ import annotations
 

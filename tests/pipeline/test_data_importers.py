@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from import_helpers import MOT, check_told, problems_of, write, write_pictures
+from import_helpers import MOT, check_problems, problems_of, write, write_pictures
 from mfvis.cli import main
 from mfvis.data.check import check_file
 from mfvis.data.ytvis import load_dataset
@@ -52,4 +52,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_told(tmp_path, six_pictures, *FAULTS[name])
+    check_problems(tmp_path, six_pictures, *FAULTS[name])

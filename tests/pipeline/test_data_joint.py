@@ -1,4 +1,4 @@
-"""Several data sets in one training: shares, clip lengths, supervision, pseudo-clips, and masks nobody asked for."""
+"""Several data sets in one training: shares, clip lengths, supervision, pseudo-clips, and masks that are not used."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_every_batch_has_the_mixture(together: int) -> None:
     assert list(islice(resumed, 40)) == draws[24:]
 
 
-def test_the_epochs_of_each_data_set_are_told(tmp_path: Path) -> None:
+def test_the_epochs_of_each_data_set_are_printed(tmp_path: Path) -> None:
     config = configure(tmp_path, "ytvis2019:a@0.75", "coco:b@0.25")
     lines = derived(config, 1, [3, 6])
     assert "epochs 3.0 of ytvis2019:a@0.75 = 12 clips x 0.75 / 3 videos" in lines
@@ -129,7 +129,7 @@ def test_a_batch_mixes_data_sets_lengths_and_supervision(published: Path, tmp_pa
         train(replace(config, resume=True, data=changed))
 
 
-def test_pictures_of_own_classes_train_by_themselves_and_beside_others(published: Path, tmp_path: Path) -> None:
+def test_pictures_of_own_classes_train_by_themselves_and_with_others(published: Path, tmp_path: Path) -> None:
     """COCO's layout is not COCO's classes: any list is read, and joined with another by name."""
     content = json.loads((published / "coco/annotations/instances_train2017.json").read_text())
     names = {1: "person", 4: "sedan", 90: "pothole"}
@@ -165,7 +165,7 @@ def test_losses_of_a_mixed_batch_are_of_the_size_of_its_parts(published: Path, t
         assert one[term] == pytest.approx(two[term], rel=0.1), term
 
 
-def test_pictures_alone_have_projection_and_pairwise_terms_only(published: Path, tmp_path: Path) -> None:
+def test_pictures_have_projection_and_pairwise_terms_only(published: Path, tmp_path: Path) -> None:
     config = configure(tmp_path, f"coco:{published}/coco@length=1")
     train(replace(config, train=replace(config.train, steps=2)))
     for record in records(tmp_path):
@@ -187,7 +187,7 @@ def test_two_processes_train_on_alike_batches(published: Path, tmp_path: Path) -
     assert all(record["projection"] > 0 and record["mask_bce"] > 0 for record in records(tmp_path))
 
 
-# ---- Masks nobody asked for -------------------------------------------------------------------------------------
+# ---- Masks that are not used -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["ytvis2019", "coco"])
@@ -250,7 +250,7 @@ def picture(height: int, width: int, boxes: list[list[float]], with_masks: bool 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_boxes_follow_what_turns_in_the_picture(seed: int) -> None:
-    """From boxes alone the boxes of turned ellipses are exact, and the same as those of the turned masks."""
+    """Without masks, the boxes of turned ellipses are exact, and the same as those of the turned masks."""
     boxes = [[70.0, 60.0, 130.0, 90.0], [140.0, 70.0, 160.0, 130.0]]
     draw = {"rotation": 20.0, "smallest_crop": 0.9}
     blind, seeing = (

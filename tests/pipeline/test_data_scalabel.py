@@ -79,7 +79,7 @@ def test_lines_are_no_part_of_a_mask(tmp_path: Path) -> None:
 
 
 def test_hidden_files_are_not_read(tmp_path: Path) -> None:
-    """A Mac leaves a ``._NAME`` beside each file of an archive."""
+    """A Mac leaves a ``._NAME`` next to each file of an archive."""
     write(tmp_path / "a.json", frames(label()))
     (tmp_path / "._a.json").write_bytes(b"\0\5\x16\7\0Mac OS X\xff")
     assert len(read_scalabel(tmp_path)) == 1

@@ -44,7 +44,7 @@ def test_masks_are_exclusive_and_non_convex(videos: list) -> None:
     for pictures_THW3, masks_NTHW, shapes_N in videos:
         assert pictures_THW3.shape == (6, 96, 160, 3) and pictures_THW3.dtype == np.uint8
         assert len(masks_NTHW) == len(shapes_N) >= 1
-        assert masks_NTHW.sum(0).max() <= 1, "each pixel belongs to the front object alone"
+        assert masks_NTHW.sum(0).max() <= 1, "each pixel belongs to the front object only"
         shapes |= set(shapes_N.tolist())
         masks = [mask_HW for mask_HW in masks_NTHW.reshape(-1, 96, 160) if mask_HW.any()]
         fill += [mask_HW.sum() / (np.ptp(np.argwhere(mask_HW), 0) + 1).prod() for mask_HW in masks]

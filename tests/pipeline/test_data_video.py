@@ -81,7 +81,7 @@ def test_folder_in_natural_order(tmp_path: Path) -> None:
     assert read_frames(video, []).shape == (0, 3, 34, 48)
 
 
-def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
+def test_gray_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
     Image.new("L", (6, 4), 77).save(tmp_path / "0.png")
     Image.new("RGBA", (6, 4), (1, 2, 3, 0)).save(tmp_path / "1.png")
     frames_TCHW = read_frames(open_video(tmp_path), [0, 1])
@@ -179,7 +179,7 @@ def test_malformed_videos(name: str, tmp_path: Path, film: Path) -> None:
         open_video(tmp_path / name)
 
 
-def test_malformed_folder_and_sound_alone(tmp_path: Path) -> None:
+def test_malformed_folder_and_sound_without_video(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(VideoError, match="folder: the folder has no picture"):
         open_video(tmp_path / "folder")
@@ -244,9 +244,9 @@ def test_malformed_frames(spoil: Callable[[Path], object], message: str, tmp_pat
 def test_real_films(real_data: Path, name: str, length: int) -> None:
     video = open_video(real_data / "clips" / f"{name}.mp4")
     assert video.length == length
-    wanted = [40, 3, 41]
-    frames_TCHW = read_frames(video, wanted)
+    indices = [40, 3, 41]
+    frames_TCHW = read_frames(video, indices)
     with av.open(str(video.frames)) as container:
         decoded = [frame for _, frame in zip(range(42), container.decode(video=0), strict=False)]
-    for frame_CHW, index in zip(frames_TCHW, wanted, strict=True):
+    for frame_CHW, index in zip(frames_TCHW, indices, strict=True):
         assert np.array_equal(frame_CHW.permute(1, 2, 0).numpy(), decoded[index].to_ndarray(format="rgb24"))

@@ -1,4 +1,4 @@
-"""Which device a command takes, and what is said about one that it cannot take."""
+"""The device that a command uses, and the error about one that it cannot use."""
 
 from __future__ import annotations
 

@@ -99,9 +99,9 @@ def test_numbers_are_those_of_the_masks_of_the_boxes(seed: int, tmp_path: Path) 
     ours = measured(tmp_path, case)
     assert_same(flat(ours), oracle(things(case, 1)))
     for label, name in enumerate(NAMES, start=1):
-        wanted = hota_numbers(hota_sums(preprocessed(things(case, 0)["video"], label)))
+        expected = hota_numbers(hota_sums(preprocessed(things(case, 0)["video"], label)))
         numbers = vars(ours.track_eval[name])
-        assert {key: numbers[key] for key in wanted} == approx(wanted, abs=1e-9)
+        assert {key: numbers[key] for key in expected} == approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(100, 103))

@@ -89,7 +89,7 @@ def test_equals_pycocotools(seed: int, tmp_path: Path) -> None:
     assert 0 < numbers["AP"] < 1
 
 
-def test_a_bbox_beside_the_mask_changes_nothing(tmp_path: Path) -> None:
+def test_a_bbox_next_to_the_mask_changes_nothing(tmp_path: Path) -> None:
     """pycocotools would sort by the area of the bbox, and its users delete it before: so do detectron2 and mmdet."""
     annotations, pictures, _ = random_files(tmp_path, 3)
     expected = run(EvalConfig(pictures, f"coco:{annotations}"))

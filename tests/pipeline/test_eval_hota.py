@@ -106,20 +106,20 @@ def test_hota_equals_a_literal_restatement_of_its_definition(seed, tmp_path):
     for label, name in enumerate(NAMES, start=1):
         parts = [hota_sums(preprocessed(frames, label)) for frames in case.values()]
         sums[label] = {key: sum(part[key] for part in parts) for key in parts[0]}
-        wanted = hota_numbers(sums[label])
-        assert {key: ours[name][key] for key in wanted} == approx(wanted, abs=1e-9)
+        expected = hota_numbers(sums[label])
+        assert {key: ours[name][key] for key in expected} == approx(expected, abs=1e-9)
     for name, members in {**SUPER_CATEGORIES, "cls_comb_det_av": range(1, 9)}.items():
-        wanted = hota_numbers({key: sum(sums[label][key] for label in members) for key in sums[1]})
-        assert {key: ours[name][key] for key in wanted} == approx(wanted, abs=1e-9)
-    mean = {key: np.mean([ours[name][key] for name in NAMES]) for key in wanted}
-    assert {key: ours["cls_comb_cls_av"][key] for key in wanted} == approx(mean, abs=1e-9)
+        expected = hota_numbers({key: sum(sums[label][key] for label in members) for key in sums[1]})
+        assert {key: ours[name][key] for key in expected} == approx(expected, abs=1e-9)
+    mean = {key: np.mean([ours[name][key] for name in NAMES]) for key in expected}
+    assert {key: ours["cls_comb_cls_av"][key] for key in expected} == approx(mean, abs=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------------- TrackEval
 
 
 def track_eval(case: dict[str, list[Frame]]) -> dict[str, dict[str, float]]:
-    """The case through TrackEval's BDD100K class and metrics; the overlaps of boxes alone become those of masks."""
+    """The case through TrackEval's BDD100K class and metrics, with overlaps of masks in place of those of boxes."""
     from trackeval.datasets.bdd100k import BDD100K
     from trackeval.metrics import CLEAR, HOTA, Identity
 
@@ -180,11 +180,11 @@ def track_eval(case: dict[str, list[Frame]]) -> dict[str, dict[str, float]]:
 def test_equals_track_eval(seed, tmp_path):
     pytest.importorskip("trackeval")
     case = random_case(seed, disjoint=False)
-    ours, wanted = measured(tmp_path, case), track_eval(case)
-    assert ours.keys() == wanted.keys()
+    ours, expected = measured(tmp_path, case), track_eval(case)
+    assert ours.keys() == expected.keys()
     for name, numbers in ours.items():
         for key, value in numbers.items():
-            assert value == approx(wanted[name][key.replace("_0", "(0)")], abs=1e-9), (name, key)
+            assert value == approx(expected[name][key.replace("_0", "(0)")], abs=1e-9), (name, key)
 
 
 # --------------------------------------------------------------------------------------------------- hand-made cases

@@ -43,9 +43,9 @@ def from_bitmasks(folder: Path, case: dict[str, list[Frame]]) -> MotsMetrics:
     return evaluate_mots(read_bitmask_tracks(predicted, annotated))
 
 
-def assert_same(ours: Numbers, wanted: Numbers) -> None:
-    assert ours.keys() == wanted.keys()
-    for key, value in wanted.items():
+def assert_same(ours: Numbers, expected: Numbers) -> None:
+    assert ours.keys() == expected.keys()
+    for key, value in expected.items():
         assert ours[key] == approx(value, abs=1e-9, rel=0, nan_ok=True), key
 
 
@@ -74,7 +74,7 @@ def cheapest(cost: dict[tuple[int, int], float]) -> dict[int, int]:
 
 
 def count(frames: list[Frame], label: int) -> dict[str, float]:
-    """What the toolkit counts in one video and class."""
+    """The toolkit's counts in one video and class."""
     partner: dict[int, int] = {}
     history: dict[int, list[bool]] = defaultdict(list)
     together: dict[tuple[int, int], int] = defaultdict(int)
@@ -175,10 +175,10 @@ def oracle(case: dict[str, list[Frame]]) -> Numbers:
 def test_equals_a_literal_restatement_of_the_specification(seed, tmp_path):
     disjoint = seed % 2 == 0
     case = random_case(seed, disjoint)
-    wanted = oracle(case)
-    assert_same(flat(from_scalabel(tmp_path, case)), wanted)
+    expected = oracle(case)
+    assert_same(flat(from_scalabel(tmp_path, case)), expected)
     if disjoint:
-        assert_same(flat(from_bitmasks(tmp_path, case)), wanted)
+        assert_same(flat(from_bitmasks(tmp_path, case)), expected)
 
 
 # ------------------------------------------------------------------------------------------------------- the toolkit
@@ -227,7 +227,7 @@ def test_equals_the_toolkit(seed, tmp_path):
 # --------------------------------------------------------------------------------------------------- hand-made cases
 
 
-def test_a_perfect_class_beside_absent_ones_is_an_eighth_of_the_mean(tmp_path):
+def test_a_perfect_class_among_absent_ones_is_an_eighth_of_the_mean(tmp_path):
     metrics = from_bitmasks(tmp_path, one_video(([Thing(7, 3, A)], [Thing(300, 3, A)])))
     assert metrics.as_dict() == {"mMOTSA": 12.5, "mMOTSP": 12.5, "mIDF1": 12.5, "IDSw": 0}
     assert metrics.clear["car"].MOTA == 100
@@ -235,7 +235,7 @@ def test_a_perfect_class_beside_absent_ones_is_an_eighth_of_the_mean(tmp_path):
     assert metrics.clear["OVERALL"].MT == 1
 
 
-def test_a_class_of_false_positives_alone_counts_as_zero(tmp_path):
+def test_a_class_of_only_false_positives_counts_as_zero(tmp_path):
     metrics = from_bitmasks(tmp_path, one_video(([], [Thing(1, 3, A)])))
     assert str(metrics.clear["car"].MOTA) == "-inf"
     assert metrics.as_dict()["mMOTSA"] == 0

@@ -120,7 +120,7 @@ def test_bitmasks_that_do_not_fit_are_named(tmp_path):
 
 
 def test_hidden_files_are_no_bitmasks(tmp_path):
-    """A Mac leaves a ``._NAME`` beside each file of an archive, and file managers leave thumbnails."""
+    """A Mac leaves a ``._NAME`` next to each file of an archive, and file managers leave thumbnails."""
     annotated, predicted = write_bitmasks(tmp_path, one_video(([Thing(1, 3, A)], [Thing(1, 3, A)])))
     for folder in (annotated, predicted, predicted / ".thumbnails"):
         (folder / "video").mkdir(parents=True, exist_ok=True)

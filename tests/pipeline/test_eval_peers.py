@@ -56,10 +56,10 @@ SA_CO = {
 }
 
 
-def assert_tracking(metrics: MotsMetrics, wanted: tuple[list[float], list[float]]) -> None:
+def assert_tracking(metrics: MotsMetrics, expected: tuple[list[float], list[float]]) -> None:
     average, overall = metrics.clear["AVERAGE"], metrics.clear["OVERALL"]
-    assert [getattr(average, name) for name in COLUMNS[:3]] == approx(wanted[0], abs=1e-9)
-    assert [getattr(overall, name) for name in COLUMNS] == approx(wanted[1], abs=1e-9)
+    assert [getattr(average, name) for name in COLUMNS[:3]] == approx(expected[0], abs=1e-9)
+    assert [getattr(overall, name) for name in COLUMNS] == approx(expected[1], abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", MASKS)

@@ -144,11 +144,11 @@ def without_occlusion(annotations: Path, path: Path, low: float = 0, high: float
 def test_equals_the_reference_program(seed, tmp_path, monkeypatch):
     annotations, results = random_files(tmp_path, seed)
     plain = without_occlusion(annotations, tmp_path / "plain.json")
-    wanted = reference(plain, results, monkeypatch)
-    assert ours(plain, results) == approx(wanted, abs=1e-12)
+    expected = reference(plain, results, monkeypatch)
+    assert ours(plain, results) == approx(expected, abs=1e-12)
     # OVIS: the same twelve, and AP and AR of each range of occlusion are those of annotations that others ignore.
     ovis = ours(annotations, results)
-    assert ovis[:6] + ovis[9:15] == approx(wanted, abs=1e-12)
+    assert ovis[:6] + ovis[9:15] == approx(expected, abs=1e-12)
     for place, (low, high) in enumerate([(0, 0.25), (0.25, 0.5), (0.5, 1)]):
         within = without_occlusion(annotations, tmp_path / "within.json", low, high)
         stats = reference(within, results, monkeypatch)

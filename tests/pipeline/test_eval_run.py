@@ -221,7 +221,7 @@ def test_polygons_and_listed_runs_are_read_in_results_and_noted(files, mask):
 
 
 def test_labels_of_other_videos_are_not_measured(files):
-    """Ids are counted from 1 in every file: by them alone any two would fit."""
+    """Ids are counted from 1 in every file: by ids only, any two files would fit."""
     data, results, _ = files
     results.write_text(data.read_text().replace('"a/', '"b/'))
     with pytest.raises(DataError, match=r"results.json: video 4: is 'b', in .*val.json it is 'a'. Label the same"):

@@ -397,13 +397,13 @@ def of_the_hub(trained: Path, tmp_path: Path) -> Path:
     shutil.copytree(trained, tmp_path / "run")
     file = tmp_path / "run" / "checkpoint.json"
     content = json.loads(file.read_text())
-    content["config"]["model"]["backbone"] = {"name": "somebody/model", "weights": "hub"}
-    content["config"]["init"] = "somebody/weights"
+    content["config"]["model"]["backbone"] = {"name": "someone/model", "weights": "hub"}
+    content["config"]["init"] = "someone/weights"
     file.write_text(json.dumps(content))
     return tmp_path / "run"
 
 
-def test_names_in_a_checkpoint_contact_nobody(
+def test_names_in_a_checkpoint_contact_no_server(
     of_the_hub: Path, demo_data: tuple[Path, Path], no_network: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, out = str(demo_data[0]), str(of_the_hub.parent / "out")
@@ -414,8 +414,8 @@ def test_names_in_a_checkpoint_contact_nobody(
     ):
         assert main(argv) == 2
         error = capsys.readouterr().err
-        assert "'somebody/model' is a model of the Hugging Face hub that is not on this machine" in error
-        assert "run `hf download somebody/model config.json preprocessor_config.json`" in error
+        assert "'someone/model' is a model of the Hugging Face hub that is not on this machine" in error
+        assert "run `hf download someone/model config.json preprocessor_config.json`" in error
     assert not no_network
 
 
@@ -430,7 +430,7 @@ def test_a_model_in_the_cache_is_found_without_the_hub(
     folder = tmp_path / "cache" / "snapshot"
     ConvNextConfig(hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1]).save_pretrained(folder)
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda name, file: str(folder / file))
-    config = offline(BackboneConfig("somebody/model", "hub"))
+    config = offline(BackboneConfig("someone/model", "hub"))
     assert Backbone(config, pretrained=False).channels == (8, 16, 16, 16)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         checkpoint.load_model(of_the_hub)
@@ -441,12 +441,12 @@ def test_without_a_connection_the_hub_is_asked_once(
     no_network: list[object], demo_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = ["train", "--preset", "test", "--data", str(demo_data[0]), "--out", str(tmp_path / "run")]
-    assert main([*train, "--init", "somebody/weights"]) == 2
+    assert main([*train, "--init", "someone/weights"]) == 2
     error = capsys.readouterr().err
-    assert "somebody/weights: no such file, and the Hugging Face hub cannot be reached. Check the connection" in error
-    assert "run `hf download somebody/weights model.safetensors` on another machine" in error
-    assert main([*train, "--model.backbone.name", "somebody/model"]) == 2
-    assert "somebody/model cannot be had as a backbone" in capsys.readouterr().err
+    assert "someone/weights: no such file, and the Hugging Face hub cannot be reached. Check the connection" in error
+    assert "run `hf download someone/weights model.safetensors` on another machine" in error
+    assert main([*train, "--model.backbone.name", "someone/model"]) == 2
+    assert "someone/model cannot be had as a backbone" in capsys.readouterr().err
     assert len(no_network) <= 3
 
 

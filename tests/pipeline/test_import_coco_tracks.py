@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from import_helpers import check_told, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import check_problems, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
 
 
 def coco_video(*boxes: Any, folder: str = "train/clip", order: tuple[int, ...] = (0, 1, 2)) -> dict[str, Any]:
@@ -118,12 +118,12 @@ FAULTS = {
         )
         | {"videos": [{"id": 4, "name": "clip"}, {"id": 4}, {"id": 5}, {}]},
         ["videos[1]: id 4 occurs twice", "videos[3]: has no id", "video 5: has no image"]
-        + ["annotations[0]: category_id 9 names no", "annotations[1]: image_id 18 is no image"]
+        + ["annotations[0]: category_id 9 names no", "annotations[1]: image_id 18 is not in images"]
         + ["annotations[2]: track_id is []", "annotations[3]: bbox is [1, 1, None, 5]"],
     ),
     "coco-vid lists": (
         {"videos": {}, "images": [{"id": 1, "video_id": []}]},
-        ["videos: is an object", "[] is no video"],
+        ["videos: is an object", "[] is not in videos"],
     ),
     "coco-vid order": (
         coco_video() | {"images": [{"id": n, "video_id": 4, "file_name": "1.jpg", "frame_id": n} for n in (0, "1")]},
@@ -143,4 +143,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_told(tmp_path, six_pictures, *FAULTS[name])
+    check_problems(tmp_path, six_pictures, *FAULTS[name])

@@ -1,4 +1,4 @@
-"""Archives and folders, and files of other kinds, which are told by their names."""
+"""Archives and folders, and files of other kinds, which are recognized by name."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ KINDS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_of_other_kinds_are_told_by_name(tmp_path: Path, six_pictures: Path, kind: str) -> None:
+def test_files_of_other_kinds_are_recognized(tmp_path: Path, six_pictures: Path, kind: str) -> None:
     content, name = KINDS[kind]
-    told = problems_of(write(tmp_path / "a.json", content), six_pictures)
-    assert f"file: is {name}" in told and told.startswith("1 problem") and "Scalabel" not in told
+    problems = problems_of(write(tmp_path / "a.json", content), six_pictures)
+    assert f"file: is {name}" in problems and problems.startswith("1 problem") and "Scalabel" not in problems
     folder = write(tmp_path / "folder" / f"a.{'xml' if kind == 'voc' else 'json'}", content).parent
     assert f": file: is {name}" in problems_of(folder, six_pictures)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from import_helpers import check_told, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import check_problems, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
 
 CSV = """frame,"Track ID",x,y,w,h,class,score
 0,7,1,2,8,9,dog,0.5
@@ -65,8 +65,8 @@ def test_numbers_of_classes_need_names(tmp_path: Path, six_pictures: Path) -> No
     table = "frame,track_id,class_id,x1,y1,x2,y2\n0,1,0,1,2,9,11\n0,2,2,20,1,29,9\n"
     for header in ("class_id", "cls", "Category-ID"):
         file = write(tmp_path / "a.csv", table.replace("class_id", header))
-        told = problems_of(file, six_pictures, **BALL)
-        assert "has classes 0, 2 without names. Name them: --class-names 0=NAME 2=NAME" in told
+        problems = problems_of(file, six_pictures, **BALL)
+        assert "has classes 0, 2 without names. Name them: --class-names 0=NAME 2=NAME" in problems
     root = imported(file, six_pictures, class_names=["0=dog", "2=cat"], categories=["dog"])
     assert tracks_of(root) == [DOG]
     assert tracks_of(imported(file, six_pictures, categories=["2", "0"]))[0] == ("0", DOG[1])
@@ -79,7 +79,7 @@ def test_numbers_of_classes_need_names(tmp_path: Path, six_pictures: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("header", "values", "told"),
+    ("header", "values", "problem"),
     [
         ("vehicle_type", ("a", "b"), "the column vehicle_type may be the class. Call it class if it is"),
         ("name", ("a", "b"), "the column name may be the class"),
@@ -89,11 +89,11 @@ def test_numbers_of_classes_need_names(tmp_path: Path, six_pictures: Path) -> No
     ],
 )
 def test_columns_that_may_change_the_meaning(
-    tmp_path: Path, six_pictures: Path, header: str, values: tuple[str, str], told: str
+    tmp_path: Path, six_pictures: Path, header: str, values: tuple[str, str], problem: str
 ) -> None:
     rows = "".join(f"{t},{t},1,2,8,9,{value}\n" for t, value in enumerate(values))
     file = write(tmp_path / "a.csv", f"frame,id,x,y,w,h,{header}\n{rows}")
-    assert told in problems_of(file, six_pictures, **BALL)
+    assert problem in problems_of(file, six_pictures, **BALL)
     write(file, file.read_text().replace(values[1], values[0]))  # one value says nothing
     assert len(imported(file, six_pictures, **BALL)["annotations"]) == 2
 
@@ -108,8 +108,8 @@ def test_two_columns_of_classes(tmp_path: Path, six_pictures: Path) -> None:
 def test_several_videos(tmp_path: Path, six_pictures: Path) -> None:
     table = "video,frame,id,x,y,w,h,class\nd/a.mp4,1,1,1,2,8,9,dog\nb.mp4,2,1,3,2,8,9,cat\n"
     file = write(tmp_path / "a.csv", table)
-    told = problems_of(file, six_pictures)
-    assert "has rows of 2 videos (column video: a.mp4, b.mp4). Name the folder in which they lie" in told
+    problems = problems_of(file, six_pictures)
+    assert "has rows of 2 videos (column video: a.mp4, b.mp4). Name the folder in which they lie" in problems
     write_pictures(tmp_path / "frames" / "a", length=1)
     assert "no video in" in problems_of(file, tmp_path / "frames")
     write_pictures(tmp_path / "frames" / "b" / "img1", length=2)
@@ -123,8 +123,8 @@ def test_several_videos(tmp_path: Path, six_pictures: Path) -> None:
 
 def test_csv_does_not_guess_where_it_may_be_wrong(tmp_path: Path, six_pictures: Path) -> None:
     file = write(tmp_path / "a.csv", "frame,id,x,y,w,h\n2,1,1,1,8,8\n4,1,1,1,8,8\n")
-    told = problems_of(file, six_pictures, categories=["dog"])
-    assert "has frames 2 to 4 of 6, which may count from 0 or from 1. Say --first-frame 0 or" in told
+    problems = problems_of(file, six_pictures, categories=["dog"])
+    assert "has frames 2 to 4 of 6, which may count from 0 or from 1. Say --first-frame 0 or" in problems
     root = imported(file, six_pictures, categories=["dog"], first_frame=1)
     assert tracks_of(root) == [("dog", [None, [1, 1, 8, 8], None, [1, 1, 8, 8], None, None])]
     assert problems_of(file, six_pictures, first_frame=1).count("has no class") == 1
@@ -165,4 +165,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_told(tmp_path, six_pictures, *FAULTS[name])
+    check_problems(tmp_path, six_pictures, *FAULTS[name])

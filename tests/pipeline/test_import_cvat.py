@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from import_helpers import (
-    check_told,
+    check_problems,
     ids_of,
     imported,
     left_sides,
@@ -173,10 +173,10 @@ def test_cvat_projects(tmp_path: Path, six_pictures: Path) -> None:
     one = write(tmp_path / "b.xml", project(second, tracks=f'<track id="3" label="a">{box(0, 10)}</track>'))
     assert left_sides(imported(one, six_pictures)) == [10] * 6
     lost = write(tmp_path / "c.xml", project(first, second, tracks='<track label="a" task_id="5"/>'))
-    assert "track at index 0: task_id '5' is no task of the project" in problems_of(lost, tmp_path / "frames")
+    assert "track at index 0: task_id '5' is not a task of the project" in problems_of(lost, tmp_path / "frames")
 
 
-def test_cvat_jobs_have_their_size_beside_them(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_jobs_have_their_size_next_to_them(tmp_path: Path, six_pictures: Path) -> None:
     size = "<original_size><width>160</width><height>120</height></original_size><source>d\\walk.mp4</source>"
     track = f'<track label="a">{box(10, 10)}</track>'
     job = "<job><size>6</size><start_frame>10</start_frame></job>"
@@ -237,4 +237,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_told(tmp_path, six_pictures, *FAULTS[name])
+    check_problems(tmp_path, six_pictures, *FAULTS[name])

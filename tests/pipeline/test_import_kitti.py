@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from import_helpers import check_told, ids_of, imported, notes_of, tracks_of, write, write_pictures
+from import_helpers import check_problems, ids_of, imported, notes_of, tracks_of, write, write_pictures
 
 
 def kitti(*rows: str) -> str:
@@ -42,6 +42,6 @@ def test_malformed_boxes(tmp_path: Path, six_pictures: Path) -> None:
     text = kitti("0 0 Car 0 0 0 1 1 5 5", "9 0 Car 0 0 0 1 1 5 5") + "0 1 Car\n"
     text += kitti("0 2 Car 0 0 0 9 1 5 5", "0 x Car 0 0 0 1 1 5 5", "0 3 Car 0 0 0 1 1 5 y")
     messages = ["line 2: frame 9 is not 0 to 5", "line 3: has 3 columns", "line 4: the box is -4 x 4"]
-    check_told(
+    check_problems(
         tmp_path, six_pictures, text, [*messages, "line 5: frame 0 and id x are not", "line 6: 'y' is not a number"]
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from import_helpers import (
     LENGTH,
-    check_told,
+    check_problems,
     ids_of,
     imported,
     left_sides,
@@ -177,4 +177,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_told(tmp_path, six_pictures, *FAULTS[name])
+    check_problems(tmp_path, six_pictures, *FAULTS[name])

@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from import_helpers import MOT, check_told, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import (
+    MOT,
+    check_problems,
+    ids_of,
+    imported,
+    notes_of,
+    problems_of,
+    tracks_of,
+    write,
+    write_pictures,
+)
 
 NONE = [None] * 5
 BALL = {"categories": ["ball"]}
@@ -61,8 +71,8 @@ def test_detections_without_a_track_are_left_out(tmp_path: Path, six_pictures: P
     assert tracks_of(imported(file, six_pictures, **BALL)) == [("ball", [None, [1, 1, 8, 8], None, None, None, None])]
     notes = notes_of(file, six_pictures, **BALL)
     assert "3 boxes without a track were left out" in notes and "1 box without a size was left out" in notes
-    told = problems_of(write(file, text.partition("2,9")[0]), six_pictures, **BALL)
-    assert "has no box track (pixels are counted from 0; --first-pixel 1 overrides it; 2 boxes without a track" in told
+    message = problems_of(write(file, text.partition("2,9")[0]), six_pictures, **BALL)
+    assert "no box track (pixels are counted from 0; --first-pixel 1 overrides it; 2 boxes without a track" in message
 
 
 def test_ids_of_any_size_are_kept(tmp_path: Path, six_pictures: Path) -> None:
@@ -75,8 +85,8 @@ def test_ids_of_any_size_are_kept(tmp_path: Path, six_pictures: Path) -> None:
 
 def test_classes_of_other_benchmarks_are_not_motchallenges(tmp_path: Path, six_pictures: Path) -> None:
     scores = write(tmp_path / "clip.txt", "1,1,1,1,8,8,0.75,2,-1\n1,2,9,9,8,8,0.5,0,-1\n")
-    told = problems_of(scores, six_pictures, **BALL)
-    assert "has classes 0, 2 without names. Name them: --class-names 0=NAME 2=NAME" in told
+    message = problems_of(scores, six_pictures, **BALL)
+    assert "has classes 0, 2 without names. Name them: --class-names 0=NAME 2=NAME" in message
     root = imported(scores, six_pictures, class_names=["0=person", "2=car"])
     assert tracks_of(root) == [("car", [[1, 1, 8, 8], *NONE]), ("person", [[9, 9, 8, 8], *NONE])]
     names = write(tmp_path / "coco.txt", "person\nbicycle\ncar\n")
@@ -122,9 +132,9 @@ def test_sequences_with_their_frame_rate(tmp_path: Path) -> None:
         assert root["videos"][0]["file_names"][0].endswith("img1/000001.jpg")
     root = imported(all_frames, all_frames)
     assert [video["name"] for video in root["videos"]] == ["MOT17-02", "MOT17-04"] and len(root["annotations"]) == 2
-    for line, told in (("imWidth=1920", "imwidth is 1920, that of the frames 80"), ("seqLength=3", "seqlength is 3")):
+    for line, fault in (("imWidth=1920", "imwidth is 1920, that of the frames 80"), ("seqLength=3", "seqlength is 3")):
         write(one / "seqinfo.ini", f"[Sequence]\n{line}\n")
-        assert f"seqinfo.ini: {told}" in problems_of(one, one)
+        assert f"seqinfo.ini: {fault}" in problems_of(one, one)
     assert "cannot be read" in problems_of(write(one / "seqinfo.ini", "name").parent, one)
 
 
@@ -143,8 +153,8 @@ def test_boxes_in_shares_of_the_picture(tmp_path: Path, six_pictures: Path) -> N
     file = write(tmp_path / "clip.txt", "1,1,0.1,0.2,0.3,1,0.9,-1,-1,-1\n2,1,0.1,0.2,0.3,0.5,0.9,-1,-1,-1\n")
     assert "no box is as large as a pixel" in problems_of(file, six_pictures, **BALL)
     file = write(tmp_path / "clip.txt", "1,1,100,2,3,4,0.9,-1,-1,-1\n")
-    told = problems_of(file, six_pictures, **BALL)
-    assert "1 of 1 boxes lie outside the pictures. Give the frames that were annotated" in told
+    message = problems_of(file, six_pictures, **BALL)
+    assert "1 of 1 boxes lie outside the pictures. Give the frames that were annotated" in message
 
 
 FAULTS = {
@@ -163,4 +173,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_told(tmp_path, six_pictures, *FAULTS[name])
+    check_problems(tmp_path, six_pictures, *FAULTS[name])

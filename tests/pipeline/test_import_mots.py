@@ -63,7 +63,7 @@ def test_text(tmp_path: Path, six_pictures: Path, first: int) -> None:
     box, none = [1, 2, 8, 9], [None] * 4
     assert tracks_of(imported(file, six_pictures)) == [("car", [box, *none, box]), ("pedestrian", [box, *none, None])]
     assert "1 region that the file marks as ignored was left out" in notes_of(file, six_pictures)
-    told = problems_of(write(file, text.replace(f"{HEIGHT} {WIDTH}", "9 9", 1)), six_pictures)
-    assert "line 1: the mask is 9 x 9, the video 80 x 60" in told
-    told = problems_of(write(file, text.replace(counts, "\x7f~~", 1) + "0 1 2\n"), six_pictures)
-    assert "line 1: " in told and "line 5: '0 1 2' is not frame, id, class" in told
+    problems = problems_of(write(file, text.replace(f"{HEIGHT} {WIDTH}", "9 9", 1)), six_pictures)
+    assert "line 1: the mask is 9 x 9, the video 80 x 60" in problems
+    problems = problems_of(write(file, text.replace(counts, "\x7f~~", 1) + "0 1 2\n"), six_pictures)
+    assert "line 1: " in problems and "line 5: '0 1 2' is not frame, id, class" in problems

@@ -48,17 +48,17 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
 
 def test_malformed_masklets(tmp_path: Path, six_pictures: Path) -> None:
     file = tmp_path / "a.json"
-    for content, told in (
+    for content, problem in (
         (sav(video_width=9.0), "the masks are 9.0 x 60.0, the video 80 x 60"),
         (sav(masklet=[[]] * 3), "has masks of 3 frames, the video 6 frames"),
         (sav(masklet=3), "masklet: is a number, expected a list of lists"),
         (sav(masklet_id=[1]), "masklet[0]: has 2 masks, masklet_id is [1]"),
         (sav(masklet=[[{"size": [3, 3], "counts": "x"}, None]] * 2), "masklet[0][0]"),
     ):
-        assert told in problems_of(write(file, content), six_pictures, **THING)
+        assert problem in problems_of(write(file, content), six_pictures, **THING)
     assert "has no class. Name the one class" in problems_of(write(file, sav()), six_pictures)
     with video_writer(tmp_path / "film.mp4", 24, (HEIGHT, WIDTH)) as append:
         for _ in range(6):
             append(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    told = problems_of(file, tmp_path / "film.mp4", **THING)
-    assert "masks of every 4th frame of the film only. Extract them: ffmpeg -i film.mp4" in told
+    problems = problems_of(file, tmp_path / "film.mp4", **THING)
+    assert "masks of every 4th frame of the film only. Extract them: ffmpeg -i film.mp4" in problems

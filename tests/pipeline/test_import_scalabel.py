@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from import_helpers import check_told, imported, tracks_of, write, write_pictures
+from import_helpers import check_problems, imported, tracks_of, write, write_pictures
 
 
 def scalabel_frames(*boxes: Any, name: str = "clip") -> list[dict[str, Any]]:
@@ -60,4 +60,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_told(tmp_path, six_pictures, *FAULTS[name])
+    check_problems(tmp_path, six_pictures, *FAULTS[name])

@@ -59,5 +59,5 @@ def test_malformed_boxes(tmp_path: Path, six_pictures: Path) -> None:
         file, six_pictures, **BALL
     )
     write(file, "1,1,9,9\n" * 5 + "1,1,9\n")
-    told = problems_of(file, six_pictures)
-    assert "line 6: '1,1,9' is not left, top, width, height" in told and "has no class. Name the one class" in told
+    text = problems_of(file, six_pictures)
+    assert "line 6: '1,1,9' is not left, top, width, height" in text and "has no class. Name the one class" in text

@@ -55,5 +55,5 @@ def test_what_is_missing(tmp_path: Path, six_pictures: Path) -> None:
     shares = [[result(1, track_id=1, box={"x1": 0.1, "y1": 0.1, "x2": 0.9, "y2": 0.9})]] * 6
     assert "no box is as large as a pixel" in problems_of(write(file, shares), six_pictures)
     broken = [[result(1, track_id=1, box={"x1": 0.1}), 3, result(1, name=None, track_id=1) | {"class": "x"}]] * 6
-    told = problems_of(write(file, broken), six_pictures, format="ultralytics")
-    assert "[0][0]: box is {'x1': 0.1}" in told and "[0][1]: box is None" in told and "neither name nor class" in told
+    text = problems_of(write(file, broken), six_pictures, format="ultralytics")
+    assert "[0][0]: box is {'x1': 0.1}" in text and "[0][1]: box is None" in text and "neither name nor class" in text

@@ -47,10 +47,10 @@ def test_regions_with_tracks(tmp_path: Path, six_pictures: Path, form: str) -> N
 
 def test_regions_without_tracks_or_classes(tmp_path: Path, six_pictures: Path) -> None:
     file = write(tmp_path / "a.json", via((0, rect(1), {"class": "dog"})))
-    told = problems_of(file, six_pictures)
-    assert "is VIA, of pictures without tracks. Give the regions an attribute track_id" in told
+    problems = problems_of(file, six_pictures)
+    assert "is VIA, of pictures without tracks. Give the regions an attribute track_id" in problems
     write(file, via((0, rect(1), {"id": 1}), (1, rect(1, width=None), {"id": 1})))
-    told = problems_of(file, six_pictures)
-    assert "has no class" in told and "000002.jpg, regions[0]: shape_attributes are" in told
+    problems = problems_of(file, six_pictures)
+    assert "has no class" in problems and "000002.jpg, regions[0]: shape_attributes are" in problems
     write(file, via((0, rect(1), {"id": 1})))
     assert tracks_of(imported(file, six_pictures, categories=["dog"]))[0][0] == "dog"

@@ -22,8 +22,8 @@ def test_yolo(tmp_path: Path, six_pictures: Path) -> None:
         (labels / old).rename(labels / new)
     assert tracks_of(imported(labels, six_pictures)) == expected
     (labels / "classes.txt").unlink()
-    told = problems_of(labels, six_pictures, categories=["dog"])
-    assert "has classes 0, 1 without names. Name them: --class-names 0=NAME 1=NAME, or a file" in told
+    problems = problems_of(labels, six_pictures, categories=["dog"])
+    assert "has classes 0, 1 without names. Name them: --class-names 0=NAME 1=NAME, or a file" in problems
     assert tracks_of(imported(labels, six_pictures, class_names=["0=cat", "1=dog"])) == expected
     write(labels / "000001.txt", "1 0.5 0.5 0.25 0.5 7\n")
     assert tracks_of(imported(labels, six_pictures, categories=["dog"])) == [("dog", DOG)]
@@ -100,13 +100,13 @@ def test_malformed_boxes(tmp_path: Path, six_pictures: Path) -> None:
     write(labels / "readme.txt", "hello")
     write(labels / "a_2.txt", b"\x93\xff")
     write(labels / "classes.txt", "cat\n")
-    told = problems_of(labels, six_pictures)
+    problems = problems_of(labels, six_pictures)
     for message in (
         *("a_1.txt, line 2: '0 0.5 0.5 0.2 x 4' is not class, x, y", "a_1.txt, line 1: class 0 and id 0.8"),
         *("a_1.txt, line 3: '0 50", "has class 3 without a name", "a_7.txt: frame 7 is not 1 to 6"),
         *("readme.txt: is called as no picture", "a_2.txt: file: is not a text file"),
     ):
-        assert message in told, told
+        assert message in problems, problems
     assert "is not a folder" in problems_of(labels / "a_1.txt", six_pictures, format="yolo")
     (labels / "classes.txt").unlink()
     assert "'names' is neither" in problems_of(write(labels / "data.yaml", "names: 3").parent, six_pictures)

@@ -44,7 +44,7 @@ HASTY = {
     "propagation": BackgroundPropagationConfig(weight=0),
     "refine": RefineConfig(steps=0),
 }
-"""Settings for runs whose masks nobody looks at."""
+"""Settings for runs whose masks are not checked."""
 MASK2FORMER = replace(TINY, decoder_layers=1, num_queries=8, box_prompts=True)
 
 
@@ -151,7 +151,7 @@ def test_labels_made_with_other_settings_are_not_mixed(config):
         label.run(replace(config, seed=1))
 
 
-def test_a_run_that_failed_before_any_label_binds_nobody(config, monkeypatch):
+def test_a_run_that_failed_before_any_label_binds_no_later_run(config, monkeypatch):
     config = replace(config, **HASTY)
     with monkeypatch.context() as patched, pytest.raises(VideoError):
         patched.setattr(label, "read_frames", Mock(side_effect=VideoError("no such frame")))
@@ -159,7 +159,7 @@ def test_a_run_that_failed_before_any_label_binds_nobody(config, monkeypatch):
     assert label.run(replace(config, seed=1)).is_file()
 
 
-def test_frames_that_cannot_be_read_are_told_before_anything_is_trained(config, tmp_path):
+def test_frames_that_cannot_be_read_are_reported_before_anything_is_trained(config, tmp_path):
     frames = shutil.copytree(config.frames, tmp_path / "frames")
     names = json.loads(config.data.read_text())["videos"][1]["file_names"]
     (frames / names[2]).unlink()
@@ -181,7 +181,7 @@ def test_would_not_replace_its_input(config):
         label.run(replace(config, out=config.data.parent))
 
 
-def test_faults_of_the_settings_are_told_together():
+def test_faults_of_the_settings_are_reported_together():
     with pytest.raises(ConfigError) as error:
         LabelConfig(
             Path("x.json"),
@@ -342,7 +342,7 @@ def test_the_loss_of_what_is_not_the_object():
     assert masks.grad.flatten().tolist() == [0.5, 0, 0, 0]
 
 
-def test_a_cut_has_the_objects_of_its_frames_alone():
+def test_a_cut_has_only_the_objects_of_its_frames():
     torch.manual_seed(0)
     boxes_NT4 = torch.tensor([[[100.0, 130, 120, 150], [104.0, 130, 124, 150], [0.0, 0, 0, 0]]]).repeat(2, 1, 1)
     boxes_NT4[1, :2] = 0

@@ -65,8 +65,8 @@ def test_learns_what_fills_a_box_and_says_it_of_another_video(monkeypatch):
     logits_THW = reader.read(view)[0]
     inside_THW = inside_boxes(view.boxes_NT4 / 4, 32, 48)[0]
     found_THW = (logits_THW > 0) & inside_THW
-    wanted_THW = torch.nn.functional.avg_pool2d(true_THW.float(), 4) > 0.5
-    assert (found_THW & wanted_THW).sum() / (found_THW | wanted_THW).sum() > 0.9  # a filled box has pi / 4
+    expected_THW = torch.nn.functional.avg_pool2d(true_THW.float(), 4) > 0.5
+    assert (found_THW & expected_THW).sum() / (found_THW | expected_THW).sum() > 0.9  # a filled box has pi / 4
     assert (logits_THW[2] == ABSENT).all()
 
 
@@ -84,7 +84,7 @@ def test_a_mirrored_picture_has_the_mirrored_logits():
 
 
 def test_crops_lie_where_their_boxes_do():
-    """What is cut out and put back is what was there, inside the box and on its margin."""
+    """A crop that is put back equals the original inside the box and on its margin."""
     y, x = torch.meshgrid(torch.arange(48) / 48, torch.arange(64) / 64, indexing="ij")
     smooth_HW = (x * 3).sin() + (y * 5).cos()
     boxes_M4 = torch.tensor([[0.2, 0.1, 0.7, 0.6], [0.4, 0.5, 0.9, 0.8]])
@@ -148,8 +148,8 @@ def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         patched.setattr(label, "train_crop_segmenter", None)  # nor that, when all is done
         assert json.loads(label.run(config).read_text()) == whole
-    alone = json.loads(label.run(replace(config, out=config.out / "alone", shared_steps=0)).read_text())
-    assert alone["annotations"][0]["segmentations"] != whole["annotations"][0]["segmentations"]
+    separate = json.loads(label.run(replace(config, out=config.out / "separate", shared_steps=0)).read_text())
+    assert separate["annotations"][0]["segmentations"] != whole["annotations"][0]["segmentations"]
 
 
 def test_one_video_shares_nothing(config, tmp_path, capsys):

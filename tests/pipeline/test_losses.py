@@ -86,8 +86,8 @@ def test_projection_is_divided_by_its_normalizer() -> None:
     batch = make_batch()
     masks = torch.randn(3, 3, H, W)
     boxes = batch.boxes_NT4 / 4
-    alone = sum(projection_loss(masks[n : n + 1], boxes[n : n + 1], 1.0) for n in range(3))
-    assert projection_loss(masks, boxes, 6.0).item() == pytest.approx(alone.item() / 6, rel=1e-5)
+    separate = sum(projection_loss(masks[n : n + 1], boxes[n : n + 1], 1.0) for n in range(3))
+    assert projection_loss(masks, boxes, 6.0).item() == pytest.approx(separate.item() / 6, rel=1e-5)
 
 
 def test_background_counts_outside_pixels_only() -> None:
@@ -263,7 +263,7 @@ def test_matching_cost_of_masks_by_hand(frames: int) -> None:
     assert torch.equal(cost, moved)
 
 
-def test_too_few_queries_are_told() -> None:
+def test_too_few_queries_are_reported() -> None:
     batch = make_batch((5,))
     with pytest.raises(
         ConfigError, match="model.num_queries is 4, but video 0 has 5 objects .* set model.num_queries to 5"

@@ -82,8 +82,8 @@ def test_frozen_norms_are_frozen_from_birth():
     torch.manual_seed(0)
     backbone = Backbone(BackboneConfig("mobilenet_v2", frozen=True))
     frames = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    alone = [backbone(frames[n : n + 1]) for n in range(2)]
-    for together, *single in zip(backbone(frames), *alone, strict=True):
+    each = [backbone(frames[n : n + 1]) for n in range(2)]
+    for together, *single in zip(backbone(frames), *each, strict=True):
         torch.testing.assert_close(together, torch.cat(single), rtol=1e-4, atol=1e-4)
 
 
@@ -105,7 +105,7 @@ def test_bytes_and_floats_are_the_same_frames():
     [
         ({"name": "resnet5"}, "^name is 'resnet5', did you mean resnet50"),
         ({"name": "tiny", "weights": "hub"}, "^weights: the hub has no weights for 'tiny'"),
-        ({"name": "swin-t", "stride_in_1x1": True}, "^stride_in_1x1: of ResNets alone"),
+        ({"name": "swin-t", "stride_in_1x1": True}, "^stride_in_1x1: for ResNets only"),
     ],
 )
 def test_malformed_configuration(given, message):

@@ -62,7 +62,7 @@ def test_clips_of_a_batch_do_not_see_each_other():
 
 
 @torch.no_grad()
-def test_order_of_frames_is_told_by_their_positions_alone(monkeypatch):
+def test_only_positions_give_the_order_of_frames(monkeypatch):
     model, frames, order = build(), clip(), [2, 0, 1]
     straight, shuffled = model(frames), model(frames[:, order])
     assert (every_mask(straight)[-1][:, :, order] - every_mask(shuffled)[-1]).abs().max() > 1e-3

@@ -110,7 +110,7 @@ FORMATS = {
     "a.pkl": lambda attack: pickle.dumps(attack, 2),
     "a pickle of protocol 5": lambda attack: pickle.dumps({"model": {"a": attack}}, 5),
     "text": lambda attack: pickle.dumps([1, (attack,)], 0),
-    "beside good tensors": lambda attack: pickle.dumps({"model": OrderedDict(a=torch.ones(2), b=[{"c": attack}])}, 2),
+    "next to valid tensors": lambda attack: pickle.dumps({"model": OrderedDict(a=torch.ones(2), b=[{"c": attack}])}, 2),
     "a.pth": lambda attack: _saved({"model": {"a": torch.ones(2), "b": attack}}),
     "legacy": lambda attack: _saved({"a": attack}, _use_new_zipfile_serialization=False),
     "legacy, nested": lambda attack: _saved(

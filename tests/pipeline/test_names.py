@@ -24,7 +24,7 @@ from mfvis.vis.report import Report, Table, write_report
 NAMES = {
     "NUL": "a\0b",
     "half a pair": "\ud800",
-    "half of a name that is no UTF-8": "caf\udce9",
+    "half of a name that is not UTF-8": "caf\udce9",
     "clear the screen": "\x1b[2J",
     "set the title": "\x1b]0;owned\x07dog",
     "one byte controls": "a\x9b2Jb",

@@ -145,7 +145,7 @@ def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp
     assert json.loads((out / "tracks.json").read_text())[0]["tracks"] == []
 
 
-def test_frames_are_sized_as_in_training_unless_told_otherwise():
+def test_frames_are_sized_as_in_training_by_default():
     assert sized_as_trained(InferConfig(), TRAINED.clip).short_side == 32
     assert sized_as_trained(InferConfig(short_side=64), TRAINED.clip).short_side == 64
 

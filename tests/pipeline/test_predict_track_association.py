@@ -81,8 +81,8 @@ def test_tubes_are_as_long_as_the_video(model, video):
             assert (rle is None) == (not box.any())
 
 
-class Told(torch.nn.Module):
-    """A decoder that says what it is told of each window: queries, scores of both classes, and columns of the masks."""
+class ScriptedDecoder(torch.nn.Module):
+    """Decoder that returns given outputs for each window: queries, scores of both classes, and columns of the masks."""
 
     def __init__(self, windows: list[tuple[torch.Tensor, torch.Tensor, list[int]]]):
         super().__init__()
@@ -105,7 +105,7 @@ def test_what_is_there_all_along_is_not_crowded_out_by_what_one_window_was_sure_
     of the steady one, whose scores add up to more than that of a short object."""
     queries_WC = torch.eye(12)
     scores_QK = torch.tensor([[0.6, 0.15], [0.01, 0.9]])
-    model.decoder = Told([(queries_WC[[0, w + 1]], scores_QK, [0, 5 + 6 * (w % 2)]) for w in range(11)])
+    model.decoder = ScriptedDecoder([(queries_WC[[0, w + 1]], scores_QK, [0, 5 + 6 * (w % 2)]) for w in range(11)])
     config = InferConfig(short_side=32, window=4, stride=2, max_tracks=2)
     short, steady = predict_video(model, video, CATEGORIES, config)
     assert (steady.category_id, short.category_id) == (3, 8)
@@ -136,7 +136,7 @@ def test_objects_are_recognized_by_query_and_overlap():
     assert first.scores_K.tolist() == [2, 2]
 
 
-def test_lost_objects_are_found_again_by_their_query_alone_and_not_for_ever():
+def test_lost_objects_are_found_again_by_their_query_only_and_not_for_ever():
     identities = TrackMemory(memory=2, max_tracks=10)
     first = recognized(identities, 0, [1.0, 0.0], 2)
     assert recognized(identities, 2, [0.8, 0.6], 10) is first

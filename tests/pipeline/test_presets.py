@@ -1,4 +1,4 @@
-"""Every preset that is shipped, alone and laid over others: it parses, builds, and tells what would be trained."""
+"""Every preset that is shipped, on its own and merged with others: it parses, builds, and prints its plan."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_dry_run(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
     monkeypatch.chdir(tmp_path)
     data = [] if "data" in load_preset(preset) else ["--data", "ytvis2019:datasets/ytvis_2019"]
     assert main(["train", "--preset", preset, *data, "--dry-run"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     config = configure(preset)
-    assert f"batch {config.train.batch_size} = {config.train.batch_size_per_device} clips x" in told
-    assert f"x {config.train.steps} steps" in told and "learning rate" in told
+    assert f"batch {config.train.batch_size} = {config.train.batch_size_per_device} clips x" in printed
+    assert f"x {config.train.steps} steps" in printed and "learning rate" in printed
     for spec in config.specs:
-        assert f"{spec.path} is not there: {spec.info.num_videos} videos" in told
-    assert f"classes {len(config.specs[0].info.categories)}" in told
-    assert "parameters" in told and "memory about" in told and "GiB per process" in told
-    assert ("padded to one size" in told) == (config.train.batch_size_per_device > 1)
+        assert f"{spec.path} is not there: {spec.info.num_videos} videos" in printed
+    assert f"classes {len(config.specs[0].info.categories)}" in printed
+    assert "parameters" in printed and "memory about" in printed and "GiB per process" in printed
+    assert ("padded to one size" in printed) == (config.train.batch_size_per_device > 1)
     assert not list(tmp_path.iterdir())
 
 

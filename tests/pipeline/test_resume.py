@@ -40,7 +40,7 @@ def copy(config: Config, tmp_path: Path) -> Config:
 
 
 def restored(config: Config) -> tuple[resume.Resumed, dict[str, torch.Tensor]]:
-    """What a training would continue from, and its weights."""
+    """State from which a training would continue, and its weights."""
     model = VideoMask2Former(config.model, 5, pretrained=False)
     optimizer, scaler = make_optimizer(model, config.train), torch.amp.GradScaler("cpu", enabled=False)
     paths, clips = resume.candidates(config), clip_datasets(config)
@@ -146,7 +146,7 @@ LINKS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", LINKS.values(), ids=LINKS)
-def test_a_damaged_link_to_the_last_checkpoint_harms_nobody(config, copy, damage, capsys):
+def test_a_damaged_link_to_the_last_checkpoint_is_ignored(config, copy, damage, capsys):
     last = copy.out / "checkpoints" / "last"
     damage(last)
     assert restored(copy)[0].step == 6
@@ -224,7 +224,7 @@ def test_a_torn_log_is_mended(tmp_path, capsys):
     )
     Log(tmp_path, first_step=3, steps=6, every=1, active=True).close()
     assert log.read_bytes().splitlines() == good[:3]
-    assert "4 lines that are no records were dropped" in capsys.readouterr().err
+    assert "4 lines that are not records were dropped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a pipe", "a folder"])

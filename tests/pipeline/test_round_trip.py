@@ -38,9 +38,9 @@ def test_check_train_predict_evaluate(name: str, tmp_path: Path, capsys: pytest.
     kind, other = ("picture", "video") if name == "coco" else ("video", "picture")
     overlays = {f"{video.name}.{'jpg' if name == 'coco' else 'mp4'}" for video in videos}
     assert {file.name for file in found.iterdir() if file.suffix in (".jpg", ".mp4")} == overlays
-    told = capsys.readouterr().out
-    assert f"{len(videos)} overlay {kind}s to {found}" in told and f"overlay {other}" not in told
-    assert (", bdd100k.json and" in told) == (found / "bdd100k.json").exists() == (name == "bdd100k-mots")
+    printed = capsys.readouterr().out
+    assert f"{len(videos)} overlay {kind}s to {found}" in printed and f"overlay {other}" not in printed
+    assert (", bdd100k.json and" in printed) == (found / "bdd100k.json").exists() == (name == "bdd100k-mots")
 
     out = tmp_path / "metrics.json"
     assert main(["eval", str(found / "results.json"), "--data", str(answers), "--out", str(out)]) == 0

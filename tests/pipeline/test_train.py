@@ -69,18 +69,18 @@ def test_writes_checkpoints_and_log(uninterrupted: Path) -> None:
         assert record["projection"] > 0 and record["step_seconds"] > 0
 
 
-def test_the_first_step_is_told_at_once(
+def test_the_first_step_is_printed_at_once(
     demo_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configure(demo_data[0], tmp_path)
     train(replace(config, train=replace(config.train, log_every=4)))
-    told = [line.split("/")[0] for line in capsys.readouterr().err.splitlines() if "s/step" in line]
-    assert told == ["step 1", "step 4", "step 6"]
+    steps = [line.split("/")[0] for line in capsys.readouterr().err.splitlines() if "s/step" in line]
+    assert steps == ["step 1", "step 4", "step 6"]
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [4, 6], "which are the means of four steps and of two"
 
 
-def test_trains_on_the_cpu_beside_an_idle_gpu_and_says_why(
+def test_trains_on_the_cpu_of_a_machine_with_a_gpu_and_says_why(
     demo_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mfvis_ext, "build_info", lambda: {"cuda": None})
@@ -271,7 +271,7 @@ def test_loss_that_is_not_finite_is_kept_for_replay(
         replay.run(replay.ReplayConfig(kept))
 
 
-def test_a_stop_is_told_even_if_nothing_can_be_kept(
+def test_a_stop_is_reported_even_if_nothing_can_be_kept(
     demo_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -342,5 +342,5 @@ def test_batch_is_dealt_out_and_derived_numbers_say_how(demo_data: tuple[Path, P
     config = replace(config, train=replace(config.train, batch_size=16, batch_size_per_device=2))
     assert accumulation(config.train, 4) == 2
     assert "batch 16 = 2 clips x 4 processes x 2 forward passes" in derived(config, 4, [10])
-    with pytest.raises(ConfigError, match="16, which is no multiple of 6"):
+    with pytest.raises(ConfigError, match="16, which is not a multiple of 6"):
         accumulation(config.train, 3)

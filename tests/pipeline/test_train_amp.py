@@ -76,7 +76,7 @@ def test_a_gradient_that_overflows_without_a_scale_stops(demo_data: tuple[Path, 
 def test_a_loss_that_is_not_finite_is_found_again_by_replay(
     demo_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It overflows in float16 alone, so a replay in another precision would find nothing."""
+    """It overflows only in float16, so a replay in another precision would find nothing."""
     config = mixed(demo_data[0], tmp_path, "fp16", lr=1e3, clip_norm=0.0, backbone_lr_multiplier=1.0, steps=30)
     with pytest.raises(TrainingError, match="loss is not finite") as stopped:
         train(config)
@@ -105,16 +105,16 @@ def test_autocast_loses_no_gradient(amp: str, demo_data: tuple[Path, Path], tmp_
     kept = gradients_of_a_step(demo_data[0], tmp_path, amp)
     torch.set_autocast_cache_enabled(False)
     try:
-        cast_anew = gradients_of_a_step(demo_data[0], tmp_path, amp)
+        cast_again = gradients_of_a_step(demo_data[0], tmp_path, amp)
     finally:
         torch.set_autocast_cache_enabled(True)
-    assert all(torch.equal(kept[name], gradient) for name, gradient in cast_anew.items())
+    assert all(torch.equal(kept[name], gradient) for name, gradient in cast_again.items())
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_gradient_is_that_of_float32(amp: str, demo_data: tuple[Path, Path], tmp_path: Path) -> None:
-    """As a whole. A single parameter's is no measure: what a query attends to is a matter of signs, so in float32, too,
-    weights moved by 1e-4 of their size turn some parameters' gradients by half, and the whole by little."""
+    """Compares all gradients as one vector. Those of single parameters are unstable, in float32, too: weights moved by
+    1e-4 of their size change the sign on which a query's attention depends, and turn some gradients by half."""
     of = {name: gradients_of_a_step(demo_data[0], tmp_path, name) for name in ("no", amp)}
     exact, mixed = (torch.cat([gradient.flatten() for gradient in of[name].values()]) for name in ("no", amp))
     assert torch.cosine_similarity(exact, mixed, dim=0) > 0.95

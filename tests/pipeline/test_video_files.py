@@ -118,7 +118,7 @@ def test_films_cut_within_a_group_of_pictures(tmp_path: Path, name: str, suffix:
 @pytest.mark.parametrize("keys", [8, 250])
 @pytest.mark.parametrize("suffix", ["mp4", "mov"])
 def test_edit_lists_that_hide_frames(tmp_path: Path, suffix: str, keys: int, codec: str) -> None:
-    """What ffmpeg -ss makes of a film without encoding it: the key frame lies before the cut."""
+    """Films as ffmpeg -ss cuts them without encoding: the key frame lies before the cut."""
     whole = write_film(tmp_path / "whole.mp4", codec, {"g": str(keys), "x265-params": f"log-level=0:keyint={keys}"})
     path = copy_packets(whole, tmp_path / f"cut.{suffix}", change=shifted(0.4))
     expected = decode_straight(path)
@@ -202,7 +202,7 @@ def test_a_film_that_stands_askew_is_refused(tmp_path: Path) -> None:
     film = write_film(tmp_path / "film.mp4", frames=range(3))
     path = films.with_display_matrix(film, tmp_path / "askew.mp4", (1, 1, -1, 1))
     with pytest.raises(
-        VideoError, match=r"askew.mp4: frame 0 cannot be decoded \(its display matrix is no quarter turn"
+        VideoError, match=r"askew.mp4: frame 0 cannot be decoded \(its display matrix is not a quarter turn"
     ):
         open_video(path)
 

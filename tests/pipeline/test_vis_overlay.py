@@ -1,4 +1,4 @@
-"""What is drawn over a video or a picture, and into which file."""
+"""Overlays on videos and pictures, and the names of their files."""
 
 from __future__ import annotations
 

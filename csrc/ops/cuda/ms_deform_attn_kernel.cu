@@ -230,9 +230,9 @@ __global__ void __launch_bounds__(threads, 2)
   const int32_t levels = static_cast<int32_t>(args.levels), points = static_cast<int32_t>(args.points);
   const int64_t count = args.batch * args.queries * heads, step = static_cast<int64_t>(gridDim.x) * per_block;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * per_block; first < count; first += step) {
-    const int64_t wanted = first + threadIdx.x / lanes;
-    const bool exists = wanted < count;
-    const int64_t item = exists ? wanted : count - 1, query = item / heads;
+    const int64_t index = first + threadIdx.x / lanes;
+    const bool exists = index < count;
+    const int64_t item = exists ? index : count - 1, query = item / heads;
     const int32_t head = static_cast<int32_t>(item - query * heads);
     const int64_t batch_item = query / args.queries, value = (batch_item * args.pixels * heads + head) * vectors;
     const C scale = fixed ? static_cast<C>(ldexp(1.0, exponent_of_fixed<C>(args, sums.largest, batch_item))) : C(1);

@@ -105,10 +105,10 @@ __global__ void __launch_bounds__(threads_of_window, K < 7 ? 3 : 2)
     Key best[rows_of_lane][K], waiting[rows_of_lane];
 #pragma unroll
     for (int r = 0; r < rows_of_lane; ++r) {
-      const bool wanted = has_pixels && first_y + r < args.height;
+      const bool exists = has_pixels && first_y + r < args.height;
       waiting[r] = none;
 #pragma unroll
-      for (int j = 0; j < K; ++j) best[r][j] = key_of(wanted ? FLT_MAX : -INFINITY, none.index);
+      for (int j = 0; j < K; ++j) best[r][j] = key_of(exists ? FLT_MAX : -INFINITY, none.index);
     }
     for_each_candidate<STACK>(window, [&](int r, int index, float squared) {
       const bool near = squared <= squared_of(best[r][K - 1]);

@@ -127,8 +127,8 @@ struct MaskRange {
 // The number of parts of the masks that gives at least min_blocks, with `blocks` per part.
 int64_t parts_of(const TkLoss& args, int64_t blocks) {
   const int64_t masks = ceil_div(args.instances, instances_per_mask),
-                wanted = ceil_div(min_blocks, max<int64_t>(blocks, 1));
-  return min(wanted, masks);
+                needed = ceil_div(min_blocks, max<int64_t>(blocks, 1));
+  return min(needed, masks);
 }
 
 }  // namespace

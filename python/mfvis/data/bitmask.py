@@ -47,7 +47,7 @@ def read_bitmask(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise broken("file", f"cannot be read ({error})", "Check the path and its permissions") from None
     fault = _png_fault(data)
     if fault is not None:
-        raise broken("file", fault, "Give an 8-bit RGBA PNG, copied anew if it was damaged")
+        raise broken("file", fault, "Give an 8-bit RGBA PNG, copied again if it was damaged")
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             rgba_HW4 = np.ascontiguousarray(image)
@@ -97,7 +97,7 @@ def _png_fault(data: bytes) -> str | None:
     if not kinds or kinds[-1] != b"IEND" or place != len(data):
         return "is cut off, or goes on after its end"
     if kinds[0] != b"IHDR" or kinds.count(b"IHDR") != 1 or kinds.count(b"IEND") != 1 or b"IDAT" not in kinds:
-        return "is no sound PNG: a part is missing or occurs twice"
+        return "is not a valid PNG: a part is missing or occurs twice"
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     if width * height > MOST_PIXELS:
         return f"has {width} x {height} pixels, more than can be worked with"

@@ -39,7 +39,7 @@ def load_coco(
 
     Args:
         json_path: the file; without ``annotations`` it is a list of images to predict.
-        images_dir: the folder that ``file_name`` is relative to; default `images_beside`.
+        images_dir: the folder that ``file_name`` is relative to; default `default_images_dir`.
         with_masks: keep the masks. If false, they are freed: those of COCO take gigabytes.
         boxes_from_masks: give the annotations that have a mask but no ``bbox`` the box of their mask.
         lenient: as in `mfvis.data.ytvis.load_dataset`.
@@ -75,7 +75,7 @@ def parse_coco(
         reader.report("file", "has videos, so that it is not COCO's", f"Write {path} without coco:")
     if root is None or reader.problems:
         return VideoDataset(path, (), (), of_images=True), reader.problems
-    folder = images_beside(path, root) if images_dir is None else Path(images_dir)
+    folder = default_images_dir(path, root) if images_dir is None else Path(images_dir)
     if not folder.is_dir():
         reader.report("images folder", f"{folder} is not a folder", "Name the folder that file_name starts from")
     categories = reader.categories(root)
@@ -96,7 +96,7 @@ def is_coco(root: Any) -> bool:
     return isinstance(root, dict) and "images" in root and "videos" not in root
 
 
-def images_beside(json_path: Path, root: dict[str, Any]) -> Path:
+def default_images_dir(json_path: Path, root: dict[str, Any]) -> Path:
     """Default folder of the file names of a COCO JSON: the first of the usual folders that contains the first image,
     else the JSON's folder."""
     entries = root.get("images")

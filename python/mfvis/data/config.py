@@ -39,16 +39,16 @@ class ClipConfig:
     """Smallest fraction of each side that is visible in the moving window of a pseudo-clip from a single image."""
 
     def __post_init__(self) -> None:
-        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("frames", "range", "stride", "max_side")}
+        rules = {name: (getattr(self, name) >= 1, "1 or more") for name in ("frames", "range", "stride", "max_side")}
         for name in ("smallest_crop", "smallest_pan"):
-            wanted[name] = (0 < getattr(self, name) <= 1, "more than 0 and at most 1")
-        wanted |= {
+            rules[name] = (0 < getattr(self, name) <= 1, "more than 0 and at most 1")
+        rules |= {
             "sampling": (self.sampling in ("random", "consecutive"), "random or consecutive"),
             "short_sides": (min(self.short_sides, default=0) >= 1, "one or more sizes in pixels"),
             "flip": (0 <= self.flip <= 1, "a probability"),
             "rotation": (0 <= self.rotation <= 180, "0 to 180 degrees"),
         }
-        require(self, wanted)
+        require(self, rules)
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         least = {"videos": 1, "val_videos": 1, "frames": 1, "height": 32, "width": 32, "min_objects": 1, "seed": 0}
-        wanted = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
+        rules = {name: (getattr(self, name) >= bound, f"{bound} or more") for name, bound in least.items()}
         require(
             self,
-            wanted
+            rules
             | {"max_objects": (self.max_objects >= self.min_objects, f"min_objects, {self.min_objects}, or more")},
         )
 

@@ -71,8 +71,8 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
     if not chosen:
         raise ConfigError(f"file {json_path}: no video can be held out, each has a class that no other video has")
     with run_lock(config.out):  # the two files could otherwise come from different splits
-        for path, wanted in zip(paths, (False, True), strict=True):
-            part = _part(root, [video for video in dataset.videos if (video.id in chosen) == wanted], path)
+        for path, validation in zip(paths, (False, True), strict=True):
+            part = _part(root, [video for video in dataset.videos if (video.id in chosen) == validation], path)
             write_json(path, part, allow_nan=True)
             classes = len({annotation["category_id"] for annotation in part["annotations"]})
             print(f"{path}: {len(part['videos'])} videos, {len(part['annotations'])} tracks of {classes} classes")
@@ -88,7 +88,7 @@ def val_videos(dataset: VideoDataset, share: float, seed: int) -> set[int]:
     random = np.random.default_rng(seed)
     videos = [dataset.videos[place] for place in random.permutation(len(dataset.videos))]
     left = Counter(number for video in videos for number in _classes(video))
-    wanted = min(max(1, round(share * len(videos))), len(videos) - 1)
+    target = min(max(1, round(share * len(videos))), len(videos) - 1)
     chosen: dict[int, Video] = {}
 
     def spare(video: Video) -> bool:
@@ -101,10 +101,10 @@ def val_videos(dataset: VideoDataset, share: float, seed: int) -> set[int]:
     for number, _ in sorted(left.items(), key=lambda item: (item[1], item[0])):
         covered = any(number in _classes(video) for video in chosen.values())
         candidates = [video for video in videos if number in _classes(video) and spare(video)]
-        if not covered and candidates and len(chosen) < wanted:
+        if not covered and candidates and len(chosen) < target:
             choose(candidates[0])
     for video in videos:
-        if len(chosen) < wanted and spare(video):
+        if len(chosen) < target and spare(video):
             choose(video)
     return set(chosen)
 

@@ -43,8 +43,8 @@ def read_frames(video: Video, indices: Sequence[int]) -> Tensor:
     for index in indices:
         if not 0 <= index < video.length:
             raise VideoError(f"video {video.name}: frame {index} does not exist, it has frames 0 to {video.length - 1}")
-    wanted = sorted(set(indices))
-    frames = dict(zip(wanted, _frames(video, wanted), strict=True))
+    requested = sorted(set(indices))
+    frames = dict(zip(requested, _frames(video, requested), strict=True))
     if not indices:
         return torch.empty((0, 3, video.height, video.width), dtype=torch.uint8)
     return torch.stack([frames[index] for index in indices])
@@ -59,15 +59,15 @@ def stream_frames(video: Video) -> Iterator[Tensor]:
     return _frames(video, range(video.length))
 
 
-def _frames(video: Video, wanted: Sequence[int]) -> Iterator[Tensor]:
-    """Frames at the ascending indices `wanted`, RGB uint8 ``[3, H, W]``, each of the video's size."""
+def _frames(video: Video, requested: Sequence[int]) -> Iterator[Tensor]:
+    """Frames at the ascending indices `requested`, RGB uint8 ``[3, H, W]``, each of the video's size."""
     import torch
 
     if isinstance(video.frames, Path):
-        pictures = decode_frames(video.frames, wanted)
+        pictures = decode_frames(video.frames, requested)
     else:
-        pictures = (read_image(video.frames[index]) for index in wanted)
-    for index, picture_HW3 in zip(wanted, pictures, strict=True):
+        pictures = (read_image(video.frames[index]) for index in requested)
+    for index, picture_HW3 in zip(requested, pictures, strict=True):
         if picture_HW3.shape[:2] != (video.height, video.width):
             file = video.frames if isinstance(video.frames, Path) else video.frames[index]
             raise VideoError(

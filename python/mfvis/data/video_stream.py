@@ -147,7 +147,7 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
         picture_HW3 = picture_HW3.transpose(1, 0, 2)
         flip_x, flip_y = c < 0, b < 0
     else:
-        raise Damaged("its display matrix is no quarter turn")
+        raise Damaged("its display matrix is not a quarter turn")
     return picture_HW3[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 

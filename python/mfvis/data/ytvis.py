@@ -39,7 +39,7 @@ def load_dataset(
 
     Args:
         json_path: the file.
-        frames_dir: the folder that ``file_names`` are relative to; default `frames_beside`.
+        frames_dir: the folder that ``file_names`` are relative to; default `default_frames_dir`.
         boxes_from_masks: give the annotations that have masks but no ``bboxes`` the boxes of their masks.
         lenient: also repair probable mistakes, such as a file in which most boxes exceed the image. For published
             files, which users cannot fix.
@@ -77,7 +77,7 @@ def parse_ytvis(
     if root is None:
         return VideoDataset(path, (), ()), reader.problems
     if frames_dir is None:
-        frames_dir = frames_beside(path)
+        frames_dir = default_frames_dir(path)
     elif not Path(frames_dir).is_dir():
         reader.report("frames folder", f"{frames_dir} is not a folder", "Name the folder that file_names start from")
     categories = reader.categories(root)
@@ -110,7 +110,7 @@ def file_name(json_path: str | Path, frame: Path) -> str:
 
     Symbolic links among the folders are resolved, since ".." after one would lead elsewhere.
     """
-    folder = os.path.relpath(frame.parent.resolve(), frames_beside(Path(json_path)).resolve())
+    folder = os.path.relpath(frame.parent.resolve(), default_frames_dir(Path(json_path)).resolve())
     return (Path(folder) / frame.name).as_posix()
 
 
@@ -127,7 +127,7 @@ def moved_record(entry: dict[str, Any], video: Video, json_path: str | Path) -> 
     return entry | {"file_names": names, "name": entry.get("name") or video_name(entry, entry["file_names"])}
 
 
-def frames_beside(json_path: Path) -> Path:
+def default_frames_dir(json_path: Path) -> Path:
     """Default folder of the file names of a YouTube-VIS JSON.
 
     ``JPEGImages`` next to it, or that of the split in YouTube-VIS 2019 (``train/JPEGImages`` next to ``train.json``),

@@ -95,7 +95,8 @@ def _mots_labels(spec: DatasetSpec, *forms: Labels) -> Path:
     if not spec.name:
         return spec.path
     if spec.info.evaluator != "tracking":
-        problem = Problem(str(spec.path), spec.name, "is no data set of bitmasks or Scalabel labels", "Correct --data")
+        fault = "is not a data set of bitmasks or Scalabel labels"
+        problem = Problem(str(spec.path), spec.name, fault, "Correct --data")
         raise DataError([problem])
     (split,) = spec.info.splits[spec.split or "valid"]
     found = next((path for form in forms if (path := label_path(spec.path, form, split))), None)

@@ -45,7 +45,7 @@ class PairwiseConfig:
     """Minimum color similarity exp(-|difference in LAB| / 2) of a pair."""
 
     def __post_init__(self) -> None:
-        wanted = {
+        rules = {
             "weight": (self.weight >= 0, "0 or more"),
             "start": (self.start >= 0, "0 or more"),
             "warmup": (self.warmup >= 0, "0 or more"),
@@ -53,7 +53,7 @@ class PairwiseConfig:
             "dilation": (self.dilation >= 1, "1 or more"),
             "threshold": (0 <= self.threshold <= 1, "0 to 1"),
         }
-        require(self, wanted)
+        require(self, rules)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class TemporalConfig:
 
     def __post_init__(self) -> None:
         candidates = (2 * self.radius + 1) ** 2
-        wanted = {
+        rules = {
             "weight": (self.weight >= 0, "0 or more"),
             "warmup": (self.warmup >= 0, "0 or more"),
             "radius": (self.radius >= 0, "0 or more"),
@@ -91,7 +91,7 @@ class TemporalConfig:
             "k": (1 <= self.k <= candidates, f"1 to {candidates}, the candidates within radius {self.radius}"),
             "threshold": (0 <= self.threshold <= 1, "0 to 1"),
         }
-        require(self, wanted)
+        require(self, rules)
 
     def tk_loss(self) -> mfvis_ext.TKLoss:
         """The loss with these settings; it takes LAB frames at the size of the masks."""
@@ -153,14 +153,14 @@ class MaskConfig:
     """Share of the points sampled where the prediction is least certain."""
 
     def __post_init__(self) -> None:
-        wanted = {
+        rules = {
             "bce": (self.bce >= 0, "0 or more"),
             "dice": (self.dice >= 0, "0 or more"),
             "points": (self.points >= 1, "1 or more"),
             "oversample": (self.oversample >= 1, "1 or more"),
             "importance": (0 <= self.importance <= 1, "0 to 1"),
         }
-        require(self, wanted)
+        require(self, rules)
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,8 @@ class MatchConfig:
 
     def __post_init__(self) -> None:
         weights = ("classification", "box", "mask_bce", "mask_dice")
-        wanted = {name: (getattr(self, name) >= 0, "0 or more") for name in weights}
-        require(self, wanted | {"points": (self.points >= 1, "1 or more")})
+        rules = {name: (getattr(self, name) >= 0, "0 or more") for name in weights}
+        require(self, rules | {"points": (self.points >= 1, "1 or more")})
 
 
 @dataclass(frozen=True)

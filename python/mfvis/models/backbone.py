@@ -87,7 +87,7 @@ class Backbone(nn.Module):
             CheckpointError: the weights belong to another backbone. This one is then unchanged.
         """
         self.check_stride(named, source)
-        return load_weights(self.net, named.backbone, source, anew=("hidden_states_norms.",))
+        return load_weights(self.net, named.backbone, source, reinitialized=("hidden_states_norms.",))
 
     def check_stride(self, named: ConvertedWeights, source: str) -> None:
         """Raise CheckpointError if the weights' ResNet strides elsewhere, which names and shapes do not show."""

@@ -47,7 +47,7 @@ class BackboneConfig:
         if self.weights == "hub" and self.name == "tiny":
             raise ConfigError(f"weights: the hub has no weights for {self.name!r}; leave them out")
         if self.stride_in_1x1 and self.name not in RESNETS:
-            raise ConfigError(f"stride_in_1x1: of ResNets alone, but the backbone is {self.name!r}")
+            raise ConfigError(f"stride_in_1x1: for ResNets only, but the backbone is {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,11 @@ class ModelConfig:
         limits |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), (1, 100_000))
         # Without a decoder layer, SeqFormer's queries would see nothing.
         limits |= {"encoder_layers": (0, 100), "decoder_layers": (int(self.name == "seqformer"), 100)}
-        wanted = {
-            name: (low <= getattr(self, name) <= high, f"{low} to {high}") for name, (low, high) in limits.items()
-        }
+        rules = {name: (low <= getattr(self, name) <= high, f"{low} to {high}") for name, (low, high) in limits.items()}
         even = self.hidden_dim % 4 == 0 and self.hidden_dim % max(self.num_heads, 1) == 0
         expected = f"a multiple of the {self.num_heads} heads, and of 4 (sines and cosines of x and y), up to 8192"
-        wanted["hidden_dim"] = (even and 1 <= self.hidden_dim <= 8192, expected)
+        rules["hidden_dim"] = (even and 1 <= self.hidden_dim <= 8192, expected)
         prompted = self.box_prompts and self.name != "mask2former"
-        wanted["box_prompts"] = (not prompted, f"False, as model {self.name} makes no queries from boxes")
-        wanted["dropout"] = (0 <= self.dropout < 1, "0 to below 1")
-        require(self, wanted)
+        rules["box_prompts"] = (not prompted, f"False, as model {self.name} makes no queries from boxes")
+        rules["dropout"] = (0 <= self.dropout < 1, "0 to below 1")
+        require(self, rules)

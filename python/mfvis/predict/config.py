@@ -72,5 +72,5 @@ class PredictConfig:
     infer: InferConfig = field(default_factory=InferConfig)
 
     def __post_init__(self) -> None:
-        wanted = {"min_score": (0 <= self.min_score <= 1, "0 to 1")}
-        require(self, wanted | {"sources": (len(self.sources) > 0, "one or more videos or data sets")})
+        rules = {"min_score": (0 <= self.min_score <= 1, "0 to 1")}
+        require(self, rules | {"sources": (len(self.sources) > 0, "one or more videos or data sets")})

@@ -264,18 +264,18 @@ def initialize_from(path: str | Path, model: VideoModel, categories: Sequence[Ca
             f"{path}: weights of a {named.model} ({named.format}), but model.name is {model.config.name}; "
             f"set model.name to {named.model}, or use other weights"
         )
-    anew = ("decoder.class_head", "prompts.", *named.absent)
+    reinitialized = ("decoder.class_head", "prompts.", *named.absent)
     tensors = dict(named.tensors)
     if own and [c.name for c in describe(own).categories] != [c.name for c in categories]:
         tensors = {name: value for name, value in tensors.items() if "class_head" not in name}
     elif own:
-        anew = ()
+        reinitialized = ()
     said = [f"weights from {own or path} ({named.format})"]
     if named.backbone_only:
-        said.append(f"the backbone alone: {model.backbone.load(named, str(path))}")
+        said.append(f"only the backbone: {model.backbone.load(named, str(path))}")
     else:
         model.backbone.check_stride(named, str(path))
-        report = load_weights(model, tensors, str(path), 0.9 if anew else 1.0, anew)
+        report = load_weights(model, tensors, str(path), 0.9 if reinitialized else 1.0, reinitialized)
         said.append(str(report))
         if not own and any(name.startswith("decoder.class_head") for name in report.loaded):
             said.append(f"its {len(categories)} classes are taken for those of the data, in their order")

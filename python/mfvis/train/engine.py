@@ -119,8 +119,8 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
                 share = len(batch.clips) / settings.batch_size_per_device / passes
                 # Gradients are synchronized once per step, with its last part.
                 last_part = forward_pass == passes - 1 and place == len(alike) - 1
-                alone = contextlib.nullcontext() if last_part else accelerator.no_sync(model)
-                with alone:
+                synchronization = contextlib.nullcontext() if last_part else accelerator.no_sync(model)
+                with synchronization:
                     criterion = criteria[batch.masks_NTHW is not None]
                     terms = forward(model, criterion, batch, step, is_prompted(config, step), settings.amp)
                     if not torch.isfinite(terms.total):

@@ -39,7 +39,7 @@ class Log:
         if active:
             out.mkdir(parents=True, exist_ok=True)
             if dropped := _keep_until(self.file, first_step):
-                self.say(f"{self.file}: {dropped} lines that are no records were dropped")
+                self.say(f"{self.file}: {dropped} lines that are not records were dropped")
             self.board = _tensorboard(out, first_step)
 
     def step(

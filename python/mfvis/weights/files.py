@@ -190,9 +190,9 @@ def _checksum(state: Mapping[str, Tensor]) -> str:
 def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors by name with a checksum, atomically."""
     # safetensors refuses tensors that share storage or are views of a larger one.
-    alone = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
+    copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
     with atomic_write(path) as temporary:
-        save_file(alone, temporary, {**(metadata or {}), CHECKSUM_KEY: _checksum(alone)})
+        save_file(copies, temporary, {**(metadata or {}), CHECKSUM_KEY: _checksum(copies)})
 
 
 def under_names_of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -201,8 +201,8 @@ def under_names_of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, 
     return {names.get(canonical(name), name): value for name, value in state.items()}
 
 
-def compare(module: nn.Module, state: Mapping[str, Tensor], anew: Sequence[str] = ()) -> LoadReport:
-    """Report of `load_weights` without loading. `anew`: name prefixes that need not be in `state`."""
+def compare(module: nn.Module, state: Mapping[str, Tensor], reinitialized: Sequence[str] = ()) -> LoadReport:
+    """Report of `load_weights` without loading. `reinitialized`: name prefixes that need not be in `state`."""
     own = module.state_dict()
     # Batch norm's batch counter matters only if momentum is None, which no model here uses; many files omit it.
     needed = [name for name in own if not name.endswith(".num_batches_tracked")]
@@ -211,8 +211,8 @@ def compare(module: nn.Module, state: Mapping[str, Tensor], anew: Sequence[str] 
     return LoadReport(
         loaded=tuple(name for name in state if name in own and own[name].shape == state[name].shape),
         reinitialized=tuple(f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in differ)
-        + tuple(name for name in absent if name.startswith(tuple(anew))),
-        missing=tuple(name for name in absent if not name.startswith(tuple(anew))),
+        + tuple(name for name in absent if name.startswith(tuple(reinitialized))),
+        missing=tuple(name for name in absent if not name.startswith(tuple(reinitialized))),
         unexpected=tuple(name for name in state if name not in own),
     )
 
@@ -222,7 +222,7 @@ def load_weights(
     state: Mapping[str, Tensor],
     source: str,
     least: float = 1.0,
-    anew: Sequence[str] = (),
+    reinitialized: Sequence[str] = (),
     check_finite: bool = True,
 ) -> LoadReport:
     """Copy the tensors that match by name and shape into ``module`` and report on all others.
@@ -232,14 +232,14 @@ def load_weights(
         source: Origin of the tensors, for the message.
         least: Minimum share, 0 to 1, of the module's tensors that must be loaded. 1 is strict: ``state`` must then not
             contain unexpected tensors either.
-        anew: Name prefixes that may be absent or of another shape, such as a head for other classes.
+        reinitialized: Name prefixes that may be absent or of another shape, such as a head for other classes.
         check_finite: Refuse tensors that hold NaN or infinity.
 
     Raises:
         CheckpointError: fewer tensors match, or one is not finite. The module is then unchanged.
     """
     state = under_names_of(module, state)
-    report = require_fit(module, state, source, least, anew)
+    report = require_fit(module, state, source, least, reinitialized)
     loaded = {name: state[name] for name in report.loaded}
     if check_finite:
         require_finite(loaded, source)
@@ -257,17 +257,17 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
 
 
 def require_fit(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, least: float = 1.0, anew: Sequence[str] = ()
+    module: nn.Module, state: Mapping[str, Tensor], source: str, least: float = 1.0, reinitialized: Sequence[str] = ()
 ) -> LoadReport:
     """Report of `load_weights` with the same arguments, without loading.
 
     Raises:
         CheckpointError: fewer tensors match than `least` requires.
     """
-    report = compare(module, under_names_of(module, state), anew)
+    report = compare(module, under_names_of(module, state), reinitialized)
 
     def required(names: Sequence[str]) -> list[str]:
-        return [n for n in names if not n.endswith(".num_batches_tracked") and not n.startswith(tuple(anew))]
+        return [n for n in names if not n.endswith(".num_batches_tracked") and not n.startswith(tuple(reinitialized))]
 
     found, needed = len(required(report.loaded)), len(required(list(module.state_dict())))
     if found < least * needed or (least >= 1 and (report.unexpected or required(report.reinitialized))):

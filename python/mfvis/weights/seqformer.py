@@ -28,17 +28,17 @@ _TWINS = (
 
 
 def is_original(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are the names of SeqFormer or VNext."""
+    """True if these are the names of SeqFormer or VNext."""
     return any(name in state for name in ("controller.layers.2.weight", "detr.controller.layers.2.weight"))
 
 
 def is_vnext(state: Mapping[str, Tensor]) -> bool:
-    """Whether these names, of SeqFormer or VNext, are VNext's."""
+    """True if these names of SeqFormer or VNext are VNext's."""
     return "controller.layers.2.weight" not in state
 
 
 def is_deformable_detr(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are the names of a Deformable DETR, of its original repository or of transformers."""
+    """True if these are the names of a Deformable DETR, of its original repository or of transformers."""
     offsets = "encoder.layers.0.self_attn.sampling_offsets.weight"
     return any(f"{start}.{offsets}" in state for start in ("transformer", "model"))
 

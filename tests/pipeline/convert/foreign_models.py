@@ -45,7 +45,7 @@ def assert_same_outputs(model: VideoMask2Former, theirs: Mask2FormerForUniversal
     torch.testing.assert_close(every_mask(prediction)[0, :, :, 0], masks, atol=1e-4, rtol=0)
 
 
-def assert_same(feature: torch.Tensor, wanted: torch.Tensor) -> None:
+def assert_same(feature: torch.Tensor, expected: torch.Tensor) -> None:
     """Sums in another order differ in the last bits of the largest values."""
-    assert wanted.std() > 0.1
-    torch.testing.assert_close(feature, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(feature, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)

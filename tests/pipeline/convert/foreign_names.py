@@ -10,7 +10,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 
 
 def original_swin_names(state: dict) -> dict:
-    """Of microsoft/Swin-Transformer, with the output norms of Mask2Former's backbone."""
+    """Tensors under the names of microsoft/Swin-Transformer, with the output norms of Mask2Former's backbone."""
     named = {}
     for name, value in state.items():
         parts = name.split(".")
@@ -35,7 +35,7 @@ def original_swin_names(state: dict) -> dict:
 
 
 def resnet_names(state: dict, program: str) -> dict:
-    """Of "torchvision" or "detectron2"."""
+    """Tensors under the names of `program`, "torchvision" or "detectron2"."""
     named = {}
     for name, value in state.items():
         parts, leaf = name.split("."), name.split(".")[-1]
@@ -63,7 +63,7 @@ def resnet_names(state: dict, program: str) -> dict:
 
 
 def detectron2_names(theirs: Mask2FormerForUniversalSegmentation) -> dict:
-    """What detectron2's Mask2Former calls the tensors of transformers'."""
+    """Tensors of a Mask2Former of transformers under the names of detectron2."""
     state, named = theirs.state_dict(), {}
     head, predictor = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
     encoder = {k.removeprefix("model.pixel_level_module.encoder."): v for k, v in state.items() if ".encoder." in k}

@@ -85,12 +85,12 @@ def test_imagenet_resnets(kind, torchvision_resnet, tmp_path):
     backbone = Backbone(BackboneConfig("resnet50", str(tmp_path / kind)))
     with torch.no_grad():
         expected = resnet_features(state, (FRAMES - backbone.mean) / backbone.std, stride_in_1x1=False)
-        for feature, wanted in zip(backbone(FRAMES), expected, strict=True):
-            assert_same(feature, wanted)
+        for feature, reference in zip(backbone(FRAMES), expected, strict=True):
+            assert_same(feature, reference)
 
 
 def caffe_names(state: dict) -> dict:
-    """Of detectron2's R-50.pkl of MSRA: Caffe2's blobs, whose batch norms are a scale and a bias."""
+    """Tensors named as in detectron2's R-50.pkl of MSRA: Caffe2 blobs, whose batch norms are a scale and a bias."""
     named = {}
     for name, value in state.items():
         parts, leaf = name.split("."), name.split(".")[-1]
@@ -122,8 +122,8 @@ def test_caffe_resnets_see_bgr_and_stride_early(torchvision_resnet, tmp_path):
     blue_first = FRAMES.flip(1) - torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)
     with torch.no_grad():
         expected = resnet_features(state, blue_first, stride_in_1x1=True)
-        for feature, wanted in zip(backbone(FRAMES), expected, strict=True):
-            assert_same(feature, wanted)
+        for feature, reference in zip(backbone(FRAMES), expected, strict=True):
+            assert_same(feature, reference)
     run(ConvertConfig(str(file), tmp_path / "caffe.safetensors"))  # ours remember it
     with pytest.raises(CheckpointError, match="strides in the first 1x1"):
         Backbone(BackboneConfig("resnet50", str(tmp_path / "caffe.safetensors")))
@@ -203,8 +203,8 @@ def test_original_swins(norms, tmp_path):
             state |= {f"norm{stage}.weight": torch.ones(width), f"norm{stage}.bias": torch.zeros(width)}
     with torch.no_grad():
         expected = swin_features(state, (FRAMES[:1] - backbone.mean) / backbone.std)
-        for feature, wanted in zip(backbone(FRAMES[:1]), expected, strict=True):
-            assert_same(feature[0], wanted)
+        for feature, reference in zip(backbone(FRAMES[:1]), expected, strict=True):
+            assert_same(feature[0], reference)
 
 
 @pytest.mark.parametrize("name", ["swin-t", "resnet50", "mobilenet_v2"])
@@ -225,14 +225,14 @@ def test_classifiers_of_the_hub(name, tmp_path):
     assert all(torch.equal(own[k], theirs[prefix + k]) for k in compared)
 
 
-def test_a_backbone_alone_starts_a_training(torchvision_resnet, tmp_path, capsys):
+def test_only_a_backbone_starts_a_training(torchvision_resnet, tmp_path, capsys):
     torch.save(torchvision_resnet, tmp_path / "r50.pth")
     model = ours("resnet50")
     before = model.decoder.query_features.weight.clone()
     said = checkpoint.initialize_from(tmp_path / "r50.pth", model, CATEGORIES)
     assert (
         "torchvision's ResNet" in said
-        and "the backbone alone" in said
+        and "only the backbone" in said
         and "batch norms are trained on" in said
         and "missing" not in said
     )
@@ -243,7 +243,7 @@ def test_a_backbone_alone_starts_a_training(torchvision_resnet, tmp_path, capsys
         checkpoint.initialize_from(tmp_path / "r50.pth", ours("swin-t"), CATEGORIES)
     run(ConvertConfig(str(tmp_path / "r50.pth"), tmp_path / "r50.pkl", to="detectron2"))
     run(ConvertConfig(str(tmp_path / "r50.pkl"), tmp_path / "r50.safetensors"))
-    assert "the backbone alone, resnet50" in capsys.readouterr().out
+    assert "only the backbone, resnet50" in capsys.readouterr().out
     assert torch.equal(
         read_weights(tmp_path / "r50.safetensors").backbone["embedder.embedder.convolution.weight"], stem
     )
@@ -256,8 +256,8 @@ def test_the_backbone_of_a_whole_model(theirs, tmp_path):
     encoder = model.model.pixel_level_module.encoder
     with torch.no_grad():
         expected = encoder((FRAMES - backbone.mean) / backbone.std).feature_maps
-        for feature, wanted in zip(backbone(FRAMES), expected, strict=True):
-            assert_same(feature, wanted)
+        for feature, reference in zip(backbone(FRAMES), expected, strict=True):
+            assert_same(feature, reference)
 
 
 def test_any_backbone_of_the_hub(tmp_path):
@@ -274,8 +274,8 @@ def test_any_backbone_of_the_hub(tmp_path):
     assert backbone.channels == (8, 16, 24, 32)
     with torch.no_grad():
         expected = net((FRAMES / 255 - 0.5) / 0.25).feature_maps
-        for feature, wanted in zip(backbone(FRAMES), expected, strict=True):
-            assert_same(feature, wanted)
+        for feature, reference in zip(backbone(FRAMES), expected, strict=True):
+            assert_same(feature, reference)
     with torch.device("meta"):
         assert Backbone(config, pretrained=False).channels == backbone.channels
     # A checkpoint with it is read as any other.

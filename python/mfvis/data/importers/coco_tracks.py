@@ -43,7 +43,7 @@ def read_coco_tracks(source: ImportedFile) -> list[BoxVideo]:
     for image in images.values():
         record = f"image {image['id']!r}"
         if not _known(image.get("video_id"), videos):
-            source.report(record, f"video_id {shortened(image.get('video_id'))} is no video", "Name one of videos")
+            source.report(record, f"video_id {shortened(image.get('video_id'))} is not in videos", "Name one of videos")
         elif not isinstance(image.get("file_name"), str):
             source.report(record, f"file_name is {shortened(image.get('file_name'))}", "Name its picture")
         else:
@@ -148,7 +148,7 @@ def _put(
     if not isinstance(name, str) and not is_integer(name):
         source.report(record, f"category_id {shortened(category)} names no category", "Name one of categories")
     elif not _known(image, images):
-        source.report(record, f"image_id {shortened(image)} is no image", "Name one of images")
+        source.report(record, f"image_id {shortened(image)} is not in images", "Name one of images")
     elif fields.get("iscrowd"):
         source.leave_out("of a crowd")
     elif source.unwanted(str(name)):

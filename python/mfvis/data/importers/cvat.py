@@ -65,7 +65,7 @@ def _tracks_by_task(root: Element, tasks: list[Task], source: ImportedFile) -> d
         elif source.unwanted(label):
             continue
         elif tasks and task_id not in ids:
-            source.report(record, f"task_id {task_id[:40]!r} is no task of the project", "Export the project again")
+            source.report(record, f"task_id {task_id[:40]!r} is not a task of the project", "Export the project again")
         elif others:
             source.leave_out(f"of type {sorted(others)[0][:40]}", "track")
         elif len(element) == 0:

@@ -182,9 +182,9 @@ def _label(region: _Region, source: ImportedFile, labeled: bool) -> str | None:
     if not region.labels:
         return source.leave_out("without a label", "region") if labeled else source.only_category(region.record)
     if all(isinstance(label, str) and label for label in region.labels):
-        wanted = [label for label in region.labels if not source.unwanted(label)]
-        if len(region.labels) == 1 or len(wanted) == 1:
-            return wanted[0] if wanted else region.labels[0]
+        requested = [label for label in region.labels if not source.unwanted(label)]
+        if len(region.labels) == 1 or len(requested) == 1:
+            return requested[0] if requested else region.labels[0]
     source.report(region.record, f"labels are {shortened(region.labels)}", "Give each region one label")
     return None
 
