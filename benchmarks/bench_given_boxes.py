@@ -1,4 +1,4 @@
-"""What TK-Loss brings to a small network that is told the boxes, on the demo's synthetic videos.
+"""Effect of TK-Loss on the small box-prompted network of the demo, on synthetic videos.
 
     mfvis data demo DATA --videos 400 --val-videos 200 --width 128 --min-objects 1 --max-objects 3
     python benchmarks/bench_given_boxes.py DATA
@@ -24,7 +24,7 @@ from mfvis.parsing import build, load_preset
 from mfvis.types import VideoDataset
 from report import add_out, write
 
-# Weights of the pairwise and the temporal term beside the projection's; None: from the true masks.
+# Weights of the pairwise and the temporal term, in addition to the projection term; None: trained on the true masks.
 SUPERVISION = {
     "projection": (0, 0),
     "projection + TK": (0, 2),
@@ -73,7 +73,7 @@ def main() -> None:
     steps = demo.box_prompted.optim.steps
     head = f"{steps} steps, {len(val.videos)} unseen videos, {runs[0].object_frames} object-frames."
     settings = "\n".join(f"* {key}: {value}" for key, value in machine(given.threads).items())
-    title = "# TK-Loss where the network is told the boxes"
+    title = "# TK-Loss in a box-prompted network"
     text = f"{title}\n\n{head}\n\n" + "\n".join(lines) + f"\n\n{settings}\n"
     print(text)
     if given.out:

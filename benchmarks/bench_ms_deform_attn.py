@@ -20,7 +20,7 @@ import mfvis_ext
 from mfvis_ext.reference.ms_deform_attn import ms_deform_attn as reference
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
-LEARNT = ("value", "sampling_locations", "attention_weights")
+DIFFERENTIABLE = ("value", "sampling_locations", "attention_weights")
 
 
 def maps(height: int, width: int) -> Tensor:
@@ -29,11 +29,11 @@ def maps(height: int, width: int) -> Tensor:
 
 
 def arguments(frames: int, height: int, width: int) -> dict[str, Any]:
-    """The points lie some pixels of their level away from the token."""
+    """Random arguments of the operator; the points lie some pixels of their level away from the token."""
     seeded = generator()
     shapes = maps(height, width)
     areas = shapes.prod(1)
-    places = [
+    centers = [
         torch.cartesian_prod((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w) for h, w in shapes.tolist()
     ]
     tokens, levels = int(areas.sum()), len(shapes)
@@ -43,10 +43,10 @@ def arguments(frames: int, height: int, width: int) -> dict[str, Any]:
         "value": torch.randn(frames, tokens, HEADS, CHANNELS, generator=seeded),
         "spatial_shapes": shapes,
         "level_start_index": areas.cumsum(0) - areas,
-        "sampling_locations": torch.cat(places).flip(1)[:, None, None, None] + offsets,
+        "sampling_locations": torch.cat(centers).flip(1)[:, None, None, None] + offsets,
         "attention_weights": weights.view(frames, tokens, HEADS, levels, POINTS),
     }
-    return {name: tensor.requires_grad_() if name in LEARNT else tensor for name, tensor in made.items()}
+    return {name: tensor.requires_grad_() if name in DIFFERENTIABLE else tensor for name, tensor in made.items()}
 
 
 def loss_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -55,7 +55,7 @@ def loss_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def agree_forward(ours: Tensor, theirs: Tensor) -> None:
-    """A location of 1e-7 accuracy is a place of 1e-5 in a map of 160 columns, between values some units apart."""
+    """Compare outputs. An error of 1e-7 in a location is one of 1e-5 pixels in a map of 160 columns."""
     close(ours, theirs, atol=1e-4)
 
 
@@ -85,7 +85,7 @@ def cases_of(setting: Setting) -> list[Case]:
                     kind=kind,
                     ours=wrap(mfvis_ext.ms_deform_attn),
                     reference=wrap(reference),
-                    bytes_moved=lambda made, passes=passes: passes * sum(made[name].nbytes for name in LEARNT),
+                    bytes_moved=lambda made, passes=passes: passes * sum(made[name].nbytes for name in DIFFERENTIABLE),
                     operations=lambda made, passes=passes: passes * 8 * CHANNELS * made["attention_weights"].numel(),
                     reference_bytes=passes * sampled,
                     agree=agree if passes > 1 else agree_forward,

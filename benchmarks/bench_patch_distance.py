@@ -1,6 +1,6 @@
 """The floor of patch_distance is the volume it returns: 4 bytes per pixel and candidate, 63 MB for 5 frames of 120x216.
 
-Beside that some 12 operations each: 3 squared differences, 4 additions (a separable 3x3 sum) and a root. The backward
+In addition, some 12 operations each: 3 squared differences, 4 additions (a separable 3x3 sum) and a root. The backward
 pass reads the volume and its gradient once for each of the two frames, 16 bytes per pixel and candidate.
 """
 

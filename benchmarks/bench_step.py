@@ -46,7 +46,7 @@ class Sizes:
     height: int
     width: int
     objects: int
-    """Of each clip."""
+    """Objects of each clip."""
 
 
 SMALL = build(DemoConfig, load_preset("demo"), "the demo's preset").model

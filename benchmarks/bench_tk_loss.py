@@ -30,7 +30,7 @@ GOAL = Setting(instances=20)
 
 
 def inputs(setting: Setting, layers: int, clips: int = 1) -> dict[str, Any]:
-    """What the losses of `layers` decoder layers on some clips, with `instances` in all of them, are made from."""
+    """Arguments of the losses of `layers` decoder layers on `clips` clips, with `instances` instances in total."""
     frames, height, width, instances, *_ = astuple(setting)
     seeded = generator()
     return {

@@ -25,7 +25,7 @@ one."""
 
 
 def has_library() -> bool:
-    """Whether there is a library for this Python, from a wheel or an earlier build."""
+    """True if there is a library for this Python, from a wheel or an earlier build."""
     return (ROOT / "mfvis_ext" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").is_file()
 
 

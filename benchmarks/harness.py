@@ -1,4 +1,4 @@
-"""What every benchmark of an operator is made of: cases, how they are measured, the command line.
+"""Harness of the operators' benchmarks: cases, measurement, command line.
 
 A script gives the `Case`s of a `Setting` and calls `main`. A row is measured only after all sides gave the same result:
 our operator, the plain-PyTorch reference, and with --compiled the reference under torch.compile. Their runs take turns,
@@ -45,16 +45,16 @@ class Case:
     bytes_moved: Callable[[dict[str, Any]], float]
     """The least an implementation must read and write."""
     operations: Callable[[dict[str, Any]], float] = lambda made: 0
-    """The least it must compute, in floating-point operations; 0 where memory alone is the limit."""
+    """The least it must compute, in floating-point operations; 0 where only memory is the limit."""
     agree: Callable[[Any, Any], None] = close
     """Raises AssertionError unless the two results are the same."""
     differentiate: bool = False
     """The result is a loss, and its gradients by the arguments that require one are part of the run."""
     reference_bytes: float = 0
-    """What the reference needs at least; where half the memory is less, there is no baseline."""
+    """Memory that the reference needs at least. The baseline is left out where this exceeds half of the memory."""
     setting: Setting = field(default_factory=Setting)
     kind: str = ""
-    """What is measured, where a benchmark has several; one line in a plot."""
+    """Name of the measured part if a benchmark has several; one line in a plot."""
     size: str = ""
     """How large it is, in the words of the operator; default: the setting."""
     quick: bool = True
@@ -78,14 +78,14 @@ def side(case: Case, name: str, arguments: dict[str, Any]) -> Callable[[], Any]:
     if name == "compiled":
         function = torch.compile(function, dynamic=False)
         arguments = {key: KnownPairs(v.tolist()) if key == "pairs" else v for key, v in arguments.items()}
-    wanted = [value for value in arguments.values() if isinstance(value, Tensor) and value.requires_grad]
+    inputs = [value for value in arguments.values() if isinstance(value, Tensor) and value.requires_grad]
 
     def run() -> Any:
         if not case.differentiate:
             with torch.no_grad():
                 return function(**arguments)
         loss = function(**arguments)
-        return loss.detach(), *torch.autograd.grad(loss, wanted)
+        return loss.detach(), *torch.autograd.grad(loss, inputs)
 
     return run
 
@@ -98,7 +98,7 @@ def arguments_on(device: str, case: Case) -> dict[str, Any]:
 
 
 def variants(case: Case, passes: int) -> list[Case]:
-    """A loss without and with its gradient, which takes `passes` times the bytes and operations of the loss alone."""
+    """A loss without and with its gradient, which takes `passes` times the bytes and operations of the loss."""
     return [
         replace(case, kind="forward"),
         replace(
@@ -134,7 +134,7 @@ def status_kb(name: str) -> int:
 def peak_in_this_process(run: Callable[[], Any]) -> float:
     """MB by which the resident memory rises at most during a run, after one run to load what is loaded only once."""
     run()
-    Path("/proc/self/clear_refs").write_text("5")  # The high-water mark starts anew at the present size.
+    Path("/proc/self/clear_refs").write_text("5")  # The high-water mark starts again at the present size.
     before = status_kb("VmRSS")
     run()
     return max(0, status_kb("VmHWM") - before) / 1024
@@ -232,13 +232,13 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
 
 def kept_batch(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
-    """What --replay names; ends with one sentence where it is no batch that a training kept."""
+    """Batch in the file of --replay. Exits with one sentence if the file is not a batch that a training kept."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         parser.error(f"--replay {file} cannot be read ({str(error).splitlines()[0]}); name a batch.pt of failed/")
     if not isinstance(content, dict) or "frames_BTCHW" not in content:
-        parser.error(f"--replay {file} is no batch; name the batch.pt that a stopped training kept below failed/")
+        parser.error(f"--replay {file} is not a batch; name the batch.pt that a stopped training kept below failed/")
     return content
 
 
@@ -248,7 +248,7 @@ def main(
     axes: Sequence[str] = (),
     replay: Callable[[dict[str, Any]], Sequence[Case]] | None = None,
 ) -> None:
-    """The command line of a benchmark: measures, prints the table; --out writes it with JSON, CSV and plots beside it.
+    """The command line of a benchmark: measures, prints the table; --out writes it, and JSON, CSV and plots.
 
     axes: those of GRID that matter to the operator. replay: the cases of a batch that a training kept (`batch.pt`).
     """

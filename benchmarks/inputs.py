@@ -58,5 +58,5 @@ def moving_clip(generator: torch.Generator, frames: int, height: int, width: int
 
 
 def random_logits(generator: torch.Generator, instances: int, frames: int, height: int, width: int) -> Tensor:
-    """`[N, T, H, W]`, a leaf that wants its gradient."""
+    """`[N, T, H, W]`, a leaf that requires its gradient."""
     return (3 * torch.randn(instances, frames, height, width, generator=generator)).requires_grad_()

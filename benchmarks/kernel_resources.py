@@ -24,7 +24,7 @@ ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one kernel on one architecture: registers, and bytes of local memory (stack and spills), of a thread."""
+    """Resources per thread of one kernel on one architecture: registers, bytes of local memory (stack and spills)."""
 
     registers: int
     local: int

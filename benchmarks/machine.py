@@ -1,4 +1,4 @@
-"""Where a benchmark ran: what is written beside every result, and what the machine can do at best."""
+"""The machine of a benchmark: its description, which every result contains, and its measured limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Where and with what the numbers were taken."""
+    """Description of the hardware and the versions with which numbers were measured."""
 
     def git(*arguments: str) -> str:
         if not shutil.which("git"):

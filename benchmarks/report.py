@@ -21,7 +21,7 @@ AXIS_NAMES = {"frames": "T", "size": "pixels of a frame", "instances": "N", "rad
 @dataclass(frozen=True)
 class Timing:
     best_ms: float
-    """What is left when other programs use the machine, too."""
+    """Best time; the least disturbed by other programs on the machine."""
     median_ms: float
     first_quartile_ms: float
     third_quartile_ms: float
@@ -39,18 +39,18 @@ class Row:
     compiled: Timing | None
     gb_per_s: float
     share_of_copy_speed: float
-    """Best time. Of the speed at which this machine copies memory, measured in the same run."""
+    """Best time, as a share of the speed at which this machine copies memory, measured in the same run."""
     gflop_per_s: float
     share_of_arithmetic: float
-    """Best time. Of a float32 matrix product on this machine, measured in the same run."""
+    """Best time, as a share of a float32 matrix product on this machine, measured in the same run."""
     gpu: dict[str, Any]
     """Clocks, temperature and power right after the measurement."""
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
-    """--out. No default: a trial must not replace what was measured with care and committed."""
-    told = "write the results here, such as benchmarks/results (default: they are printed)"
-    parser.add_argument("--out", type=folder, metavar="FOLDER", help=told)
+    """Add the flag --out. It has no default, so that a trial does not replace committed results."""
+    help_text = "write the results here, such as benchmarks/results (default: they are printed)"
+    parser.add_argument("--out", type=folder, metavar="FOLDER", help=help_text)
 
 
 def folder(text: str) -> Path:
@@ -124,7 +124,7 @@ def table(rows: Sequence[Row]) -> str:
         columns["GPU"] = lambda row: (
             f"{row.gpu['sm_mhz']} MHz, {row.gpu['celsius']} °C, {row.gpu['watts']:.0f} W"
             if "watts" in row.gpu
-            else "not told"
+            else "unknown"
         )
     lines = [list(columns), ["---"] * len(columns), *([cell(row) for cell in columns.values()] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -18,7 +18,7 @@ A study is a YAML file:
     settings: {}                 flags of all runs over the preset, nested as in a preset
     predict: {}                  flags of `mfvis predict --infer`
     domains: [NAME]              videos of these domains only, in training and validation (default: all)
-    source: REGEX                the start of a video's name that tells its source: clips of one source are correlated
+    source: REGEX                the start of a video's name that is its source: clips of one source are correlated
     variants:
     - name: NAME
       settings: {}               flags of this variant over those of the study

@@ -1,12 +1,13 @@
-"""What the matches of the TK-Loss join on real clips: how many are wrong, how many tell something that boxes do not.
+"""Matches of the TK-Loss on real clips: how many are wrong, and how many add information that boxes lack.
 
     python benchmarks/study_matches.py MASKS.json --out benchmarks/results/study
 
-MASKS.json is a YouTube-VIS file with masks, which are looked at for this table only. From every video two pairs of
+MASKS.json is a YouTube-VIS file with masks, which are used for this table only. From every video two pairs of
 frames are drawn, and matched at the size and with the settings of the preset `real`, then with one of them changed.
 Counted are the pixels inside an object's box in either frame, as the loss counts them. A match is wrong if it joins a
-pixel of the object to one that is not. Background inside a box is what boxes leave open: where it is matched to a pixel
-outside the box of the other frame, the loss can carry the answer into the box; where the object is, it is misled.
+pixel of the object to one that is not. Boxes do not supervise background inside a box:
+where it is matched to a pixel outside the box of the other frame, the loss can propagate background into the box; the
+same match misleads on object pixels.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ COLUMNS = {
     "wrong": "wrong matches",
     "static": "matches without motion",
     "background": "background in boxes",
-    "told": "of this, matched to outside",
+    "supervised": "of this, matched to outside",
     "misled": "of the object, matched to outside",
 }
 
@@ -122,7 +123,7 @@ def _pair(
         "wrong": (weight_NKHW * (matched_NKHW != target_NHW[:, None])).sum().item(),
         "static": (weight_NKHW * ~moved_KHW).sum().item(),
         "background": background_NHW.sum().item(),
-        "told": (background_NHW & left_NHW).sum().item(),
+        "supervised": (background_NHW & left_NHW).sum().item(),
         "object": (inside_NTHW[:, 0] & target_NHW).sum().item(),
         "misled": (inside_NTHW[:, 0] & target_NHW & left_NHW).sum().item(),
     }
@@ -139,7 +140,13 @@ def inside_boxes(boxes_NT4: torch.Tensor, height: int, width: int) -> torch.Tens
 def row(name: str, parts: list[dict[str, float]]) -> str:
     """A line of the table: every count as a share of what it is a part of."""
     total = {key: sum(part[key] for part in parts) for key in parts[0]}
-    whole = {"matched": "counted", "wrong": "matches", "static": "matches", "told": "background", "misled": "object"}
+    whole = {
+        "matched": "counted",
+        "wrong": "matches",
+        "static": "matches",
+        "supervised": "background",
+        "misled": "object",
+    }
     shares = [
         total[key] / max(total[whole[key]] if key in whole else total["background"] + total["object"], 1)
         for key in COLUMNS

@@ -31,20 +31,20 @@ ERRORS = {"missed": "missed", "inside": "background inside the box", "outside": 
 
 @dataclass(frozen=True)
 class Truth:
-    """The validation set, with what groups its videos."""
+    """The validation set and the groups of its videos."""
 
     dataset: VideoDataset
     domains: dict[int, str]
-    """Of each video; "all" where the file names none."""
+    """Domain by video id; "all" where the file names none."""
     sources: dict[int, str]
-    """Of each video: videos of one source are correlated."""
+    """Source by video id; videos of one source are correlated."""
 
 
 def read_truth(file: Path, source: str, chosen: Sequence[str] = ()) -> Truth:
     """Read the annotations of the videos of the chosen domains, by default of all.
 
-    source: regular expression for the start of a video's name that tells its source; a video that it does not match is
-    a source of its own.
+    source: regular expression for the start of a video's name that is its source; a video that it does not match is a
+    source of its own.
     """
     dataset = load_dataset(file, boxes_from_masks=True)
     domains = {video["id"]: video.get("domain", "all") for video in json.loads(file.read_text())["videos"]}

@@ -121,7 +121,7 @@ class BackgroundPropagationConfig:
     """Minimum number of other frames in which a pixel must match background outside the box."""
 
     def __post_init__(self) -> None:
-        wanted = {
+        rules = {
             "weight": (self.weight >= 0, "0 or more"),
             "smoothing": (self.smoothing >= 0, "0 or more"),
             "frame_gaps": (
@@ -132,7 +132,7 @@ class BackgroundPropagationConfig:
             "distance": (self.distance >= 0, "0 or more"),
             "min_frames": (self.min_frames >= 1, "1 or more"),
         }
-        require(self, wanted)
+        require(self, rules)
 
 
 @dataclass(frozen=True)
