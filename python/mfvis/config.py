@@ -17,6 +17,8 @@ from mfvis.errors import ConfigError, require
 from mfvis.losses.config import LossConfig
 from mfvis.models.config import ModelConfig
 
+Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio", "wandb"]
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -87,6 +89,9 @@ class TrainConfig(OptimConfig):
     """Data loading processes, at most one per CPU core; 0 loads clips in the training process."""
     log_every: int = 20
     """Steps between log lines."""
+    log_with: tuple[Tracker, ...] = ()
+    """Experiment trackers that get the log too, by accelerate's names. log.jsonl is always written, and TensorBoard's
+    files are if it is installed."""
     checkpoint_every: int = 500
     """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: int = 2

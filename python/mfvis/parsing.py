@@ -131,15 +131,15 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Col
 
     ignored: keys such as ``train.lr`` that may differ.
     """
-    old, new = _flat(before), _flat(now)
+    old, new = flatten(before), flatten(now)
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key) and key not in ignored]
     return [f"{key}: {old.get(key)} then, {new.get(key)} now" for key in keys]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,8 +70,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def run_lock(out: str | Path, folders: Sequence[str] = (), active: bool = True) -> Iterator[None]:
-    """Exclusive use of the folder `out`, which is created, for one run.
+def run_lock(out: str | Path, folders: Sequence[str] = (), active: bool = True, shared: bool = False) -> Iterator[None]:
+    """Exclusive use of the folder `out`, which is created, for one run, or for the shards of one.
 
     The kernel frees the lock when the process ends, however it ends. Temporary files that killed runs left in `out` and
     in its `folders` are removed.
@@ -79,6 +80,7 @@ def run_lock(out: str | Path, folders: Sequence[str] = (), active: bool = True) 
         out: the run's folder.
         folders: those below it that the run writes to, as paths relative to `out`.
         active: False for the processes of a run besides its main one, which holds the lock for all.
+        shared: True for a shard, which works next to others but not next to a whole run.
 
     Raises:
         ConfigError: another run uses the folder.
@@ -88,44 +90,59 @@ def run_lock(out: str | Path, folders: Sequence[str] = (), active: bool = True) 
         return
     out = Path(out)
     existed = out.exists()
-    descriptor = _acquire(out)
+    descriptor = _acquire(out, shared)
     _HELD.add(descriptor)
     try:
         for folder in (out, *(out / name for name in folders)):
-            _remove_leftovers(folder, locked=True)
+            _remove_leftovers(folder, locked=not shared)
         yield
     finally:
         if descriptor in _HELD:  # not in a forked child
             _HELD.discard(descriptor)
             # Unlinked before it is released: a process that has opened the file detects this and opens it again.
-            (out / LOCK).unlink(missing_ok=True)
+            last = not shared or _is_last(descriptor)
+            if last:
+                (out / LOCK).unlink(missing_ok=True)
             os.close(descriptor)
-            if not existed:
+            if not existed and last:
                 with suppress(OSError):
                     out.rmdir()  # only succeeds if the run wrote nothing
 
 
-def _acquire(out: Path) -> int:
+def _is_last(descriptor: int) -> bool:
+    """True if no other process shares the lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _acquire(out: Path, shared: bool) -> int:
     """Descriptor of the locked file in `out`."""
     path = out / LOCK
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(out))
-    while True:
+    for attempt in itertools.count():
         out.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # another run has just removed the folder
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
                 return descriptor
         except BlockingIOError:
+            if shared and attempt < 5:  # a shard that has just ended, see `_is_last`
+                os.close(descriptor)
+                time.sleep(0.1)
+                continue
             remedy = "Wait until that one ends, or choose another --out"
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                remedy += ". Only mfvis train runs in several processes; start other commands without a launcher"
+                remedy += ". Only train, label and predict run in several processes; start others without a launcher"
             holder = os.read(descriptor, 200).decode("utf-8", "replace")
             os.close(descriptor)
             raise ConfigError(f"{out} is in use by another run{f' ({holder})' if holder else ''}. {remedy}") from None
@@ -140,6 +157,7 @@ def _acquire(out: Path) -> int:
             print(f"{out}: the file system has no locks; start no second run in this folder", file=sys.stderr)
             return descriptor
         os.close(descriptor)
+    raise AssertionError("unreachable")
 
 
 def _close_inherited() -> None:

@@ -17,10 +17,10 @@ from mfvis.predict.saved_results import (
     hash_of,
     hash_of_frames,
     hash_of_weights,
-    read_logits,
     read_part,
-    write_logits,
+    read_tensors_of,
     write_part,
+    write_tensors_of,
 )
 
 INPUTS = {"settings": "a", "frames": "b"}
@@ -35,7 +35,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "other JSON": lambda file: file.write_text('[[null, {"size": 3}], "x"]'),
     "JSON of the kind": lambda file: file.write_text('{"made_from": {}, "crc32": 0, "content": null}'),
     "nested deeply": lambda file: file.write_text("[" * 10**5),
-    "other tensors": lambda file: torch.save({"made_from": {}, "logits": LOGITS}, file),
+    "other tensors": lambda file: torch.save({"made_from": {}, "tensors": LOGITS}, file),
     "a bare tensor": lambda file: torch.save(LOGITS, file),
     "a folder": lambda file: (file.unlink(), file.mkdir()),
     "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
@@ -44,36 +44,36 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:
     write_part(tmp_path / "1.json", INPUTS, CONTENT)
-    write_logits(tmp_path / "1.pt", INPUTS, LOGITS)
+    write_tensors_of(tmp_path / "1.pt", INPUTS, {"logits": LOGITS})
     assert read_part(tmp_path / "1.json", INPUTS) == (CONTENT, "")
-    assert torch.equal(read_logits(tmp_path / "1.pt", INPUTS), LOGITS)
+    assert torch.equal(read_tensors_of(tmp_path / "1.pt", INPUTS)["logits"], LOGITS)
     assert read_part(tmp_path / "2.json", INPUTS) == (None, "")
-    assert read_logits(tmp_path / "2.pt", INPUTS) is None
+    assert read_tensors_of(tmp_path / "2.pt", INPUTS) is None
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damage_is_recognized(damage: Callable[[Path], object], tmp_path: Path) -> None:
     part, logits = tmp_path / "1.json", tmp_path / "1.pt"
     write_part(part, INPUTS, CONTENT)
-    write_logits(logits, INPUTS, LOGITS)
+    write_tensors_of(logits, INPUTS, {"logits": LOGITS})
     damage(part)
     damage(logits)
     assert read_part(part, INPUTS) == (None, f"{part} is damaged")
-    assert read_logits(logits, INPUTS) is None
+    assert read_tensors_of(logits, INPUTS) is None
 
 
 def test_no_flipped_bit_comes_back(tmp_path: Path) -> None:
     part, logits, random = tmp_path / "1.json", tmp_path / "1.pt", np.random.default_rng(0)
     write_part(part, INPUTS, CONTENT)
-    write_logits(logits, INPUTS, LOGITS)
-    for path, read in ((part, lambda: read_part(part, INPUTS)[0]), (logits, lambda: read_logits(logits, INPUTS))):
+    write_tensors_of(logits, INPUTS, {"logits": LOGITS})
+    for path, read in ((part, lambda: read_part(part, INPUTS)[0]), (logits, lambda: read_tensors_of(logits, INPUTS))):
         whole = path.read_bytes()
         for place in random.integers(len(whole), size=100):
             damaged = bytearray(whole)
             damaged[place] ^= 1 << int(random.integers(8))
             path.write_bytes(damaged)
             found = read()
-            assert found is None or found == CONTENT or torch.equal(found, LOGITS), place
+            assert found is None or found == CONTENT or torch.equal(found["logits"], LOGITS), place
 
 
 def test_other_inputs_are_named_and_unknown_ones_pass(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ class LabelConfig:
     """cpu, cuda, cuda:1, ...; auto uses a GPU if there is one and the operators were built for it."""
     overlays: bool = True
     """Write an MP4 with the masks drawn over each video (a JPEG for a video of one frame)."""
+    shard: str | None = None
+    """Label only a part of the videos, I/N with I from 1 to N; a later run without it joins the parts. By default the
+    part follows from the variables of torchrun or of a SLURM array, if there are any; 1/1 labels all videos."""
     seed: int = 0
     """Random seed."""
     window: int = 40

@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from torch import Tensor
 import mfvis_ext
 from mfvis.data.augment import fitted_size
 from mfvis.data.check import check_frames_of
-from mfvis.data.jsonfile import read_json, write_json
 from mfvis.data.results import write_labeled
 from mfvis.data.rle import encode_mask
 from mfvis.data.video import read_frames
@@ -45,21 +43,20 @@ from mfvis.label.ensemble import average_consistent_models, resolve_overlaps
 from mfvis.label.fit import fit, segment
 from mfvis.label.refine import refine
 from mfvis.label.start import FinetunedModels, ScratchModels
+from mfvis.label.state import SavedPass, hash_of_boxes, result_of, same_settings, saved_results
 from mfvis.label.window_inputs import WindowInputs, add_propagated_background
 from mfvis.losses.background_propagation import inside_boxes
-from mfvis.parsing import changed_keys, to_plain
 from mfvis.predict.saved_results import (
     Inputs,
     hash_all_frames,
     hash_of,
     hash_of_weights,
-    read_logits,
-    read_part,
+    read_tensors_of,
     require_unchanged,
-    write_logits,
-    write_part,
+    write_tensors_of,
 )
 from mfvis.predict.upsample import at_original_size
+from mfvis.sharding import Shard, sharded
 from mfvis.train.checkpoint import load_model
 from mfvis.train.optim import REMEDY
 from mfvis.types import TrackResult, Video, VideoDataset
@@ -67,62 +64,111 @@ from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
 
 Start = ScratchModels | FinetunedModels
+FOLDERS = ("parts", "parts/shared", "parts/tries", "overlays")
+"""Folders of a run, relative to `out`."""
 
 
 def run(config: LabelConfig) -> Path:
-    """Label every video of `config.data`; returns the completed JSON, written to `config.out` under the same name."""
-    with run_lock(config.out, ("parts", "parts/shared", "parts/tries", "overlays")):
-        return _run(config)
+    """Label every video of `config.data`; returns the completed JSON, written to `config.out` under the same name.
+
+    A shard (`mfvis.sharding`) labels its part of the videos and writes no JSON. The run that joins the shards writes
+    the same JSON as a single run, bit for bit.
+    """
+    with (
+        sharded(config.shard) as shard,
+        run_lock(config.out, FOLDERS, active=shard.speaks, shared=shard.count > 1 and not shard.launched),
+    ):
+        shard.wait()  # for the lock of the main process
+        return _run(config, shard)
 
 
-def _run(config: LabelConfig) -> Path:
+def _run(config: LabelConfig, shard: Shard) -> Path:
     # ---- Load ---------------------------------------------------------------------------------------------------
     dataset, content = _load(config)
-    for note in dataset.notes:
-        print(note)
+    videos, own = dataset.videos, shard.own(dataset.videos)
+    shard.say(*dataset.notes, *shard.heading(len(videos)))
     completed = config.out / config.data.name
     if completed.resolve() == config.data.resolve():
         raise ConfigError(
             f"out is {config.out}, where the result would replace {config.data}; choose another directory"
         )
-    start = _start(config)
+    start = _start(replace(config, device=shard.device(config.device)))
     parts = config.out / "parts"
-    settings = _same_settings(config, start, parts / "settings.json")
-    inputs = {
-        video.id: {"settings": hash_of(settings), "boxes": _hash_of_boxes(video), "frames": frames}
-        for video, frames in zip(dataset.videos, hash_all_frames(dataset.videos), strict=True)
+    settings = hash_of(same_settings(config, hash_of_weights(start.module), parts / "settings.json"))
+    known = {video.id: {"settings": settings, "boxes": hash_of_boxes(video)} for video in videos}
+    inputs: dict[int, Inputs] = {
+        video.id: known[video.id] | {"frames": frames} for video, frames in zip(own, hash_all_frames(own), strict=True)
     }
     overlays = config.out / "overlays" if config.overlays else None
-    several = sum(any(track.present_T.any() for track in video.tracks) for video in dataset.videos) > 1
+    several = sum(any(track.present_T.any() for track in video.tracks) for video in videos) > 1
     shares = several and config.shared_steps > 0 and config.checkpoint is None and config.backbone.frozen
-    last, final_inputs = parts, inputs
-    if shares:
-        # In the second pass the masks of each video depend on all videos.
-        known = all(made_from["frames"] for made_from in inputs.values())
-        others = {"other videos": hash_of(inputs) if known else None}
-        last, final_inputs = parts / "shared", {id: made_from | others for id, made_from in inputs.items()}
-    ahead = [
-        video for video in dataset.videos if read_part(last / f"{video.id}.json", final_inputs[video.id])[0] is None
-    ]
-    if problems := check_frames_of(ahead):
-        raise DataError(problems)  # before hours of training, not after them
 
-    # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
     def label(video: Video, head: str, reader: CropSegmenter | None = None) -> list[TrackResult]:
         return label_video(start, config, video, head, parts / "tries", inputs[video.id], reader=reader)
 
-    found = _label_or_load(dataset, parts, inputs, label, None if shares else overlays)
+    # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
+    last = SavedPass(parts, inputs)
+    found = _label_or_load(dataset, own, last, label, None if shares else overlays)
+    shard.wait()
 
     # ---- Train the cross-video network on all masks, segment every video again, write ---------------------------
     if shares:
-        reader = _train_cross_video(start, config, dataset.videos, found) if ahead else None
-        found = _label_or_load(dataset, last, final_inputs, partial(label, reader=reader), overlays)
+        first = {video.id: results for video, results in zip(own, found, strict=True)}
+        for video in (video for video in videos if video.id not in first):
+            inputs_of, results = saved_results(parts, video, known[video.id])
+            if results is not None:
+                inputs[video.id], first[video.id] = inputs_of, results
+        if len(first) < len(videos):
+            print(
+                f"first pass done; that of {len(videos) - len(first)} videos of other shards is missing. {shard.next}"
+            )
+            return completed
+        # In the second pass the masks of each video depend on all videos.
+        complete = all(made_from["frames"] for made_from in inputs.values())
+        others = {"other videos": hash_of(inputs) if complete else None}
+        last = SavedPass(parts / "shared", {id: made_from | others for id, made_from in inputs.items()})
+        needed = any(last.read(video)[0] is None for video in (videos if shard.joins else own))
+
+        def network() -> CropSegmenter:
+            return _cross_video_network(start, config, videos, first, last.folder / "network.pt", others)
+
+        reader = network() if needed and shard.speaks else None
+        shard.wait()
+        if needed and reader is None:
+            reader = network()  # the main process has trained and saved it
+        found = _label_or_load(dataset, own, last, partial(label, reader=reader), overlays)
+        shard.wait()
+
+    # ---- Write --------------------------------------------------------------------------------------------------
+    if not shard.joins:
+        shard.say(f"shard {shard} is done. {shard.next}")
+        return completed
+    if shard.launched:
+        found = [saved_results(last.folder, video, known[video.id])[1] for video in videos]
     root = json.loads(content.decode("utf-8-sig"))
-    write_labeled(root, completed, [result for results in found for result in results], dataset)
+    write_labeled(root, completed, [result for results in found for result in results or ()], dataset)
     print(f"wrote {completed}" + (f" and overlays to {overlays}" if overlays else ""))
     if not config.data.is_file() or config.data.read_bytes() != content:
         print(f"{config.data} changed in the meantime: {completed} has its boxes as they were at the start. Run again")
     return completed
+
+
+def _cross_video_network(
+    start: ScratchModels,
+    config: LabelConfig,
+    videos: Sequence[Video],
+    found: Mapping[int, list[TrackResult]],
+    path: Path,
+    inputs: Inputs,
+) -> CropSegmenter:
+    """The cross-video network that was trained on these results, from `path` if it was saved there."""
+    if (saved := read_tensors_of(path, inputs)) is not None:
+        reader = CropSegmenter(start.backbone.channels).to(start.backbone.mean.device)
+        reader.load_state_dict(saved)
+        return reader.eval()
+    reader = _train_cross_video(start, config, videos, [found[video.id] for video in videos])
+    write_tensors_of(path, inputs, dict(reader.state_dict()))
+    return reader
 
 
 def _load(config: LabelConfig) -> tuple[VideoDataset, bytes]:
@@ -142,43 +188,50 @@ def _load(config: LabelConfig) -> tuple[VideoDataset, bytes]:
     return dataset, content
 
 
-def _hash_of_boxes(video: Video) -> str:
-    tracks = [[track.id, track.category_id, track.boxes_T4.tolist()] for track in video.tracks]
-    return hash_of([video.width, video.height, video.length, tracks])
-
-
 def _label_or_load(
     dataset: VideoDataset,
-    parts: Path,
-    inputs: Mapping[int, Inputs],
+    own: Sequence[Video],
+    saved: SavedPass,
     label: Callable[[Video, str], list[TrackResult]],
     overlays: Path | None,
 ) -> list[list[TrackResult]]:
-    """Saved results of every video where they exist; otherwise the results of `label`, which are drawn and saved."""
-    paths = overlay_paths(overlays, dataset.videos) if overlays else []
+    """Saved results of the videos `own` where they exist; otherwise the results of `label`, which are drawn and saved.
+
+    Raises:
+        DataError: with all frames that cannot be read, before anything is labeled.
+    """
+    heads = {video.id: f"[{i}/{len(dataset.videos)}] {video.name}" for i, video in enumerate(dataset.videos, start=1)}
+    paths = _overlays_of(dataset, overlays)
+    names = {category.id: category.name for category in dataset.categories}
+    kept = [saved.read(video) for video in own]
+    ahead = [video for video, (results, _) in zip(own, kept, strict=True) if results is None]
+    if problems := check_frames_of(ahead):
+        raise DataError(problems)  # before hours of training, not after them
     found = []
-    for number, video in enumerate(dataset.videos, start=1):
-        head = f"[{number}/{len(dataset.videos)}] {video.name}"
-        part, made_from = parts / f"{video.id}.json", inputs[video.id]
-        kept, reason = read_part(part, made_from)
+    for video, (results, reason) in zip(own, kept, strict=True):
+        head, frames = heads[video.id], saved.inputs[video.id]["frames"]
         if reason:
             print(f"{head}: {reason}; labeled again", flush=True)
-        if kept is None:
-            began = time.perf_counter()
-            labeled = label(video, head)
-            require_unchanged(video, made_from["frames"])
+        began = time.perf_counter()
+        labeled = label(video, head) if results is None else results
+        if results is None:
+            require_unchanged(video, frames)
         else:
-            labeled = [_result(video, n, tuple(masks)) for n, masks in enumerate(kept)]
             print(f"{head}: already labeled", flush=True)
-        if overlays and (kept is None or made_from["frames"] and not paths[number - 1].is_file()):
-            names = {category.id: category.name for category in dataset.categories}
-            write_overlay(paths[number - 1], video, labeled, [names[result.category_id] for result in labeled])
-        if kept is None:
-            write_part(part, made_from, [list(result.segmentations) for result in labeled])
+        if overlays and (results is None or frames and not paths[video.id].is_file()):
+            write_overlay(paths[video.id], video, labeled, [names[result.category_id] for result in labeled])
+        if results is None:
+            saved.write(video, labeled)
             seconds = time.perf_counter() - began
             print(f"{head}: {video.length} frames, {len(labeled)} tracks, {seconds:.0f} s", flush=True)
         found.append(labeled)
     return found
+
+
+def _overlays_of(dataset: VideoDataset, folder: Path | None) -> dict[int, Path]:
+    """Paths of the overlays by the ids of the videos; empty without overlays."""
+    paths = overlay_paths(folder, dataset.videos) if folder else []
+    return {video.id: path for video, path in zip(dataset.videos, paths, strict=False)}
 
 
 def label_video(
@@ -204,11 +257,14 @@ def label_video(
         frames_TCHW = read_frames(video, window)
         view = _prepare_window(start, config, video, window, group, frames_TCHW)
         path = tries and tries / f"{video.id}-{window.start}-{group[0]}.pt"
-        kept = read_logits(path, inputs) if path else None
+        kept = read_tensors_of(path, inputs) if path else None
         part = f"{head} frames {window.start}-{window.stop - 1}"
-        logits_NTHW = _ensemble_logits(start, view, config, part) if kept is None else kept.to(view.boxes_NT4)
+        if kept is None:
+            logits_NTHW = _ensemble_logits(start, view, config, part)
+        else:
+            logits_NTHW = kept["logits"].to(view.boxes_NT4)
         if path and kept is None:
-            write_logits(path, inputs, logits_NTHW)
+            write_tensors_of(path, inputs, {"logits": logits_NTHW})
         if reader:
             logits_NTHW = logits_NTHW + _finite(reader.read(view), f"{part}, cross-video network", CROSS_VIDEO_REMEDY)
         logits_NTHW = resolve_overlaps(logits_NTHW, view.boxes_NT4 / STRIDE)
@@ -222,7 +278,7 @@ def label_video(
             masks_THW[empty_T] = inside_boxes(boxes_T4[None, empty_T], *full_size)[0]
             for t, mask_HW in zip(window, masks_THW.numpy(), strict=True):
                 segmentations[n][t] = encode_mask(mask_HW) if video.tracks[n].present_T[t] else None
-    return [_result(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
+    return [result_of(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
 
 
 def _prepare_window(
@@ -281,44 +337,9 @@ def _finite(logits_NTHW: Tensor, part: str, remedy: str = REMEDY) -> Tensor:
     return logits_NTHW
 
 
-def _result(video: Video, n: int, segmentations: tuple[dict | None, ...]) -> TrackResult:
-    track = video.tracks[n]
-    return TrackResult(video.id, track.category_id, 1.0, segmentations, track.boxes_T4, track.id)
-
-
 def _start(config: LabelConfig) -> Start:
     device = device_of(config.device)
     if config.checkpoint is None:
         return ScratchModels(config, device)
     trained, categories, _ = load_model(config.checkpoint, device)
     return FinetunedModels(config, trained, categories)
-
-
-def _same_settings(config: LabelConfig, start: Start, path: Path) -> dict[str, Any]:
-    """Settings that determine the masks, saved at `path`.
-
-    Raises:
-        ConfigError: `path` holds other settings, and labels made with them exist.
-    """
-    settings = to_plain(config)
-    settings["checkpoint"] = config.checkpoint is not None
-    settings["backbone"]["weights"] = hash_of_weights(start.module)
-    for name in ("data", "out", "frames", "device", "overlays"):  # contents matter, not locations
-        del settings[name]
-    before = read_json(path, [])
-    if before == settings:
-        return settings
-    # This also replaces settings left by a run that failed before it had labeled anything.
-    labeled = [part for part in path.parent.rglob("*") if part != path and part.is_file()]
-    results = [part for part in labeled if part.suffix == ".json"]
-    of_these = any(read_part(part, {"settings": hash_of(settings)})[0] is not None for part in results)
-    if labeled and isinstance(before, dict) and not of_these:
-        lines = "\n".join(f"  {line}" for line in changed_keys(before, settings))
-        raise ConfigError(
-            f"{config.out} holds labels made with other settings:\n{lines}\n"
-            f"Choose another --out, or delete {path.parent} to label again"
-        )
-    if labeled:
-        print(f"{path} is damaged; what was labeled before is used where it was made with these settings")
-    write_json(path, settings)
-    return settings

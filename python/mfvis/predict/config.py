@@ -69,6 +69,9 @@ class PredictConfig:
     """Minimum score of tracks in overlays, tracks.json and bdd100k.json; results.json contains all tracks."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto uses a GPU if there is one and the operators were built for it."""
+    shard: str | None = None
+    """Predict only a part of the videos, I/N with I from 1 to N; a later run without it joins the parts. By default the
+    part follows from the variables of torchrun or of a SLURM array, if there are any; 1/1 predicts all videos."""
     infer: InferConfig = field(default_factory=InferConfig)
 
     def __post_init__(self) -> None:

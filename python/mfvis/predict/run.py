@@ -16,7 +16,7 @@ from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results, zip_results
 from mfvis.data.video import open_video
 from mfvis.device import device_of
-from mfvis.errors import ConfigError, DataError
+from mfvis.errors import ConfigError, DataError, VideoError
 from mfvis.parsing import to_plain
 from mfvis.predict.config import PredictConfig
 from mfvis.predict.predictor import predict_video, sized_as_trained
@@ -29,6 +29,7 @@ from mfvis.predict.saved_results import (
     require_unchanged,
     write_part,
 )
+from mfvis.sharding import Shard, sharded
 from mfvis.train.checkpoint import load_model
 from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_paths, write_overlay
@@ -47,41 +48,43 @@ def run(config: PredictConfig) -> None:
         DataError: with all frames that cannot be read, before anything is computed.
         CheckpointError: the checkpoint is damaged, or its model predicts NaN.
     """
-    with run_lock(config.out, ("parts",)):
-        _run(config)
+    with (
+        sharded(config.shard) as shard,
+        run_lock(config.out, ("parts",), active=shard.speaks, shared=shard.count > 1 and not shard.launched),
+    ):
+        shard.wait()  # for the lock of the main process
+        _run(config, shard)
 
 
-def _run(config: PredictConfig) -> None:
+def _run(config: PredictConfig, shard: Shard) -> None:
     # ---- Load ---------------------------------------------------------------------------------------------------
     specs, datasets = _load(config.sources)
-    for note in (note for dataset in datasets for note in dataset.notes):
-        print(note)
     videos = [video for dataset in datasets for video in dataset.videos]
+    shard.say(*(note for dataset in datasets for note in dataset.notes), *shard.heading(len(videos)))
     overlays = overlay_paths(config.out, videos) if config.overlays else []
-    model, categories, trained = load_model(config.checkpoint, device_of(config.device))
+    model, categories, trained = load_model(config.checkpoint, device_of(shard.device(config.device)))
     for text, dataset in zip(config.sources, datasets, strict=True):
         if dataset.categories and dataset.categories != categories:
-            print(f"the classes and their ids are those of {config.checkpoint}, not of {text}")
+            shard.say(f"the classes and their ids are those of {config.checkpoint}, not of {text}")
     infer = sized_as_trained(config.infer, trained.clip)
     made_from = {
         # The chunk affects memory, not the result.
         "settings": hash_of([to_plain(replace(infer, chunk=1)), [[c.id, c.name] for c in categories]]),
         "weights": hash_of_weights(model),
     }
-    hashes = hash_all_frames(videos)
-    parts = [_Part(config.out / "parts", *pair, made_from) for pair in zip(videos, hashes, strict=True)]
-    kept = [part.read() for part in parts]
-    if problems := check_frames_of([video for video, part in zip(videos, kept, strict=True) if part is None]):
+    parts = [_Part(config.out / "parts", video, made_from) for video in videos]
+    own = shard.own(range(len(videos)))
+    kept = _saved(parts, own)
+    if problems := check_frames_of([videos[i] for i in own if kept[i] is None]):
         raise DataError(problems)
 
     # ---- Video by video: predict, draw, save --------------------------------------------------------------------
     names = {category.id: category.name for category in categories}
-    results: list[TrackResult] = []
-    for i, (video, part) in enumerate(zip(videos, parts, strict=True)):
-        found = kept[i]
+    for i in own:
+        video, part, found = videos[i], parts[i], kept[i]
         resumed = found is not None
         if found is None:
-            found = predict_video(model, video, categories, infer)
+            found = kept[i] = predict_video(model, video, categories, infer)
         sure = [result for result in found if result.score >= config.min_score]
         if overlays and not (resumed and part.drawn == config.min_score and overlays[i].is_file()):
             write_overlay(overlays[i], video, sure, [f"{names[r.category_id]} {r.score:.2f}" for r in sure])
@@ -90,16 +93,23 @@ def _run(config: PredictConfig) -> None:
         if not resumed:
             require_unchanged(video, part.frames)
             part.write(found)
-        kept[i] = None  # in `results` from here on
-        results += found
         reason = ", from an earlier run" if resumed else ""
         if found and not sure:
             best = max(result.score for result in found)
             reason = f": the best of {len(found)} candidates scores {best:.3f}, --min-score is {config.min_score:g}"
         head = f"[{i + 1}/{len(videos)}] {video.name}"
         print(f"{head}: {video.length} frames, {len(sure)} tracks{reason}", flush=True)
+    shard.wait()
 
     # ---- Write --------------------------------------------------------------------------------------------------
+    if not shard.joins:
+        shard.say(f"shard {shard} is done. {shard.next}")
+        return
+    kept |= _saved(parts, [i for i in range(len(videos)) if i not in own])  # of the launcher's other processes
+    for i, found in kept.items():
+        if found is None:  # another process has just saved it
+            raise VideoError(f"video {videos[i].name}: its frames changed while they were worked on. Start again")
+    results = [result for i in range(len(videos)) for result in kept.pop(i)]
     written = ["results.json", "results.zip", "tracks.json"]
     write_results(config.out / "results.json", results)
     zip_results(config.out / "results.zip", config.out / "results.json")
@@ -149,13 +159,21 @@ def _load(texts: Sequence[str]) -> tuple[list[DatasetSpec], list[VideoDataset]]:
 class _Part:
     """Saved results of one video. The file is named after the inputs' hashes, as video ids may change between runs."""
 
-    def __init__(self, folder: Path, video: Video, frames: str | None, made_from: Inputs):
-        self.video, self.frames = video, frames
-        size = f"{video.width} x {video.height}, {video.length}"
-        self.inputs = {**made_from, "size": size, "frames": self.frames}
-        self.path = folder / f"{hash_of(self.inputs)[:32]}.json"
+    def __init__(self, folder: Path, video: Video, made_from: Inputs):
+        self.folder, self.video, self.made_from = folder, video, made_from
+        self.frames: str | None = None
+        """Hash of the frames, which `_saved` computes."""
         self.drawn: float | None = None
         """Minimum score of the tracks on the overlay; None without an overlay."""
+
+    @property
+    def inputs(self) -> Inputs:
+        video = self.video
+        return {**self.made_from, "size": f"{video.width} x {video.height}, {video.length}", "frames": self.frames}
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{hash_of(self.inputs)[:32]}.json"
 
     def read(self) -> list[TrackResult] | None:
         """Results that an earlier run saved; None if there are none or they are damaged."""
@@ -187,6 +205,15 @@ class _Part:
             for result in results
         ]
         write_part(self.path, self.inputs, {"drawn": self.drawn, "tracks": tracks})
+
+
+def _saved(parts: Sequence[_Part], indices: Sequence[int]) -> dict[int, list[TrackResult] | None]:
+    """Saved results of the videos at these indices; None where there are none yet. Their frames are read for this."""
+    if not indices:
+        return {}
+    for i, frames in zip(indices, hash_all_frames([parts[i].video for i in indices]), strict=True):
+        parts[i].frames = frames
+    return {i: parts[i].read() for i in indices}
 
 
 def readable(

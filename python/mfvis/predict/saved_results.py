@@ -96,13 +96,13 @@ def read_part(path: Path, inputs: Inputs) -> tuple[Any | None, str]:
     return (None, f"its {' and '.join(changed)} changed") if changed else (part["content"], "")
 
 
-def write_logits(path: Path, inputs: Inputs, logits: Tensor) -> None:
-    """Save mask logits."""
-    save_tensors(path, {"made_from": dict(inputs), "logits": logits})
+def write_tensors_of(path: Path, inputs: Inputs, tensors: dict[str, Tensor]) -> None:
+    """Save tensors by name, such as mask logits."""
+    save_tensors(path, {"made_from": dict(inputs), "tensors": tensors})
 
 
-def read_logits(path: Path, inputs: Inputs) -> Tensor | None:
-    """Mask logits that `write_logits` saved; None if the file is absent, damaged, or made from other inputs."""
+def read_tensors_of(path: Path, inputs: Inputs) -> dict[str, Tensor] | None:
+    """Tensors that `write_tensors_of` saved; None if the file is absent, damaged, or made from other inputs."""
     if not path.exists():
         return None
     try:
@@ -110,9 +110,9 @@ def read_logits(path: Path, inputs: Inputs) -> Tensor | None:
     except CheckpointError:
         print(f"{path} is damaged; it is made again", flush=True)
         return None
-    made_from, logits = content.get("made_from"), content.get("logits")
-    sound = isinstance(made_from, dict) and isinstance(logits, Tensor)
-    return logits if sound and not differences(made_from, inputs) else None
+    made_from, tensors = content.get("made_from"), content.get("tensors")
+    valid = isinstance(made_from, dict) and isinstance(tensors, dict)
+    return tensors if valid and not differences(made_from, inputs) else None
 
 
 def _checksum(content: Any) -> int:

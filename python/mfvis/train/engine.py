@@ -23,10 +23,10 @@ from mfvis.device import device_of
 from mfvis.errors import DataError, MfvisError, TrainingError
 from mfvis.losses.criterion import Criterion
 from mfvis.models.video_model import build_model
-from mfvis.parsing import to_yaml
+from mfvis.parsing import flatten, to_plain, to_yaml
 from mfvis.train import checkpoint, resume
 from mfvis.train.checkpoint import CheckpointInfo
-from mfvis.train.log import Log
+from mfvis.train.log import Log, require_trackers
 from mfvis.train.optim import make_optimizer, set_learning_rate
 from mfvis.train.replay import stop_for_replay
 from mfvis.train.step import forward, is_prompted, seed_everything
@@ -48,6 +48,8 @@ def train(config: Config) -> Path:
     notes: list[str] = []
     device = device_of(settings.device, notes.append)
     accelerator = Accelerator(
+        log_with=require_trackers(settings.log_with) or None,
+        project_dir=config.out,
         cpu=device.type == "cpu",
         mixed_precision="no",  # done in `forward`, because replay needs it too and accelerate has no fp16 on the CPU
         # Each step uses either queries made from boxes or learned queries, so the others' parameters are unused.
@@ -89,6 +91,9 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
         notes += resumed.notes
         started = f"resumed from {last}, step {first_step}"
     log = Log(config.out, first_step, settings.steps, settings.log_every, accelerator.is_main_process)
+    if settings.log_with:
+        accelerator.init_trackers("mfvis", flatten(to_plain(config)))
+        log.trackers += accelerator.trackers
     log.say(to_yaml(config) + "\n".join(derived(config, processes, [len(part) for part in clips])))
     for note in [*notes, *(note for part in clips for note in part.dataset.notes)]:
         log.say(note)

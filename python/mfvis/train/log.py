@@ -6,19 +6,21 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.tracking import get_available_trackers
 
 from mfvis.errors import ConfigError
+from mfvis.losses.criterion import mean_over_processes
 from mfvis.text import PrintableStream
 from mfvis.writing import atomic_write
 
 
 class Log:
-    """Writes losses, averaged between two reports. Only the main process writes anything.
+    """Writes losses, averaged over the processes and between two reports. Only the main process writes anything.
 
     Args:
         out: The run's directory.
@@ -36,6 +38,8 @@ class Log:
         self.waited = 0.0
         self.since = self.started = time.perf_counter()
         self.board = None
+        self.trackers: list[Any] = []
+        """accelerate's trackers, which get the same records."""
         if active:
             out.mkdir(parents=True, exist_ok=True)
             if dropped := _keep_until(self.file, first_step):
@@ -68,7 +72,8 @@ class Log:
             return
         now = time.perf_counter()
         seconds = (now - self.since) / self.count
-        values = {name: float(total) / self.count for name, total in self.sums.items()}
+        means = mean_over_processes(torch.stack([total.float() for total in self.sums.values()])) / self.count
+        values = dict(zip(self.sums, means.tolist(), strict=True))
         values["grad_norm"] /= max(1 - values["skipped"], 1 / self.count)  # the mean over steps that were not skipped
         record = {
             "step": step,
@@ -92,9 +97,11 @@ class Log:
             print(text, file=PrintableStream(sys.stderr), flush=True)
 
     def close(self) -> None:
-        """Flush and close the TensorBoard writer."""
+        """Flush and close the TensorBoard writer and the trackers."""
         if self.board is not None:
             self.board.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
     def _write(self, record: dict[str, Any]) -> None:
         with self.file.open("a", encoding="utf-8") as handle:
@@ -103,6 +110,17 @@ class Log:
             for name, value in record.items():
                 if name != "step":
                     self.board.add_scalar(name, value, record["step"])
+        for tracker in self.trackers:
+            tracker.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
+
+
+def require_trackers(names: Sequence[str]) -> list[str]:
+    """The names of accelerate's trackers; ConfigError if the package of one is not installed."""
+    available = {str(tracker) for tracker in get_available_trackers()}
+    if missing := [name for name in names if name not in available]:
+        packages = " ".join({"comet_ml": "comet-ml"}.get(name, name) for name in missing)
+        raise ConfigError(f"train.log_with is {', '.join(names)}, not installed: pip install {packages}")
+    return list(names)
 
 
 def _line(record: Mapping[str, Any], losses: Mapping[str, float], left: float, steps: int) -> str:
