@@ -45,7 +45,6 @@ COMMANDS = {
         "generate masks for box tracks",
         "mfvis.label.run:run",
         "mfvis.label.config:LabelConfig",
-        preset="label",
     ),
     "predict": Command(
         "find and segment the objects of videos", "mfvis.predict.run:run", "mfvis.predict.config:PredictConfig"

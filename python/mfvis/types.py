@@ -58,15 +58,15 @@ class Track:
 
 @dataclass(frozen=True)
 class Video:
-    """A video and its tracks. Frames stay on disk until `mfvis.data.video.read_frames` reads them."""
+    """A video and its tracks. Frames stay where they are until `mfvis.data.video.read_frames` reads them."""
 
     id: int
     name: str
     width: int
     height: int
     length: int
-    frames: tuple[Path, ...] | Path
-    """Image files in order, or one video file."""
+    frames: tuple[Path, ...] | Path | np.ndarray
+    """Image files in order, or one video file, or RGB uint8 ``[T, H, W, 3]`` in memory."""
     tracks: tuple[Track, ...] = ()
     fps: float | None = None
 

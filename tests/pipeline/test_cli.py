@@ -97,7 +97,7 @@ def test_every_flag_says_what_it_does(name: str, capsys: pytest.CaptureFixture[s
     assert "the paper's." not in help_of(name, capsys)
 
 
-def test_label_shows_the_flags_that_act_with_the_values_of_its_preset(
+def test_label_shows_the_flags_that_act_with_their_values(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")

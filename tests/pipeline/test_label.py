@@ -73,6 +73,8 @@ def config(boxes_only: Path, demo_data, tmp_path: Path) -> LabelConfig:
         device="cpu",
         short_side=64,
         clip=2,
+        num_models=1,
+        shared_steps=0,
         window=4,  # shorter than the videos of six frames: two windows each
         backbone=BACKBONE,
         optim=OptimConfig(steps=3, lr=1e-3, clip_norm=1.0),
@@ -191,7 +193,7 @@ def test_faults_of_the_settings_are_reported_together():
             backbone=BackboneConfig(name="mobilenet_v2", frozen=True),
         )
     assert all(word in str(error.value) for word in ("window", "num_models", "seed", "--backbone.no-frozen"))
-    assert not parse(LabelConfig, ["x.json", "--backbone.no-frozen"], "mfvis label", "label").backbone.frozen
+    assert not parse(LabelConfig, ["x.json", "--backbone.no-frozen"], "mfvis label").backbone.frozen
 
 
 @pytest.mark.parametrize("prompts", [True, False])
@@ -199,7 +201,7 @@ def test_starts_from_a_mask2former_with_or_without_box_prompts(config, monkeypat
     dataset = load_dataset(config.data, config.frames)
     start = VideoMask2Former(replace(MASK2FORMER, box_prompts=prompts), len(dataset.categories))
     config = replace(config, overlays=False)
-    monkeypatch.setattr(label, "_start", lambda config: FinetunedModels(config, start, dataset.categories))
+    monkeypatch.setattr(label, "initial_models", lambda config: FinetunedModels(config, start, dataset.categories))
     completed = json.loads(label.run(config).read_text())
     for annotation in completed["annotations"]:
         masks = zip(annotation["segmentations"], annotation["bboxes"], strict=True)
@@ -228,6 +230,7 @@ def test_learns_a_disc_from_its_boxes():
     frames_TCHW[:, 0][true_THW] = 230
     config = LabelConfig(
         Path("x.json"),
+        num_models=1,
         short_side=128,
         clip=3,
         backbone=BACKBONE,

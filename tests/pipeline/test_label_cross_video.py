@@ -120,6 +120,7 @@ def config(demo_data, tmp_path: Path) -> LabelConfig:
         short_side=64,
         clip=2,
         window=4,
+        num_models=1,
         shared_steps=2,
         backbone=BackboneConfig("tiny", weights=str(weights), frozen=True),
         optim=OptimConfig(steps=1),

@@ -41,6 +41,7 @@ def labeled(demo_data, tmp_path_factory) -> LabelConfig:
         short_side=64,
         clip=2,
         window=6,
+        num_models=1,
         shared_steps=2,
         backbone=BackboneConfig("tiny", weights=str(folder / "tiny.safetensors"), frozen=True),
         optim=OptimConfig(steps=1),
@@ -267,7 +268,7 @@ def test_a_model_that_predicts_nan_is_one_error(config, monkeypatch):
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter *= 1e30
-    monkeypatch.setattr(label, "_start", lambda config: FinetunedModels(config, model, dataset.categories))
+    monkeypatch.setattr(label, "initial_models", lambda config: FinetunedModels(config, model, dataset.categories))
     with pytest.raises(TrainingError, match="the loss is|mask logits are"):
         label.run(replace(config, out=config.out.with_name("other")))
 

@@ -65,11 +65,13 @@ def _frames(video: Video, requested: Sequence[int]) -> Iterator[Tensor]:
 
     if isinstance(video.frames, Path):
         pictures = decode_frames(video.frames, requested)
+    elif isinstance(video.frames, np.ndarray):
+        pictures = (video.frames[index] for index in requested)
     else:
         pictures = (read_image(video.frames[index]) for index in requested)
     for index, picture_HW3 in zip(requested, pictures, strict=True):
         if picture_HW3.shape[:2] != (video.height, video.width):
-            file = video.frames if isinstance(video.frames, Path) else video.frames[index]
+            file = video.frames[index] if isinstance(video.frames, tuple) else video.frames
             raise VideoError(
                 f"{file}: frame {index} is {picture_HW3.shape[1]} x {picture_HW3.shape[0]} pixels, "
                 f"but video {video.name} is {video.width} x {video.height} (width x height). Make all frames one size"
@@ -99,6 +101,12 @@ def open_video(path: str | Path) -> Video:
     width, height = size_of(path)  # the size of the stream ignores rotation by phones
     index = index_video(path)
     return Video(1, printable(path.stem), width, height, index.length, path, fps=index.fps)
+
+
+def video_in_memory(frames_THW3: np.ndarray, name: str = "frames") -> Video:
+    """Frames in memory, RGB uint8 ``[T, H, W, 3]``, as a `Video` without tracks."""
+    length, height, width, _ = frames_THW3.shape
+    return Video(1, name, width, height, length, frames_THW3)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def run(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        metrics = _measured(config)
+        metrics = measure(config)
     finally:
         if collecting:
             gc.enable()
@@ -39,7 +39,8 @@ def run(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
     return metrics
 
 
-def _measured(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
+def measure(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
+    """Evaluate and print the table. DataError names all problems of the results."""
     spec = parse_spec(str(config.data))
     for path, remedy in ((config.results, "Check the path of the results"), (spec.path, "Check --data")):
         if not path.exists():

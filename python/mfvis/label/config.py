@@ -92,23 +92,27 @@ class LabelConfig:
     """Frames per clip, in training and in prediction."""
     strides: tuple[int, ...] = (1, 2)
     """Strides between the frames of a training clip; one is drawn at random for each clip."""
-    short_side: int = 360
+    short_side: int = 270
     """Short side in pixels to which frames are resized, keeping the aspect ratio."""
     max_side: int = 960
     """Maximum long side in pixels; takes precedence over `short_side`."""
     zoom: int = 2
     """Upscaling factor applied to frames before the backbone. Ignored with --checkpoint."""
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig("mobilenet_v2", weights="hub", frozen=True))
     """Backbone of models trained from scratch. Ignored with --checkpoint."""
     dim: int = 32
     """Channels of models trained from scratch. Ignored with --checkpoint."""
-    num_models: int = 1
+    num_models: int = 3
     """Number of models trained from scratch on each window, each with its own seed. The masks of a track are averaged
     over the models whose masks fill its boxes."""
-    shared_steps: int = 0
+    shared_steps: int = 150
     """Training steps of a second network, which is trained on the masks of all videos and ensembled with the first in a
     second pass. 0 disables it. Requires several videos, no checkpoint and a frozen backbone."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            steps=80, lr=5e-3, weight_decay=1e-3, clip_norm=1.0, warmup=8, schedule="cosine"
+        )
+    )
     """Optimizer and number of steps for each window."""
     loss: LabelLossConfig = field(default_factory=LabelLossConfig)
     propagation: BackgroundPropagationConfig = field(default_factory=BackgroundPropagationConfig)

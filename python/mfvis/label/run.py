@@ -92,7 +92,7 @@ def _run(config: LabelConfig, shard: Shard) -> Path:
         raise ConfigError(
             f"out is {config.out}, where the result would replace {config.data}; choose another directory"
         )
-    start = _start(replace(config, device=shard.device(config.device)))
+    start = initial_models(replace(config, device=shard.device(config.device)))
     parts = config.out / "parts"
     settings = hash_of(same_settings(config, hash_of_weights(start.module), parts / "settings.json"))
     known = {video.id: {"settings": settings, "boxes": hash_of_boxes(video)} for video in videos}
@@ -337,7 +337,8 @@ def _finite(logits_NTHW: Tensor, part: str, remedy: str = REMEDY) -> Tensor:
     return logits_NTHW
 
 
-def _start(config: LabelConfig) -> Start:
+def initial_models(config: LabelConfig) -> Start:
+    """Models from which every window's models start: the backbone, or the checkpoint."""
     device = device_of(config.device)
     if config.checkpoint is None:
         return ScratchModels(config, device)

@@ -127,8 +127,8 @@ def _read(source: str) -> ConvertedWeights:
         return read_weights(source)
     except CheckpointError as error:
         raise CheckpointError(
-            f"backbone weights {error}\nName a file that you have (--model.backbone.weights FILE; of mfvis label "
-            "--backbone.weights FILE), or None instead, to start from random numbers"
+            f"backbone weights {error}\nName a file with --backbone.weights FILE (mfvis train: "
+            "--model.backbone.weights FILE). With a backbone that is trained, None starts from random numbers"
         ) from error
 
 

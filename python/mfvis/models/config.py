@@ -45,7 +45,9 @@ class BackboneConfig:
                 f"There are {', '.join(NAMES)}, and those of the hub, organization/model"
             )
         if self.weights == "hub" and self.name == "tiny":
-            raise ConfigError(f"weights: the hub has no weights for {self.name!r}; leave them out")
+            raise ConfigError(
+                f"weights: the hub has no weights for {self.name!r}; name a file, or None to start from random numbers"
+            )
         if self.stride_in_1x1 and self.name not in RESNETS:
             raise ConfigError(f"stride_in_1x1: for ResNets only, but the backbone is {self.name!r}")
 

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,6 +50,16 @@ class CheckpointInfo:
     """Optimizer steps done."""
     config: Config
     categories: tuple[Category, ...]
+
+
+class TrainedModel(NamedTuple):
+    """A model from a checkpoint, in evaluation mode."""
+
+    model: VideoModel
+    categories: tuple[Category, ...]
+    """Categories of its labels, in their order."""
+    config: Config
+    """Configuration of its training."""
 
 
 def save(
@@ -198,9 +208,7 @@ def _use_another(checkpoint: Path) -> str:
     return f"Use another checkpoint{f', such as {others[0]}' if others else ''}"
 
 
-def load_model(
-    path: str | Path, device: torch.device | str = "cpu", check_finite: bool = True
-) -> tuple[VideoModel, tuple[Category, ...], Config]:
+def load_model(path: str | Path, device: torch.device | str = "cpu", check_finite: bool = True) -> TrainedModel:
     """Load a checkpoint: model in eval mode, categories of its labels, and configuration of its training.
 
     Args:
@@ -226,7 +234,7 @@ def load_model(
         raise CheckpointError(f"{checkpoint / INFO}: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {_use_another(checkpoint)}") from error
-    return model.to(device).eval(), description.categories, description.config
+    return TrainedModel(model.to(device).eval(), description.categories, description.config)
 
 
 def read_tensors(file: Path) -> dict[str, Any]:

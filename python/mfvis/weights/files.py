@@ -133,7 +133,9 @@ def _from_hub(name: str) -> list[Path]:
 
 def _elsewhere(name: str) -> str:
     return (
-        f"{DOWNLOAD.format(name=name, files='model.safetensors')} on another machine, and name the file that it writes"
+        f"{DOWNLOAD.format(name=name, files='model.safetensors')} on another machine, or fetch "
+        f"https://huggingface.co/{name}/resolve/main/model.safetensors with a browser; copy the file to this machine "
+        "and name it instead"
     )
 
 
