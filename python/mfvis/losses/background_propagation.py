@@ -59,8 +59,7 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
         difference = difference - 2 * (color_f[a].conj() * color_f[b]).sum(1)
         cost = torch.fft.irfft2(difference, size) / overlap.clamp(min=1)
         least = LEAST_OVERLAP * torch.minimum(area_T[a], area_T[b])
-        cost[overlap < least.clamp(min=1)[:, None, None]] = torch.inf
-        best = cost.flatten(1).argmin(1)
+        best = cost.masked_fill(overlap < least.clamp(min=1)[:, None, None], torch.inf).flatten(1).argmin(1)
         dy, dx = best // size[1], best % size[1]
         moves.append(torch.stack([(dy + height) % size[0] - height, (dx + width) % size[1] - width], 1))
     return torch.cat(moves) if moves else pairs_P2.new_zeros(0, 2)
@@ -69,6 +68,16 @@ def camera_motion(lab_TCHW: Tensor, background_THW: Tensor, pairs_P2: Tensor) ->
 def outside_all_boxes(boxes_NT4: Tensor, content_HW: Tensor) -> Tensor:
     """bool ``[T, H, W]``: True outside the boxes of all objects and outside the padding. Boxes: on the grid."""
     return content_HW & ~inside_boxes(boxes_NT4, *content_HW.shape).any(0)
+
+
+def _pairs(frames: int, gaps: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 ``[P, 2]``: frames t and t + gap, for each gap. Made on the device: a copy to it would synchronize."""
+    pairs = [
+        torch.arange(frames - gap, device=device)[:, None] + gap * torch.arange(2, device=device)
+        for gap in gaps
+        if gap < frames
+    ]
+    return torch.cat([torch.zeros(0, 2, dtype=torch.int64, device=device), *pairs])
 
 
 @torch.no_grad()
@@ -85,20 +94,23 @@ def propagated_background(
     frames, _, height, width = lab_TCHW.shape
     inside_NTHW = inside_boxes(boxes_NT4, height, width)
     pairs = [(t, t + gap) for gap in config.frame_gaps for t in range(frames - gap)]
-    pairs_P2 = torch.tensor(pairs, dtype=torch.int64, device=lab_TCHW.device).view(-1, 2)
+    pairs_P2 = _pairs(frames, config.frame_gaps, lab_TCHW.device)
     motion_P2 = camera_motion(lab_TCHW, background_THW, pairs_P2)
     pairs_P2, motion_P2 = torch.cat([pairs_P2, pairs_P2.flip(1)]), torch.cat([motion_P2, -motion_P2])
+    pairs += [(source, target) for target, source in pairs]
 
     found_NTHW = torch.zeros(inside_NTHW.shape, dtype=torch.int16, device=lab_TCHW.device)
     side = 2 * config.radius + 1
     y = torch.arange(height, device=lab_TCHW.device)[:, None]
     x = torch.arange(width, device=lab_TCHW.device)
-    for chunk in torch.arange(len(pairs_P2), device=lab_TCHW.device).split(PAIRS_AT_ONCE):
+    for first in range(0, len(pairs), PAIRS_AT_ONCE):
+        chunk = slice(first, first + PAIRS_AT_ONCE)
         distance, offset = mfvis_ext.temporal_topk(
             lab_TCHW[None], pairs_P2[chunk], 3, config.radius, 1, 1, motion_P2[None, chunk]
         )
+        # The motion stays on the device: reading it would wait for the device at every step of a training.
         for (target, source), (dy, dx), d_HW, o_HW in zip(
-            pairs_P2[chunk].tolist(), motion_P2[chunk].tolist(), distance[0, :, 0], offset[0, :, 0].long(), strict=True
+            pairs[chunk], motion_P2[chunk], distance[0, :, 0], offset[0, :, 0].long(), strict=True
         ):
             seen = d_HW <= config.distance
             row = (y + dy + o_HW // side - config.radius).clamp(0, height - 1)

@@ -23,9 +23,19 @@ def match(
 ) -> Match:
     """Assign a query of its clip to every object, separately at every layer, by minimum total cost.
 
+    The costs are the only values that the host waits for.
+
     boxes: the batch's boxes on the grid of the masks. ConfigError if a clip has more objects than queries.
     """
-    cost_LQN = matching_cost(prediction, batch, boxes_NT4, config, with_masks).cpu()
+    cost_LQN = matching_cost(prediction, batch, boxes_NT4, config, with_masks)
+    query_LN = assign(cost_LQN.cpu(), batch)
+    if cost_LQN.is_cuda:  # from pinned memory the copy does not wait
+        query_LN = query_LN.pin_memory()
+    return Match(query_LN.to(cost_LQN.device, non_blocking=True))
+
+
+def assign(cost_LQN: Tensor, batch: Batch) -> Tensor:
+    """Query int64 ``[L, N]`` of every object from its costs with the queries of its clip, both on the CPU."""
     layers, queries, objects = cost_LQN.shape
     # A prediction that is not finite must reach the loss, which reports it and saves the batch. Until then any
     # assignment will do.
@@ -41,7 +51,7 @@ def match(
         for layer in range(layers):
             rows, columns = linear_sum_assignment(cost[layer][:, members])
             query_LN[layer, members.start + columns] = rows
-    return Match(torch.from_numpy(query_LN).to(prediction.logits_LBQK.device))
+    return torch.from_numpy(query_LN)
 
 
 @torch.no_grad()

@@ -40,6 +40,13 @@ IMAGE_PAIRWISE = 0.25
 """Factor on the pairwise loss of images."""
 IMAGE_WARMUP = 100
 """Steps over which the pairwise loss of images rises."""
+XYZ_OF_RGB = (
+    (0.412453, 0.357580, 0.180423, 0.95047),
+    (0.212671, 0.715160, 0.072169, 1.0),
+    (0.019334, 0.119193, 0.950227, 1.08883),
+)
+"""Factors of red, green and blue in X, Y and Z, and the white point. As Python numbers, because a tensor made from them
+at every step would be a copy that the GPU waits for."""
 
 
 class BoxWeights(NamedTuple):
@@ -81,11 +88,11 @@ def lab_in_float64(images_M3HW: Tensor) -> Tensor:
     """
     rgb = images_M3HW.double() / 255
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    xyz_of_rgb = [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-    white = linear.new_tensor([0.95047, 1.0, 1.08883])[:, None, None]
-    xyz = torch.einsum("ck,mkhw->mchw", linear.new_tensor(xyz_of_rgb), linear) / white
-    f = torch.where(xyz > 0.008856, xyz ** (1 / 3), 7.787 * xyz + 16 / 116)
-    x, y, z = f.unbind(1)
+    red, green, blue = linear.unbind(1)
+    xyz = [
+        (red * of_red + green * of_green + blue * of_blue) / white for of_red, of_green, of_blue, white in XYZ_OF_RGB
+    ]
+    x, y, z = (torch.where(value > 0.008856, value ** (1 / 3), 7.787 * value + 16 / 116) for value in xyz)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 

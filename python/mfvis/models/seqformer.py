@@ -277,7 +277,9 @@ class SeqFormer(nn.Module):
         """
         count, _, height, width = frames_NCHW.shape
         if sizes_N2 is None:
-            sizes_N2 = torch.tensor([height, width], device=frames_NCHW.device).expand(count, 2)
+            # Filled on the device, as a copy to it would synchronize.
+            sides = [torch.full((count,), side, device=frames_NCHW.device) for side in (height, width)]
+            sizes_N2 = torch.stack(sides, 1)
         rows = torch.arange(height, device=frames_NCHW.device) >= sizes_N2[:, :1]
         columns = torch.arange(width, device=frames_NCHW.device) >= sizes_N2[:, 1:]
         maps = features or self.backbone(frames_NCHW)

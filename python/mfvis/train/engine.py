@@ -21,14 +21,14 @@ from mfvis.data.check import check_frames_of
 from mfvis.data.clips import ClipDataset, ClipRequest, ClipSampler, collate_by_kind
 from mfvis.device import device_of
 from mfvis.errors import DataError, MfvisError, TrainingError
-from mfvis.losses.criterion import Criterion
+from mfvis.losses.criterion import Criterion, LossTerms
 from mfvis.models.video_model import build_model
 from mfvis.parsing import flatten, to_plain, to_yaml
 from mfvis.train import checkpoint, resume
 from mfvis.train.checkpoint import CheckpointInfo
 from mfvis.train.log import Log, require_trackers
 from mfvis.train.optim import make_optimizer, set_learning_rate
-from mfvis.train.replay import stop_for_replay
+from mfvis.train.replay import require_finite_step
 from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch, Clip
 from mfvis.writing import run_lock
@@ -112,7 +112,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
         rate = set_learning_rate(optimizer, settings, step)
         sums: dict[str, torch.Tensor] = {}
         waited = 0.0
-        parts = 0
+        parts: list[tuple[Batch, LossTerms]] = []
         for forward_pass in range(passes):
             asked = time.perf_counter()
             # One batch for each clip length and supervision, in the same order in all processes.
@@ -120,7 +120,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
             waited += time.perf_counter() - asked
             for place, batch in enumerate(alike):
                 batch = batch.to(accelerator.device)
-                seed_everything(settings.seed, step, parts, rank)
+                seed_everything(settings.seed, step, len(parts), rank)
                 share = len(batch.clips) / settings.batch_size_per_device / passes
                 # Gradients are synchronized once per step, with its last part.
                 last_part = forward_pass == passes - 1 and place == len(alike) - 1
@@ -128,20 +128,14 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
                 with synchronization:
                     criterion = criteria[batch.masks_NTHW is not None]
                     terms = forward(model, criterion, batch, step, is_prompted(config, step), settings.amp)
-                    if not torch.isfinite(terms.total):
-                        description = CheckpointInfo(step, config, categories)
-                        stop_for_replay("loss", description, bare, batch, parts, rank, terms)
                     accelerator.backward(scaler.scale(terms.total * share))
                 for name, value in terms.as_dict().items():
                     sums[name] = sums.get(name, 0) + value * share
-                parts += 1
+                parts.append((batch, terms))
 
         scaler.unscale_(optimizer)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm or float("inf"))
-        # Scaled gradients overflow occasionally; the scaler then skips the step and lowers its scale.
-        if not torch.isfinite(norm) and scaler.get_scale() <= 1:
-            description = CheckpointInfo(step, config, categories)
-            stop_for_replay("gradient", description, bare, batch, parts - 1, rank, terms)
+        require_finite_step(parts, norm, scaler, CheckpointInfo(step, config, categories), bare, rank)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mfvis.config import ReplayConfig
 from mfvis.errors import CheckpointError, TrainingError
@@ -17,6 +18,28 @@ from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch, ClipOrigin
 
 BATCH = "batch.pt"
+
+
+def require_finite_step(
+    parts: Sequence[tuple[Batch, LossTerms]],
+    norm: Tensor,
+    scaler: torch.amp.GradScaler,
+    description: CheckpointInfo,
+    model: nn.Module,
+    rank: int,
+) -> None:
+    """Stop a training before its weights change if a loss of the step or the norm of its gradient is not finite.
+
+    All of them are read at once, because each reading waits for the device. Gradients that were scaled overflow
+    occasionally; the scaler then skips the step and lowers its scale.
+    """
+    *losses, gradient = torch.stack([*(terms.total.detach() for _, terms in parts), norm]).isfinite().tolist()
+    if not all(losses):
+        part = losses.index(False)
+        stop_for_replay("loss", description, model, parts[part][0], part, rank, parts[part][1])
+    if not gradient and scaler.get_scale() <= 1:
+        batch, terms = parts[-1]
+        stop_for_replay("gradient", description, model, batch, len(parts) - 1, rank, terms)
 
 
 def stop_for_replay(
