@@ -75,6 +75,11 @@ COMMANDS = {
         "mfvis.data.importers:run",
         "mfvis.data.importers:ImportConfig",
     ),
+    "data export": Command(
+        "convert masks and boxes to other tools' formats (COCO, CVAT, YOLO, DAVIS, MOTS, ...)",
+        "mfvis.data.exporters:run",
+        "mfvis.data.exporters:ExportConfig",
+    ),
     "data split": Command(
         "split a training file into train and val", "mfvis.data.split:run", "mfvis.data.split:SplitConfig"
     ),

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from import_helpers import (
     check_problems,
@@ -18,6 +19,7 @@ from import_helpers import (
     write,
     write_pictures,
 )
+from mfvis.data.rle import decode_mask
 
 
 def cvat(tracks: str, meta: str = "<size>6</size>") -> str:
@@ -109,6 +111,46 @@ def test_cvat_boxes_around_other_shapes(tmp_path: Path, six_pictures: Path) -> N
     sparse = polygons.replace('keyframe="0"', 'keyframe="1"').replace('frame="2"', 'frame="3"')
     assert boxes(sparse)[2] is None and boxes(sparse)[4] == [2, 2, 18, 28]
     assert "1 frame between key frames of an outline was left out" in notes_of(tmp_path / "a.xml", six_pictures)
+
+
+def mask(frame: int, left: int, rle: str = "0, 6") -> str:
+    flags = f'keyframe="1" outside="0" occluded="0" rle="{rle}" left="{left}" top="6" width="3" height="2"'
+    end = f'<mask frame="{frame + 1}" {flags}/>'.replace('outside="0"', 'outside="1"') if frame < 4 else ""
+    return f'<mask frame="{frame}" {flags}/>{end}'
+
+
+def test_cvat_masks_are_kept_and_joined_to_objects(tmp_path: Path, six_pictures: Path) -> None:
+    """CVAT exports each mask as a track of one frame, without an end in the last frames."""
+    tracks = "".join(
+        f'<track id="{i}" label="car"{group}>{mask(t, left, rle)}</track>'
+        for i, (t, left, rle, group) in enumerate(
+            [(0, 5, "1, 5", ' group_id="44"'), (4, 6, "0, 2, 2, 2", ' group_id="44"'), (5, 7, "0, 6", ' group_id="44"')]
+            + [(2, 12, "0, 6", ""), (2, 40, "0, 6", ""), (3, 40, "0, 6", "")]
+        )
+    )
+    boxes = '<box frame="0" keyframe="1" outside="0" occluded="0" xtl="12" ytl="6" xbr="15.5" ybr="8"/>'
+    file = write(tmp_path / "a.xml", cvat(f'{tracks}<track id="9" label="car">{boxes}</track>'))
+    root = imported(file, six_pictures)
+    rows = {a["track_id"]: a for a in root["annotations"]}
+    assert [bbox and bbox[0] for bbox in rows[44]["bboxes"]] == [5, None, None, None, 6, 7]
+    decoded = [None if s is None else decode_mask(s, 60, 80) for s in rows[44]["segmentations"]]
+    assert np.argwhere(decoded[0]).tolist() == [[6, 6], [6, 7], [7, 5], [7, 6], [7, 7]]
+    assert np.argwhere(decoded[4]).tolist() == [[6, 6], [6, 7], [7, 7], [7, 8]]
+    # A mask that overlaps a box track corrects it; the box track keeps its other boxes.
+    assert [s is not None for s in rows[9]["segmentations"]] == [False, False, True, False, False, False]
+    assert [bbox[2] for bbox in rows[9]["bboxes"]] == [3.5, 3.5, 3, 3.5, 3.5, 3.5]
+    assert len(rows) == 4 and "2 masks have no group and overlap no track" in notes_of(file, six_pictures)
+
+
+def test_cvat_polygons_are_kept_as_masks(tmp_path: Path, six_pictures: Path) -> None:
+    polygons = "".join(
+        f'<polygon frame="{t}" keyframe="1" outside="0" occluded="0" points="{points}"/>'
+        for t, points in ((0, "4,10;20,10;15,30"), (2, "4,10;20,10;15.5,30"), (3, "4,10;20,10"))
+    )
+    root = imported(write(tmp_path / "a.xml", cvat(f'<track label="a">{polygons}</track>')), six_pictures)
+    (row,) = root["annotations"]
+    assert row["segmentations"] == [[[4, 10, 20, 10, 15, 30]], None, [[4, 10, 20, 10, 15.5, 30]], None, None, None]
+    assert row["bboxes"][1] == [4, 10, 16, 20]  # the box is the same in both key frames, the outline is not
 
 
 def test_cvat_boxes_without_a_size(tmp_path: Path, six_pictures: Path) -> None:
@@ -207,6 +249,10 @@ def test_cvat_refuses_declarations(tmp_path: Path, six_pictures: Path, doctype: 
 
 
 FAULTS = {
+    "cvat masks": (
+        cvat(f'<track id="1" label="a">{mask(0, 5, "2, 3")}</track><track id="2" label="a">{mask(0, 5, "x")}</track>'),
+        ["track 1, frame 0: has no sound shape", "track 2, frame 0: has no sound shape"],
+    ),
     "xml cut off": ('<annotations><track label="a">', ["is not whole XML"]),
     "other xml": ("<svg/>", ["is XML of no format that is known (<svg>). Export tracks: CVAT for video 1.1"]),
     "cvat images": ('<annotations><image id="0"/></annotations>', ["has images, not tracks"]),

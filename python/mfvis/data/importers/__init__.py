@@ -73,8 +73,11 @@ def run(config: ImportConfig) -> None:
     names = {category["id"]: category["name"] for category in root["categories"]}
     counts = Counter(names[annotation["category_id"]] for annotation in root["annotations"])
     boxes = sum(box is not None for annotation in root["annotations"] for box in annotation["bboxes"])
+    masks = sum(bool(mask) for annotation in root["annotations"] for mask in annotation.get("segmentations", ()))
     shown = ", ".join(f"{counts[name]} {name}" for name in names.values())
-    print(f"{config.out}: {len(root['videos'])} videos, {len(root['annotations'])} tracks ({shown}), {boxes} boxes")
+    tracks = f"{len(root['annotations'])} tracks ({shown})"
+    counted = f"{boxes} boxes" + (f", {masks} masks" if masks else "")
+    print(f"{config.out}: {len(root['videos'])} videos, {tracks}, {counted}")
     for note in notes:
         print(f"note: {note}")
 
@@ -122,7 +125,7 @@ def import_tracks(
                 ids = {"id": 0, "track_id": int(track_id) if is_number(track_id) else track_id}
                 fields = {"video_id": record["id"], "category_id": numbers[track.category], "iscrowd": 0}
                 shape = {key: record[key] for key in ("width", "height", "length")}
-                root["annotations"].append(ids | fields | {"bboxes": bboxes} | shape)
+                root["annotations"].append(ids | fields | {"bboxes": bboxes} | _masks(track, bboxes) | shape)
     outside, boxes = (
         source.left_out["box", OUTSIDE],
         sum(len(t.boxes) for video in videos for t in video.tracks.values()),
@@ -181,6 +184,12 @@ def _clipped(box: Box | None, width: int, height: int) -> list[float] | None:
         return None
     x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
     return [x1, y1, x2 - x1, y2 - y1] if x2 - x1 >= SLIVER and y2 - y1 >= SLIVER else None
+
+
+def _masks(track: BoxTrack, bboxes: Sequence[list[float] | None]) -> dict[str, Any]:
+    """``segmentations`` of a track with masks: null in frames whose mask is unknown."""
+    masks = [None if bbox is None else track.masks.get(t) for t, bbox in enumerate(bboxes)]
+    return {"segmentations": masks} if any(mask is not None for mask in masks) else {}
 
 
 def _number(annotations: Sequence[dict[str, Any]]) -> None:

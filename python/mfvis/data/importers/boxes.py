@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 from mfvis.data.jsonfile import LARGEST
 from mfvis.types import Video
@@ -25,6 +26,8 @@ class BoxTrack:
     category: str
     boxes: dict[int, Box] = field(default_factory=dict)
     """Boxes by frame index, from 0."""
+    masks: dict[int, Any] = field(default_factory=dict)
+    """Masks of some frames that have a box, as in the JSON: polygons or either RLE."""
     votes: Counter[str] = field(default_factory=Counter)
     """Number of boxes of each category, for trackers that classify each box separately."""
 

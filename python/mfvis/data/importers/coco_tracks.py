@@ -10,6 +10,8 @@ from mfvis.data.importers.boxes import BoxVideo, hull
 from mfvis.data.importers.source import ImportedFile, Importer, natural
 from mfvis.data.importers.track_lines import track_id_of
 from mfvis.data.jsonfile import is_finite, is_integer, kind_of
+from mfvis.data.rle import decode_mask
+from mfvis.errors import DataError
 from mfvis.text import shortened
 
 FRAME = ("frame_id", "frame_index")
@@ -163,7 +165,21 @@ def _put(
         video, t = frames[image]
         x, y, width, height = bbox
         box = hull((x, y, x + width, y + height), _angle(fields), (x + width / 2, y + height / 2))
-        source.put(record, video, track_id, str(name), t, box)
+        mask = _mask(record, fields.get("segmentation"), video, source)
+        source.put(record, video, track_id, str(name), t, box, mask=mask)
+
+
+def _mask(record: str, segmentation: Any, video: BoxVideo, source: ImportedFile) -> Any | None:
+    """The mask of an annotation, unchanged. None if it has none or, with a report, a damaged one."""
+    if not segmentation:
+        return None
+    try:
+        size = video.video.height, video.video.width
+        is_empty = not decode_mask(segmentation, *size, file=source.display_path, record=record).any()
+    except DataError as error:
+        source.problems += error.problems
+        return None
+    return None if is_empty else segmentation
 
 
 def _angle(annotation: Record) -> float:

@@ -9,7 +9,8 @@ from xml.etree.ElementTree import Element
 
 from mfvis.data.importers.boxes import BoxTrack, BoxVideo
 from mfvis.data.importers.cvat_meta import Task, parse_xml, read_tasks, whole
-from mfvis.data.importers.cvat_shapes import READABLE, Shape, shape_of, visible_boxes
+from mfvis.data.importers.cvat_objects import CvatObject, join_masks
+from mfvis.data.importers.cvat_shapes import READABLE, Shape, shape_of, visible_shapes
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.types import Video
 
@@ -27,7 +28,8 @@ def read_cvat(source: ImportedFile) -> list[BoxVideo]:
     Boxes and ellipses are interpolated linearly between key frames. An "outside" key frame hides an object until the
     next key frame. The last key frame holds to the end, except in frames that CVAT wrote for other tracks. Shapes
     between key frames (keyframe="0") are CVAT's interpolation. They are compared with ours, or used if ours is unknown.
-    Rotated shapes, ellipses, polygons and masks become their bounding boxes; tracks of other shapes are left out.
+    Rotated shapes, ellipses, polygons and masks become their bounding boxes, and polygons and masks are kept as masks;
+    tracks of other shapes are left out.
     """
     root = parse_xml(source)
     if root is None:
@@ -88,15 +90,22 @@ def _box_video(video: Video, task: Task, tracks: list[tuple[str, Element]], sour
     # A file with CVAT's interpolation has a shape for every frame in which an object is visible.
     every_frame = any(not shape.is_key for shapes in all_shapes for shape in shapes.values())
     known = frozenset(t for shapes in all_shapes for t in shapes) if every_frame else frozenset()
+    objects = []
     for track_id, (record, element, shapes) in written.items():
-        boxes, wrong, unknown = visible_boxes(shapes, video.length, known)
+        visible, wrong, unknown = visible_shapes(shapes, video.length, known)
         source.leave_out("between key frames of an outline", "frame", unknown)
         for t in wrong:
             where = f"{record}, frame {task.number(t)}"
             source.report(where, "is not what its key frames make of it", 'Write keyframe="1" if it is meant')
+        group = element.get("group_id", "")
+        objects.append(CvatObject(track_id, element.get("label", ""), "" if group == "0" else group, visible))
+    for entry in join_masks(objects, source):
+        boxes = {t: shape.box() for t, shape in entry.shapes.items()}
         sized = {t: box for t, box in boxes.items() if box[2] > box[0] and box[3] > box[1]}
         source.leave_out("without a size", count=len(boxes) - len(sized))
-        result.tracks[track_id] = BoxTrack(element.get("label", ""), sized)
+        masks = {t: entry.shapes[t].mask(video.height, video.width) for t in sized}
+        known_masks = {t: mask for t, mask in masks.items() if mask is not None}
+        result.tracks[entry.id] = BoxTrack(entry.label, sized, known_masks)
     return result
 
 
@@ -116,6 +125,9 @@ def _shapes(element: Element, record: str, task: Task, length: int, source: Impo
             source.report(where, "the frame occurs twice", "Keep one of the two")
         else:
             shapes[t] = shape
+    if shapes.keys() == {length - 2} and shapes[length - 2].kind == "mask":
+        # CVAT writes no end of a mask in the last frame but one.
+        shapes[length - 1] = shapes[length - 2]._replace(outside=True)
     return shapes
 
 

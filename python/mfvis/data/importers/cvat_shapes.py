@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Set
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
-from mfvis.data.importers.boxes import Box, between, hull, number_in
+import numpy as np
+
+from mfvis.data.importers.boxes import Box, between, hull, number_in, whole_number_in
+from mfvis.data.jsonfile import MAX_PIXELS
+from mfvis.data.rle import encode_mask
 
 LINEAR = frozenset({"box", "ellipse"})
 """Shapes that CVAT interpolates linearly."""
@@ -29,6 +33,22 @@ class Shape(NamedTuple):
     """True if the object is not visible."""
     is_key: bool
     """True for a key frame, False for a shape that CVAT interpolated."""
+    outline: tuple[float, ...] = ()
+    """Points of a polygon, x and y alternately, or runs of a mask; empty if unknown, and for other kinds."""
+
+    def mask(self, height: int, width: int) -> Any | None:
+        """The mask of a polygon or mask, as in the JSON. None for other kinds, and if it is unknown or empty."""
+        if not self.outline:
+            return None
+        if self.kind == "polygon":
+            return [list(self.outline)] if len(self.outline) >= 6 else None
+        left, top, right, bottom = (int(number) for number in self.numbers)
+        pixels = np.repeat(np.arange(len(self.outline)) % 2 == 1, np.array(self.outline, int))
+        mask_HW = np.zeros((height, width), bool)
+        crop_HW = pixels.reshape(bottom - top, right - left)[max(-top, 0) :, max(-left, 0) :]
+        target_HW = mask_HW[max(top, 0) : bottom, max(left, 0) : right]
+        target_HW[:] = crop_HW[: target_HW.shape[0], : target_HW.shape[1]]
+        return encode_mask(mask_HW) if mask_HW.any() else None
 
     def box(self) -> Box:
         """Upright box around the shape."""
@@ -45,23 +65,37 @@ class Shape(NamedTuple):
 def shape_of(element: Element) -> Shape | None:
     """Shape of an XML element. None if it is invalid. An "outside" shape needs no size."""
     flags = element.get("outside"), element.get("keyframe")
-    numbers = _numbers(element)
+    numbers, outline = _numbers(element), _outline(element)
     angle = number_in(element.get("rotation", "0"))
-    if numbers is None or angle is None or not {*flags} <= {"0", "1"}:
+    if numbers is None or outline is None or angle is None or not {*flags} <= {"0", "1"}:
         return None
     sides = numbers[2:] if element.tag == "ellipse" else (numbers[2] - numbers[0], numbers[3] - numbers[1])
     if min(sides) < 0:
         return None
-    return Shape(element.tag, numbers, angle, flags[0] == "1", flags[1] == "1")
+    return Shape(element.tag, numbers, angle, flags[0] == "1", flags[1] == "1", outline)
+
+
+def _outline(element: Element) -> tuple[float, ...] | None:
+    """Points of a polygon or runs of a mask; empty for other shapes. None if they are invalid."""
+    if element.tag == "polygon":
+        points = [point.split(",") for point in element.get("points", "").strip("; ").split(";")]
+        numbers = [number_in(part.strip()) for point in points for part in point]
+        return None if None in numbers or any(len(point) != 2 for point in points) else tuple(numbers)
+    if element.tag != "mask":
+        return ()
+    runs = [whole_number_in(run.strip()) for run in element.get("rle", "").split(",")]
+    width, height = (whole_number_in(element.get(name, "")) for name in ("width", "height"))
+    if None in runs or width is None or height is None or min(runs) < 0 or min(width, height) < 0:
+        return None
+    return tuple(runs) if sum(runs) == width * height <= MAX_PIXELS else None
 
 
 def _numbers(element: Element) -> tuple[float, float, float, float] | None:
     if element.tag == "polygon":
-        points = [point.split(",") for point in element.get("points", "").strip("; ").split(";")]
-        corners = [[number_in(part.strip()) for part in point] for point in points]
-        if any(len(point) != 2 or None in point for point in corners):
+        outline = _outline(element)
+        if outline is None:
             return None
-        xs, ys = zip(*corners, strict=True)
+        xs, ys = outline[0::2], outline[1::2]
         return min(xs), min(ys), max(xs), max(ys)
     names = {"ellipse": ("cx", "cy", "rx", "ry"), "mask": ("left", "top", "width", "height")}
     numbers = [number_in(element.get(name, "")) for name in names.get(element.tag, ("xtl", "ytl", "xbr", "ybr"))]
@@ -71,8 +105,8 @@ def _numbers(element: Element) -> tuple[float, float, float, float] | None:
     return (a, b, a + c, b + d) if element.tag == "mask" else (a, b, c, d)
 
 
-def visible_boxes(shapes: dict[int, Shape], length: int, known: Set[int]) -> tuple[dict[int, Box], list[int], int]:
-    """Bounding box in every frame in which the object is visible.
+def visible_shapes(shapes: dict[int, Shape], length: int, known: Set[int]) -> tuple[dict[int, Shape], list[int], int]:
+    """Shape in every frame in which the object is visible.
 
     Args:
         shapes: key frames and shapes interpolated by CVAT, by frame. An end may lie after the last frame.
@@ -80,7 +114,7 @@ def visible_boxes(shapes: dict[int, Shape], length: int, known: Set[int]) -> tup
         known: frames in which every visible object has a shape. Empty if only key frames were written.
 
     Returns:
-        The boxes by frame; the frames whose interpolated shape contradicts the key frames; the number of
+        The shapes by frame; the frames whose interpolated shape contradicts the key frames; the number of
         frames between key frames whose shape is unknown.
     """
     seen = {t: shape for t, shape in shapes.items() if not shape.outside}
@@ -97,7 +131,7 @@ def visible_boxes(shapes: dict[int, Shape], length: int, known: Set[int]) -> tup
                 seen[t] = _between(start, end, (t - left) / (right - left))
             else:
                 unknown += 1
-    return {t: shape.box() for t, shape in sorted(seen.items()) if t < length}, wrong, unknown
+    return {t: shape for t, shape in sorted(seen.items()) if t < length}, wrong, unknown
 
 
 def _computed(shapes: dict[int, Shape], length: int) -> dict[int, Shape | None]:
@@ -122,7 +156,9 @@ def _computed(shapes: dict[int, Shape], length: int) -> dict[int, Shape | None]:
 
 def _between(start: Shape, end: Shape, share: float) -> Shape:
     numbers = tuple(between(start.numbers, end.numbers, share))
-    return start._replace(numbers=numbers, angle=start.angle + _turn(start.angle, end.angle) * share, is_key=False)
+    angle = start.angle + _turn(start.angle, end.angle) * share
+    outline = start.outline if start.outline == end.outline else ()
+    return start._replace(numbers=numbers, angle=angle, is_key=False, outline=outline)
 
 
 def _turn(start: float, end: float) -> float:

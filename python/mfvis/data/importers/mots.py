@@ -1,19 +1,20 @@
-"""Boxes of MOTS masks: 16-bit PNG, also from CVAT and Datumaro, and text."""
+"""Boxes and masks of MOTS: 16-bit PNG, also from CVAT and Datumaro, and text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mfvis.data.images import open_image
-from mfvis.data.importers.boxes import BoxVideo, whole_number_in
+from mfvis.data.importers.boxes import Box, BoxVideo, whole_number_in
 from mfvis.data.importers.class_names import name_classes, read_names_near
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.track_lines import sequence_video
-from mfvis.data.rle import mask_box, rle_box
+from mfvis.data.rle import encode_mask, mask_box, rle_box
 from mfvis.errors import DataError, VideoError
 from mfvis.types import Video
 
@@ -65,7 +66,7 @@ def read_mots_text(source: ImportedFile) -> list[BoxVideo]:
         except DataError as error:
             source.problems += error.problems
             continue
-        source.put(record, result, str(object_id), names[number], frame - first, tuple(box))
+        source.put(record, result, str(object_id), names[number], frame - first, tuple(box), mask=rle)
     return [result]
 
 
@@ -102,9 +103,9 @@ def _box_video(source: ImportedFile, folder: Path, video: Video) -> BoxVideo:
         kept = [entry for entry in objects if entry[2] // PER_CLASS != IGNORED]
         source.leave_out("that the file marks as ignored", "region", len(objects) - len(kept))
         objects = kept
-    names = name_classes(source, {object_id // PER_CLASS for _, _, object_id, _ in objects}, names)
-    for record, t, object_id, box in objects if names else ():
-        source.put(record, result, str(object_id), names[object_id // PER_CLASS], t, box)
+    names = name_classes(source, {entry[2] // PER_CLASS for entry in objects}, names)
+    for record, t, object_id, box, mask in objects if names else ():
+        source.put(record, result, str(object_id), names[object_id // PER_CLASS], t, box, mask=mask)
     return result
 
 
@@ -143,8 +144,8 @@ def _frames(source: ImportedFile, video: Video, paths: Sequence[Path]) -> Iterat
             yield path, int(ending[1]) - first
 
 
-def _boxes(source: ImportedFile, path: Path, video: Video) -> Iterator[tuple[int, tuple[float, ...]]]:
-    """Objects of a PNG with the box around their pixels."""
+def _boxes(source: ImportedFile, path: Path, video: Video) -> Iterator[tuple[int, Box, dict[str, Any]]]:
+    """Objects of a PNG with the box around their pixels and their mask."""
     try:
         with open_image(path) as image:
             if image.size != (video.width, video.height) or image.mode not in DEEP:
@@ -158,7 +159,8 @@ def _boxes(source: ImportedFile, path: Path, video: Video) -> Iterator[tuple[int
         source.report(path.name, f"cannot be decoded ({error})", "Export or copy it again")
         return
     for object_id in np.unique(ids_HW[ids_HW >= PER_CLASS]).tolist():
-        yield object_id, tuple(mask_box(ids_HW == object_id).tolist())
+        mask_HW = ids_HW == object_id
+        yield object_id, tuple(mask_box(mask_HW).tolist()), encode_mask(mask_HW)
 
 
 MOTS_TEXT = Importer("mots-text", sniff_mots_text, read_mots_text, options=OPTIONS)

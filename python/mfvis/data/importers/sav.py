@@ -1,4 +1,4 @@
-"""Boxes of the masklets of SA-V, the data set of SAM 2: a JSON per video."""
+"""Boxes and masks of the masklets of SA-V, the data set of SAM 2: a JSON per video."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_sav(source: ImportedFile) -> list[BoxVideo]:
                 source.problems += error.problems
                 continue
             if box is not None and box.any():
-                source.put(record, result, str(ids[i]), category, t, tuple(box.tolist()))
+                source.put(record, result, str(ids[i]), category, t, tuple(box.tolist()), mask=mask)
     return [result]
 
 

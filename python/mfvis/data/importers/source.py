@@ -243,9 +243,11 @@ class ImportedFile:
         frame: int,
         box: Box,
         *,
+        mask: Any = None,
         by_majority: bool = False,
     ) -> None:
-        """Set the box of an object in a frame. Duplicate boxes, swapped corners and changed categories are reported.
+        """Set the box of an object in a frame, and its mask if the file has one. Duplicate boxes, swapped corners and
+        changed categories are reported.
 
         by_majority: the object gets the category of most of its boxes, since trackers classify each box separately.
         """
@@ -265,6 +267,8 @@ class ImportedFile:
             self.report(record, problem, "Give each object its own id")
         else:
             track.boxes[frame] = box
+            if mask is not None:
+                track.masks[frame] = mask
             if by_majority:
                 track.votes[category] += 1
                 track.category = max(track.votes, key=track.votes.__getitem__)
