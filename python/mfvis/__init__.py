@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mfvis.api import evaluate as evaluate
+    from mfvis.api import export as export
     from mfvis.api import export_model as export_model
     from mfvis.api import label as label
     from mfvis.api import load_dataset as load_dataset
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "evaluate",
+    "export",
     "export_model",
     "label",
     "load_dataset",

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from mfvis.data.datasets import Split, parse_spec
+from mfvis.data.exporters import ExportConfig
+from mfvis.data.exporters import run as export_file
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import open_video, video_in_memory
 from mfvis.device import device_of
@@ -168,6 +170,33 @@ def evaluate(
             return measure(EvalConfig(Path(results), str(data)))
     dataset = data if isinstance(data, VideoDataset) else load_dataset(data, split="valid")
     return average_precision(dataset, list(results), rules=COCO if dataset.of_images else YOUTUBE_VIS)
+
+
+def export(
+    file: str | Path, format: str, out: str | Path, *, progress: bool = False, **settings: Any
+) -> tuple[str, ...]:
+    """Write masks and boxes in the format of another tool, as ``mfvis data export`` does.
+
+        mfvis.export("labeled/boxes.json", "coco", "coco.json", masks="polygons")
+
+    Args:
+        file: A labeled file, a JSON in the layout of YouTube-VIS or COCO, or results of ``mfvis predict``.
+        format: One of `mfvis.data.exporters.table.EXPORT_FORMATS`.
+        out: File or new folder, as the format requires.
+        progress: Print the summary.
+        **settings: Other fields of `mfvis.data.exporters.ExportConfig`: ``data``, ``frames``, ``images``, ``masks``,
+            ``min_score``.
+
+    Returns:
+        Notes on what was left out or changed.
+
+    Raises:
+        ConfigError: A setting is invalid, or `out` is in use.
+        DataError: With every problem of the files.
+    """
+    values = {"file": str(file), "format": format, "out": Path(out)} | settings
+    with _printing(progress):
+        return export_file(build(ExportConfig, values, "the settings of mfvis.export"))
 
 
 @contextmanager

@@ -80,6 +80,9 @@ COMMANDS = {
         "mfvis.data.exporters:run",
         "mfvis.data.exporters:ExportConfig",
     ),
+    "data join": Command(
+        "join annotation files, or results of parts of a data set", "mfvis.data.join:run", "mfvis.data.join:JoinConfig"
+    ),
     "data split": Command(
         "split a training file into train and val", "mfvis.data.split:run", "mfvis.data.split:SplitConfig"
     ),

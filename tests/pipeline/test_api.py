@@ -121,6 +121,13 @@ def test_predict_and_evaluate_in_memory(demo_data, capsys):
     assert labeled.j == 1 and capsys.readouterr().out == ""
 
 
+def test_export_writes_and_returns_notes(demo_data, tmp_path, capsys):
+    assert mfvis.export(demo_data[1], "coco", tmp_path / "coco.json", masks="rle") == ()
+    assert (tmp_path / "coco.json").is_file() and capsys.readouterr().out == ""
+    with pytest.raises(ConfigError, match=r"format is 'cocoo', did you mean coco\?"):
+        mfvis.export(demo_data[1], "cocoo", tmp_path / "x.json")
+
+
 @pytest.mark.parametrize("name", ["mask2former", "seqformer"])
 def test_exported_programs_give_the_outputs_of_the_model(name, tmp_path):
     model = trained(name)

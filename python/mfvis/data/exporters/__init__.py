@@ -46,8 +46,8 @@ class ExportConfig:
         require(self, {"min_score": (0 <= self.min_score <= 1, "0 to 1")})
 
 
-def run(config: ExportConfig) -> None:
-    """Export, and print a summary and what was left out or changed."""
+def run(config: ExportConfig) -> tuple[str, ...]:
+    """Export, print a summary, and print and return notes on what was left out or changed."""
     exporter = next(exporter for exporter in EXPORTERS if exporter.name == config.format)
     _check_out(config, exporter)
     content = read_export(config.file, config.data, config.frames, config.min_score, config.masks)
@@ -55,8 +55,10 @@ def run(config: ExportConfig) -> None:
     tracks = [track for video in content.videos for track in video.tracks]
     masks = sum(rle is not None for track in tracks for rle in track.rles)
     print(f"{config.out}: {len(content.videos)} videos, {len(tracks)} tracks, {masks} masks as {exporter.name}")
-    for what, count in content.noted.items():
-        print(f"note: {what} ({count})")
+    notes = tuple(f"{what} ({count})" for what, count in content.noted.items())
+    for note in notes:
+        print(f"note: {note}")
+    return notes
 
 
 def write_export(content: Export, exporter: Exporter, out: Path, file: str, *, images: bool = False) -> None:
