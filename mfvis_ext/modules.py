@@ -54,17 +54,17 @@ def _check_rgb(frames: Tensor) -> None:
     if frames.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     low, high = torch.stack(torch.aminmax(frames)).tolist()
-    found = f"mfvis::TKLoss: frames has values from {low:.4g} to {high:.4g}; expected RGB in 0..255"
+    problem = f"mfvis::TKLoss: frames has values from {low:.4g} to {high:.4g}; expected RGB in 0..255"
     # 1e-4: interpolation may round below 0, but LAB of a gray picture, with a from -0.0025, is not RGB.
     # 256: 255 and a fraction in bfloat16.
     if not (low >= -1e-4 and high <= 256):
         raise ValueError(
-            f"{found}. Match LAB and other features with rgb=False, at the size of the masks; undo the mean and "
+            f"{problem}. Match LAB and other features with rgb=False, at the size of the masks; undo the mean and "
             "standard deviation of frames that were normalized for a network; clamp frames after bicubic resizing"
         )
     # Frames that are black but for the noise of a level hold whole numbers.
     if 0 < high <= 1 and (frames != frames.round()).any():
-        raise ValueError(f"{found}. Multiply images in 0..1 by 255, or match them as they are with rgb=False")
+        raise ValueError(f"{problem}. Multiply images in 0..1 by 255, or match them as they are with rgb=False")
 
 
 class TKLoss(nn.Module):
@@ -175,9 +175,9 @@ class TKLoss(nn.Module):
                 f"expected one size: match frames of {side * height} x {side * width}, padded or resized as those that "
                 f"the network sees, or set downsample, which is {side}"
             )
-        found = (matches.offset, matches.weight, matches.pairs)
-        return mask_logits, *found, boxes, video_index, self.radius, self.dilation, matches.shift
+        arguments = (matches.offset, matches.weight, matches.pairs)
+        return mask_logits, *arguments, boxes, video_index, self.radius, self.dilation, matches.shift
 
     def extra_repr(self) -> str:
-        shown = ("patch_size", "radius", "dilation", "k", "threshold", "tube", "rgb", "downsample")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        names = ("patch_size", "radius", "dilation", "k", "threshold", "tube", "rgb", "downsample")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)

@@ -173,8 +173,8 @@ def _version() -> str:
 def usage(start: str = "") -> str:
     """List of the commands whose names begin with `start`."""
     width = max(map(len, COMMANDS))
-    shown = {name: command for name, command in COMMANDS.items() if name.startswith(start)}
-    lines = [f"  mfvis {name:<{width}}  {command.summary}" for name, command in shown.items()]
+    matching = {name: command for name, command in COMMANDS.items() if name.startswith(start)}
+    lines = [f"  mfvis {name:<{width}}  {command.summary}" for name, command in matching.items()]
     return "\n".join(["Masks from boxes. mfvis COMMAND --help lists the flags of a command.\n", *lines])
 
 

@@ -142,7 +142,7 @@ class Config:
             )
         if self.frames is not None and len(self.specs) > 1:
             raise ConfigError(f"frames is {self.frames}, but there are {len(self.specs)} data sets; name their folders")
-        shares(self.specs)
+        sampling_ratios(self.specs)
 
     @cached_property
     def specs(self) -> tuple[DatasetSpec, ...]:
@@ -160,7 +160,7 @@ class ReplayConfig:
     """Directory named in the error message of the training."""
 
 
-def accumulation(train: TrainConfig, processes: int) -> int:
+def accumulation_steps(train: TrainConfig, processes: int) -> int:
     """Forward passes per optimizer step. ConfigError if `batch_size` cannot be divided evenly."""
     at_a_time = train.batch_size_per_device * processes
     if train.batch_size % at_a_time:
@@ -172,26 +172,26 @@ def accumulation(train: TrainConfig, processes: int) -> int:
     return train.batch_size // at_a_time
 
 
-def shares(specs: Sequence[DatasetSpec]) -> list[float]:
+def sampling_ratios(specs: Sequence[DatasetSpec]) -> list[float]:
     """Share of each data set in every batch; the shares add up to 1.
 
     Data sets without a share divide the remainder equally. ConfigError if nothing remains for them.
     """
-    given = sum(spec.share or 0 for spec in specs)
+    specified = sum(spec.share or 0 for spec in specs)
     without = [spec for spec in specs if spec.share is None]
-    if without and given >= 1:
+    if without and specified >= 1:
         raise ConfigError(
-            f"data {without[0].path}: the shares of the others add up to {given:g}; nothing is left for it"
+            f"data {without[0].path}: the shares of the others add up to {specified:g}; nothing is left for it"
         )
-    rest = (1 - given) / len(without) if without else 0.0
-    total = 1.0 if without else given
+    rest = (1 - specified) / len(without) if without else 0.0
+    total = 1.0 if without else specified
     return [(rest if spec.share is None else spec.share) / total for spec in specs]
 
 
-def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
+def summarize_schedule(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
     """Quantities derived from the configuration, each with its origin. videos: number of videos in each data set."""
     train = config.train
-    passes = accumulation(train, processes)
+    passes = accumulation_steps(train, processes)
     per_device, kept = train.batch_size_per_device, train.keep_checkpoints
     clips = train.batch_size * train.steps
     drops = ", ".join(str(round(fraction * train.steps)) for fraction in train.lr_milestones)
@@ -206,7 +206,7 @@ def derived(config: Config, processes: int, videos: Sequence[int]) -> list[str]:
     if len(config.specs) == 1:
         lines.append(f"epochs {clips / max(videos[0], 1):.1f} = {clips} clips / {videos[0]} videos")
     else:
-        for text, share, count in zip(config.data, shares(config.specs), videos, strict=True):
+        for text, share, count in zip(config.data, sampling_ratios(config.specs), videos, strict=True):
             epochs = share * clips / max(count, 1)
             lines.append(f"epochs {epochs:.1f} of {text} = {clips} clips x {share:.3g} / {count} videos")
     return [

@@ -43,23 +43,23 @@ def run(config: ConvertConfig) -> None:
         CheckpointError: there are no weights, their format is unknown, or they are incomplete. Nothing is written then.
         ConfigError: the number of classes differs from that of the weights.
     """
-    own = checkpoint.locate(config.source)
-    named = read_weights(own or config.source)
-    require_finite(named.tensors, config.source)
-    print(f"{config.source}: {named.format}")
-    if named.backbone_only:
-        backbone = find_backbone(named, config.source)
-        print(f"only the backbone, {backbone.name}: {len(named.tensors)} tensors")
+    checkpoint_path = checkpoint.locate(config.source)
+    weights = read_weights(checkpoint_path or config.source)
+    require_finite(weights.tensors, config.source)
+    print(f"{config.source}: {weights.format}")
+    if weights.backbone_only:
+        backbone = find_backbone(weights, config.source)
+        print(f"only the backbone, {backbone.name}: {len(weights.tensors)} tensors")
         if config.classes is not None:
             raise ConfigError(f"classes is {config.classes}, but {config.source} has no class head")
-        _write(config, named.tensors, named)
+        _write(config, weights.tensors, weights)
         return
-    if own:
-        description = checkpoint.describe(own)
+    if checkpoint_path:
+        description = checkpoint.describe(checkpoint_path)
         model, classes = description.config.model, len(description.categories)
-        named = replace(named, stride_in_1x1=model.backbone.stride_in_1x1)
+        weights = replace(weights, stride_in_1x1=model.backbone.stride_in_1x1)
     else:
-        model, classes = sizes_of(named, config.source, config.num_heads)
+        model, classes = sizes_of(weights, config.source, config.num_heads)
     if config.to == "seqformer" and model.name != "seqformer":
         raise ConfigError(f"to is seqformer, but {config.source} is a {model.name}; use --to detectron2")
     print(
@@ -68,7 +68,7 @@ def run(config: ConvertConfig) -> None:
     )
     with torch.device("meta"):
         module = build_model(replace(model, backbone=offline(model.backbone)), classes, pretrained=False)
-    tensors = under_names_of(module, named.tensors)
+    tensors = under_names_of(module, weights.tensors)
     report = compare(module, tensors)
     if report.missing or report.reinitialized:
         raise CheckpointError(
@@ -78,14 +78,14 @@ def run(config: ConvertConfig) -> None:
     print(report)
     tensors = {name: tensors[name] for name in report.loaded}
     if config.classes is None:
-        _write(config, tensors, named)
+        _write(config, tensors, weights)
     else:
         _write_run(config, model, tensors, classes)
 
 
-def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: ConvertedWeights) -> None:
-    without = named.ignored
-    if config.to != "mfvis" and named.model == "seqformer":
+def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], weights: ConvertedWeights) -> None:
+    without = weights.ignored
+    if config.to != "mfvis" and weights.model == "seqformer":
         tensors = to_original(tensors, vnext=config.to == "detectron2")
     elif config.to == "detectron2":
         tensors, unmapped = to_detectron2(tensors)
@@ -93,7 +93,7 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Converte
     if without:
         print(f"{len(without)} tensors left out ({', '.join(without[:5])}{', ...' if len(without) > 5 else ''})")
     if config.out.suffix == ".safetensors":
-        strides = {} if named.stride_in_1x1 is None else {STRIDE_KEY: str(named.stride_in_1x1)}
+        strides = {} if weights.stride_in_1x1 is None else {STRIDE_KEY: str(weights.stride_in_1x1)}
         save_safetensors(config.out, tensors, strides)
     else:
         for name, value in tensors.items():  # one by one, or a view would be stored with its whole base
@@ -105,7 +105,7 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], named: Converte
             with atomic_write(config.out) as temporary:
                 # Tensors, because arrays of numpy 2 cannot be read with numpy 1, which detectron2 is used with.
                 temporary.write_bytes(pickle.dumps(content, protocol=4))
-    if named.stride_in_1x1:
+    if weights.stride_in_1x1:
         print(
             "it strides in the first 1x1 of a stage: set model.backbone.stride_in_1x1, or RESNETS.STRIDE_IN_1X1 in "
             "detectron2, which must now give it RGB divided by the standard deviation"
@@ -137,15 +137,15 @@ def _categories(classes: str) -> tuple[Category, ...]:
     return DatasetSpec(Path(classes)).load().categories
 
 
-def find_backbone(named: ConvertedWeights, source: str) -> BackboneConfig:
+def find_backbone(weights: ConvertedWeights, source: str) -> BackboneConfig:
     """Backbone of ours that matches these tensors in names and shapes. CheckpointError if none does."""
     nearest, best = "", -1
     for name in NAMES:
-        stride = bool(named.stride_in_1x1) and name.startswith("resnet")
+        stride = bool(weights.stride_in_1x1) and name.startswith("resnet")
         config = BackboneConfig(name, stride_in_1x1=stride)
         with torch.device("meta"):
             net = Backbone(config, pretrained=False).net
-        report = compare(net, under_names_of(net, named.backbone), reinitialized=_NOT_PRETRAINED)
+        report = compare(net, under_names_of(net, weights.backbone), reinitialized=_NOT_PRETRAINED)
         if not (report.missing or report.unexpected or any("[" in name for name in report.reinitialized)):
             return config
         if len(report.loaded) > best:
@@ -153,24 +153,24 @@ def find_backbone(named: ConvertedWeights, source: str) -> BackboneConfig:
     raise CheckpointError(f"{source}: a backbone that is none of {', '.join(NAMES)}; {nearest}")
 
 
-def sizes_of(named: ConvertedWeights, source: str, heads: int) -> tuple[ModelConfig, int]:
+def sizes_of(weights: ConvertedWeights, source: str, heads: int) -> tuple[ModelConfig, int]:
     """Sizes and number of classes of a whole model, derived from the shapes of its tensors.
 
     Raises:
         CheckpointError: tensors that determine the sizes are missing, or the backbone is unknown.
     """
-    tensors = named.tensors
+    tensors = weights.tensors
 
     def shape(name: str) -> torch.Size:
         if name not in tensors:
-            raise CheckpointError(f"{source}: {named.format} without {name}; a whole {named.model} was expected")
+            raise CheckpointError(f"{source}: {weights.format} without {name}; a whole {weights.model} was expected")
         return tensors[name].shape
 
     def layers(part: str) -> int:
-        found = [int(name.split(".")[2]) for name in tensors if name.startswith(f"{part}.layers.")]
-        return max(found, default=-1) + 1
+        indices = [int(name.split(".")[2]) for name in tensors if name.startswith(f"{part}.layers.")]
+        return max(indices, default=-1) + 1
 
-    if named.model == "seqformer":
+    if weights.model == "seqformer":
         queries, dim = shape("decoder.query_embedding.weight")
         dim, encoder, levels, feed_forward = dim // 2, "encoder", seqformer_encoder.LEVELS, "feed_forward."
         decoder_ffn, classes = "box_feed_forward.fc1", shape("decoder.class_heads.0.weight")[0]
@@ -182,8 +182,8 @@ def sizes_of(named: ConvertedWeights, source: str, heads: int) -> tuple[ModelCon
     if offsets % (heads * levels * 2):
         raise CheckpointError(f"{source}: {offsets} sampling offsets are not those of {heads} heads; give --num-heads")
     config = ModelConfig(
-        name=named.model or "mask2former",
-        backbone=find_backbone(named, source),
+        name=weights.model or "mask2former",
+        backbone=find_backbone(weights, source),
         hidden_dim=dim,
         num_heads=heads,
         encoder_layers=layers(encoder),

@@ -49,9 +49,9 @@ def runs_on(archs: str, major: int, minor: int) -> bool:
     that GPU.
     """
     for arch in archs.split():
-        number, exact, binary = re.fullmatch(r"(\d+)([af]?)(-real)?", arch).groups()
-        own = divmod(int(number), 10)
-        if own == (major, minor) or (not exact and own < (major, minor) and (own[0] == major or not binary)):
+        digits, exact, binary = re.fullmatch(r"(\d+)([af]?)(-real)?", arch).groups()
+        built = divmod(int(digits), 10)
+        if built == (major, minor) or (not exact and built < (major, minor) and (built[0] == major or not binary)):
             return True
     return False
 

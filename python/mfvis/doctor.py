@@ -94,8 +94,8 @@ def _operators() -> dict[str, Any] | None:
         return None
     print("mfvis_ext")
     for name, value in built.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        print(f"  {name:<12}  {shown if shown not in ('', None) else 'none'}")
+        text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        print(f"  {name:<12}  {text if text not in ('', None) else 'none'}")
     return built
 
 

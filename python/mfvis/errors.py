@@ -56,10 +56,10 @@ class DataError(MfvisError):
 
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
-        shown = "\n".join(f"  {problem}" for problem in self.problems[:20])
+        listed = "\n".join(f"  {problem}" for problem in self.problems[:20])
         more = f"\n  ... and {len(self.problems) - 20} more" if len(self.problems) > 20 else ""
         count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
-        super().__init__(f"{count} in the data:\n{shown}{more}")
+        super().__init__(f"{count} in the data:\n{listed}{more}")
 
     def __reduce__(self) -> tuple[type[DataError], tuple[tuple[Problem, ...]]]:
         # data loading processes pickle it

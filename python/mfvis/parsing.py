@@ -86,12 +86,12 @@ def parse(cls: type[T], argv: Sequence[str], prog: str, preset: str | None = Non
     """
     import tyro
 
-    rest, given = [], iter(argv)
-    for argument in given:
+    rest, arguments = [], iter(argv)
+    for argument in arguments:
         name, _, inline = argument.partition("=")
         if name != "--preset":
             rest.append(argument)
-        elif not (preset := inline or next(given, "")):
+        elif not (preset := inline or next(arguments, "")):
             raise ConfigError("--preset names nothing; give a preset or a .yaml file")
     relaxed = _unchecked(cls, for_help=any(argument in ("-h", "--help") for argument in rest))
     default = build(relaxed, load_preset(preset) if preset else {}, f"preset {preset}", missing=tyro.MISSING)
@@ -183,8 +183,8 @@ def _documented(cls: type) -> str:
     import docstring_parser
 
     kinds = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
-    found = [parameter for kind in kinds for parameter in docstring_parser.parse_from_object(kind).params]
-    texts = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in found}
+    parameters = [parameter for kind in kinds for parameter in docstring_parser.parse_from_object(kind).params]
+    texts = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in parameters}
     return "\n".join([cls.__doc__ or "", "", "Attributes:", *(f"    {name}: {text}" for name, text in texts.items())])
 
 
@@ -205,13 +205,13 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: An
     arguments = {}
     for name, f in fields.items():
         if name in values:
-            given = values[name]
+            value = values[name]
             has_default = f.default_factory is not dataclasses.MISSING
-            if isinstance(given, Mapping) and dataclasses.is_dataclass(hints[name]) and has_default:
+            if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[name]) and has_default:
                 # A partly given component overrides the field's default, which may differ from its class's defaults.
-                given = _overlaid(to_plain(f.default_factory()), given)
+                value = _overlaid(to_plain(f.default_factory()), value)
             try:
-                arguments[name] = _convert(hints[name], given, f"{prefix}{name}", problems, missing)
+                arguments[name] = _convert(hints[name], value, f"{prefix}{name}", problems, missing)
             except ValueError as error:
                 problems.append(str(error))
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:

@@ -300,7 +300,7 @@ def _dataset(root: Json, shapes: dict[int, tuple[int, int, int]], where: str) ->
 def results(content: bytes) -> Any:
     read = []
     for entry in json.loads(content):
-        if _id(entry["category_id"]) not in (2, 5):  # those of the sound data set
+        if _id(entry["category_id"]) not in (2, 5):  # those of the valid data set
             continue
         masks = []
         for segmentation in entry["segmentations"]:

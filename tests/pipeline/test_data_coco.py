@@ -12,7 +12,7 @@ from mfvis.errors import DataError
 from mfvis.eval.ytvis import evaluate
 
 
-def sound() -> dict[str, Any]:
+def valid() -> dict[str, Any]:
     return {
         "images": [{"id": 9, "width": 40, "height": 30, "file_name": "9.jpg"}],
         "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}],
@@ -37,7 +37,7 @@ def load(tmp_path: Path, content: Any, **options: Any):
 
 
 def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
-    dataset = load(tmp_path, sound())
+    dataset = load(tmp_path, valid())
     (video,) = dataset.videos
     assert (video.id, video.name, video.length, video.frames) == (9, "9", 1, (tmp_path / "9.jpg",))
     assert [category.id for category in dataset.categories] == [1, 18]
@@ -58,7 +58,7 @@ def test_pictures_of_one_name_in_two_folders_are_distinguished(tmp_path: Path) -
 
 def test_areas_are_the_files_own_in_the_evaluation(tmp_path: Path) -> None:
     """COCO's areas are those of its polygons; the pixels of the masks, 10 x 12 here, are another number."""
-    content = sound()
+    content = valid()
     del content["annotations"][1]
     content["annotations"][0] |= {"area": 128.0**2 + 1, "iscrowd": 0}  # "medium", which begins at 128 x 128
     dataset = load(tmp_path, content)
@@ -68,16 +68,16 @@ def test_areas_are_the_files_own_in_the_evaluation(tmp_path: Path) -> None:
 
 
 def test_masks_need_not_be_kept(tmp_path: Path) -> None:
-    (video,) = load(tmp_path, sound(), with_masks=False).videos
+    (video,) = load(tmp_path, valid(), with_masks=False).videos
     assert all(track.segmentations is None for track in video.tracks)
 
 
 def test_pictures_without_annotations_can_be_predicted(tmp_path: Path) -> None:
-    assert load(tmp_path, {"images": sound()["images"], "categories": []}).videos[0].tracks == ()
+    assert load(tmp_path, {"images": valid()["images"], "categories": []}).videos[0].tracks == ()
 
 
 def test_boxes_of_masks_on_request(tmp_path: Path) -> None:
-    content = sound()
+    content = valid()
     del content["annotations"][0]["bbox"]
     with pytest.raises(DataError, match="annotation 5: has no bbox"):
         load(tmp_path, content)
@@ -86,7 +86,7 @@ def test_boxes_of_masks_on_request(tmp_path: Path) -> None:
 
 
 def test_a_box_without_size_is_absent_and_noted(tmp_path: Path) -> None:
-    content = sound()
+    content = valid()
     content["annotations"][0]["bbox"] = [3, 4, 5, 0]
     dataset = load(tmp_path, content)
     assert not dataset.videos[0].tracks[0].present_T.any()
@@ -94,7 +94,7 @@ def test_a_box_without_size_is_absent_and_noted(tmp_path: Path) -> None:
 
 
 def test_where_the_pictures_of_an_own_file_lie(tmp_path: Path) -> None:
-    content = sound()
+    content = valid()
     (tmp_path / "annotations").mkdir()
     path = tmp_path / "annotations" / "instances_night.json"
     path.write_text(json.dumps(content))
@@ -108,7 +108,7 @@ def test_where_the_pictures_of_an_own_file_lie(tmp_path: Path) -> None:
 
 
 def test_lvis_names_its_pictures_by_their_addresses(tmp_path: Path) -> None:
-    content = sound()
+    content = valid()
     content["images"][0] = {
         "id": 9,
         "width": 40,
@@ -126,7 +126,7 @@ def test_lvis_names_its_pictures_by_their_addresses(tmp_path: Path) -> None:
 
 def test_what_exporters_write_is_read(tmp_path: Path) -> None:
     """Numbers that are texts or floats, an iscrowd of null, categories called by numbers, or by nothing."""
-    content = sound()
+    content = valid()
     content["images"][0] |= {"id": "9", "width": 40.0, "license": None}
     content["annotations"][0] |= {"image_id": "9", "id": 5.0, "iscrowd": None, "attributes": {"occluded": False}}
     content["annotations"][1]["image_id"] = 9
@@ -141,7 +141,7 @@ def test_what_exporters_write_is_read(tmp_path: Path) -> None:
 
 
 def test_shares_of_the_picture_are_not_taken_for_pixels(tmp_path: Path) -> None:
-    content = sound()
+    content = valid()
     content["annotations"][0]["bbox"], content["annotations"][1]["bbox"] = [0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]
     with pytest.raises(DataError, match="images: no box is as large as a pixel: are these shares of the picture?"):
         load(tmp_path, content)
@@ -167,7 +167,7 @@ def test_shares_of_the_picture_are_not_taken_for_pixels(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_annotations(key: str, change: dict[str, Any], messages: list[str], tmp_path: Path) -> None:
-    content = sound()
+    content = valid()
     content[key][0] |= change
     with pytest.raises(DataError) as raised:
         load(tmp_path, content)

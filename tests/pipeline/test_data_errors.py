@@ -33,7 +33,7 @@ def rle(area: int, height: int = 30, width: int = 40) -> dict[str, Any]:
 
 
 def change(part: str, **fields: Any) -> Callable[[dict], dict]:
-    """The sound file with some fields of the first record of a part changed; None removes them."""
+    """The valid file with some fields of the first record of a part changed; None removes them."""
 
     def apply(root: dict) -> dict:
         root[part][0] |= fields
@@ -272,7 +272,7 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A sound data set with its two pictures."""
+    """A valid data set with its two pictures."""
     (tmp_path / "cat").mkdir()
     for frame in range(2):
         noise = np.random.default_rng(frame).integers(0, 255, (30, 40, 3), dtype=np.uint8)
@@ -430,7 +430,7 @@ JUNK = st.recursive(
 @given(st.lists(st.tuples(st.integers(0, 60), JUNK), min_size=1, max_size=3), st.booleans())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_damage_gets_past_the_reader(tmp_path: Path, damage: list[tuple[int, Any]], from_masks: bool) -> None:
-    """Whatever stands at any place of the file: a sound data set, or a DataError; no other exception."""
+    """Whatever stands at any place of the file: a valid data set, or a DataError; no other exception."""
     root = copy.deepcopy(SOUND)
     root["annotations"][0] |= {"segmentations": [rle(4), [[1, 1, 5, 1, 5, 5]]], "areas": [4, 1], "length": 2}
     root["videos"][0] |= {"length": 2, "fps": 5}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from layouts import publish
-from mfvis.config import Config, derived, shares
+from mfvis.config import Config, sampling_ratios, summarize_schedule
 from mfvis.data.augment import pan
 from mfvis.data.clips import ClipDataset, ClipSampler, collate_by_kind
 from mfvis.data.coco import load_coco
@@ -62,7 +62,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_shares(texts: list[str], expected: list[float]) -> None:
-    assert shares([parse_spec(text) for text in texts]) == pytest.approx(expected)
+    assert sampling_ratios([parse_spec(text) for text in texts]) == pytest.approx(expected)
 
 
 def test_a_data_set_that_would_get_nothing(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_every_batch_has_the_mixture(together: int) -> None:
 
 def test_the_epochs_of_each_data_set_are_printed(tmp_path: Path) -> None:
     config = configure(tmp_path, "ytvis2019:a@0.75", "coco:b@0.25")
-    lines = derived(config, 1, [3, 6])
+    lines = summarize_schedule(config, 1, [3, 6])
     assert "epochs 3.0 of ytvis2019:a@0.75 = 12 clips x 0.75 / 3 videos" in lines
     assert "epochs 0.5 of coco:b@0.25 = 12 clips x 0.25 / 6 videos" in lines
 

@@ -1,4 +1,4 @@
-"""The synthetic videos: sound, repeatable, and teachable from boxes."""
+"""The synthetic videos: valid, repeatable, and teachable from boxes."""
 
 from __future__ import annotations
 

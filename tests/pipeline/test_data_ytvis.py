@@ -67,9 +67,9 @@ def test_garbage_in_masks_changes_nothing_for_boxes(demo_data: tuple[Path, Path]
         for annotation in root["annotations"]:
             del annotation["segmentations"], annotation["areas"]
 
-    sound = flat(load_dataset(demo_data[0]))
-    assert flat(load_dataset(rewritten(demo_data[0], spoil))) == sound
-    assert flat(load_dataset(rewritten(demo_data[0], strip))) == sound
+    valid = flat(load_dataset(demo_data[0]))
+    assert flat(load_dataset(rewritten(demo_data[0], spoil))) == valid
+    assert flat(load_dataset(rewritten(demo_data[0], strip))) == valid
 
 
 @pytest.mark.parametrize("annotations", [{"annotations": None}, {}])

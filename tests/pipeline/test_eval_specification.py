@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mfvis.eval.numbers import Metrics
+from mfvis.eval.ap_metrics import Metrics
 from mfvis.eval.ytvis import evaluate
 from mfvis.types import Track, TrackResult, VideoDataset
 from pycocotools import mask as coco_mask

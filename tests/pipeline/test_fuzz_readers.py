@@ -1,6 +1,6 @@
 """Damaged files: every reader says what is wrong, or has read what the file now says. Never a crash, never for ever.
 
-Each reader gets 500 files: a sound one cut off, shuffled, with bytes changed, or with values replaced by hostile ones.
+Each reader gets 500 files: a valid one cut off, shuffled, with bytes changed, or with values replaced by hostile ones.
 What it reads is compared with a second, tiny reading of the same bytes that shares no code with it.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import independent_parsers as tiny
 import numpy as np
 import pytest
-import valid_files as sound
+import valid_files as valid
 from corruptions import bytes_changed, json_changed, png_changed, shuffled, truncated, words_changed
 from independent_parsers import HEIGHT, LENGTH, WIDTH, Tracks
 from mfvis.data.bdd100k import CATEGORIES, FOLDERS, load_bdd100k
@@ -108,34 +108,34 @@ def read_mots(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Target:
-    """A reader, what it should say, and a sound file to damage."""
+    """A reader, what it should say, and a valid file to damage."""
 
     file: str
-    sound: Callable[[], bytes]
+    valid: Callable[[], bytes]
     read: Callable[[Path], Any]
     said: Callable[[bytes], Any]
     structure: Callable[[bytes, random.Random], bytes]
 
 
 TARGETS = {
-    "motchallenge": Target("in/gt.txt", sound.mot, imported, tiny.mot, words_changed),
-    "csv": Target("in/a.csv", sound.csv_table, imported, tiny.csv_table, words_changed),
-    "coco-vid": Target("in/h.json", sound.coco_video, imported, tiny.coco_video, json_changed),
-    "kitti": Target("in/0000.txt", sound.kitti, imported, tiny.kitti, words_changed),
-    "cvat": Target("in/a.xml", sound.cvat, imported, tiny.cvat, words_changed),
-    "label-studio": Target("in/a.json", sound.label_studio, imported, tiny.label_studio, json_changed),
-    "scalabel import": Target("in/b.json", sound.scalabel, imported, tiny.scalabel_tracks, json_changed),
-    "scalabel": Target("in/c.json", sound.scalabel, read_labels, tiny.scalabel, json_changed),
+    "motchallenge": Target("in/gt.txt", valid.mot, imported, tiny.mot, words_changed),
+    "csv": Target("in/a.csv", valid.csv_table, imported, tiny.csv_table, words_changed),
+    "coco-vid": Target("in/h.json", valid.coco_video, imported, tiny.coco_video, json_changed),
+    "kitti": Target("in/0000.txt", valid.kitti, imported, tiny.kitti, words_changed),
+    "cvat": Target("in/a.xml", valid.cvat, imported, tiny.cvat, words_changed),
+    "label-studio": Target("in/a.json", valid.label_studio, imported, tiny.label_studio, json_changed),
+    "scalabel import": Target("in/b.json", valid.scalabel, imported, tiny.scalabel_tracks, json_changed),
+    "scalabel": Target("in/c.json", valid.scalabel, read_labels, tiny.scalabel, json_changed),
     "bdd100k": Target(
-        f"{FOLDERS['boxes']}/box_track_train.json", sound.scalabel, read_published, tiny.bdd100k, json_changed
+        f"{FOLDERS['boxes']}/box_track_train.json", valid.scalabel, read_published, tiny.bdd100k, json_changed
     ),
-    "ytvis": Target("in/d.json", sound.ytvis, lambda path: dataset_of(load_dataset(path)), tiny.ytvis, json_changed),
-    "results": Target("in/e.json", sound.results, read_results, tiny.results, json_changed),
+    "ytvis": Target("in/d.json", valid.ytvis, lambda path: dataset_of(load_dataset(path)), tiny.ytvis, json_changed),
+    "results": Target("in/e.json", valid.results, read_results, tiny.results, json_changed),
     "mots results": Target(
-        "in/g.json", sound.mots, read_mots, lambda content: tiny.mots(content, sound.mots()), json_changed
+        "in/g.json", valid.mots, read_mots, lambda content: tiny.mots(content, valid.mots()), json_changed
     ),
     "coco": Target(
-        "in/f.json", sound.coco, lambda path: dataset_of(load_coco(path, path.parent)), tiny.coco, json_changed
+        "in/f.json", valid.coco, lambda path: dataset_of(load_coco(path, path.parent)), tiny.coco, json_changed
     ),
 }
 
@@ -166,10 +166,10 @@ def same(read: Any, said: Any) -> bool:
 
 
 def fuzz(name: str, path: Path, target: Target) -> None:
-    content = target.sound()
+    content = target.valid()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    assert same(target.read(path), target.said(content)), "the two readings of the sound file differ"
+    assert same(target.read(path), target.said(content)), "the two readings of the valid file differ"
     outcomes = {"read": 0, "refused": 0}
     ways = [truncated, shuffled, bytes_changed, target.structure, target.structure]
     for case in range(CASES):
@@ -199,8 +199,8 @@ def ground(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     for t in range(LENGTH):
         Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "frames" / f"{t + 1:06d}.jpg")
-    (tmp_path / "in" / "truth.json").write_bytes(sound.ytvis())
-    (tmp_path / "in" / "truth-mots.json").write_bytes(sound.mots())
+    (tmp_path / "in" / "truth.json").write_bytes(valid.ytvis())
+    (tmp_path / "in" / "truth-mots.json").write_bytes(valid.mots())
     return tmp_path
 
 
@@ -213,4 +213,4 @@ def test_damaged_bitmasks(ground: Path) -> None:
     def read(path: Path) -> Any:
         return [(channel_HW.shape, channel_HW.astype(np.uint16).tobytes()) for channel_HW in read_bitmask(path)]
 
-    fuzz("bitmask", ground / "a.png", Target("a.png", lambda: sound.bitmask(ground), read, tiny.bitmask, png_changed))
+    fuzz("bitmask", ground / "a.png", Target("a.png", lambda: valid.bitmask(ground), read, tiny.bitmask, png_changed))

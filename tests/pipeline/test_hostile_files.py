@@ -150,14 +150,14 @@ def test_hostile_json(content: str, message: str, tmp_path: Path) -> None:
     assert main(["data", "check", str(tmp_path / "a.json")]) == 1
 
 
-@pytest.mark.parametrize(("value", "sound"), [(2**128 - 1, True), (10**300, False), (-(10**300), False)])
-def test_ids_are_at_most_as_long_as_uuids(value: int, sound: bool, six_pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "valid"), [(2**128 - 1, True), (10**300, False), (-(10**300), False)])
+def test_ids_are_at_most_as_long_as_uuids(value: int, valid: bool, six_pictures: Path, tmp_path: Path) -> None:
     names = [path.name for path in sorted(six_pictures.iterdir())]
     video = {"id": value, "width": 80, "height": 60, "file_names": names}
     (tmp_path / "a.json").write_text(json.dumps({"videos": [video]}))
     dataset, problems = parse_ytvis(tmp_path / "a.json", six_pictures)
-    assert len(dataset.videos) == sound
-    assert [problem.remedy for problem in problems] == ["Write an integer of at most 38 digits"] * (not sound)
+    assert len(dataset.videos) == valid
+    assert [problem.remedy for problem in problems] == ["Write an integer of at most 38 digits"] * (not valid)
 
 
 def test_the_same_value_twice_is_no_contradiction(tmp_path: Path) -> None:
@@ -352,11 +352,11 @@ def test_a_description_with_other_values(change: dict[str, object], trained: Pat
 def test_damaged_descriptions_are_refused_or_read(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     file = tmp_path / "run" / "checkpoint.json"
-    sound = file.read_bytes()
+    valid = file.read_bytes()
     ways = [truncated, shuffled, bytes_changed, json_changed, json_changed]
     refused = 0
     for case in range(300):
-        file.write_bytes(ways[case % len(ways)](sound, random.Random(case)))
+        file.write_bytes(ways[case % len(ways)](valid, random.Random(case)))
         try:
             checkpoint.load_model(tmp_path / "run")
         except (CheckpointError, ConfigError) as error:

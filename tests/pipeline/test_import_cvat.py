@@ -276,7 +276,7 @@ FAULTS = {
             f'<track id="7" label="a">{box(0, 10)}{box(1, 13, key=0)}{box(2, 14)}</track>'
         ),
         ["track 5: has no label", "track 6, frame 0: the frame occurs twice"]
-        + ["track 6, frame 1: has no sound", "track 6, frame 7: is none of", "track 7, frame 1: is not what its key"],
+        + ["track 6, frame 1: has no valid", "track 6, frame 7: is none of", "track 7, frame 1: is not what its key"],
     ),
 }
 

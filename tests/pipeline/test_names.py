@@ -105,11 +105,11 @@ def test_every_command_that_reads_annotations(name: str, checkpoint: Path, tmp_p
     for what in ("video", "category", "file"):
         folder = tmp_path / what
         data = annotations(folder, **{what: name})
-        sound = run("data", "check", data)[0] == 0
-        if what == "video" or not sound:
+        valid = run("data", "check", data)[0] == 0
+        if what == "video" or not valid:
             predict = ["predict", data, "--checkpoint", checkpoint, "--out", folder / "found", "--device", "cpu"]
-            assert run(*predict)[0] == (0 if sound else 2)
-            assert len(list(folder.glob("found/*.mp4"))) == sound
+            assert run(*predict)[0] == (0 if valid else 2)
+            assert len(list(folder.glob("found/*.mp4"))) == valid
         if what == "category":
             run("train", "--preset", "test", "--data", data, "--dry-run")
             run("data", "split", data, "--out", folder / "split")
@@ -119,9 +119,9 @@ def test_every_command_that_reads_annotations(name: str, checkpoint: Path, tmp_p
 @pytest.mark.parametrize("name", ["x" * 250, "..", "/etc/passwd", "C:film", NAMES["markup"], NAMES["forge a line"]])
 def test_labels_of_any_name(name: str, tmp_path: Path, run) -> None:
     data = annotations(tmp_path, video=name)
-    sound = run("data", "check", data)[0] == 0
-    assert run("label", data, "--out", tmp_path / "labels", *LABEL)[0] == (0 if sound else 2)
-    if sound:
+    valid = run("data", "check", data)[0] == 0
+    assert run("label", data, "--out", tmp_path / "labels", *LABEL)[0] == (0 if valid else 2)
+    if valid:
         (overlay,) = tmp_path.glob("labels/overlays/*.mp4")
         assert open_video(overlay).length == 2
         labels = tmp_path / "labels" / "boxes.json"

@@ -14,7 +14,7 @@ from mfvis.errors import ConfigError
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import WindowFeatures, predict_video
-from mfvis.predict.track_association import TrackMemory, emitted, windows_of
+from mfvis.predict.track_association import TrackMemory, output_frames, windows_of
 from mfvis.types import DenseMasks, Prediction
 from tiny import CATEGORIES, tiny_model
 
@@ -42,8 +42,8 @@ def test_windows_cover_the_video_and_every_frame_is_emitted_once(length, window,
     stride = data.draw(st.none() | st.integers(1, window))
     windows = windows_of(length, window, stride)
     assert all(len(frames) == min(window, length) for frames in windows)
-    assert [t for number in range(len(windows)) for t in emitted(windows, number)] == list(range(length))
-    assert all(set(emitted(windows, number)) <= set(frames) for number, frames in enumerate(windows))
+    assert [t for number in range(len(windows)) for t in output_frames(windows, number)] == list(range(length))
+    assert all(set(output_frames(windows, number)) <= set(frames) for number, frames in enumerate(windows))
 
 
 def test_no_window_is_the_whole_video():
@@ -122,43 +122,43 @@ def square(x: int) -> torch.Tensor:
     return mask
 
 
-def recognized(identities, window, query, x):
-    (found,) = identities.recognize(window, torch.tensor([query]), torch.ones(1, 2), square(x), square(x))
-    return found
+def associated(memory, window, query, x):
+    (track,) = memory.associate(window, torch.tensor([query]), torch.ones(1, 2), square(x), square(x))
+    return track
 
 
 def test_objects_are_recognized_by_query_and_overlap():
-    identities = TrackMemory(memory=2, max_tracks=10)
-    first = recognized(identities, 0, [1.0, 0.0], 2)
-    assert recognized(identities, 1, [0.8, 0.6], 2) is first  # the same place, a similar query
-    assert recognized(identities, 2, [0.7, 0.7], 10) is not first  # elsewhere
+    memory = TrackMemory(memory=2, max_tracks=10)
+    first = associated(memory, 0, [1.0, 0.0], 2)
+    assert associated(memory, 1, [0.8, 0.6], 2) is first  # the same place, a similar query
+    assert associated(memory, 2, [0.7, 0.7], 10) is not first  # elsewhere
     assert first.sightings == 2
     assert first.scores_K.tolist() == [2, 2]
 
 
 def test_lost_objects_are_found_again_by_their_query_only_and_not_for_ever():
-    identities = TrackMemory(memory=2, max_tracks=10)
-    first = recognized(identities, 0, [1.0, 0.0], 2)
-    assert recognized(identities, 2, [0.8, 0.6], 10) is first
-    assert recognized(identities, 4, [-0.1, 1.0], 2) is not first
-    assert recognized(identities, 5, [0.8, 0.6], 2) is not first
+    memory = TrackMemory(memory=2, max_tracks=10)
+    first = associated(memory, 0, [1.0, 0.0], 2)
+    assert associated(memory, 2, [0.8, 0.6], 10) is first
+    assert associated(memory, 4, [-0.1, 1.0], 2) is not first
+    assert associated(memory, 5, [0.8, 0.6], 2) is not first
 
 
 def test_of_objects_that_are_gone_only_those_of_most_worth_are_kept():
-    identities = TrackMemory(memory=1, max_tracks=1)
+    memory = TrackMemory(memory=1, max_tracks=1)
     for window, score in enumerate([0.2, 0.9, 0.3]):
         query = torch.eye(9)[None, window]
-        identities.recognize(2 * window, query, torch.full((1, 2), score), square(0), square(0))
-    identities.recognize(9, torch.eye(9)[None, 8], torch.ones(1, 2), square(0), square(0))
-    assert [identity.mean_K[0].item() for identity in identities.all] == pytest.approx([0.9, 1.0])
+        memory.associate(2 * window, query, torch.full((1, 2), score), square(0), square(0))
+    memory.associate(9, torch.eye(9)[None, 8], torch.ones(1, 2), square(0), square(0))
+    assert [identity.mean_K[0].item() for identity in memory.all] == pytest.approx([0.9, 1.0])
 
 
 def test_two_objects_do_not_become_one():
-    identities = TrackMemory(memory=2, max_tracks=10)
+    memory = TrackMemory(memory=2, max_tracks=10)
     masks = torch.cat([square(0), square(8)])
     queries = torch.tensor([[1.0, 0.1], [1.0, 0.0]])
-    left, right = identities.recognize(0, queries, torch.ones(2, 2), masks, masks)
-    again = identities.recognize(1, queries.flip(0), torch.ones(2, 2), masks.flip(0), masks.flip(0))
+    left, right = memory.associate(0, queries, torch.ones(2, 2), masks, masks)
+    again = memory.associate(1, queries.flip(0), torch.ones(2, 2), masks.flip(0), masks.flip(0))
     assert again == [right, left]
 
 

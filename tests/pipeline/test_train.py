@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from mfvis.config import Config, OptimConfig, accumulation, derived
+from mfvis.config import Config, OptimConfig, accumulation_steps, summarize_schedule
 from mfvis.data.clips import ClipRequest, collate
 from mfvis.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mfvis.parsing import build, load_preset
@@ -340,7 +340,7 @@ def test_optimizer_groups(uninterrupted: Path) -> None:
 def test_batch_is_dealt_out_and_derived_numbers_say_how(demo_data: tuple[Path, Path], tmp_path: Path) -> None:
     config = configure(demo_data[0], tmp_path)
     config = replace(config, train=replace(config.train, batch_size=16, batch_size_per_device=2))
-    assert accumulation(config.train, 4) == 2
-    assert "batch 16 = 2 clips x 4 processes x 2 forward passes" in derived(config, 4, [10])
+    assert accumulation_steps(config.train, 4) == 2
+    assert "batch 16 = 2 clips x 4 processes x 2 forward passes" in summarize_schedule(config, 4, [10])
     with pytest.raises(ConfigError, match="16, which is not a multiple of 6"):
-        accumulation(config.train, 3)
+        accumulation_steps(config.train, 3)

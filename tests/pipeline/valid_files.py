@@ -1,4 +1,4 @@
-"""A small sound file of each format that the package reads."""
+"""A small valid file of each format that the package reads."""
 
 from __future__ import annotations
 
@@ -162,5 +162,5 @@ def bitmask(folder: Path) -> bytes:
     id_HW = np.zeros((HEIGHT, WIDTH), np.int32)
     for number, x in ((1, 3), (256, 30), (700, 55)):
         id_HW[5:40, x : x + 20] = number
-    write_bitmask(folder / "sound.png", (id_HW > 0) * 3, (id_HW == 700) * 2, id_HW)
-    return (folder / "sound.png").read_bytes()
+    write_bitmask(folder / "valid.png", (id_HW > 0) * 3, (id_HW == 700) * 2, id_HW)
+    return (folder / "valid.png").read_bytes()

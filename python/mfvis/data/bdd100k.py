@@ -23,8 +23,8 @@ from mfvis.errors import DataError, Problem
 from mfvis.types import Category, Track, Video, VideoDataset
 
 CATEGORIES = tuple(
-    Category(number, name)
-    for number, name in enumerate(
+    Category(category_id, name)
+    for category_id, name in enumerate(
         ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"), start=1
     )
 )
@@ -50,8 +50,8 @@ def class_of(name: str) -> tuple[int, bool] | None:
     """Class 1 to 8 of a category name, and whether it marks an ignore region. None for an unknown name."""
     if name in IGNORED_MAP:
         return _IDS[IGNORED_MAP[name]], True
-    number = _IDS.get(NAME_MAP.get(name, name))
-    return None if number is None else (number, False)
+    category_id = _IDS.get(NAME_MAP.get(name, name))
+    return None if category_id is None else (category_id, False)
 
 
 def load_bdd100k(
@@ -73,17 +73,17 @@ def load_bdd100k(
         DataError: with every problem of the label files, or with the paths at which labels or images are missing.
     """
     root = _unpacked(Path(root))
-    found = next((kind for kind in ([labels] if labels else FOLDERS) if label_path(root, kind, split)), None)
-    if found is None and split != "test":
-        places = [FOLDERS[kind] for kind in ([labels] if labels else FOLDERS)]
-        problem = f"has no labels of split {split!r} in {', '.join(places)}"
+    form = next((kind for kind in ([labels] if labels else FOLDERS) if label_path(root, kind, split)), None)
+    if form is None and split != "test":
+        expected = [FOLDERS[kind] for kind in ([labels] if labels else FOLDERS)]
+        problem = f"has no labels of split {split!r} in {', '.join(expected)}"
         raise DataError([Problem(str(root), "folder", problem, "Unpack the labels there, or correct root and split")])
-    pictures = root / ("images/track" if found == "boxes" else "images/seg_track_20") / split
-    if found is None:
+    pictures = root / ("images/track" if form == "boxes" else "images/seg_track_20") / split
+    if form is None:
         return VideoDataset(root, CATEGORIES, tuple(_numbered(_unlabeled(pictures))))
     reader = _Reader(pictures, with_masks)
-    path = label_path(root, found, split)
-    videos = reader.bitmasks(path) if found == "bitmasks" else reader.scalabel(path)
+    path = label_path(root, form, split)
+    videos = reader.bitmasks(path) if form == "bitmasks" else reader.scalabel(path)
     if reader.problems:
         raise DataError(reader.problems)
     notes = (f"{reader.outside} boxes outside their picture, left out",) if reader.outside else ()
@@ -116,10 +116,10 @@ def _unlabeled(pictures: Path) -> list[Video]:
 def _numbered(videos: Sequence[Video]) -> Iterator[Video]:
     """The videos with ids 1, 2, ..., and with track ids that are unique over all of them."""
     first = 1
-    for number, video in enumerate(videos, start=1):
-        tracks = tuple(replace(track, id=first + place) for place, track in enumerate(video.tracks))
+    for video_id, video in enumerate(videos, start=1):
+        tracks = tuple(replace(track, id=first + i) for i, track in enumerate(video.tracks))
         first += len(tracks)
-        yield replace(video, id=number, tracks=tracks)
+        yield replace(video, id=video_id, tracks=tracks)
 
 
 @dataclass
@@ -227,32 +227,32 @@ class _Objects:
         """Add the objects of a bitmask, without its ignore regions."""
         from scipy import ndimage  # imported here, since it would delay help texts by a fifth of a second
 
-        for number, place in enumerate(ndimage.find_objects(id_HW), start=1):
-            if place is None:
+        for object_id, bounds in enumerate(ndimage.find_objects(id_HW), start=1):
+            if bounds is None:
                 continue
-            inside = id_HW[place] == number
-            if attributes_HW[place][inside][0] & (CROWD | IGNORED):
+            inside = id_HW[bounds] == object_id
+            if attributes_HW[bounds][inside][0] & (CROWD | IGNORED):
                 continue
-            rows, columns = place
+            rows, columns = bounds
             box = (columns.start, rows.start, columns.stop, rows.stop)
-            mask = encode_mask(id_HW == number) if self.reader.with_masks else None
-            self.put(t, name, str(number), int(category_HW[place][inside][0]), box, mask)
+            mask = encode_mask(id_HW == object_id) if self.reader.with_masks else None
+            self.put(t, name, str(object_id), int(category_HW[bounds][inside][0]), box, mask)
 
     def put(
-        self, t: int, record: str, number: str, category: int, box: Sequence[float], mask: dict | list | None
+        self, t: int, record: str, object_id: str, category: int, box: Sequence[float], mask: dict | list | None
     ) -> None:
         """Add one object in frame `t`, with a half-open box."""
         x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], self.width), min(box[3], self.height)
         if x2 <= x1 or y2 <= y1:
             self.reader.outside += 1
             return
-        boxes_T4 = self.boxes.setdefault((number, category), np.zeros((self.length, 4), np.float32))
+        boxes_T4 = self.boxes.setdefault((object_id, category), np.zeros((self.length, 4), np.float32))
         if boxes_T4[t].any():
-            problem = f"the frame has two objects with id {number}"
+            problem = f"the frame has two objects with id {object_id}"
             self.reader.report(self.file, record, problem, "Give each object an id of its own")
         boxes_T4[t] = x1, y1, x2, y2
         if self.reader.with_masks:
-            self.masks.setdefault((number, category), [None] * self.length)[t] = mask
+            self.masks.setdefault((object_id, category), [None] * self.length)[t] = mask
 
     def video(self, name: str, pictures: Sequence[str]) -> Video:
         """The video with these images. Its ids are assigned later."""

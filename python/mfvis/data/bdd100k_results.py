@@ -34,12 +34,15 @@ def write_bdd100k_results(
         DataError: when a category is not one of the eight, a result's video is unknown, or the folder is not empty.
     """
     path = Path(path)
-    found = {category.id: class_of(category.name) for category in dataset.categories}
-    classes = {number: known[0] for number, known in found.items() if known is not None and not known[1]}
+    classes = {
+        category.id: bdd_class[0]
+        for category in dataset.categories
+        if (bdd_class := class_of(category.name)) is not None and not bdd_class[1]
+    }
     videos = {video.id for video in dataset.videos}
     problems = []
-    for place, result in enumerate(results):
-        record = f"results[{place}]"
+    for i, result in enumerate(results):
+        record = f"results[{i}]"
         if result.category_id not in classes:
             problem = f"category {result.category_id} is none of BDD100K's eight classes"
             problems.append(Problem(str(path), record, problem, "Predict with a model of BDD100K's classes"))
@@ -81,13 +84,13 @@ def _scalabel(video: Video, tracks: Sequence[TrackResult], classes: Mapping[int,
     """Frames of a video as Scalabel records, in order."""
     for name, index, masks in _frames(video, tracks):
         labels = []
-        for number, mask_HW in masks.items():
+        for object_id, mask_HW in masks.items():
             x1, y1, x2, y2 = mask_box(mask_HW).tolist()
             labels.append(
                 {
-                    "id": str(number),
-                    "category": CATEGORIES[classes[tracks[number - 1].category_id] - 1].name,
-                    "score": float(tracks[number - 1].score),
+                    "id": str(object_id),
+                    "category": CATEGORIES[classes[tracks[object_id - 1].category_id] - 1].name,
+                    "score": float(tracks[object_id - 1].score),
                     "box2d": {"x1": x1, "y1": y1, "x2": x2 - 1, "y2": y2 - 1},
                     "rle": encode_mask(mask_HW),
                 }
@@ -100,8 +103,8 @@ def _bitmasks(folder: Path, video: Video, tracks: Sequence[TrackResult], classes
     for name, _, masks in _frames(video, tracks):
         id_HW = np.zeros((video.height, video.width), np.int32)
         category_HW = np.zeros_like(id_HW)
-        for number, mask_HW in masks.items():
-            id_HW[mask_HW], category_HW[mask_HW] = number, classes[tracks[number - 1].category_id]
+        for object_id, mask_HW in masks.items():
+            id_HW[mask_HW], category_HW[mask_HW] = object_id, classes[tracks[object_id - 1].category_id]
         write_bitmask(folder / f"{Path(name).stem}.png", category_HW, np.zeros_like(id_HW), id_HW)
 
 
@@ -117,13 +120,13 @@ def _frames(video: Video, tracks: Sequence[TrackResult]) -> Iterator[tuple[str, 
         numbered = re.search(r"-(\d{7})$", Path(name).stem)
         taken_HW = np.zeros((video.height, video.width), bool)
         masks: dict[int, np.ndarray] = {}
-        for number, result in enumerate(tracks, start=1):
+        for object_id, result in enumerate(tracks, start=1):
             if result.segmentations[t] is None or len(masks) == MOST_PER_FRAME:
                 continue
             record = f"video {video.name}, frame {t}"
             mask_HW = decode_mask(result.segmentations[t], video.height, video.width, file="results", record=record)
             mask_HW &= ~taken_HW
             if mask_HW.any():
-                masks[number] = mask_HW
+                masks[object_id] = mask_HW
                 taken_HW |= mask_HW
         yield name, int(numbered[1]) - 1 if numbered else t, masks

@@ -84,17 +84,17 @@ def _png_fault(data: bytes) -> str | None:
     """
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return "is not a PNG" if data else "is empty"
-    kinds, place = [], 8
-    while place + 12 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        end = place + 12 + length
+    kinds, start = [], 8
+    while start + 12 <= len(data):
+        length = int.from_bytes(data[start : start + 4], "big")
+        end = start + 12 + length
         if end > len(data):
             break
-        if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            return f"is damaged: the checksum at byte {place} is wrong"
-        kinds.append(data[place + 4 : place + 8])
-        place = end
-    if not kinds or kinds[-1] != b"IEND" or place != len(data):
+        if zlib.crc32(data[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return f"is damaged: the checksum at byte {start} is wrong"
+        kinds.append(data[start + 4 : start + 8])
+        start = end
+    if not kinds or kinds[-1] != b"IEND" or start != len(data):
         return "is cut off, or goes on after its end"
     if kinds[0] != b"IHDR" or kinds.count(b"IHDR") != 1 or kinds.count(b"IEND") != 1 or b"IDAT" not in kinds:
         return "is not a valid PNG: a part is missing or occurs twice"
@@ -115,11 +115,11 @@ def _inconsistent(pixels: np.ndarray) -> tuple[str, str, str] | None:
     values = values[values >> 16 != 0]
     channels = values & 0xFF, values >> 8 & 0xFF, (values >> 8 & 0xFF00) | values >> 24
     seen: dict[int, tuple[int, int]] = {}
-    for category, attributes, number in zip(*(channel.tolist() for channel in channels), strict=True):
-        known = seen.setdefault(number, (category, attributes))
+    for category, attributes, object_id in zip(*(channel.tolist() for channel in channels), strict=True):
+        known = seen.setdefault(object_id, (category, attributes))
         if known != (category, attributes):
             problem = f"has class {known[0]}, attributes {known[1]} and class {category}, attributes {attributes}"
-            return f"id {number}", problem, "Give each object one id, one class and one set of attributes"
+            return f"id {object_id}", problem, "Give each object one id, one class and one set of attributes"
         if not attributes & (CROWD | IGNORED) and not 1 <= category <= CLASSES:
-            return f"id {number}", f"has class {category}, expected 1 to {CLASSES}", "Write the object's class"
+            return f"id {object_id}", f"has class {category}, expected 1 to {CLASSES}", "Write the object's class"
     return None

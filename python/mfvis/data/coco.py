@@ -105,8 +105,8 @@ def default_images_dir(json_path: Path, root: dict[str, Any]) -> Path:
     here = json_path.parent
     split = json_path.stem.removeprefix("instances_")
     folders = [parent / part for parent in (here, here.parent) for part in ("images", "JPEGImages", split, "")]
-    found = (folder for folder in folders if name and not path_fault(name) and (folder / name).is_file())
-    return next(found, here)
+    candidates = (folder for folder in folders if name and not path_fault(name) and (folder / name).is_file())
+    return next(candidates, here)
 
 
 def _file_name(entry: dict[str, Any]) -> str | None:

@@ -39,18 +39,18 @@ def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, pro
     masks = list(masks)
     rles: list[dict[str, Any] | None] = [None] * len(masks)
     usual, others = [], []
-    for place, (_, mask, height, width) in enumerate(masks):
+    for i, (_, mask, height, width) in enumerate(masks):
         if type(mask) is dict and type(mask.get("counts")) is str and mask.get("size") == [height, width]:
             # not the given size, which may be 720.0
-            rles[place] = {"size": [height, width], "counts": mask["counts"]}
-            usual.append(place)
+            rles[i] = {"size": [height, width], "counts": mask["counts"]}
+            usual.append(i)
         elif mask is not None and mask != []:
-            others.append(place)
+            others.append(i)
     area_N = np.zeros(len(masks), np.int64)
     others += _check(usual, rles, area_N)
-    for place in sorted(others):
-        record, mask, height, width = masks[place]
-        rles[place] = None
+    for i in sorted(others):
+        record, mask, height, width = masks[i]
+        rles[i] = None
         if height * width > MAX_PIXELS:
             problem = f"a picture of {width} x {height} pixels is more than can be worked with"
             problems.append(Problem(file, record, problem, f"Give pictures of at most {MAX_PIXELS} pixels"))
@@ -58,26 +58,26 @@ def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, pro
         try:
             if _listed_runs(mask, height, width):
                 rle = coco_mask.frPyObjects(mask, height, width)
-                rles[place] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+                rles[i] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
             else:
-                rles[place] = encode_mask(decode_mask(mask, height, width, file=file, record=record))
+                rles[i] = encode_mask(decode_mask(mask, height, width, file=file, record=record))
                 counts = mask["counts"] if isinstance(mask, dict) else ()
                 runs = uncompress(counts) if isinstance(counts, str) else counts
                 if 0 in runs[1:-1]:
                     problem = "the RLE has runs of length 0 inside, where the field's programs stop reading"
                     problems.append(Problem(file, record, problem, "Encode the mask with pycocotools.mask.encode"))
-                    rles[place] = None
+                    rles[i] = None
         except DataError as error:
             problems += error.problems
-    _check([place for place in others if rles[place] is not None], rles, area_N)
+    _check([i for i in others if rles[i] is not None], rles, area_N)
     return Masks(rles, area_N)
 
 
-def _check(places: list[int], rles: list[dict[str, Any] | None], area_N: np.ndarray) -> list[int]:
+def _check(indices: list[int], rles: list[dict[str, Any] | None], area_N: np.ndarray) -> list[int]:
     """Fill in the areas of the RLEs at these indices. Returns the indices of the invalid ones."""
-    pixels = np.array([rles[place]["size"][0] * rles[place]["size"][1] for place in places], np.int64)
-    valid_N, area_N[places] = check_counts([rles[place]["counts"] for place in places], pixels)
-    return [places[n] for n in np.flatnonzero(~valid_N).tolist()]
+    pixels = np.array([rles[i]["size"][0] * rles[i]["size"][1] for i in indices], np.int64)
+    valid_N, area_N[indices] = check_counts([rles[i]["counts"] for i in indices], pixels)
+    return [indices[n] for n in np.flatnonzero(~valid_N).tolist()]
 
 
 def _listed_runs(mask: Any, height: int, width: int) -> bool:
@@ -152,8 +152,8 @@ def _check_chunk(counts: list[str], length_N: np.ndarray, pixels_N: np.ndarray) 
     valid[row] = False
 
     # From the fourth on, a run is stored as the difference to the run two before: sum over every second value.
-    number_NC = np.cumsum(last_NC.astype(np.int32), axis=1, dtype=np.int32)
-    odd_NC = (number_NC - last_NC) & 1
+    count_NC = np.cumsum(last_NC.astype(np.int32), axis=1, dtype=np.int32)
+    odd_NC = (count_NC - last_NC) & 1
     run_NC = np.cumsum(value_NC, axis=1, dtype=np.int32)
     first_N = run_NC[rows, last_NC.argmax(1)]
     odd_run_NC = np.cumsum(value_NC * odd_NC, axis=1, dtype=np.int32)

@@ -40,7 +40,7 @@ def decode_mask(
         if not polygons:
             return np.zeros((height, width), bool)
         return decode_mask(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)), height, width)
-    runs = _sound_runs(segmentation, height, width, broken)
+    runs = _valid_runs(segmentation, height, width, broken)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
 
 
@@ -71,7 +71,7 @@ def rle_box(
     def broken(problem: str, remedy: str) -> DataError:
         return DataError([Problem(file, record, problem, remedy)])
 
-    edges = np.cumsum(_sound_runs(rle, height, width, broken))
+    edges = np.cumsum(_valid_runs(rle, height, width, broken))
     starts, ends = edges[:-1:2], edges[1::2]
     starts, lasts = starts[ends > starts], ends[ends > starts] - 1
     if len(starts) == 0:
@@ -105,7 +105,7 @@ def _outline(polygon: list[float]) -> float:
     return float(np.abs(points_N2 - np.roll(points_N2, 1, 0)).max(1).sum())
 
 
-def _sound_runs(rle: Any, height: int, width: int, broken: Callable[[str, str], DataError]) -> list[int]:
+def _valid_runs(rle: Any, height: int, width: int, broken: Callable[[str, str], DataError]) -> list[int]:
     """Runs of either encoding, background first. Otherwise raises ``broken(problem, remedy)``."""
     if not isinstance(rle, dict) or not {"size", "counts"} <= rle.keys():
         raise broken(f"the mask is {kind_of(rle)}, expected polygons or an RLE with size and counts", "Encode it again")

@@ -88,10 +88,10 @@ def read_scalabel(path: str | Path, *, with_masks: bool = True) -> tuple[Scalabe
 
 def videos_of(frames: Sequence[ScalabelFrame]) -> dict[str, list[ScalabelFrame]]:
     """Frames of each video: videos by name, frames by index (None counts as 0, equal ones keep their order)."""
-    named = sorted((frame for frame in frames if frame.video is not None), key=lambda frame: frame.video)
+    in_videos = sorted((frame for frame in frames if frame.video is not None), key=lambda frame: frame.video)
     return {
         name: sorted(members, key=lambda frame: frame.index or 0)
-        for name, members in groupby(named, lambda frame: frame.video)
+        for name, members in groupby(in_videos, lambda frame: frame.video)
     }
 
 
@@ -173,10 +173,10 @@ class _Reader:
         if labels is not None and not isinstance(labels, list):
             self.report(record, f"labels is {kind_of(labels)}, expected a list", "Write a list of labels, or null")
             return None
-        read = [self.label(f"{record}, labels[{place}]", label) for place, label in enumerate(labels or ())]
-        own_size = self.size(record, "size", entry.get("size"))
+        read = [self.label(f"{record}, labels[{i}]", label) for i, label in enumerate(labels or ())]
+        frame_size = self.size(record, "size", entry.get("size"))
         return ScalabelFrame(
-            name, video or None, index, own_size or size, tuple(label for label in read if label is not None)
+            name, video or None, index, frame_size or size, tuple(label for label in read if label is not None)
         )
 
     def size(self, record: str, name: str, value: Any) -> tuple[int, int] | None:
@@ -193,9 +193,9 @@ class _Reader:
             self.report(record, f"is {kind_of(entry)}, expected an object", "Write an object with its keys")
             return None
         before = len(self.problems)
-        number, category, attributes, score = (entry.get(key) for key in ("id", "category", "attributes", "score"))
-        if not (isinstance(number, str) and number) and not is_integer(number):
-            self.report(record, f"id is {shortened(number)}, expected a text", "Write the object's id")
+        object_id, category, attributes, score = (entry.get(key) for key in ("id", "category", "attributes", "score"))
+        if not (isinstance(object_id, str) and object_id) and not is_integer(object_id):
+            self.report(record, f"id is {shortened(object_id)}, expected a text", "Write the object's id")
         if not isinstance(category, str) or not category:
             self.report(record, f"category is {shortened(category)}, expected a text", "Name the category")
         elif fault := name_fault(category):
@@ -207,8 +207,8 @@ class _Reader:
             attributes = None
         flags = [(attributes or {}).get(key) for key in ("truncated", "occluded", "crowd", "ignored")]
         if any(flag not in (None, True, False) for flag in flags):
-            shown = ", ".join(map(shortened, flags))
-            self.report(record, f"truncated, occluded, crowd, ignored are {shown}", "Write true or false")
+            listed = ", ".join(map(shortened, flags))
+            self.report(record, f"truncated, occluded, crowd, ignored are {listed}", "Write true or false")
         corners = self.corners(record, entry.get("box2d"))
         segmentation = None
         if self.with_masks or corners is None:
@@ -217,7 +217,7 @@ class _Reader:
                 segmentation = self.polygons(record, entry.get("poly2d"))
         if len(self.problems) > before:
             return None
-        return ScalabelLabel(str(number), category, corners, segmentation, score, *map(bool, flags))
+        return ScalabelLabel(str(object_id), category, corners, segmentation, score, *map(bool, flags))
 
     def corners(self, record: str, box: Any) -> tuple[float, float, float, float] | None:
         if box is None:

@@ -86,21 +86,21 @@ def val_videos(dataset: VideoDataset, share: float, seed: int) -> set[int]:
     as far as the number allows. The rest is drawn at random.
     """
     random = np.random.default_rng(seed)
-    videos = [dataset.videos[place] for place in random.permutation(len(dataset.videos))]
-    left = Counter(number for video in videos for number in _classes(video))
+    videos = [dataset.videos[i] for i in random.permutation(len(dataset.videos))]
+    left = Counter(category_id for video in videos for category_id in _classes(video))
     target = min(max(1, round(share * len(videos))), len(videos) - 1)
     chosen: dict[int, Video] = {}
 
     def spare(video: Video) -> bool:
-        return video.id not in chosen and all(left[number] > 1 for number in _classes(video))
+        return video.id not in chosen and all(left[category_id] > 1 for category_id in _classes(video))
 
     def choose(video: Video) -> None:
         chosen[video.id] = video
         left.subtract(_classes(video))
 
-    for number, _ in sorted(left.items(), key=lambda item: (item[1], item[0])):
-        covered = any(number in _classes(video) for video in chosen.values())
-        candidates = [video for video in videos if number in _classes(video) and spare(video)]
+    for category_id, _ in sorted(left.items(), key=lambda item: (item[1], item[0])):
+        covered = any(category_id in _classes(video) for video in chosen.values())
+        candidates = [video for video in videos if category_id in _classes(video) and spare(video)]
         if not covered and candidates and len(chosen) < target:
             choose(candidates[0])
     for video in videos:

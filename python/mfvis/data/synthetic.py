@@ -74,12 +74,12 @@ def write_demo(directory: str | Path, config: SyntheticConfig | None = None) -> 
             shape = {"height": size[0], "width": size[1], "length": frames}
             records.append({"id": index + 1, "name": folder, "fps": 8, "file_names": files} | shape)
             annotations += [
-                {"id": len(annotations) + place, "video_id": index + 1, "category_id": int(label) + 1, "iscrowd": 0}
+                {"id": len(annotations) + i, "video_id": index + 1, "category_id": int(label) + 1, "iscrowd": 0}
                 | shape
                 | _annotated(masks_THW)
-                for place, (masks_THW, label) in enumerate(zip(masks_NTHW, classes_N, strict=True), 1)
+                for i, (masks_THW, label) in enumerate(zip(masks_NTHW, classes_N, strict=True), 1)
             ]
-        categories = [{"id": number, "name": shape} for number, shape in enumerate(SHAPES, 1)]
+        categories = [{"id": i, "name": shape} for i, shape in enumerate(SHAPES, 1)]
         paths.append(directory / f"{name}.json")
         write_json(paths[-1], {"videos": records, "annotations": annotations, "categories": categories})
     return paths[0], paths[1]
@@ -93,14 +93,14 @@ def draw_video(
     shapes_N = random.integers(len(SHAPES), size=random.integers(objects[0], objects[1] + 1))
     # One of the object's colors is a class color. The other is a ground color, where the ground has no color of its
     # objects.
-    own_N = 2 * shapes_N + random.integers(2, size=len(shapes_N))
-    others = random.permutation(np.setdiff1d(np.arange(len(COLORS)), own_N))
+    texture_N = 2 * shapes_N + random.integers(2, size=len(shapes_N))
+    others = random.permutation(np.setdiff1d(np.arange(len(COLORS)), texture_N))
     shared = others[:3]
     light = _Light(random)
     ground = _Ground(random, COLORS[shared], COLORS[others[3:]], size, light)
     things: list[_Thing] = []
     for n, shape in enumerate(shapes_N):
-        colors = COLORS[[shared[n % 3], own_N[n]]]
+        colors = COLORS[[shared[n % 3], texture_N[n]]]
         things.append(_Thing(random, list(SHAPES)[shape], colors, size, light, things))
     frames_THW3 = np.empty((frames, height, width, 3), np.uint8)
     owner_THW = np.full((frames, height, width), -1)
@@ -214,9 +214,9 @@ class _Thing:
             direction = random.choice([-1, 1])
             x = width / 2 - direction * (width / 2 + self.radius)
             return np.array([x, random.uniform(0.25, 0.75) * height]), np.array([direction * 5.0 * self.unit, 0])
-        places = random.uniform((0.16 * width, 0.22 * height), (0.84 * width, 0.78 * height), (3, 2))
-        gaps = [min((np.linalg.norm(place - other.center) for other in others), default=0) for place in places]
-        return places[np.argmax(gaps)], random.uniform(-0.7, 0.7, 2) * self.unit
+        centers = random.uniform((0.16 * width, 0.22 * height), (0.84 * width, 0.78 * height), (3, 2))
+        gaps = [min((np.linalg.norm(center - other.center) for other in others), default=0) for center in centers]
+        return centers[np.argmax(gaps)], random.uniform(-0.7, 0.7, 2) * self.unit
 
     def draw(self, t: int, frame_HW3: np.ndarray, owner_HW: np.ndarray, index: int) -> None:
         """Paint the object at time `t` over the frame, and its index into the owner map, in place."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from mfvis.data.video_index import VideoIndex, index_video, place_of
+from mfvis.data.video_index import VideoIndex, index_video, position_of
 from mfvis.data.video_stream import REMEDY, Damaged, checksum, decode_packets, open_stream, packets_of, to_rgb
 from mfvis.errors import VideoError
 
@@ -47,7 +47,7 @@ def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
     for frame in frames:
         index = index_video(path)
         if frame >= index.length:
-            empty = len(index.places_P2) - index.length
+            empty = len(index.positions_P2) - index.length
             more = f"; {empty} packets have none that can be decoded" if empty > 0 else ""
             raise VideoError(f"{path}: frame {frame} does not exist, the file has {index.length} frames{more}")
         picture_HW3 = None
@@ -149,17 +149,17 @@ def _seek(
         raise _SeekMissed(error.strerror) from error
     reached = -1
     for packet in packets_of(container, stream):
-        place = place_of(packet)
+        position = position_of(packet)
         if reached < 0:
-            places = np.flatnonzero((index.places_P2 == place).all(1))
-            if len(places) != 1:
+            positions = np.flatnonzero((index.positions_P2 == position).all(1))
+            if len(positions) != 1:
                 continue
-            reached = int(places[0])
+            reached = int(positions[0])
             if reached > index.packets_T[start]:
                 raise _SeekMissed
         else:
             reached += 1
-            if reached == len(index.places_P2) or (index.places_P2[reached] != place).any():
+            if reached == len(index.positions_P2) or (index.positions_P2[reached] != position).any():
                 raise _SeekMissed
         yield reached, packet
     if reached < 0:

@@ -32,7 +32,7 @@ _IDR = 5
 """NAL unit type of H.264 IDR pictures. Later pictures reference nothing before them."""
 
 
-class Place(NamedTuple):
+class PacketPosition(NamedTuple):
     """Properties that identify a packet after a seek."""
 
     position: int
@@ -44,8 +44,8 @@ class Place(NamedTuple):
 class VideoIndex:
     """Frames of a video file."""
 
-    places_P2: np.ndarray
-    """The `Place` of each packet, int64."""
+    positions_P2: np.ndarray
+    """The `PacketPosition` of each packet, int64."""
     packets_T: np.ndarray
     """Packet of each frame, int64."""
     horizon_T: np.ndarray
@@ -93,10 +93,10 @@ def index_video(path: Path, *, decode: bool = False) -> VideoIndex:
     return index
 
 
-def place_of(packet: av.Packet) -> Place:
-    """The `Place` of a packet."""
+def position_of(packet: av.Packet) -> PacketPosition:
+    """The `PacketPosition` of a packet."""
     times = (time for time in (packet.pts, packet.dts, -1) if time is not None)
-    return Place(packet.pos if packet.pos is not None and packet.pos >= 0 else next(times), packet.size)
+    return PacketPosition(packet.pos if packet.pos is not None and packet.pos >= 0 else next(times), packet.size)
 
 
 def _index_packets(path: Path) -> VideoIndex | None:
@@ -112,14 +112,14 @@ def _index_packets(path: Path) -> VideoIndex | None:
         )
         if not is_trusted:
             return None
-        rows, places = [], []
+        rows, positions = [], []
         try:
             for packet in packets_of(container, stream):
-                if packet.pts is None or packet.is_discard or packet.is_corrupt or not _is_sound(packet, codec, header):
+                if packet.pts is None or packet.is_discard or packet.is_corrupt or not _is_valid(packet, codec, header):
                     return None
                 dts = packet.pts if packet.dts is None else packet.dts
                 rows.append((packet.pts, min(packet.pts, dts), packet.is_keyframe))
-                places.append(place_of(packet))
+                positions.append(position_of(packet))
         except av.FFmpegError:
             return None
         rate = stream.average_rate
@@ -129,17 +129,17 @@ def _index_packets(path: Path) -> VideoIndex | None:
     packets_T = pts_P.argsort(kind="stable")
     if not is_key_P[0] or packets_T[0] != 0 or (np.diff(pts_P[packets_T]) == 0).any():
         return None
-    return _index(places, packets_T, is_key_P, times_P.tolist(), rate)
+    return _index(positions, packets_T, is_key_P, times_P.tolist(), rate)
 
 
 def _index_frames(path: Path) -> VideoIndex:
     """Index of a file, from decoding all of it."""
-    places, times, is_key, is_corrupt = [], [], [], []
+    positions, times, is_key, is_corrupt = [], [], [], []
     packets, checksums, damage, unread = [], [], {}, 0
 
     def numbered(source: Iterator[av.Packet]) -> Iterator[tuple[int, av.Packet]]:
         for i, packet in enumerate(source):
-            places.append(place_of(packet))
+            positions.append(position_of(packet))
             times.append(min((time for time in (packet.pts, packet.dts) if time is not None), default=None))
             is_key.append(packet.is_keyframe)
             is_corrupt.append(packet.is_corrupt)
@@ -160,11 +160,11 @@ def _index_frames(path: Path) -> VideoIndex:
             with suppress(av.FFmpegError):
                 for _ in packets_of(container, stream):
                     unread += 1
-    index = _index(places, np.array(packets, np.int64), np.array(is_key), times, rate)
+    index = _index(positions, np.array(packets, np.int64), np.array(is_key), times, rate)
     index.checksums_T = np.array(checksums, np.uint32)
     index.unread = unread
-    corrupt = np.flatnonzero(is_corrupt[: len(places) - bool(unread)]).tolist()  # not the packet that ended decoding
-    index.damage = _incomplete(packets, corrupt, len(places)) | damage
+    corrupt = np.flatnonzero(is_corrupt[: len(positions) - bool(unread)]).tolist()  # not the packet that ended decoding
+    index.damage = _incomplete(packets, corrupt, len(positions)) | damage
     return index
 
 
@@ -186,7 +186,11 @@ def _incomplete(packets: list[int], corrupt: list[int], count: int) -> dict[int,
 
 
 def _index(
-    places: list[Place], packets_T: np.ndarray, is_key_P: np.ndarray, times: list[int | None], rate: Fraction | None
+    positions: list[PacketPosition],
+    packets_T: np.ndarray,
+    is_key_P: np.ndarray,
+    times: list[int | None],
+    rate: Fraction | None,
 ) -> VideoIndex:
     starts = (np.flatnonzero(is_key_P[packets_T][1:]) + 1).tolist()
     seekable = {start: times[packets_T[start]] for start in starts if times[packets_T[start]] is not None}
@@ -194,10 +198,10 @@ def _index(
     horizon_T = np.empty_like(packets_T)
     horizon_T[coded_T] = np.maximum.accumulate(coded_T)
     fps = float(rate) if rate else None
-    return VideoIndex(np.array(places, np.int64), packets_T, horizon_T, starts, seekable, fps)
+    return VideoIndex(np.array(positions, np.int64), packets_T, horizon_T, starts, seekable, fps)
 
 
-def _is_sound(packet: av.Packet, codec: str, header: bytes | None) -> bool:
+def _is_valid(packet: av.Packet, codec: str, header: bytes | None) -> bool:
     """True if the NAL units of a packet fill it and, for an H.264 key frame, decoding can start at it.
 
     In open groups of pictures and gradual refreshes, decoding from a key frame gives different images.

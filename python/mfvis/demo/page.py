@@ -12,8 +12,8 @@ import torch
 
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
+from mfvis.eval.ap_metrics import Metrics
 from mfvis.eval.mean_j import MeanJ
-from mfvis.eval.numbers import Metrics
 from mfvis.predict.assignment import assign_results
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.draw import side_by_side

@@ -26,8 +26,8 @@ def read_bitmask_tracks(results: Path, data: Path) -> TrackingFrames:
     """
     problems: list[Problem] = []
     annotated, predicted = _folders(data), _folders(results)
-    for folder, found in ((data, annotated), (results, predicted)):
-        if not found:
+    for folder, folders in ((data, annotated), (results, predicted)):
+        if not folders:
             problems.append(Problem(str(folder), "folder", "has no PNG in it", "Give a folder with a folder per video"))
     if not problems and len(annotated) != len(predicted):
         names = sorted({folder.name for folder in predicted} ^ {folder.name for folder in annotated})
@@ -36,16 +36,17 @@ def read_bitmask_tracks(results: Path, data: Path) -> TrackingFrames:
     if problems:
         raise DataError(problems)
     pairs: list[list[tuple[Path, Path]]] = []
-    for (folder, files), (own, theirs) in zip(annotated.items(), predicted.items(), strict=True):
-        by_stem = {file.stem: file for file in theirs}
+    for (folder, files), (predicted_folder, predicted_files) in zip(annotated.items(), predicted.items(), strict=True):
+        by_stem = {file.stem: file for file in predicted_files}
         for file in files:
             if file.stem not in by_stem:
                 problem = f"has no {file.stem}.png, which {folder.name} has"
-                problems.append(Problem(str(own), "folder", problem, "Write an all-zero PNG where nothing was found"))
+                remedy = "Write an all-zero PNG where nothing was found"
+                problems.append(Problem(str(predicted_folder), "folder", problem, remedy))
         pairs.append([(file, by_stem[file.stem]) for file in files if file.stem in by_stem])
     if problems:
         raise DataError(problems)
-    videos = [[_bitmask_frame(file, own, problems) for file, own in video] for video in pairs]
+    videos = [[_bitmask_frame(file, predicted_file, problems) for file, predicted_file in video] for video in pairs]
     if problems:
         raise DataError(problems)
     whole = [[frame for frame in video if frame is not None] for video in videos]
@@ -73,31 +74,32 @@ def _bitmask_frame(annotated: Path, predicted: Path, problems: list[Problem]) ->
         problems.append(Problem(str(predicted), "picture", problem, "Write it at the annotation's size"))
         return None
     # Only runs in which neither id changes are compared: thousands of runs instead of a million pixels.
-    true, own = true_HW.ravel(), predicted_HW.ravel()
-    starts = np.concatenate([[0], np.flatnonzero((true[1:] != true[:-1]) | (own[1:] != own[:-1])) + 1])
-    lengths = np.diff(starts, append=true.size)
-    true_ids, true_places, true_of_run = np.unique(true[starts], return_index=True, return_inverse=True)
-    ids, places, of_run = np.unique(own[starts], return_index=True, return_inverse=True)
+    true_pixels, predicted_pixels = true_HW.ravel(), predicted_HW.ravel()
+    changes = (true_pixels[1:] != true_pixels[:-1]) | (predicted_pixels[1:] != predicted_pixels[:-1])
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    lengths = np.diff(starts, append=true_pixels.size)
+    true_ids, true_indices, true_of_run = np.unique(true_pixels[starts], return_index=True, return_inverse=True)
+    ids, indices, of_run = np.unique(predicted_pixels[starts], return_index=True, return_inverse=True)
     pixels = np.bincount(true_of_run * len(ids) + of_run, lengths, len(true_ids) * len(ids))
     pixels = pixels.reshape(len(true_ids), len(ids))
     # The background, if there is any, has the first row and column: skip it.
-    first, own_first = int(true_ids[0] == 0), int(ids[0] == 0)
-    if len(ids) - own_first > MOST_PER_FRAME:
-        problem = f"has {len(ids) - own_first} ids, at most {MOST_PER_FRAME} are evaluated"
+    first, first_predicted = int(true_ids[0] == 0), int(ids[0] == 0)
+    if len(ids) - first_predicted > MOST_PER_FRAME:
+        problem = f"has {len(ids) - first_predicted} ids, at most {MOST_PER_FRAME} are evaluated"
         problems.append(Problem(str(predicted), "picture", problem, f"Keep the {MOST_PER_FRAME} best of each frame"))
         return None
-    true_area, area = pixels.sum(1)[first:, None], pixels.sum(0)[own_first:]
-    shared = pixels[first:, own_first:]
-    labels, attributes = (channel.ravel()[starts[true_places[first:]]].astype(np.int64) for channel in true_maps)
-    own_labels, own_attributes = (
-        channel.ravel()[starts[places[own_first:]]].astype(np.int64) for channel in predicted_maps
+    true_area, area = pixels.sum(1)[first:, None], pixels.sum(0)[first_predicted:]
+    shared = pixels[first:, first_predicted:]
+    labels, attributes = (channel.ravel()[starts[true_indices[first:]]].astype(np.int64) for channel in true_maps)
+    predicted_labels, predicted_attributes = (
+        channel.ravel()[starts[indices[first_predicted:]]].astype(np.int64) for channel in predicted_maps
     )
-    region, counted = attributes & (CROWD | IGNORED) != 0, own_attributes & (CROWD | IGNORED) == 0
+    region, counted = attributes & (CROWD | IGNORED) != 0, predicted_attributes & (CROWD | IGNORED) == 0
     return MotsFrame(
         true_ids_G=true_ids[first:][~region].astype(np.int64),
         true_labels_G=labels[~region],
-        predicted_ids_P=ids[own_first:][counted].astype(np.int64),
-        predicted_labels_P=own_labels[counted],
+        predicted_ids_P=ids[first_predicted:][counted].astype(np.int64),
+        predicted_labels_P=predicted_labels[counted],
         iou_GP=(shared / (true_area + area - shared))[~region][:, counted],
         covered_P=(shared / area)[region].max(0, initial=0.0)[counted],
     )

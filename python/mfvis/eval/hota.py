@@ -27,7 +27,7 @@ def _per_alpha() -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TrackEvalNumbers:
+class TrackEvalMetrics:
     """Metrics of TrackEval in 0..1 under its names. HOTA to OWTA are means over the 19 alphas. "(0)" marks the value at
     the lowest alpha.
 
@@ -105,23 +105,23 @@ class TrackEvalCounts:
         """Counts of one video from its frames, which contain the objects of one class."""
         frames = [frame.without_ignored(_matched(frame), COVERED) for frame in frames]
         true, predicted = (
-            {number: place for place, number in enumerate(sorted(set(np.concatenate(ids).tolist())))}
+            {track_id: i for i, track_id in enumerate(sorted(set(np.concatenate(ids).tolist())))}
             for ids in ([frame.true_ids_G for frame in frames], [frame.predicted_ids_P for frame in frames])
         )
         video = _Video(
-            [np.array([true[number] for number in frame.true_ids_G.tolist()], np.int64) for frame in frames],
-            [np.array([predicted[number] for number in frame.predicted_ids_P.tolist()], np.int64) for frame in frames],
+            [np.array([true[i] for i in frame.true_ids_G.tolist()], np.int64) for frame in frames],
+            [np.array([predicted[i] for i in frame.predicted_ids_P.tolist()], np.int64) for frame in frames],
             [frame.iou_GP for frame in frames],
             len(true),
             len(predicted),
         )
         counts = TrackEvalCounts()
         if not true or not predicted:
-            objects, found = (sum(map(len, ids)) for ids in (video.true, video.predicted))
+            objects, predictions = (sum(map(len, ids)) for ids in (video.true, video.predicted))
             counts.fn_A += objects
-            counts.fp_A += found
+            counts.fp_A += predictions
             counts.clr_fn = counts.id_fn = objects
-            counts.clr_fp = counts.id_fp = found
+            counts.clr_fp = counts.id_fp = predictions
             counts.mostly_lost = len(true)
             return counts
         _count_hota(video, counts)
@@ -129,7 +129,7 @@ class TrackEvalCounts:
         _count_identity(video, counts)
         return counts
 
-    def numbers(self) -> TrackEvalNumbers:
+    def metrics(self) -> TrackEvalMetrics:
         tp, most = self.tp_A, np.maximum
         det_re, det_pr = tp / most(1, tp + self.fn_A), tp / most(1, tp + self.fp_A)
         det = tp / most(1, tp + self.fn_A + self.fp_A)
@@ -138,7 +138,7 @@ class TrackEvalCounts:
         hota = np.sqrt(det * ass)
         objects, tracks = max(1, self.clr_tp + self.clr_fn), self.mostly_tracked + self.partially_tracked
         tracks = max(1, tracks + self.mostly_lost)
-        return TrackEvalNumbers(
+        return TrackEvalMetrics(
             HOTA=float(hota.mean()),
             DetA=float(det.mean()),
             AssA=float(ass.mean()),
@@ -243,17 +243,17 @@ def _count_clear(video: _Video, counts: TrackEvalCounts) -> None:
         rows, columns = linear_sum_assignment(-score_GP)
         good = score_GP[rows, columns] > EPSILON
         rows, columns = rows[good], columns[good]
-        own, others = true[rows], predicted[columns]
-        counts.switches += int((~np.isnan(partner_N[own]) & (partner_N[own] != others)).sum())
-        tracked_N[own] += 1
+        tracks, others = true[rows], predicted[columns]
+        counts.switches += int((~np.isnan(partner_N[tracks]) & (partner_N[tracks] != others)).sum())
+        tracked_N[tracks] += 1
         untracked_N = np.isnan(kept_N)
-        partner_N[own] = others
+        partner_N[tracks] = others
         kept_N[:] = np.nan
-        kept_N[own] = others
+        kept_N[tracks] = others
         starts_N += untracked_N & ~np.isnan(kept_N)
-        counts.clr_tp += len(own)
-        counts.clr_fn += len(true) - len(own)
-        counts.clr_fp += len(predicted) - len(own)
+        counts.clr_tp += len(tracks)
+        counts.clr_fn += len(true) - len(tracks)
+        counts.clr_fp += len(predicted) - len(tracks)
         counts.clr_iou += float(iou_GP[rows, columns].sum())
     share_N = tracked_N[present_N > 0] / present_N[present_N > 0]
     counts.mostly_tracked = int((share_N > 0.8).sum())
@@ -273,20 +273,20 @@ def _count_identity(video: _Video, counts: TrackEvalCounts) -> None:
 
 def track_eval_groups(
     counts: Mapping[int, TrackEvalCounts], super_categories: Mapping[str, tuple[int, ...]]
-) -> dict[str, TrackEvalNumbers]:
+) -> dict[str, TrackEvalMetrics]:
     """Groups of TrackEval's table: classes, super-categories, the mean over all classes, and the sum of their
     counts."""
-    classes = {category.name: counts[category.id].numbers() for category in CATEGORIES}
+    classes = {category.name: counts[category.id].metrics() for category in CATEGORIES}
     average = {}
-    for name in (f.name for f in fields(TrackEvalNumbers)):
-        values = [getattr(numbers, name) for numbers in classes.values()]
+    for name in (f.name for f in fields(TrackEvalMetrics)):
+        values = [getattr(metrics, name) for metrics in classes.values()]
         average[name] = sum(values) if isinstance(values[0], int) else float(np.mean(values))
     return {
         **classes,
         **{
-            name: sum((counts[n] for n in members), TrackEvalCounts()).numbers()
+            name: sum((counts[n] for n in members), TrackEvalCounts()).metrics()
             for name, members in super_categories.items()
         },
-        "cls_comb_cls_av": TrackEvalNumbers(**average),
-        "cls_comb_det_av": sum(counts.values(), TrackEvalCounts()).numbers(),
+        "cls_comb_cls_av": TrackEvalMetrics(**average),
+        "cls_comb_det_av": sum(counts.values(), TrackEvalCounts()).metrics(),
     }

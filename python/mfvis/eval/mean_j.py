@@ -55,14 +55,14 @@ def mean_j(dataset: VideoDataset, results: Sequence[TrackResult]) -> MeanJ:
         DataError: with every mask of the data set that cannot be read.
     """
     problems: list[Problem] = []
-    given = {(result.video_id, result.track_id): result for result in results}
+    by_track = {(result.video_id, result.track_id): result for result in results}
     names = {category.id: category.name for category in dataset.categories}
     tracks, values, box_values = [], [], []
     for video in dataset.videos:
         for track in video.tracks:
-            if (video.id, track.id) not in given:
+            if (video.id, track.id) not in by_track:
                 raise ValueError(f"results: track {track.id} of video {video.name!r} has no masks; label it first")
-            result = given[video.id, track.id]
+            result = by_track[video.id, track.id]
             j, box_j = [], []
             masks = [
                 (f"annotation {track.id}, frame {t}", mask, video.height, video.width)
@@ -101,7 +101,7 @@ def best_fitting(dataset: VideoDataset, results: Sequence[TrackResult]) -> list[
         DataError: with every mask of the data set that cannot be read.
     """
     problems: list[Problem] = []
-    chosen = []
+    assigned = []
     for video in dataset.videos:
         nothing = TrackResult(video.id, 0, 0.0, (None,) * video.length, np.zeros((video.length, 4), np.float32))
         candidates = [result for result in results if result.video_id == video.id] or [nothing]
@@ -113,7 +113,7 @@ def best_fitting(dataset: VideoDataset, results: Sequence[TrackResult]) -> list[
             ]
             truth = Tube(tuple(compress_masks(masks, file=str(dataset.path), problems=problems).rles))
             best = int(tube_iou(tubes, [truth])[:, 0].argmax())
-            chosen.append(replace(candidates[best], category_id=track.category_id, track_id=track.id))
+            assigned.append(replace(candidates[best], category_id=track.category_id, track_id=track.id))
     if problems:
         raise DataError(problems)
-    return chosen
+    return assigned

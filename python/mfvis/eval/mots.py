@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mfvis.data.bdd100k import CATEGORIES
-from mfvis.eval.hota import TrackEvalCounts, TrackEvalNumbers, track_eval_groups
+from mfvis.eval.hota import TrackEvalCounts, TrackEvalMetrics, track_eval_groups
 from mfvis.eval.mots_frame import MotsFrame, TrackingFrames, assign
 
 IOU_THRESHOLD = 0.5
@@ -24,7 +24,7 @@ SUPER_CATEGORIES = {"human": (1, 2), "vehicle": (3, 4, 5, 6), "bike": (7, 8)}
 
 
 @dataclass(frozen=True)
-class ClearNumbers:
+class ClearMetrics:
     """One column of the toolkit's table. MOTA, MOTP, IDF1 in percent; NaN or -inf on division by zero."""
 
     IDF1: float
@@ -43,9 +43,9 @@ class ClearNumbers:
 class MotsMetrics:
     """All reported tracking metrics."""
 
-    clear: dict[str, ClearNumbers]
+    clear: dict[str, ClearMetrics]
     """One entry per class, then per super-category, then AVERAGE and OVERALL, in the order of the toolkit's table."""
-    track_eval: dict[str, TrackEvalNumbers]
+    track_eval: dict[str, TrackEvalMetrics]
     """One entry per class, per super-category, then cls_comb_cls_av (mean of the classes), cls_comb_det_av (sum of
     their counts)."""
     notes: tuple[str, ...] = ()
@@ -80,9 +80,9 @@ class ClearCounts:
     def __add__(self, other: ClearCounts) -> ClearCounts:
         return ClearCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(ClearCounts)))
 
-    def numbers(self) -> ClearNumbers:
+    def metrics(self) -> ClearMetrics:
         misses, false = self.true - self.matches, self.predicted - self.matches
-        return ClearNumbers(
+        return ClearMetrics(
             IDF1=100 * _ratio(2 * self.id_matches, self.true + self.predicted),
             MOTA=100 * (1 - _ratio(misses + self.switches + false, self.true)),
             MOTP=100 * (1 - _ratio(self.distance, self.matches)),
@@ -122,8 +122,8 @@ class Accumulator:
         self.counts.predicted += len(predicted)
 
         matched: dict[int, int] = {}
-        for g, number in enumerate(true):
-            p = predicted.index(self.partner[number]) if self.partner.get(number) in predicted else None
+        for g, track_id in enumerate(true):
+            p = predicted.index(self.partner[track_id]) if self.partner.get(track_id) in predicted else None
             if p is not None and p not in matched.values() and allowed_GP[g, p]:
                 matched[g] = p
         free_GP = distance_GP.copy()
@@ -137,8 +137,8 @@ class Accumulator:
             self.partner[true[g]] = predicted[p]
             self.counts.distance += distance_GP[g, p]
         self.counts.matches += len(matched)
-        for g, number in enumerate(true):
-            self.history.setdefault(number, []).append(g in matched)
+        for g, track_id in enumerate(true):
+            self.history.setdefault(track_id, []).append(g in matched)
 
     def finish(self) -> ClearCounts:
         """Counts of the whole video."""
@@ -152,8 +152,8 @@ class Accumulator:
             self.counts.fragmentations += sum(before and not after for before, after in pairs)
         rows, columns = sorted(self.history), sorted(self.predicted)
         together = np.zeros((len(rows), len(columns)))
-        for (number, other), frames in self.together.items():
-            together[rows.index(number), columns.index(other)] = frames
+        for (track_id, other), frames in self.together.items():
+            together[rows.index(track_id), columns.index(other)] = frames
         # Ids are paired to agree in most frames, as in motmetrics' cheapest global assignment without its disabled
         # pairs.
         self.counts.id_matches = int(together[linear_sum_assignment(together, maximize=True)].sum())
@@ -169,14 +169,15 @@ def evaluate_mots(tracking: TrackingFrames) -> MotsMetrics:
     track_eval = {category.id: TrackEvalCounts() for category in CATEGORIES}
     for frames, track_eval_frames in zip(tracking.videos, tracking.track_eval_videos, strict=True):
         for category in CATEGORIES:
-            own, theirs = ([frame.of_class(category.id) for frame in side] for side in (frames, track_eval_frames))
-            if not any(len(frame.true_ids_G) or len(frame.predicted_ids_P) for frame in own):
+            class_frames = [frame.of_class(category.id) for frame in frames]
+            if not any(len(frame.true_ids_G) or len(frame.predicted_ids_P) for frame in class_frames):
                 continue
             accumulator = Accumulator()
-            for frame in own:
+            for frame in class_frames:
                 accumulator.update(frame.without_ignored(_matched(frame), COVERED))
             clear[category.id] += accumulator.finish()
-            track_eval[category.id] += TrackEvalCounts.of_video(theirs)
+            class_frames = [frame.of_class(category.id) for frame in track_eval_frames]
+            track_eval[category.id] += TrackEvalCounts.of_video(class_frames)
     groups = track_eval_groups(track_eval, SUPER_CATEGORIES)
     return MotsMetrics(_clear_groups(clear), groups, tracking.notes, of_boxes=tracking.kind == "boxes")
 
@@ -189,25 +190,25 @@ def _matched(frame: MotsFrame) -> np.ndarray:
     return matched_P
 
 
-def _clear_groups(counts: dict[int, ClearCounts]) -> dict[str, ClearNumbers]:
+def _clear_groups(counts: dict[int, ClearCounts]) -> dict[str, ClearMetrics]:
     """Groups of the toolkit's table: classes, super-categories, AVERAGE, OVERALL."""
-    classes = {category.name: counts[category.id].numbers() for category in CATEGORIES}
+    classes = {category.name: counts[category.id].metrics() for category in CATEGORIES}
     groups = {name: sum((counts[n] for n in members), ClearCounts()) for name, members in SUPER_CATEGORIES.items()}
     # A class that cannot be measured, absent or without annotations, counts as 0 in the mean of eight classes.
     average = {}
     for name in ("IDF1", "MOTA", "MOTP"):
-        values = np.array([getattr(numbers, name) for numbers in classes.values()])
+        values = np.array([getattr(metrics, name) for metrics in classes.values()])
         average[name] = float(np.where(np.isfinite(values), values, 0.0).mean())
     for name in ("FP", "FN", "IDSw", "MT", "PT", "ML", "FM"):
-        average[name] = sum(getattr(numbers, name) for numbers in classes.values())
+        average[name] = sum(getattr(metrics, name) for metrics in classes.values())
     return {
         **classes,
-        **{name: group.numbers() for name, group in groups.items()},
-        "AVERAGE": ClearNumbers(**average),
-        "OVERALL": sum(counts.values(), ClearCounts()).numbers(),
+        **{name: group.metrics() for name, group in groups.items()},
+        "AVERAGE": ClearMetrics(**average),
+        "OVERALL": sum(counts.values(), ClearCounts()).metrics(),
     }
 
 
-def _ratio(number: float, divisor: float) -> float:
+def _ratio(dividend: float, divisor: float) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.true_divide(number, divisor))
+        return float(np.true_divide(dividend, divisor))

@@ -13,11 +13,11 @@ from mfvis.data.masks import compress_masks
 from mfvis.data.results import parse_results
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError, Problem
+from mfvis.eval.ap_metrics import COCO, YOUTUBE_VIS, Metrics
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
 from mfvis.eval.config import EvalConfig
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.eval.mots import MotsMetrics, evaluate_mots
-from mfvis.eval.numbers import COCO, YOUTUBE_VIS, Metrics
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from mfvis.eval.table import ap_table, as_json, j_table, mots_table
 from mfvis.eval.ytvis import evaluate
@@ -100,12 +100,12 @@ def _mots_labels(spec: DatasetSpec, *forms: Labels) -> Path:
         problem = Problem(str(spec.path), spec.name, fault, "Correct --data")
         raise DataError([problem])
     (split,) = spec.info.splits[spec.split or "valid"]
-    found = next((path for form in forms if (path := label_path(spec.path, form, split))), None)
-    if found is None:
+    label_file = next((path for form in forms if (path := label_path(spec.path, form, split))), None)
+    if label_file is None:
         remedy = "Unpack the labels of BDD100K's tracking, or name their folder or file: --data PATH"
         folders = ", ".join(f"{FOLDERS[form]}/{split}" for form in forms)
         raise DataError([Problem(str(spec.path), f"split {split}", f"has no {folders}", remedy)])
-    return found
+    return label_file
 
 
 def _box_labels(spec: DatasetSpec) -> Path | None:
@@ -131,7 +131,7 @@ def _with_masks(spec: DatasetSpec) -> VideoDataset:
 def labeled_tracks(dataset: VideoDataset, labeled: VideoDataset) -> list[TrackResult]:
     """Masks that a labeled data set assigns to the tracks of `dataset`. DataError names every track without masks, and
     every video that differs between the two."""
-    given = {(video.id, track.id): track for video in labeled.videos for track in video.tracks}
+    labels = {(video.id, track.id): track for video in labeled.videos for track in video.tracks}
     names = {video.id: video.name for video in labeled.videos}
     results, problems = [], []
     for video in dataset.videos:
@@ -141,18 +141,18 @@ def labeled_tracks(dataset: VideoDataset, labeled: VideoDataset) -> list[TrackRe
             problems.append(Problem(str(labeled.path), f"video {video.id}", what, remedy))
             continue
         for track in video.tracks:
-            found = given.get((video.id, track.id))
-            if found is None or found.segmentations is None or len(found.segmentations) != video.length:
-                what = "is missing" if found is None else f"has no masks for the {video.length} frames"
+            label = labels.get((video.id, track.id))
+            if label is None or label.segmentations is None or len(label.segmentations) != video.length:
+                what = "is missing" if label is None else f"has no masks for the {video.length} frames"
                 record = f"track {track.id} of video {video.name!r}"
                 problems.append(Problem(str(labeled.path), record, what, "Label the same boxes that are evaluated"))
                 continue
             masks = [
                 (f"annotation {track.id}, frame {t}", mask, video.height, video.width)
-                for t, mask in enumerate(found.segmentations)
+                for t, mask in enumerate(label.segmentations)
             ]
             rles = tuple(compress_masks(masks, file=str(labeled.path), problems=problems).rles)
-            results.append(TrackResult(video.id, found.category_id, 1.0, rles, found.boxes_T4, track.id))
+            results.append(TrackResult(video.id, label.category_id, 1.0, rles, label.boxes_T4, track.id))
     if problems:
         raise DataError(problems)
     return results

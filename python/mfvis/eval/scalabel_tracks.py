@@ -62,11 +62,11 @@ def read_scalabel_tracks(results: Path, data: Path, box_data: Path | None = None
     notes += [note for side in sides.values() for note in side.notes()]
     if kind == "boxes":
         by_program = [
-            [[_box_frame(true, found, overlap) for true, found in video] for video in videos]
+            [[_box_frame(true, predicted, overlap) for true, predicted in video] for video in videos]
             for overlap in (toolkit_overlap, track_eval_overlap)
         ]
         return TrackingFrames(kind, *by_program, tuple(notes))
-    frames = [[_mask_frame(true, found, masks) for true, found in video] for video in videos]
+    frames = [[_mask_frame(true, predicted, masks) for true, predicted in video] for video in videos]
     overlapping = sum(frame is None for video in frames for frame in video)
     if overlapping:
         notes.append(f"in {overlapping} frames predicted masks overlap: all predictions of these frames are left out")
@@ -100,11 +100,11 @@ def _kind(results: Path, predicted: Sequence[ScalabelFrame], data: Path, annotat
         masks = any(label.segmentation is not None for label in _labels(frames))
         boxes = any(label.box is not None for label in _labels(frames))
         has.append({kind for kind, there in (("masks", masks), ("boxes", boxes)) if there})
-    true, found = has
-    common = true & found if true and found else true | found or {"masks"}
+    true, predicted = has
+    common = true & predicted if true and predicted else true | predicted or {"masks"}
     if common:
         return "masks" if "masks" in common else "boxes"
-    problem = f"has {' and '.join(found)} only, the annotations {data} have {' and '.join(true)} only"
+    problem = f"has {' and '.join(predicted)} only, the annotations {data} have {' and '.join(true)} only"
     raise DataError([Problem(str(results), "labels", problem, "Give both sides rle, or both box2d")])
 
 
@@ -222,41 +222,43 @@ class _Side:
         return [f"{self.file}: {count} {what}" for what, count in self.left_out.items()]
 
 
-def _mask_frame(true: Sequence[_Object], found: Sequence[_Object], masks: dict[bool, Masks]) -> MotsFrame | None:
+def _mask_frame(true: Sequence[_Object], predicted: Sequence[_Object], masks: dict[bool, Masks]) -> MotsFrame | None:
     """Objects of a frame. None if predicted masks overlap, including ignored ones."""
-    true_rles, own_rles, own_areas = masks[True].rles, masks[False].rles, masks[False].area_N
-    if len(found) > 1:
-        whole = coco_mask.merge([own_rles[each.mask] for each in found])
-        if int(coco_mask.area(whole)) != own_areas[[each.mask for each in found]].sum():
+    true_rles, predicted_rles, predicted_areas = masks[True].rles, masks[False].rles, masks[False].area_N
+    if len(predicted) > 1:
+        whole = coco_mask.merge([predicted_rles[each.mask] for each in predicted])
+        if int(coco_mask.area(whole)) != predicted_areas[[each.mask for each in predicted]].sum():
             return None
     regions = [true_rles[each.mask] for each in true if each.ignored]
-    true, found = ([each for each in side if not each.ignored] for side in (true, found))
-    own = [own_rles[each.mask] for each in found]
-    iou_GP, covered_P = np.zeros((len(true), len(found))), np.zeros(len(found))
-    if true and found:
-        iou_GP = coco_mask.iou(own, [true_rles[each.mask] for each in true], [0] * len(true)).T
-    if regions and found:
+    true, predicted = ([each for each in side if not each.ignored] for side in (true, predicted))
+    rles = [predicted_rles[each.mask] for each in predicted]
+    iou_GP, covered_P = np.zeros((len(true), len(predicted))), np.zeros(len(predicted))
+    if true and predicted:
+        iou_GP = coco_mask.iou(rles, [true_rles[each.mask] for each in true], [0] * len(true)).T
+    if regions and predicted:
         # With "iscrowd", pycocotools divides by the area of the prediction.
-        covered_P = coco_mask.iou(own, regions, [1] * len(regions)).max(1)
-    return _frame(true, found, iou_GP, covered_P)
+        covered_P = coco_mask.iou(rles, regions, [1] * len(regions)).max(1)
+    return _frame(true, predicted, iou_GP, covered_P)
 
 
-def _box_frame(true: Sequence[_Object], found: Sequence[_Object], overlap: Overlap) -> MotsFrame:
+def _box_frame(true: Sequence[_Object], predicted: Sequence[_Object], overlap: Overlap) -> MotsFrame:
     """Objects of a frame, with box overlaps as one of the programs computes them."""
     regions = [each for each in true if each.ignored]
-    true, found = ([each for each in side if not each.ignored] for side in (true, found))
-    corners = [np.array([each.corners for each in side]).reshape(-1, 4) for side in (true, found, regions)]
+    true, predicted = ([each for each in side if not each.ignored] for side in (true, predicted))
+    corners = [np.array([each.corners for each in side]).reshape(-1, 4) for side in (true, predicted, regions)]
     iou_GP, _ = overlap(corners[0], corners[1])
     _, inside_RP = overlap(corners[2], corners[1])
-    return _frame(true, found, iou_GP, inside_RP.max(0, initial=0.0))
+    return _frame(true, predicted, iou_GP, inside_RP.max(0, initial=0.0))
 
 
-def _frame(true: Sequence[_Object], found: Sequence[_Object], iou_GP: np.ndarray, covered_P: np.ndarray) -> MotsFrame:
+def _frame(
+    true: Sequence[_Object], predicted: Sequence[_Object], iou_GP: np.ndarray, covered_P: np.ndarray
+) -> MotsFrame:
     return MotsFrame(
         np.array([each.id for each in true], np.int64),
         np.array([each.label for each in true], np.int64),
-        np.array([each.id for each in found], np.int64),
-        np.array([each.label for each in found], np.int64),
+        np.array([each.id for each in predicted], np.int64),
+        np.array([each.label for each in predicted], np.int64),
         iou_GP,
         covered_P,
     )

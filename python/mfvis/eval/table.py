@@ -6,15 +6,15 @@ import math
 from dataclasses import fields
 from typing import Any
 
-from mfvis.eval.hota import TrackEvalNumbers
+from mfvis.eval.ap_metrics import METRICS, Metrics
+from mfvis.eval.hota import TrackEvalMetrics
 from mfvis.eval.mean_j import MeanJ
-from mfvis.eval.mots import ClearNumbers, MotsMetrics
-from mfvis.eval.numbers import MEASURES, Metrics
+from mfvis.eval.mots import ClearMetrics, MotsMetrics
 from mfvis.eval.ytvis import IOU_THRESHOLDS
 
 MAX_ROWS = 100
 """Maximum number of classes or tracks in a table. COCO has 80 classes."""
-TRACK_EVAL_SHOWN = ("HOTA", "DetA", "AssA", "LocA", "sMOTA")
+TRACK_EVAL_COLUMNS = ("HOTA", "DetA", "AssA", "LocA", "sMOTA")
 
 
 def as_json(metrics: Metrics | MotsMetrics) -> dict[str, Any]:
@@ -27,12 +27,12 @@ def as_json(metrics: Metrics | MotsMetrics) -> dict[str, Any]:
         classes = [{"name": entry.name} | entry.as_dict() for entry in metrics.classes]
         return metrics.as_dict() | {"classes": classes, "notes": list(metrics.notes)}
     clear = {
-        f.name: {name: _finite(getattr(numbers, f.name)) for name, numbers in metrics.clear.items()}
-        for f in fields(ClearNumbers)
+        f.name: {name: _finite(getattr(entry, f.name)) for name, entry in metrics.clear.items()}
+        for f in fields(ClearMetrics)
     }
     track_eval = {
-        _track_eval_name(f.name): {name: getattr(numbers, f.name) for name, numbers in metrics.track_eval.items()}
-        for f in fields(TrackEvalNumbers)
+        _track_eval_name(f.name): {name: getattr(entry, f.name) for name, entry in metrics.track_eval.items()}
+        for f in fields(TrackEvalMetrics)
     }
     means = {f"m{name}": clear[name]["AVERAGE"] for name in ("MOTA", "MOTP")}
     return metrics.as_dict() | means | {"BDD100K": clear, "TrackEval": track_eval, "notes": list(metrics.notes)}
@@ -48,19 +48,19 @@ def _track_eval_name(name: str) -> str:
 
 def ap_table(metrics: Metrics) -> str:
     """The lines of the reference program, then one line per class that has objects or results, at most `MAX_ROWS`."""
-    named = metrics.as_dict()
-    with_occlusion = len(named) == len(MEASURES)
+    values = metrics.as_dict()
+    with_occlusion = len(values) == len(METRICS)
     low, high = IOU_THRESHOLDS[0], IOU_THRESHOLDS[-1]
     lines = []
-    for measure in MEASURES:
-        if measure.name not in named:
+    for metric in METRICS:
+        if metric.name not in values:
             continue
-        iou = f"{low:.2f}:{high:.2f}" if measure.iou is None else f"{IOU_THRESHOLDS[measure.iou]:.2f}"
-        slice_ = f"IoU={iou:9} | area={measure.range.area:>6}"
-        slice_ += f" | occ={measure.range.occlusion:>6}" if with_occlusion else ""
-        kind = f"Average {measure.kind}"
-        value = f"{named[measure.name]:0.3f}"
-        lines.append(f" {kind:18} ({measure.name[:2]}) @[ {slice_} | maxDets={measure.most:>3} ] = {value}")
+        iou = f"{low:.2f}:{high:.2f}" if metric.iou is None else f"{IOU_THRESHOLDS[metric.iou]:.2f}"
+        slice_ = f"IoU={iou:9} | area={metric.range.area:>6}"
+        slice_ += f" | occ={metric.range.occlusion:>6}" if with_occlusion else ""
+        kind = f"Average {metric.kind}"
+        value = f"{values[metric.name]:0.3f}"
+        lines.append(f" {kind:18} ({metric.name[:2]}) @[ {slice_} | maxDets={metric.max_detections:>3} ] = {value}")
     used = [entry for entry in metrics.classes if entry.used]
     rows = [[entry.name, *(f"{value:.3f}" for value in entry.as_dict().values())] for entry in used[:MAX_ROWS]]
     left_out = {
@@ -71,7 +71,7 @@ def ap_table(metrics: Metrics) -> str:
     }
     rest = [f" {count} {what}" for what, count in left_out.items() if count]
     rest = ["", *rest, " --out FILE.json writes the numbers of every class"] if rest else []
-    return "\n".join([*metrics.notes, *lines, "", *_aligned([["class", *named], *rows]), *rest])
+    return "\n".join([*metrics.notes, *lines, "", *_aligned([["class", *values], *rows]), *rest])
 
 
 def mots_table(metrics: MotsMetrics) -> str:
@@ -81,12 +81,12 @@ def mots_table(metrics: MotsMetrics) -> str:
         f"{name} {value}" if isinstance(value, int) else f"{name} {value:.1f}"
         for name, value in metrics.as_dict().items()
     )
-    shown = [f.name for f in fields(ClearNumbers)]
-    others = TRACK_EVAL_SHOWN[:-1] if metrics.of_boxes else TRACK_EVAL_SHOWN
-    rows = [["class", *shown, *("sMOTSA" if name == "sMOTA" else name for name in others)]]
+    columns = [f.name for f in fields(ClearMetrics)]
+    others = TRACK_EVAL_COLUMNS[:-1] if metrics.of_boxes else TRACK_EVAL_COLUMNS
+    rows = [["class", *columns, *("sMOTSA" if name == "sMOTA" else name for name in others)]]
     groups = {"AVERAGE": "cls_comb_cls_av", "OVERALL": "cls_comb_det_av"}
-    for name, numbers in metrics.clear.items():
-        values = [getattr(numbers, column) for column in shown]
+    for name, entry in metrics.clear.items():
+        values = [getattr(entry, column) for column in columns]
         values += [100 * getattr(metrics.track_eval[groups.get(name, name)], column) for column in others]
         cells = [str(v) if isinstance(v, int) else f"{v:.1f}" if math.isfinite(v) else "-" for v in values]
         rows.append([name, *cells])

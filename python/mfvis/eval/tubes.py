@@ -57,8 +57,8 @@ def tube_iou(tubes_a: Sequence[Tube], tubes_b: Sequence[Tube]) -> np.ndarray:
             continue
         drawn_a, drawn_b = ([n for n, rle in enumerate(rles) if rle] for rles in (rles_a, rles_b))
         if drawn_a and drawn_b:
-            found = coco_mask.iou([rles_a[n] for n in drawn_a], [rles_b[n] for n in drawn_b], [0] * len(drawn_b))
-            iou_TAB[t][np.ix_(drawn_a, drawn_b)] = found
+            iou_AB = coco_mask.iou([rles_a[n] for n in drawn_a], [rles_b[n] for n in drawn_b], [0] * len(drawn_b))
+            iou_TAB[t][np.ix_(drawn_a, drawn_b)] = iou_AB
     area_TA, size_TA, exists_TA = _by_frame(tubes_a, length)
     area_TB, size_TB, exists_TB = _by_frame(tubes_b, length)
     mismatch_TAB = (size_TA[:, :, None] != size_TB[:, None]) & (size_TA[:, :, None] > 0) & (size_TB[:, None] > 0)
@@ -76,6 +76,10 @@ def _by_frame(tubes: Sequence[Tube], length: int) -> tuple[np.ndarray, np.ndarra
     area_TN, size_TN = np.zeros((length, len(tubes))), np.zeros((length, len(tubes)), np.int64)
     exists_TN = np.zeros((length, len(tubes)), bool)
     for n, tube in enumerate(tubes):
-        own = min(length, len(tube.rles))
-        area_TN[:own, n], size_TN[:own, n], exists_TN[:own, n] = tube.area_T[:own], tube.size_T[:own], True
+        frames = min(length, len(tube.rles))
+        area_TN[:frames, n], size_TN[:frames, n], exists_TN[:frames, n] = (
+            tube.area_T[:frames],
+            tube.size_T[:frames],
+            True,
+        )
     return area_TN, size_TN, exists_TN

@@ -21,7 +21,7 @@ from mfvis.data.jsonfile import is_finite
 from mfvis.data.masks import compress_masks
 from mfvis.data.results import masks_of
 from mfvis.errors import DataError, Problem
-from mfvis.eval.numbers import MAX_DETECTIONS, MEASURES, YOUTUBE_VIS, ClassMetrics, Metrics, Numbers, Range, Rules
+from mfvis.eval.ap_metrics import MAX_DETECTIONS, METRICS, YOUTUBE_VIS, ApMetrics, ClassMetrics, Metrics, Range, Rules
 from mfvis.eval.tubes import Tube, mean_area, tube_iou
 from mfvis.text import shortened
 from mfvis.types import Track, TrackResult, VideoDataset
@@ -53,11 +53,11 @@ def evaluate(
     unknown = {result.video_id for result in results} - {video.id for video in dataset.videos}
     if unknown:
         raise ValueError(f"results: video ids {sorted(unknown)} are not in {dataset.path}; drop these results")
-    found = _found_tracks(dataset, results, file, problems)
+    predicted = _predicted_tracks(dataset, results, file, problems)
     true = _true_tracks(dataset)
     occlusion = any(track.occlusion is not None for video in dataset.videos for track in video.tracks)
-    measures = [measure for measure in MEASURES if occlusion or measure.range.occlusion == "all"]
-    ranges = list(dict.fromkeys(measure.range for measure in measures))
+    metrics = [metric for metric in METRICS if occlusion or metric.range.occlusion == "all"]
+    ranges = list(dict.fromkeys(metric.range for metric in metrics))
 
     # Most of thousands of categories have neither objects nor results: all of their metrics are undefined.
     used = {track.category_id for video in dataset.videos for track in video.tracks}
@@ -72,7 +72,7 @@ def evaluate(
         cells: list[list[VideoMatch]] = [[] for _ in ranges]
         for video_id in videos:
             truth = true.get((video_id, category.id), [])
-            ranked = sorted(found.get((video_id, category.id), []), key=lambda track: -track.score)
+            ranked = sorted(predicted.get((video_id, category.id), []), key=lambda track: -track.score)
             ranked = ranked[: MAX_DETECTIONS[-1]]
             if not truth and not ranked:
                 continue
@@ -85,25 +85,25 @@ def evaluate(
             for m, most in enumerate(MAX_DETECTIONS):
                 precision[label, r, m], recall[label, r, m] = _accumulate(column, most)
 
-    def numbers(chosen: slice) -> dict[str, float | None]:
-        values: dict[str, float | None] = dict.fromkeys(field.name for field in fields(Numbers))
-        for measure in measures:
-            table = precision if measure.kind == "Precision" else recall
-            cell = table[chosen, ranges.index(measure.range), MAX_DETECTIONS.index(measure.most)]
-            values[measure.field] = _mean(cell if measure.iou is None else cell[:, measure.iou])
+    def mean_over(labels: slice) -> dict[str, float | None]:
+        values: dict[str, float | None] = dict.fromkeys(field.name for field in fields(ApMetrics))
+        for metric in metrics:
+            table = precision if metric.kind == "Precision" else recall
+            cell = table[labels, ranges.index(metric.range), MAX_DETECTIONS.index(metric.max_detections)]
+            values[metric.field] = _mean(cell if metric.iou is None else cell[:, metric.iou])
         return values
 
     labels = {category.id: label for label, category in enumerate(categories)}
-    undefined = numbers(slice(0))
+    undefined = mean_over(slice(0))
     classes = tuple(
         ClassMetrics(
-            **(numbers(slice(labels[category.id], labels[category.id] + 1)) if category.id in used else undefined),
+            **(mean_over(slice(labels[category.id], labels[category.id] + 1)) if category.id in used else undefined),
             name=category.name,
             used=category.id in used,
         )
         for category in dataset.categories
     )
-    return Metrics(**numbers(slice(None)), classes=classes, notes=_notes(dataset))
+    return Metrics(**mean_over(slice(None)), classes=classes, notes=_notes(dataset))
 
 
 def _notes(dataset: VideoDataset) -> tuple[str, ...]:
@@ -124,11 +124,12 @@ def match_videos(dataset: VideoDataset, results: Sequence[TrackResult]) -> dict[
         DataError: with every mask that cannot be read.
     """
     everything = YOUTUBE_VIS.areas("all"), Range().occlusions
-    found, true = _found_tracks(dataset, results, "results", ()), _true_tracks(dataset)
+    predicted, true = _predicted_tracks(dataset, results, "results", ()), _true_tracks(dataset)
     matches = {}
     for video in dataset.videos:
         ids = [category.id for category in dataset.categories]
-        rising = sorted((track for id in ids for track in found.get((video.id, id), [])), key=lambda track: track.score)
+        tracks = (track for id in ids for track in predicted.get((video.id, id), []))
+        rising = sorted(tracks, key=lambda track: track.score)
         distinct = {tuple(rle and rle["counts"] for rle in track.tube.rles): track for track in rising}
         ranked = sorted(distinct.values(), key=lambda track: -track.score)[: MAX_DETECTIONS[-1]]
         truth = [track for id in ids for track in true.get((video.id, id), [])]
@@ -158,7 +159,7 @@ class _True:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Predicted:
     """One predicted track, ready to be compared."""
 
     score: float
@@ -166,23 +167,23 @@ class _Found:
     area: float
 
 
-def _found_tracks(
+def _predicted_tracks(
     dataset: VideoDataset, results: Sequence[TrackResult], file: str, problems: Sequence[Problem]
-) -> dict[tuple[int, int], list[_Found]]:
+) -> dict[tuple[int, int], list[_Predicted]]:
     """Results of each video and class, in their order."""
     problems = list(problems)
     masks = compress_masks(masks_of(dataset, results), file=file, problems=problems)
     if problems:
         raise DataError(problems)
-    found: dict[tuple[int, int], list[_Found]] = defaultdict(list)
+    predicted: dict[tuple[int, int], list[_Predicted]] = defaultdict(list)
     start = 0
     for result in results:
         stop = start + len(result.segmentations)
         tube = Tube(tuple(masks.rles[start:stop]))
         area = mean_area(masks.area_N[start:stop].tolist())
-        found[result.video_id, result.category_id].append(_Found(result.score, tube, area))
+        predicted[result.video_id, result.category_id].append(_Predicted(result.score, tube, area))
         start = stop
-    return found
+    return predicted
 
 
 def _true_tracks(dataset: VideoDataset) -> dict[tuple[int, int], list[_True]]:
@@ -247,9 +248,9 @@ class VideoMatch:
     """Number of annotations that count."""
 
 
-def _measure_crowds(true: Sequence[_True], found: Sequence[_Found], iou_DG: np.ndarray) -> None:
+def _measure_crowds(true: Sequence[_True], predicted: Sequence[_Predicted], iou_DG: np.ndarray) -> None:
     """Overwrite the columns of crowds with the fraction of each prediction that lies inside them."""
-    area_D = np.array([track.tube.area_T.sum() for track in found])
+    area_D = np.array([track.tube.area_T.sum() for track in predicted])
     for g, track in enumerate(true):
         if track.crowd:
             # Intersections are integers, so that they can be recovered from the IoU and the two areas.
@@ -259,18 +260,18 @@ def _measure_crowds(true: Sequence[_True], found: Sequence[_Found], iou_DG: np.n
 
 def _match(
     true: Sequence[_True],
-    found: Sequence[_Found],
+    predicted: Sequence[_Predicted],
     iou_DG: np.ndarray,
     areas: tuple[float, float],
     occlusions: tuple[float, float],
 ) -> VideoMatch:
-    """Greedy assignment by score. `found` is sorted and cut to the maximum number of detections; `iou_DG` has its
+    """Greedy assignment by score. `predicted` is sorted and cut to the maximum number of detections; `iou_DG` has its
     order."""
     ignored = [track.ignored(areas, occlusions) for track in true]
     order = sorted(range(len(true)), key=lambda g: ignored[g])
-    matched_ID = np.zeros((len(IOU_THRESHOLDS), len(found)), dtype=bool)
+    matched_ID = np.zeros((len(IOU_THRESHOLDS), len(predicted)), dtype=bool)
     ignored_ID = np.zeros_like(matched_ID)
-    outside_D = [not areas[0] <= track.area <= areas[1] for track in found]
+    outside_D = [not areas[0] <= track.area <= areas[1] for track in predicted]
     # Skipping the many pairs below the lowest threshold saves time.
     rows = [
         (d, row, near)
@@ -293,7 +294,7 @@ def _match(
                 matched_ID[i, d] = true[match].id != 0  # the reference stores the id, and 0 means "no match" there
                 ignored_ID[i, d] = ignored[match]
     ignored_ID |= ~matched_ID & np.array(outside_D, dtype=bool)
-    scores_D = np.array([track.score for track in found], dtype=np.float64)
+    scores_D = np.array([track.score for track in predicted], dtype=np.float64)
     return VideoMatch(scores_D, matched_ID, ignored_ID, ignored.count(False))
 
 

@@ -24,10 +24,10 @@ def uncertain_points(logits_MHW: Tensor, points: int, config: MaskConfig) -> Ten
     """
     maps = logits_MHW.shape[0]
     candidates = torch.rand(maps, int(points * config.oversample), 2, device=logits_MHW.device)
-    chosen = int(points * config.importance)
-    nearest = point_sample(logits_MHW, candidates).abs().topk(chosen, dim=1, largest=False).indices
+    num_uncertain = int(points * config.importance)
+    nearest = point_sample(logits_MHW, candidates).abs().topk(num_uncertain, dim=1, largest=False).indices
     uncertain = candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
-    return torch.cat([uncertain, torch.rand(maps, points - chosen, 2, device=logits_MHW.device)], 1)
+    return torch.cat([uncertain, torch.rand(maps, points - num_uncertain, 2, device=logits_MHW.device)], 1)
 
 
 def mask_losses(

@@ -80,21 +80,21 @@ class Backbone(nn.Module):
             norm.requires_grad_(False)
         self.train()  # new modules are in training mode without a call of train(), which freezes the norms
 
-    def load(self, named: ConvertedWeights, source: str) -> LoadReport:
+    def load(self, weights: ConvertedWeights, source: str) -> LoadReport:
         """Load the backbone's part of the weights. Swin's output norms may be absent, as pretrained weights lack them.
 
         Raises:
             CheckpointError: the weights belong to another backbone. This one is then unchanged.
         """
-        self.check_stride(named, source)
-        return load_weights(self.net, named.backbone, source, reinitialized=("hidden_states_norms.",))
+        self.check_stride(weights, source)
+        return load_weights(self.net, weights.backbone, source, reinitialized=("hidden_states_norms.",))
 
-    def check_stride(self, named: ConvertedWeights, source: str) -> None:
+    def check_stride(self, weights: ConvertedWeights, source: str) -> None:
         """Raise CheckpointError if the weights' ResNet strides elsewhere, which names and shapes do not show."""
-        if named.stride_in_1x1 not in (None, self.config.stride_in_1x1):
+        if weights.stride_in_1x1 not in (None, self.config.stride_in_1x1):
             raise CheckpointError(
-                f"{source}: {named.format} {'strides' if named.stride_in_1x1 else 'does not stride'} in the first 1x1 "
-                f"of a stage; set model.backbone.stride_in_1x1 to {named.stride_in_1x1}"
+                f"{source}: {weights.format} {'strides' if weights.stride_in_1x1 else 'does not stride'} in the first "
+                f"1x1 of a stage; set model.backbone.stride_in_1x1 to {weights.stride_in_1x1}"
             )
 
     def _frozen_norms(self) -> list[nn.Module]:

@@ -104,10 +104,11 @@ class VideoMask2Former(nn.Module):
         if prompts is not None:
             if self.prompts is None:
                 raise ValueError("prompts: this model was built without them. Set model.box_prompts and train it so")
-            given = tuple(prompts.boxes_BQT4.shape)
-            if len(given) != 4 or (given[0], *given[2:]) != (batch, frames, 4) or given[:2] != prompts.valid_BQ.shape:
+            box_shape = tuple(prompts.boxes_BQT4.shape)
+            is_per_frame = len(box_shape) == 4 and (box_shape[0], *box_shape[2:]) == (batch, frames, 4)
+            if not is_per_frame or box_shape[:2] != prompts.valid_BQ.shape:
                 raise ValueError(
-                    f"prompts: boxes {given} and valid {tuple(prompts.valid_BQ.shape)} given, "
+                    f"prompts: boxes {box_shape} and valid {tuple(prompts.valid_BQ.shape)} given, "
                     f"[{batch}, Q, {frames}, 4] and [{batch}, Q] expected"
                 )
         return batch, frames

@@ -51,8 +51,8 @@ class BoxPromptEncoder(nn.Module):
         pooled = pooled / area.clamp(min=1e-6)[..., None]
 
         half = self.embedding.embedding_dim // 2
-        places = ((y1 + y2) / (2 * height), (x1 + x2) / (2 * width), (y2 - y1) / height, (x2 - x1) / width)
-        encoded = torch.cat([sine_encoding(2 * math.pi * place, half) for place in places], dim=-1)
+        coordinates = ((y1 + y2) / (2 * height), (x1 + x2) / (2 * width), (y2 - y1) / height, (x2 - x1) / width)
+        encoded = torch.cat([sine_encoding(2 * math.pi * coordinate, half) for coordinate in coordinates], dim=-1)
         count = present_BQT.sum(-1, keepdim=True).clamp(min=1)
         position = (encoded * present_BQT[..., None]).sum(2) / count
 

@@ -40,10 +40,10 @@ def assign_results(video: Video, results: Sequence[TrackResult]) -> list[TrackRe
         return []
     nothing = TrackResult(video.id, 0, 0.0, (None,) * video.length, np.zeros((video.length, 4), np.float32))
     candidates = [*results, *[nothing] * max(0, len(video.tracks) - len(results))]
-    given, found = (
+    track_boxes, result_boxes = (
         torch.from_numpy(np.stack([track.boxes_T4 for track in tracks])) for tracks in (video.tracks, candidates)
     )
-    rows, columns = linear_sum_assignment(mfvis_ext.box_tube_dice(given, found).numpy(), maximize=True)
+    rows, columns = linear_sum_assignment(mfvis_ext.box_tube_dice(track_boxes, result_boxes).numpy(), maximize=True)
     return [
         replace(candidates[column], track_id=video.tracks[row].id) for row, column in zip(rows, columns, strict=True)
     ]

@@ -36,8 +36,8 @@ class InferConfig:
 
     def __post_init__(self) -> None:
         names = ("short_side", "max_side", "max_tracks", "chunk", "window", "stride", "memory")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        checks = {name: (value >= 1, "1 or more") for name, value in given.items()}
+        sizes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        checks = {name: (value >= 1, "1 or more") for name, value in sizes.items()}
         if self.stride is not None and checks["stride"][0]:
             known = "no more than window" if self.window else "none without a window"
             checks["stride"] = (self.stride <= (self.window or 0), known)

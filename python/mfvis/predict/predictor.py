@@ -17,7 +17,7 @@ from mfvis.data.video import stream_frames
 from mfvis.errors import CheckpointError
 from mfvis.models.video_model import VideoModel
 from mfvis.predict.config import InferConfig
-from mfvis.predict.track_association import TrackMemory, emitted, windows_of
+from mfvis.predict.track_association import TrackMemory, output_frames, windows_of
 from mfvis.predict.upsample import encode_tubes
 from mfvis.types import Category, TrackResult, Video
 
@@ -49,49 +49,50 @@ def predict_video(
     short_side = config.short_side or min(video.height, video.width)
     resized = fitted_size(video.height, video.width, short_side, config.max_side)
     windows = windows_of(video.length, config.window, config.stride)
-    identities = TrackMemory(config.memory, config.max_tracks)
+    memory = TrackMemory(config.memory, config.max_tracks)
     features = WindowFeatures(model, video, resized, config.chunk)
-    for number, frames in enumerate(windows):
+    for w, frames in enumerate(windows):
         prediction = model.decode(features.move_to(frames), 1, last_only=True)
         scores_QK = prediction.scores_LBQK[-1, 0]  # the flat index below counts classes within a query
         flat_D = scores_QK.flatten().topk(min(config.max_tracks, scores_QK.numel())).indices
         # One query may be selected for several classes; its masks are computed once.
-        chosen_M = (flat_D // scores_QK.shape[1]).unique()
+        queries_M = (flat_D // scores_QK.shape[1]).unique()
         if not torch.isfinite(scores_QK).all():
             raise _damaged(video, frames)
         # Frames shared with the previous and with the next window.
-        head = windows[number - 1].stop - frames.start if number > 0 else 0
-        tail = frames.stop - windows[number + 1].start if number + 1 < len(windows) else 0
-        shown = emitted(windows, number)
-        heads, tails, tubes = [], [], [([], []) for _ in chosen_M]
+        num_prev = windows[w - 1].stop - frames.start if w > 0 else 0
+        num_next = frames.stop - windows[w + 1].start if w + 1 < len(windows) else 0
+        output = output_frames(windows, w)
+        overlaps_prev, overlaps_next, tubes = [], [], [([], []) for _ in queries_M]
         # Logits exist for a few frames at a time, however long the window is.
         for first in range(0, len(frames), config.chunk):
-            masks_MTHW = prediction.masks.select(0, chosen_M[None], slice(first, first + config.chunk))[0]
+            masks_MTHW = prediction.masks.select(0, queries_M[None], slice(first, first + config.chunk))[0]
             if not torch.isfinite(masks_MTHW).all():
                 raise _damaged(video, frames)
-            heads.append(_frames(masks_MTHW, first, 0, head) > 0)
-            tails.append(_frames(masks_MTHW, first, len(frames) - tail, len(frames)) > 0)
-            kept_MTHW = _frames(masks_MTHW, first, shown.start - frames.start, shown.stop - frames.start)
-            encoded = encode_tubes(kept_MTHW, resized, (video.height, video.width))
+            overlaps_prev.append(_frames(masks_MTHW, first, 0, num_prev) > 0)
+            overlaps_next.append(_frames(masks_MTHW, first, len(frames) - num_next, len(frames)) > 0)
+            masks_MTHW = _frames(masks_MTHW, first, output.start - frames.start, output.stop - frames.start)
+            encoded = encode_tubes(masks_MTHW, resized, (video.height, video.width))
             for (segmentations, boxes), (more, boxes_T4) in zip(tubes, encoded, strict=True):
                 segmentations += more
                 boxes += list(boxes_T4)
-        queries_MC = prediction.embeddings_LBQC[-1, 0, chosen_M]
-        found = identities.recognize(number, queries_MC, scores_QK[chosen_M], torch.cat(heads, 1), torch.cat(tails, 1))
-        for identity, (segmentations, boxes) in zip(found, tubes, strict=True):
-            identity.fill(shown.start)
-            identity.segmentations += segmentations
-            identity.boxes += boxes
+        queries_MC = prediction.embeddings_LBQC[-1, 0, queries_M]
+        overlaps = torch.cat(overlaps_prev, 1), torch.cat(overlaps_next, 1)
+        associated = memory.associate(w, queries_MC, scores_QK[queries_M], *overlaps)
+        for track, (segmentations, boxes) in zip(associated, tubes, strict=True):
+            track.fill(output.start)
+            track.segmentations += segmentations
+            track.boxes += boxes
 
-    if not identities.all:
+    if not memory.all:
         return []
-    ranking_score_IK = torch.stack([identity.ranking_score_K for identity in identities.all])
+    ranking_score_IK = torch.stack([track.ranking_score_K for track in memory.all])
     results = []
     for flat in ranking_score_IK.flatten().topk(min(config.max_tracks, ranking_score_IK.numel())).indices.tolist():
-        identity, label = identities.all[flat // ranking_score_IK.shape[1]], flat % ranking_score_IK.shape[1]
-        identity.fill(video.length)
-        score = identity.mean_K[label].item()
-        tube = tuple(identity.segmentations), np.array(identity.boxes)
+        track, label = memory.all[flat // ranking_score_IK.shape[1]], flat % ranking_score_IK.shape[1]
+        track.fill(video.length)
+        score = track.mean_K[label].item()
+        tube = tuple(track.segmentations), np.array(track.boxes)
         results.append(TrackResult(video.id, categories[label].id, score, *tube))
     return sorted(results, key=lambda result: -result.score)
 

@@ -73,41 +73,41 @@ def _run(config: PredictConfig, shard: Shard) -> None:
         "weights": hash_of_weights(model),
     }
     parts = [_Part(config.out / "parts", video, made_from) for video in videos]
-    own = shard.own(range(len(videos)))
-    kept = _saved(parts, own)
-    if problems := check_frames_of([videos[i] for i in own if kept[i] is None]):
+    local = shard.own(range(len(videos)))
+    kept = _saved(parts, local)
+    if problems := check_frames_of([videos[i] for i in local if kept[i] is None]):
         raise DataError(problems)
 
     # ---- Video by video: predict, draw, save --------------------------------------------------------------------
     names = {category.id: category.name for category in categories}
-    for i in own:
-        video, part, found = videos[i], parts[i], kept[i]
-        resumed = found is not None
-        if found is None:
-            found = kept[i] = predict_video(model, video, categories, infer)
-        sure = [result for result in found if result.score >= config.min_score]
+    for i in local:
+        video, part, tracks = videos[i], parts[i], kept[i]
+        resumed = tracks is not None
+        if tracks is None:
+            tracks = kept[i] = predict_video(model, video, categories, infer)
+        confident = [result for result in tracks if result.score >= config.min_score]
         if overlays and not (resumed and part.drawn == config.min_score and overlays[i].is_file()):
-            write_overlay(overlays[i], video, sure, [f"{names[r.category_id]} {r.score:.2f}" for r in sure])
+            write_overlay(overlays[i], video, confident, [f"{names[r.category_id]} {r.score:.2f}" for r in confident])
             part.drawn = config.min_score
             resumed = False
         if not resumed:
             require_unchanged(video, part.frames)
-            part.write(found)
+            part.write(tracks)
         reason = ", from an earlier run" if resumed else ""
-        if found and not sure:
-            best = max(result.score for result in found)
-            reason = f": the best of {len(found)} candidates scores {best:.3f}, --min-score is {config.min_score:g}"
+        if tracks and not confident:
+            best = max(result.score for result in tracks)
+            reason = f": the best of {len(tracks)} candidates scores {best:.3f}, --min-score is {config.min_score:g}"
         head = f"[{i + 1}/{len(videos)}] {video.name}"
-        print(f"{head}: {video.length} frames, {len(sure)} tracks{reason}", flush=True)
+        print(f"{head}: {video.length} frames, {len(confident)} tracks{reason}", flush=True)
     shard.wait()
 
     # ---- Write --------------------------------------------------------------------------------------------------
     if not shard.joins:
         shard.say(f"shard {shard} is done. {shard.next}")
         return
-    kept |= _saved(parts, [i for i in range(len(videos)) if i not in own])  # of the launcher's other processes
-    for i, found in kept.items():
-        if found is None:  # another process has just saved it
+    kept |= _saved(parts, [i for i in range(len(videos)) if i not in local])  # of the launcher's other processes
+    for i, tracks in kept.items():
+        if tracks is None:  # another process has just saved it
             raise VideoError(f"video {videos[i].name}: its frames changed while they were worked on. Start again")
     results = [result for i in range(len(videos)) for result in kept.pop(i)]
     written = ["results.json", "results.zip", "tracks.json"]

@@ -30,15 +30,15 @@ def windows_of(length: int, window: int | None, stride: int | None) -> list[rang
     return [range(start, start + window) for start in starts]
 
 
-def emitted(windows: list[range], number: int) -> range:
-    """Frames whose masks are taken from window `number`. Windows meet in the middle of their overlap, so that masks
+def output_frames(windows: list[range], w: int) -> range:
+    """Frames whose masks are taken from window `w`. Windows meet in the middle of their overlap, so that masks
     have context on both sides."""
-    frames = windows[number]
+    frames = windows[w]
     first, last = frames.start, frames.stop
-    if number > 0:
-        first = (first + windows[number - 1].stop) // 2
-    if number + 1 < len(windows):
-        last = (windows[number + 1].start + last) // 2
+    if w > 0:
+        first = (first + windows[w - 1].stop) // 2
+    if w + 1 < len(windows):
+        last = (windows[w + 1].start + last) // 2
     return range(first, last)
 
 
@@ -92,7 +92,7 @@ class TrackMemory:
         self.memory, self.max_tracks = memory, max_tracks
         self.all: list[TrackState] = []
 
-    def recognize(
+    def associate(
         self, window: int, queries_MC: Tensor, scores_MK: Tensor, overlap_prev_MTHW: Tensor, overlap_next_MTHW: Tensor
     ) -> list[TrackState]:
         """Associate each of the M objects of a window with a known object; unmatched ones become new objects.
@@ -105,41 +105,43 @@ class TrackMemory:
             overlap_prev_MTHW: bool, masks in the frames shared with the previous window.
             overlap_next_MTHW: bool, masks in the frames shared with the next window.
         """
-        known = [identity for identity in self.all if window - identity.last_window <= self.memory]
-        gone = [identity for identity in self.all if window - identity.last_window > self.memory]
-        self.all = sorted(gone, key=lambda identity: -identity.ranking_score_K.max().item())[: self.max_tracks] + known
-        places: dict[int, TrackState] = {}
+        known = [track for track in self.all if window - track.last_window <= self.memory]
+        gone = [track for track in self.all if window - track.last_window > self.memory]
+        self.all = sorted(gone, key=lambda track: -track.ranking_score_K.max().item())[: self.max_tracks] + known
+        matched: dict[int, TrackState] = {}
         if known and len(queries_MC):
             similarity_MI = self._similarity(window, known, queries_MC, overlap_prev_MTHW)
             rows, columns = linear_sum_assignment(similarity_MI.cpu().numpy(), maximize=True)
-            places = {m: known[i] for m, i in zip(rows, columns, strict=True) if similarity_MI[m, i] >= MATCH_THRESHOLD}
-        found = []
+            matched = {
+                m: known[i] for m, i in zip(rows, columns, strict=True) if similarity_MI[m, i] >= MATCH_THRESHOLD
+            }
+        associated = []
         for m, (query_C, scores_K, overlap_next_THW) in enumerate(
             zip(queries_MC, scores_MK, overlap_next_MTHW, strict=True)
         ):
-            identity = places.get(m)
-            if identity is None:
-                identity = TrackState(query_C, scores_K.clone(), window, overlap_next_THW.clone())
-                self.all.append(identity)
+            track = matched.get(m)
+            if track is None:
+                track = TrackState(query_C, scores_K.clone(), window, overlap_next_THW.clone())
+                self.all.append(track)
             else:
-                identity.query_C, identity.last_window, identity.overlap_next_THW = (
+                track.query_C, track.last_window, track.overlap_next_THW = (
                     query_C,
                     window,
                     overlap_next_THW.clone(),
                 )
-                identity.scores_K += scores_K
-                identity.sightings += 1
-            found.append(identity)
-        return found
+                track.scores_K += scores_K
+                track.sightings += 1
+            associated.append(track)
+        return associated
 
     @staticmethod
     def _similarity(window: int, known: list[TrackState], queries_MC: Tensor, overlap_prev_MTHW: Tensor) -> Tensor:
         cosine_MI = F.normalize(queries_MC, dim=-1) @ F.normalize(torch.stack([i.query_C for i in known]), dim=-1).T
         iou_MI = torch.full_like(cosine_MI, UNSEEN_IOU)
-        recent = [place for place, identity in enumerate(known) if identity.last_window == window - 1]
+        recent = [i for i, track in enumerate(known) if track.last_window == window - 1]
         if recent and overlap_prev_MTHW.shape[1]:
             ours_MP = overlap_prev_MTHW.flatten(1).float()
-            theirs_IP = torch.stack([known[place].overlap_next_THW for place in recent]).flatten(1).float()
+            theirs_IP = torch.stack([known[i].overlap_next_THW for i in recent]).flatten(1).float()
             both_MI = ours_MP @ theirs_IP.T
             either_MI = ours_MP.sum(1)[:, None] + theirs_IP.sum(1) - both_MI
             iou_MI[:, recent] = both_MI / either_MI.clamp(min=1)

@@ -119,8 +119,8 @@ def find(path: str | Path) -> Path:
     Raises:
         CheckpointError: there is no checkpoint.
     """
-    if found := locate(path):
-        return found
+    if checkpoint := locate(path):
+        return checkpoint
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint. Name a directory such as runs/train/checkpoints/last")
@@ -133,11 +133,11 @@ def locate(path: str | Path) -> Path | None:
     If ``last`` is missing or broken, the newest checkpoint is taken, with a note on stderr.
     """
     path = Path(path)
-    for place in (path, path / "checkpoints" / "last", path / "last"):
-        if (place / INFO).is_file():
-            return place.resolve()
+    for directory in (path, path / "checkpoints" / "last", path / "last"):
+        if (directory / INFO).is_file():
+            return directory.resolve()
     for folder in (path.parent if path.name == "last" else path, path / "checkpoints"):
-        newest = next((place for place in _numbered(folder)[::-1] if (place / INFO).is_file()), None)
+        newest = next((directory for directory in _numbered(folder)[::-1] if (directory / INFO).is_file()), None)
         if newest is not None:
             print(f"{folder / 'last'} does not lead to a checkpoint; {newest.name} is taken", file=sys.stderr)
             return newest.resolve()
@@ -148,8 +148,8 @@ def _numbered(folder: Path) -> list[Path]:
     """Directories named by a step, in ascending order."""
     if not folder.is_dir():
         return []
-    found = (path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name) and path.is_dir())
-    return sorted(found, key=lambda path: int(path.name))
+    steps = (path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name) and path.is_dir())
+    return sorted(steps, key=lambda path: int(path.name))
 
 
 def describe(checkpoint: Path) -> CheckpointInfo:
@@ -265,31 +265,31 @@ def initialize_from(path: str | Path, model: VideoModel, categories: Sequence[Ca
     reads. The class head keeps its random initial values if the classes differ: in their names for a checkpoint, in
     their number for other files.
     """
-    own = locate(path)
-    named = read_weights(own or path)
-    if named.model not in (None, model.config.name):
+    checkpoint_path = locate(path)
+    weights = read_weights(checkpoint_path or path)
+    if weights.model not in (None, model.config.name):
         raise CheckpointError(
-            f"{path}: weights of a {named.model} ({named.format}), but model.name is {model.config.name}; "
-            f"set model.name to {named.model}, or use other weights"
+            f"{path}: weights of a {weights.model} ({weights.format}), but model.name is {model.config.name}; "
+            f"set model.name to {weights.model}, or use other weights"
         )
-    reinitialized = ("decoder.class_head", "prompts.", *named.absent)
-    tensors = dict(named.tensors)
-    if own and [c.name for c in describe(own).categories] != [c.name for c in categories]:
+    reinitialized = ("decoder.class_head", "prompts.", *weights.absent)
+    tensors = dict(weights.tensors)
+    if checkpoint_path and [c.name for c in describe(checkpoint_path).categories] != [c.name for c in categories]:
         tensors = {name: value for name, value in tensors.items() if "class_head" not in name}
-    elif own:
+    elif checkpoint_path:
         reinitialized = ()
-    said = [f"weights from {own or path} ({named.format})"]
-    if named.backbone_only:
-        said.append(f"only the backbone: {model.backbone.load(named, str(path))}")
+    notes = [f"weights from {checkpoint_path or path} ({weights.format})"]
+    if weights.backbone_only:
+        notes.append(f"only the backbone: {model.backbone.load(weights, str(path))}")
     else:
-        model.backbone.check_stride(named, str(path))
+        model.backbone.check_stride(weights, str(path))
         report = load_weights(model, tensors, str(path), 0.9 if reinitialized else 1.0, reinitialized)
-        said.append(str(report))
-        if not own and any(name.startswith("decoder.class_head") for name in report.loaded):
-            said.append(f"its {len(categories)} classes are taken for those of the data, in their order")
-    if named.ignored:
-        said.append(f"{len(named.ignored)} left out ({', '.join(named.ignored[:5])})")
+        notes.append(str(report))
+        if not checkpoint_path and any(name.startswith("decoder.class_head") for name in report.loaded):
+            notes.append(f"its {len(categories)} classes are taken for those of the data, in their order")
+    if weights.ignored:
+        notes.append(f"{len(weights.ignored)} left out ({', '.join(weights.ignored[:5])})")
     norms = [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
-    if not own and any(norm.weight.requires_grad for norm in norms):
-        said.append("the backbone's batch norms are trained on; to freeze them name model.backbone.weights too")
-    return "; ".join(said)
+    if not checkpoint_path and any(norm.weight.requires_grad for norm in norms):
+        notes.append("the backbone's batch norms are trained on; to freeze them name model.backbone.weights too")
+    return "; ".join(notes)

@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
-from mfvis.config import Config, accumulation, derived, shares
+from mfvis.config import Config, accumulation_steps, sampling_ratios, summarize_schedule
 from mfvis.data.categories import category_map, remap_categories
 from mfvis.data.check import check_frames_of
 from mfvis.data.clips import ClipDataset, ClipRequest, ClipSampler, collate_by_kind
@@ -63,30 +63,31 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
     settings = config.train
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.amp == "fp16")
     processes, rank = accelerator.num_processes, accelerator.process_index
-    passes = accumulation(settings, processes)
+    passes = accumulation_steps(settings, processes)
     candidates = resume.candidates(config)
 
     # ---- Data ---------------------------------------------------------------------------------------------------
     clips = clip_datasets(config)
     categories = clips[0].dataset.categories
     _check_frames(clips, accelerator)
-    sampler = ClipSampler([len(part) for part in clips], settings.seed, shares(config.specs), block_size=processes)
+    ratios = sampling_ratios(config.specs)
+    sampler = ClipSampler([len(part) for part in clips], settings.seed, ratios, block_size=processes)
 
     # ---- Model, losses, optimizer -------------------------------------------------------------------------------
     torch.manual_seed(settings.seed)
-    bare = build_model(config.model, len(categories), pretrained=not (candidates or config.init))
+    unwrapped_model = build_model(config.model, len(categories), pretrained=not (candidates or config.init))
     criteria = {masks: Criterion(config.loss, len(categories), masks) for masks in (False, True)}
-    bare.to(accelerator.device)
+    unwrapped_model.to(accelerator.device)
     started = ""
     if config.init and not candidates:
-        started = checkpoint.initialize_from(config.init, bare, categories)
-    optimizer = make_optimizer(bare, settings)
-    model, optimizer = accelerator.prepare(bare, optimizer)
+        started = checkpoint.initialize_from(config.init, unwrapped_model, categories)
+    optimizer = make_optimizer(unwrapped_model, settings)
+    model, optimizer = accelerator.prepare(unwrapped_model, optimizer)
 
     # ---- Resume -------------------------------------------------------------------------------------------------
     first_step, last = 0, None
     if candidates:
-        resumed = resume.restore(candidates, bare, optimizer, sampler, scaler, settings.batch_size, clips)
+        resumed = resume.restore(candidates, unwrapped_model, optimizer, sampler, scaler, settings.batch_size, clips)
         first_step, last = resumed.step, resumed.checkpoint
         notes += resumed.notes
         started = f"resumed from {last}, step {first_step}"
@@ -94,11 +95,11 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
     if settings.log_with:
         accelerator.init_trackers("mfvis", flatten(to_plain(config)))
         log.trackers += accelerator.trackers
-    log.say(to_yaml(config) + "\n".join(derived(config, processes, [len(part) for part in clips])))
+    log.say(to_yaml(config) + "\n".join(summarize_schedule(config, processes, [len(part) for part in clips])))
     for note in [*notes, *(note for part in clips for note in part.dataset.notes)]:
         log.say(note)
-    trainable = sum(p.numel() for p in bare.parameters() if p.requires_grad)
-    log.say(f"parameters {trainable:,} trained of {sum(p.numel() for p in bare.parameters()):,}")
+    trainable = sum(p.numel() for p in unwrapped_model.parameters() if p.requires_grad)
+    log.say(f"parameters {trainable:,} trained of {sum(p.numel() for p in unwrapped_model.parameters()):,}")
     if started:
         log.say(started)
     if accelerator.device.type == "cpu" and settings.amp == "fp16":
@@ -116,14 +117,14 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
         for forward_pass in range(passes):
             asked = time.perf_counter()
             # One batch for each clip length and supervision, in the same order in all processes.
-            alike = next(batches)
+            same_kind = next(batches)
             waited += time.perf_counter() - asked
-            for place, batch in enumerate(alike):
+            for i, batch in enumerate(same_kind):
                 batch = batch.to(accelerator.device)
                 seed_everything(settings.seed, step, len(parts), rank)
                 share = len(batch.clips) / settings.batch_size_per_device / passes
                 # Gradients are synchronized once per step, with its last part.
-                last_part = forward_pass == passes - 1 and place == len(alike) - 1
+                last_part = forward_pass == passes - 1 and i == len(same_kind) - 1
                 synchronization = contextlib.nullcontext() if last_part else accelerator.no_sync(model)
                 with synchronization:
                     criterion = criteria[batch.masks_NTHW is not None]
@@ -135,7 +136,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
 
         scaler.unscale_(optimizer)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm or float("inf"))
-        require_finite_step(parts, norm, scaler, CheckpointInfo(step, config, categories), bare, rank)
+        require_finite_step(parts, norm, scaler, CheckpointInfo(step, config, categories), unwrapped_model, rank)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -145,7 +146,8 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
 
         # ---- Checkpoint -----------------------------------------------------------------------------------------
         if done % settings.checkpoint_every == 0 or done == settings.steps:
-            if broken := next((name for name, p in bare.named_parameters() if not torch.isfinite(p).all()), None):
+            parameters = unwrapped_model.named_parameters()
+            if broken := next((name for name, p in parameters if not torch.isfinite(p).all()), None):
                 raise TrainingError(
                     f"step {done}: the weights are not finite any more, such as {broken}; no checkpoint was written. "
                     "A lower --train.lr or a longer --train.warmup is what usually helps"
@@ -155,7 +157,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
                     config.out / "checkpoints",
                     f"{done:06}",
                     CheckpointInfo(done, config, categories),
-                    bare,
+                    unwrapped_model,
                     resume.training_state(optimizer, sampler, scaler, data_hashes),
                 )
                 checkpoint.update_last_link(last, settings.keep_checkpoints)

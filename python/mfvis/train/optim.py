@@ -41,9 +41,9 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     seen: set[int] = set()
     for module_name, module in model.named_modules():
         # Norms are identified by type or, in backbones of other libraries, by having only 1-D parameters.
-        own = list(module.named_parameters(recurse=False))
-        plain = isinstance(module, nn.Embedding) or (own and all(p.dim() <= 1 for _, p in own))
-        for name, parameter in own:
+        direct = list(module.named_parameters(recurse=False))
+        plain = isinstance(module, nn.Embedding) or (direct and all(p.dim() <= 1 for _, p in direct))
+        for name, parameter in direct:
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
-from mfvis.config import Config, derived
+from mfvis.config import Config, summarize_schedule
 from mfvis.data.augment import fitted_size, padded_size
 from mfvis.data.datasets import DatasetSpec
 from mfvis.models.video_model import build_model
@@ -48,7 +48,7 @@ def plan(config: Config) -> list[str]:
     else:
         clips = clip_datasets(config)
         classes, videos = len(clips[0].dataset.categories), [len(part) for part in clips]
-    lines = derived(config, int(os.environ.get("WORLD_SIZE", 1)), videos)
+    lines = summarize_schedule(config, int(os.environ.get("WORLD_SIZE", 1)), videos)
     lines += [f"{s.path} is not there: {_num_videos(s)} videos, as {s.name} was published" for s in absent]
     memory = estimate(config, classes)
     state, activations, logits = memory.state / GIB, memory.activations / GIB, memory.logits / GIB
@@ -91,18 +91,18 @@ def estimate(config: Config, classes: int) -> Memory:
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
-        own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+        counted = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
         frames = torch.empty(config.train.batch_size_per_device, length, 3, *_largest(config), dtype=torch.uint8)
         with autocast("cpu", config.train.amp), saved_tensors_hooks(partial(keep, kept), lambda tensor: tensor):
             prediction = model(frames)
         layers, clips, queries = prediction.logits_LBQK.shape[:3]
-        chosen_LM = torch.zeros(layers, min(OBJECTS, queries), dtype=torch.int64)
+        queries_LM = torch.zeros(layers, min(OBJECTS, queries), dtype=torch.int64)
         with saved_tensors_hooks(partial(keep, kept_for_masks), lambda tensor: tensor):
-            matched = prediction.masks.select(0, chosen_LM)
+            matched = prediction.masks.select(0, queries_LM)
         by_masks = prediction.masks.all_queries(0, 0).nbytes if prediction.boxes_LBTQ4 is None else 0
-    activations = sum(storage.nbytes() for address, storage in kept.items() if address not in own)
-    own |= kept.keys()
-    per_clip = 2 * matched.nbytes + sum(s.nbytes() for address, s in kept_for_masks.items() if address not in own)
+    activations = sum(storage.nbytes() for address, storage in kept.items() if address not in counted)
+    counted |= kept.keys()
+    per_clip = 2 * matched.nbytes + sum(s.nbytes() for address, s in kept_for_masks.items() if address not in counted)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Memory(

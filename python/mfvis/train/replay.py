@@ -61,10 +61,10 @@ def stop_for_replay(
         where = f"Weights, configuration and batch are kept: mfvis replay {kept}"
     except OSError as error:
         where = f"Weights, configuration and batch could not be kept ({error.strerror}: {error.filename})"
-    named = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.as_dict().items())
+    values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.as_dict().items())
     clips = "; ".join(f"video {origin.video_id}, frames {list(origin.frame_indices)}" for origin in batch.clips)
     raise TrainingError(
-        f"step {description.step}: the {what} is not finite ({named}), on {clips}.\n"
+        f"step {description.step}: the {what} is not finite ({values}), on {clips}.\n"
         f"{where}\n"
         "A lower --train.lr, a longer --train.warmup or --train.amp no is what usually mends it."
     )

@@ -57,13 +57,13 @@ def candidates(config: Config) -> list[Path]:
             other settings.
         CheckpointError: there are checkpoints, but none of their descriptions can be read.
     """
-    found = checkpoint.all_of(config.out / "checkpoints")
-    if not found:
+    checkpoints = checkpoint.all_of(config.out / "checkpoints")
+    if not checkpoints:
         if config.resume:
             raise ConfigError(f"nothing to resume: {config.out} has no checkpoint; leave out --resume")
         return []
     description, problems = None, []
-    for path in found:
+    for path in checkpoints:
         try:
             description = checkpoint.describe(path)
             break
@@ -80,7 +80,7 @@ def candidates(config: Config) -> list[Path]:
             f"{path} was trained with other settings:\n{lines}\n"
             f"Resume with the old ones, or start a new training from its weights: --init {path} with another --out"
         )
-    return found
+    return checkpoints
 
 
 def restore(
@@ -207,7 +207,7 @@ def _none_usable(out: Path, problems: Sequence[str]) -> str:
     lines = "\n".join(f"  {problem}" for problem in problems)
     return (
         f"no checkpoint of {out} can be resumed:\n{lines}\n"
-        f"Delete {out / 'checkpoints'} to train from the start, or take over weights that are sound: --init "
+        f"Delete {out / 'checkpoints'} to train from the start, or start from valid weights: --init "
         "CHECKPOINT with another --out"
     )
 

@@ -21,9 +21,9 @@ _INK = (28, 27, 26)
 
 def color_of(track_id: int) -> tuple[int, int, int]:
     """RGB color of a track, the same in every frame and every run."""
-    lap, place = divmod(track_id, len(_PALETTE_RGB))
+    lap, index = divmod(track_id, len(_PALETTE_RGB))
     shade = (1.0, 0.72, 0.86)[lap % 3]
-    red, green, blue = _PALETTE_RGB[place]
+    red, green, blue = _PALETTE_RGB[index]
     return round(red * shade), round(green * shade), round(blue * shade)
 
 

@@ -53,7 +53,7 @@ def write_overlay(path: Path, video: Video, results: Sequence[TrackResult], labe
 
 def drawn_frames(video: Video, results: Sequence[TrackResult], labels: Sequence[str]) -> Iterator[np.ndarray]:
     """Frames with the tracks drawn over them, RGB uint8 ``[H, W, 3]``."""
-    ids = [place if result.track_id is None else result.track_id for place, result in enumerate(results)]
+    ids = [i if result.track_id is None else result.track_id for i, result in enumerate(results)]
     for t, frame_CHW in enumerate(stream_frames(video)):
         masks = [decode_mask(result.segmentations[t], video.height, video.width) for result in results]
         boxes_N4 = np.array([result.boxes_T4[t] for result in results]).reshape(-1, 4)

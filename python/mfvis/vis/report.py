@@ -126,15 +126,15 @@ def svg_chart(chart: Chart) -> str:
     for step, anchor in ((0, "middle"), (last, "end")):
         parts.append(f"<text x={x(step):.1f} y={height - 6} text-anchor={anchor}>{step}</text>")
     # Names at the ends of the lines are moved apart where lines end together.
-    ends = sorted((y(curve.values[-1]), place) for place, curve in enumerate(chart.curves) if len(curve.values))
+    ends = sorted((y(curve.values[-1]), i) for i, curve in enumerate(chart.curves) if len(curve.values))
     lowest = -math.inf
-    for end, place in ends:
-        curve = chart.curves[place]
+    for end, i in ends:
+        curve = chart.curves[i]
         lowest = max(end + 3.5, lowest + 12)
         line = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in zip(curve.steps, curve.values, strict=True))
-        parts.append(f"<polyline class='line c{place}' points='{line}' />")
+        parts.append(f"<polyline class='line c{i}' points='{line}' />")
         name = escape(curve.name)
-        parts.append(f"<text class='name t{place}' x={width - right + 6} y={lowest:.1f}>{name}</text>")
+        parts.append(f"<text class='name t{i}' x={width - right + 6} y={lowest:.1f}>{name}</text>")
     return "".join(parts) + "</svg>"
 
 

@@ -50,8 +50,8 @@ class LoadReport:
         for kind, title in (("reinitialized", "re-initialized"), ("missing", "missing"), ("unexpected", "unexpected")):
             names = getattr(self, kind)
             if names:
-                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-                parts.append(f"{len(names)} {title} ({shown})")
+                listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+                parts.append(f"{len(names)} {title} ({listed})")
         return "; ".join(parts)
 
 
@@ -67,9 +67,9 @@ def read_weights(source: str | Path) -> ConvertedWeights:
     """
     path = Path(source)
     if path.is_file():
-        named = from_foreign(read_state_dict(path))
+        weights = from_foreign(read_state_dict(path))
         stride = _metadata(path).get(STRIDE_KEY) if path.suffix == ".safetensors" else None
-        return named if stride is None else replace(named, stride_in_1x1=stride == "True")
+        return weights if stride is None else replace(weights, stride_in_1x1=stride == "True")
     if not path.exists() and _HUB_NAME.fullmatch(str(source)):
         files = _from_hub(str(source))
     else:
@@ -205,17 +205,17 @@ def under_names_of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, 
 
 def compare(module: nn.Module, state: Mapping[str, Tensor], reinitialized: Sequence[str] = ()) -> LoadReport:
     """Report of `load_weights` without loading. `reinitialized`: name prefixes that need not be in `state`."""
-    own = module.state_dict()
+    expected = module.state_dict()
     # Batch norm's batch counter matters only if momentum is None, which no model here uses; many files omit it.
-    needed = [name for name in own if not name.endswith(".num_batches_tracked")]
-    differ = [name for name in state if name in own and own[name].shape != state[name].shape]
+    needed = [name for name in expected if not name.endswith(".num_batches_tracked")]
+    differ = [name for name in state if name in expected and expected[name].shape != state[name].shape]
     absent = [name for name in needed if name not in state]
     return LoadReport(
-        loaded=tuple(name for name in state if name in own and own[name].shape == state[name].shape),
-        reinitialized=tuple(f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in differ)
+        loaded=tuple(name for name in state if name in expected and expected[name].shape == state[name].shape),
+        reinitialized=tuple(f"{name} {list(state[name].shape)} for {list(expected[name].shape)}" for name in differ)
         + tuple(name for name in absent if name.startswith(tuple(reinitialized))),
         missing=tuple(name for name in absent if not name.startswith(tuple(reinitialized))),
-        unexpected=tuple(name for name in state if name not in own),
+        unexpected=tuple(name for name in state if name not in expected),
     )
 
 
@@ -254,8 +254,8 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     # torch cannot tell for numbers of eight bits
     checked = {name: value for name, value in state.items() if value.is_floating_point() and value.element_size() > 1}
     if broken := [name for name, value in checked.items() if not torch.isfinite(value).all()]:
-        shown = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
-        raise CheckpointError(f"{source}: {len(broken)} tensors hold NaN or infinity ({shown}). Use other weights")
+        listed = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
+        raise CheckpointError(f"{source}: {len(broken)} tensors hold NaN or infinity ({listed}). Use other weights")
 
 
 def require_fit(
@@ -271,8 +271,8 @@ def require_fit(
     def required(names: Sequence[str]) -> list[str]:
         return [n for n in names if not n.endswith(".num_batches_tracked") and not n.startswith(tuple(reinitialized))]
 
-    found, needed = len(required(report.loaded)), len(required(list(module.state_dict())))
-    if found < least * needed or (least >= 1 and (report.unexpected or required(report.reinitialized))):
+    matched, needed = len(required(report.loaded)), len(required(list(module.state_dict())))
+    if matched < least * needed or (least >= 1 and (report.unexpected or required(report.reinitialized))):
         raise CheckpointError(
             f"{source}: does not fit the model: {report}. At least {least:.0%} of the model's {needed} tensors "
             "must match; check that the configuration (backbone, sizes, classes) is the one the weights were made with"

@@ -83,14 +83,14 @@ def from_foreign(state: Mapping[str, Tensor]) -> ConvertedWeights:
     if any(name.startswith("model.pixel_level_module.") for name in state):
         encoder = re.compile(r"^model\.pixel_level_module\.encoder\.")
         state = {encoder.sub(BACKBONE, name): value for name, value in state.items()}
-        return replace(_named(TRANSFORMERS, state, "transformers' Mask2Former", ignored), model="mask2former")
+        return replace(_converted(TRANSFORMERS, state, "transformers' Mask2Former", ignored), model="mask2former")
     if any(name.startswith((BACKBONE, "decoder.query_")) for name in state):
         of = {"decoder.query_features.weight": "mask2former", "decoder.query_embedding.weight": "seqformer"}
         model = next((of[name] for name in of if name in state), None)
-        return replace(_named(NameTable(()), state, "mfvis", ignored), model=model)
+        return replace(_converted(NameTable(()), state, "mfvis", ignored), model=model)
     if any(name.startswith(("sem_seg_head.", "backbone.")) for name in state):
-        named = _named(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", ignored)
-        return named if named.backbone_only else replace(named, model="mask2former")
+        weights = _converted(DETECTRON2, _upgraded(state), "detectron2's Mask2Former", ignored)
+        return weights if weights.backbone_only else replace(weights, model="mask2former")
     if "conv1_w" in state:
         return ConvertedWeights(_caffe(state), "Caffe2's ResNet", ignored, stride_in_1x1=True)
     if "layer1.0.conv1.weight" in state:
@@ -102,12 +102,12 @@ def from_foreign(state: Mapping[str, Tensor]) -> ConvertedWeights:
     else:
         # Classifiers of transformers have the backbone under its family's name; so has the Swin backbone.
         ours = {BACKBONE + re.sub(r"^(resnet|mobilenet_v2)\.", "", name): value for name, value in state.items()}
-        return _named(NameTable(()), ours, "transformers' backbones", ignored)
-    named = _named(table.within(BACKBONE, ""), state, title, ignored)
-    return replace(named, stride_in_1x1=stride_in_1x1)
+        return _converted(NameTable(()), ours, "transformers' backbones", ignored)
+    weights = _converted(table.within(BACKBONE, ""), state, title, ignored)
+    return replace(weights, stride_in_1x1=stride_in_1x1)
 
 
-def _named(table: NameTable, state: Mapping[str, Tensor], title: str, ignored: tuple[str, ...]) -> ConvertedWeights:
+def _converted(table: NameTable, state: Mapping[str, Tensor], title: str, ignored: tuple[str, ...]) -> ConvertedWeights:
     """Convert `state` by the table; a name that the table does not contain is ours or unknown."""
     converted, unknown = table.from_foreign(state)
     converted = {canonical(k): v for k, v in (converted | {name: state[name] for name in unknown}).items()}
@@ -118,8 +118,8 @@ def _named(table: NameTable, state: Mapping[str, Tensor], title: str, ignored: t
 def _seqformer(
     tensors: Mapping[str, Tensor], title: str, ignored: tuple[str, ...], absent: tuple[str, ...]
 ) -> ConvertedWeights:
-    named = _named(NameTable(()), tensors, title, ignored)
-    return replace(named, model="seqformer", absent=absent)
+    weights = _converted(NameTable(()), tensors, title, ignored)
+    return replace(weights, model="seqformer", absent=absent)
 
 
 def _upgraded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,13 +159,13 @@ def to_detectron2(state: Mapping[str, Tensor]) -> tuple[OrderedDict[str, Tensor]
         CheckpointError: the backbone is not supported there (ResNet and Swin are).
     """
     state = {canonical(name): value for name, value in state.items() if not name.endswith(".num_batches_tracked")}
-    named, unknown = DETECTRON2.to_theirs(state)
+    renamed, unknown = DETECTRON2.to_theirs(state)
     foreign = [name for name in unknown if not name.startswith("prompts.")]
     if foreign:
         raise CheckpointError(
             f"detectron2's Mask2Former has no place for {len(foreign)} tensors ({', '.join(foreign[:3])}, ...); "
             "it takes models with a ResNet or Swin backbone"
         )
-    ordered = OrderedDict(sorted(named.items()))
+    ordered = OrderedDict(sorted(renamed.items()))
     ordered._metadata = OrderedDict((module, {"version": 2}) for module in ("sem_seg_head", "sem_seg_head.predictor"))
     return ordered, tuple(unknown)

@@ -36,10 +36,10 @@ class _Pattern:
         self.expression = re.compile(expression)
 
     def read(self, name: str) -> dict[str, str | int] | None:
-        found = self.expression.fullmatch(name)
-        if not found:
+        match = self.expression.fullmatch(name)
+        if not match:
             return None
-        return {k: int(v) - self.fields[k] if len(k) == 1 else v for k, v in found.groupdict().items()}
+        return {k: int(v) - self.fields[k] if len(k) == 1 else v for k, v in match.groupdict().items()}
 
     def write(self, values: Mapping[str, str | int]) -> str:
         return self.text.format(**{k: v + self.fields.get(k, 0) if len(k) == 1 else v for k, v in values.items()})

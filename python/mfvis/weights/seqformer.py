@@ -126,8 +126,8 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     features = {backbone.sub("", name): value for name, value in renamed.items() if backbone.match(name)}
     converted, unknown = DEFORMABLE_DETR.from_foreign({n: v for n, v in renamed.items() if not backbone.match(n)})
     converted |= {name: renamed[name] for name in unknown}
-    named, unknown = TORCHVISION_RESNET.from_foreign(features)
-    return converted | {f"backbone.net.{k}": v for k, v in (named | {n: features[n] for n in unknown}).items()}
+    renamed, unknown = TORCHVISION_RESNET.from_foreign(features)
+    return converted | {f"backbone.net.{k}": v for k, v in (renamed | {n: features[n] for n in unknown}).items()}
 
 
 def to_original(state: Mapping[str, Tensor], vnext: bool) -> dict[str, Tensor]:
@@ -137,28 +137,28 @@ def to_original(state: Mapping[str, Tensor], vnext: bool) -> dict[str, Tensor]:
         CheckpointError: the backbone is none of theirs (ResNet, Swin).
     """
     state = {canonical(name): value for name, value in state.items() if not name.endswith(".num_batches_tracked")}
-    named, unknown = (VNEXT if vnext else ORIGINAL).to_theirs(state)
+    renamed, unknown = (VNEXT if vnext else ORIGINAL).to_theirs(state)
     if unknown:
         raise CheckpointError(
             f"SeqFormer has no place for {len(unknown)} tensors ({', '.join(unknown[:3])}, ...); it takes models with "
             "a ResNet or Swin backbone"
         )
-    for name, value in list(named.items()):
+    for name, value in list(renamed.items()):
         if name.startswith("detr.bbox_embed."):
-            named[name.replace("detr.bbox_embed.", ALIAS)] = value
+            renamed[name.replace("detr.bbox_embed.", ALIAS)] = value
         unused = re.sub(r"(encoder\.layers\.\d+\.self_attn\.output_proj)\.", r"\1_box.", name)
         if unused != name:  # a projection that their encoder has and does not use
-            named[unused] = torch.zeros_like(value)
+            renamed[unused] = torch.zeros_like(value)
         if (
             not vnext and ".patch_embed.norm." in name
         ):  # as wide as the norm of a Swin's map at stride 4, not used either
-            named[name.replace("patch_embed.norm", "norm0")] = torch.full_like(value, float(name.endswith("weight")))
+            renamed[name.replace("patch_embed.norm", "norm0")] = torch.full_like(value, float(name.endswith("weight")))
         if not vnext and _CLASS_HEAD.fullmatch(name) and len(value) == CATEGORIES:
             # Their rows are category ids; those of no category must never be among the best.
             fill = -100.0 if name.endswith("bias") else 0.0
             rest = torch.full_like(value[:1], fill)
-            named[name] = torch.cat([rest, value, rest])
-    return {f"detr.{name}" if vnext else name: named[name] for name in sorted(named)}
+            renamed[name] = torch.cat([rest, value, rest])
+    return {f"detr.{name}" if vnext else name: renamed[name] for name in sorted(renamed)}
 
 
 def absent_from(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ def check_zip(path: Path) -> None:
 
 def _check_sizes(file: BinaryIO, size: int) -> None:
     """Raise UnpicklingError if a pickle declares more data than it has; Python would allocate all of it first."""
-    for number in itertools.count():
+    for count in itertools.count():
         operation = pickletools.code2op.get(file.read(1).decode("latin1"))
         if operation is None:
             raise pickle.UnpicklingError(f"no pickle at byte {file.tell() - 1}")
@@ -117,8 +117,8 @@ def _check_sizes(file: BinaryIO, size: int) -> None:
         argument = operation.arg.reader(file) if operation.arg else None
         if operation.name == "FRAME" and argument > size:
             raise pickle.UnpicklingError(f"a frame of {argument} bytes in a file of {size}")
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= number:
-            raise pickle.UnpicklingError(f"object {argument} after {number} operations")
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= count:
+            raise pickle.UnpicklingError(f"object {argument} after {count} operations")
         if operation.name == "STOP":
             return
 

@@ -74,8 +74,8 @@ def run(config: ImportConfig) -> None:
     counts = Counter(names[annotation["category_id"]] for annotation in root["annotations"])
     boxes = sum(box is not None for annotation in root["annotations"] for box in annotation["bboxes"])
     masks = sum(bool(mask) for annotation in root["annotations"] for mask in annotation.get("segmentations", ()))
-    shown = ", ".join(f"{counts[name]} {name}" for name in names.values())
-    tracks = f"{len(root['annotations'])} tracks ({shown})"
+    classes = ", ".join(f"{counts[name]} {name}" for name in names.values())
+    tracks = f"{len(root['annotations'])} tracks ({classes})"
     counted = f"{boxes} boxes" + (f", {masks} masks" if masks else "")
     print(f"{config.out}: {len(root['videos'])} videos, {tracks}, {counted}")
     for note in notes:
@@ -111,19 +111,19 @@ def import_tracks(
     if source.problems:
         raise DataError(source.problems)
     present = sorted({track.category for video in videos for track in video.tracks.values()})
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(categories or present), 1)}
+    category_ids = {name: i for i, name in enumerate(dict.fromkeys(categories or present), 1)}
     root: dict[str, Any] = {
         "videos": [_video_record(video, i, Path(out)) for i, video in enumerate(videos, 1)],
         "annotations": [],
-        "categories": [{"id": i, "name": name} for name, i in numbers.items()],
+        "categories": [{"id": i, "name": name} for name, i in category_ids.items()],
     }
     for record, video in zip(root["videos"], videos, strict=True):
         for track_id, track in video.tracks.items():
             bboxes = [_clipped(track.boxes.get(t), record["width"], record["height"]) for t in range(record["length"])]
             source.leave_out(OUTSIDE, count=len(track.boxes) - sum(map(bool, bboxes)))
-            if track.category in numbers and any(bboxes):
+            if track.category in category_ids and any(bboxes):
                 ids = {"id": 0, "track_id": int(track_id) if is_number(track_id) else track_id}
-                fields = {"video_id": record["id"], "category_id": numbers[track.category], "iscrowd": 0}
+                fields = {"video_id": record["id"], "category_id": category_ids[track.category], "iscrowd": 0}
                 shape = {key: record[key] for key in ("width", "height", "length")}
                 root["annotations"].append(ids | fields | {"bboxes": bboxes} | _masks(track, bboxes) | shape)
     outside, boxes = (
@@ -134,7 +134,7 @@ def import_tracks(
         problem = f"{outside} of {boxes} boxes lie outside the pictures"
         source.report("file", problem, "Give the frames that were annotated, in their size")
         raise DataError(source.problems)
-    _number(root["annotations"])
+    _assign_ids(root["annotations"])
     return root, _notes(source)
 
 
@@ -168,14 +168,14 @@ def _longest_side(track: BoxTrack) -> float:
     return max(max(box[2] - box[0], box[3] - box[1]) for box in track.boxes.values())
 
 
-def _video_record(video: BoxVideo, number: int, out: Path) -> dict[str, Any]:
+def _video_record(video: BoxVideo, video_id: int, out: Path) -> dict[str, Any]:
     """JSON record of a video, with file names relative to the folder in which mfvis looks for them."""
     frames = video.video.frames
     files = [frames] if isinstance(frames, Path) else frames
     names = [file_name(out, path) for path in files]
     shape = {"width": video.video.width, "height": video.video.height, "length": video.video.length}
     rate = {} if video.video.fps is None else {"fps": video.video.fps}
-    return {"id": number, "name": video.video.name, "file_names": names} | shape | rate
+    return {"id": video_id, "name": video.video.name, "file_names": names} | shape | rate
 
 
 def _clipped(box: Box | None, width: int, height: int) -> list[float] | None:
@@ -192,7 +192,7 @@ def _masks(track: BoxTrack, bboxes: Sequence[list[float] | None]) -> dict[str, A
     return {"segmentations": masks} if any(mask is not None for mask in masks) else {}
 
 
-def _number(annotations: Sequence[dict[str, Any]]) -> None:
+def _assign_ids(annotations: Sequence[dict[str, Any]]) -> None:
     """Set the annotation ids: the original track ids if they are unique positive integers, else 1, 2, ..."""
     originals = {annotation["track_id"] for annotation in annotations}
     usable = len(originals) == len(annotations) and all(isinstance(i, int) and 0 < i < LARGEST_ID for i in originals)

@@ -76,9 +76,9 @@ def name_classes(source: ImportedFile, numbers: Collection[int], names: Mapping[
     names = {number: str(number) for number in numbers if str(number) in source.categories} | names
     unnamed = sorted(number for number in numbers if number not in names)
     if unnamed:
-        shown = ", ".join(map(str, unnamed[:10])) + (", ..." if len(unnamed) > 10 else "")
+        listed = ", ".join(map(str, unnamed[:10])) + (", ..." if len(unnamed) > 10 else "")
         pairs = " ".join(f"{number}=NAME" for number in unnamed[:3]) + (" ..." if len(unnamed) > 3 else "")
-        problem = f"has class {shown} without a name" if len(unnamed) == 1 else f"has classes {shown} without names"
+        problem = f"has class {listed} without a name" if len(unnamed) == 1 else f"has classes {listed} without names"
         source.report("file", problem, f"Name them: --class-names {pairs}, or a file with a name per line, from 0 on")
         return {}
     return names

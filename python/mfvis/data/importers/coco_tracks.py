@@ -23,8 +23,8 @@ def sniff_coco_tracks(source: ImportedFile) -> bool:
     """True if a JSON has images and videos, or images and annotations with a track id."""
     root = source.root if isinstance(source.root, dict) else {}
     annotations = root.get("annotations")
-    named = (_track_of(entry) for entry in annotations) if isinstance(annotations, list) else ()
-    return "images" in root and ("videos" in root or any(track is not None for track in named))
+    tracks = (_track_of(entry) for entry in annotations) if isinstance(annotations, list) else ()
+    return "images" in root and ("videos" in root or any(track is not None for track in tracks))
 
 
 def read_coco_tracks(source: ImportedFile) -> list[BoxVideo]:

@@ -120,11 +120,11 @@ def _is_unambiguous(source: ImportedFile, table: Rows) -> bool:
 
 def _contradicting_class(table: Rows) -> str | None:
     """Names of two class columns, if the second distinguishes objects that the first does not."""
-    chosen = _category_column(table)
-    for column in CLASS_COLUMNS if chosen else ():
-        pairs = table.pairs(chosen, column)
-        if column != chosen and len(pairs) > len({value for value, _ in pairs}):
-            return f"{table.header[table.indices[chosen]]} and {table.header[table.indices[column]]}"
+    class_column = _category_column(table)
+    for column in CLASS_COLUMNS if class_column else ():
+        pairs = table.pairs(class_column, column)
+        if column != class_column and len(pairs) > len({value for value, _ in pairs}):
+            return f"{table.header[table.indices[class_column]]} and {table.header[table.indices[column]]}"
     return None
 
 

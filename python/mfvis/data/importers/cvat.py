@@ -117,7 +117,7 @@ def _shapes(element: Element, record: str, task: Task, length: int, source: Impo
         number = whole(child.get("frame", ""))
         t = task.frame(number) if number is not None else None
         if shape is None:
-            problem = f"has no sound shape: {_shown(child.attrib)}"
+            problem = f"has no valid shape: {_as_text(child.attrib)}"
             source.report(where, problem, "Write numbers with xtl < xbr and ytl < ybr, and 0 or 1 for the flags")
         elif t is None or t < 0 or t >= length and not shape.outside:  # an end may lie after the last frame
             source.report(where, f"is none of the video's {length} frames", "Give the frames of the task")
@@ -136,7 +136,7 @@ def _children(element: Element, record: str) -> Iterator[tuple[str, Element]]:
         yield f"{record}, frame {child.get('frame', '?')[:20]}", child
 
 
-def _shown(attributes: Mapping[str, str]) -> str:
+def _as_text(attributes: Mapping[str, str]) -> str:
     return " ".join(f'{name}="{value[:20]}"' for name, value in attributes.items() if name != "frame")[:120]
 
 

@@ -202,19 +202,19 @@ def _counts(region: _Region, length: int, source: ImportedFile) -> bool:
 def _boxes(region: _Region, video: BoxVideo, source: ImportedFile) -> dict[int, Box]:
     """Boxes of one region by frame index, from 0."""
     keys = _keys(region, video.video.length, source)
-    shown = {t: (key.sides, key.angle) for t, key in keys.items() if min(key.sides[2:]) > 0}
+    visible = {t: (key.sides, key.angle) for t, key in keys.items() if min(key.sides[2:]) > 0}
     frames = sorted(keys)
     for left, right in pairwise(frames):
         start, end = keys[left], keys[right]
         for t in range(left + 1, right) if start.enabled else ():
             share = (t - left) / (right - left)
             *sides, angle = between([*start.sides, start.angle], [*end.sides, end.angle], share)
-            shown[t] = sides, angle
+            visible[t] = sides, angle
     if frames and keys[frames[-1]].enabled:
-        shown |= dict.fromkeys(range(frames[-1] + 1, video.video.length), shown[frames[-1]])
+        visible |= dict.fromkeys(range(frames[-1] + 1, video.video.length), visible[frames[-1]])
     unit_x, unit_y = video.video.width / 100, video.video.height / 100
     boxes = {}
-    for t, ((x, y, width, height), angle) in sorted(shown.items()):
+    for t, ((x, y, width, height), angle) in sorted(visible.items()):
         x1, y1 = x * unit_x, y * unit_y
         boxes[t] = hull((x1, y1, x1 + width * unit_x, y1 + height * unit_y), angle, (x1, y1))
     return {t: box for t, box in boxes.items() if t < video.video.length}

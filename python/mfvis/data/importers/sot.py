@@ -20,8 +20,8 @@ def sniff_sot(source: ImportedFile) -> bool:
     if not source.is_text or not source.lines:
         return False
     fields = fields_of(source.lines[0][1])
-    sound = all(field.lower() in NO_NUMBER or number_in(field) is not None for field in fields)
-    return sound and (len(fields) == 4 or len(fields) == 8 and source.file.stem.startswith("groundtruth"))
+    valid = all(field.lower() in NO_NUMBER or number_in(field) is not None for field in fields)
+    return valid and (len(fields) == 4 or len(fields) == 8 and source.file.stem.startswith("groundtruth"))
 
 
 def read_sot(source: ImportedFile) -> list[BoxVideo]:

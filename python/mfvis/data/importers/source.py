@@ -178,8 +178,8 @@ class ImportedFile:
             paths += [self.frames / f"{Path(name).stem}{suffix}" for suffix in sorted(VIDEO_SUFFIXES)]
             path = next((path for path in paths if _exists(path)), None)
         if path is None:
-            shown = "a name" if name is None else f"the name {name!r}"
-            self.report(record, f"no video in {self.frames} has {shown}", "Name the frames with --frames")
+            name_text = "a name" if name is None else f"the name {name!r}"
+            self.report(record, f"no video in {self.frames} has {name_text}", "Name the frames with --frames")
             return None
         try:
             video = open_video(_with_pictures(path))

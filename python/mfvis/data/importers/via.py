@@ -97,8 +97,8 @@ def _box(shape: Record) -> Box | None:
     kind = str(shape.get("name"))
     if kind in ("polygon", "freehand"):
         xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
-        sound = isinstance(xs, list) and isinstance(ys, list) and xs and all(map(is_finite, xs + ys))
-        return (min(xs), min(ys), max(xs), max(ys)) if sound and len(xs) == len(ys) else None
+        valid = isinstance(xs, list) and isinstance(ys, list) and xs and all(map(is_finite, xs + ys))
+        return (min(xs), min(ys), max(xs), max(ys)) if valid and len(xs) == len(ys) else None
     fields = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
     numbers = [shape.get(name) for name in fields.get(kind, ("",))]
     if not all(map(is_finite, numbers)):

@@ -60,9 +60,9 @@ def read_yolo(source: ImportedFile) -> list[BoxVideo]:
         for where, fields in members:
             line = _line(source, f"{path.name}, {where}", fields, has_conf)
             lines[path] += [] if line is None else [line]
-    named = [path / name for path in _near(folder, source) for name in NAME_FILES if (path / name).is_file()]
+    name_files = [path / name for path in _near(folder, source) for name in NAME_FILES if (path / name).is_file()]
     numbers = {line.number for members in lines.values() for line in members}
-    names = name_classes(source, numbers, read_names_near(source, named[0]) if named else {})
+    names = name_classes(source, numbers, read_names_near(source, name_files[0]) if name_files else {})
     videos = []
     for video, frames in _videos(source, texts):
         videos.append(BoxVideo(video))
@@ -108,11 +108,11 @@ def _line(source: ImportedFile, record: str, fields: list[str], has_conf: bool) 
     is_box = len(fields) in (5, 6, 7)
     with_id = len(fields) == 7 or len(fields) == 6 and not has_conf if is_box else len(fields) % 2 == 0
     shares = numbers[1:5] if is_box else numbers[1 : len(fields) - with_id]
-    shown = " ".join(fields)[:60]
+    text = " ".join(fields)[:60]
     if len(fields) < 5 or None in numbers[: len(fields) - with_id]:
-        source.report(record, f"{shown!r} is not class, x, y, width, height, id", "Give the texts of a tracker")
+        source.report(record, f"{text!r} is not class, x, y, width, height, id", "Give the texts of a tracker")
     elif not all(0 <= share <= 1 for share in shares):
-        source.report(record, f"{shown!r} has no shares of the picture", "Divide pixels by its size")
+        source.report(record, f"{text!r} has no shares of the picture", "Divide pixels by its size")
     elif not with_id or (whole_number_in(fields[0]) or 0) < 0 or (whole_number_in(fields[-1]) or 0) < 0:
         source.leave_out("without a track")
     elif whole_number_in(fields[0]) is None or whole_number_in(fields[-1]) is None:

@@ -51,19 +51,19 @@ class MetricSpec:
     iou: int | None = None
     """Index of the single IoU threshold. None: all ten."""
     range: Range = Range()
-    most: int = 100
+    max_detections: int = 100
     """Number of highest-scoring tracks of each video and class that count."""
 
 
 _SIZES = {"s": "small", "m": "medium", "l": "large"}
 _OCCLUDED = {"so": "light", "mo": "medium", "ho": "heavy"}
-MEASURES = (
+METRICS = (
     MetricSpec("AP", "ap", "Precision"),
     MetricSpec("AP50", "ap50", "Precision", iou=0),
     MetricSpec("AP75", "ap75", "Precision", iou=5),
     *(MetricSpec(f"AP{s}", f"ap_{size}", "Precision", range=Range(area=size)) for s, size in _SIZES.items()),
     *(MetricSpec(f"AP{s}", f"ap_{o}_occlusion", "Precision", range=Range(occlusion=o)) for s, o in _OCCLUDED.items()),
-    *(MetricSpec(f"AR{most}", f"ar{most}", "Recall", most=most) for most in MAX_DETECTIONS),
+    *(MetricSpec(f"AR{n}", f"ar{n}", "Recall", max_detections=n) for n in MAX_DETECTIONS),
     *(MetricSpec(f"AR{s}", f"ar_{size}", "Recall", range=Range(area=size)) for s, size in _SIZES.items()),
     *(MetricSpec(f"AR{s}", f"ar_{o}_occlusion", "Recall", range=Range(occlusion=o)) for s, o in _OCCLUDED.items()),
 )
@@ -71,7 +71,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ApMetrics:
     """AP and AR in 0..1; -1 if the slice has no annotations; None if occlusion was not evaluated."""
 
     ap: float
@@ -95,12 +95,12 @@ class Numbers:
 
     def as_dict(self) -> dict[str, float]:
         """Twelve or eighteen metrics by their common names ("AP", "APs", "APso", ...)."""
-        values = {measure.name: getattr(self, measure.field) for measure in MEASURES}
+        values = {metric.name: getattr(self, metric.field) for metric in METRICS}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class ClassMetrics(Numbers):
+class ClassMetrics(ApMetrics):
     """Metrics of one class."""
 
     name: str
@@ -109,7 +109,7 @@ class ClassMetrics(Numbers):
 
 
 @dataclass(frozen=True)
-class Metrics(Numbers):
+class Metrics(ApMetrics):
     """Metrics of a data set: means over the classes that have annotations in the slice."""
 
     classes: tuple[ClassMetrics, ...]
