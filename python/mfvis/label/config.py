@@ -33,8 +33,8 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         names = ("steps", "network", "color", "smooth", "frames")
-        wanted = {name: (getattr(self, name) >= 0, "0 or more") for name in names}
-        require(self, wanted | {"similar": (self.similar > 0, "a positive number")})
+        rules = {name: (getattr(self, name) >= 0, "0 or more") for name in names}
+        require(self, rules | {"similar": (self.similar > 0, "a positive number")})
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         sizes = ("window", "clip", "short_side", "max_side", "zoom", "dim", "num_models")
-        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in sizes}
-        wanted |= {name: (getattr(self, name) >= 0, "0 or more") for name in ("seed", "shared_steps")}
-        wanted["strides"] = (min(self.strides, default=0) >= 1, "one or more steps, each 1 or more")
+        rules = {name: (getattr(self, name) >= 1, "1 or more") for name in sizes}
+        rules |= {name: (getattr(self, name) >= 0, "0 or more") for name in ("seed", "shared_steps")}
+        rules["strides"] = (min(self.strides, default=0) >= 1, "one or more steps, each 1 or more")
         random = self.checkpoint is None and self.backbone.frozen and self.backbone.weights is None
         remedy = f'a file or "hub": a frozen {self.backbone.name} would stay random. Or train it: --backbone.no-frozen'
-        require(self, wanted | {"backbone.weights": (not random, remedy)})
+        require(self, rules | {"backbone.weights": (not random, remedy)})

@@ -158,14 +158,14 @@ def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int)
     for step in range(steps):
         set_learning_rate(optimizer, optim, step)
         batch = torch.from_numpy(random.choice(len(masks_MHW), min(BATCH, len(masks_MHW)), replace=False))
-        seen, wanted_MHW = crops.chosen(batch), masks_MHW[batch].to(device)
+        seen, target_MHW = crops.chosen(batch), masks_MHW[batch].to(device)
         if random.random() < 0.5:
-            seen, wanted_MHW = seen.mirrored(), wanted_MHW.flip(-1)
+            seen, target_MHW = seen.mirrored(), target_MHW.flip(-1)
         logits_MHW = reader(seen)
         p_MHW = logits_MHW.sigmoid()
-        overlap_M, sizes_M = (p_MHW * wanted_MHW).sum((1, 2)), (p_MHW + wanted_MHW).sum((1, 2))
+        overlap_M, sizes_M = (p_MHW * target_MHW).sum((1, 2)), (p_MHW + target_MHW).sum((1, 2))
         dice = 1 - ((2 * overlap_M + 1) / (sizes_M + 1)).mean()
-        loss = F.binary_cross_entropy_with_logits(logits_MHW, wanted_MHW) + dice
+        loss = F.binary_cross_entropy_with_logits(logits_MHW, target_MHW) + dice
         head = f"what the videos share: step {step + 1}/{steps}"
         optimizer_step(reader, optimizer, loss, optim.clip_norm, head, CROSS_VIDEO_REMEDY)
         if (step + 1) % 50 == 0 or step + 1 == steps:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from mfvis.data.clips import starts_around
+from mfvis.grid import STRIDE
+from mfvis.label.box_prior import prior_loss, training_weights
 from mfvis.label.config import LabelConfig
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.models import PerTrackSegmenter, QuerySegmenter
-from mfvis.label.window_inputs import WindowInputs, cut, to_batch
+from mfvis.label.window_inputs import WindowInputs, crop_around_boxes, cut, to_batch
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
 from mfvis.predict.track_association import windows_of
@@ -32,9 +34,9 @@ def fit(model: Model, view: WindowInputs, config: LabelConfig, head: str = "") -
     began = time.perf_counter()
     for step in range(config.optim.steps):
         set_learning_rate(optimizer, config.optim, step)
-        part, objects = cut(view, _draw_clip(view, config, random))
+        part, objects, _ = _clip(model, view, _draw_clip(view, config, random))
         prediction, matched = model(part, objects)
-        loss = _loss(prediction, matched, part, criterion, config, step)
+        loss = _loss(model, prediction, matched, part, criterion, config, step)
         optimizer_step(model, optimizer, loss, config.optim.clip_norm, f"{head}: step {step + 1}/{config.optim.steps}")
         if (step + 1) % 20 == 0 or step + 1 == config.optim.steps:
             left = (time.perf_counter() - began) / (step + 1) * (config.optim.steps - step - 1)
@@ -52,17 +54,34 @@ def segment(model: Model, view: WindowInputs, config: LabelConfig) -> Tensor:
     counts_NT = torch.zeros(sums_NTHW.shape[:2], device=sums_NTHW.device)
     for clip in windows_of(frames, config.clip, None):
         indices = torch.tensor(clip, device=sums_NTHW.device)
-        part, objects = cut(view, indices)
+        part, objects, region = _clip(model, view, indices)
         if len(objects) == 0:
             continue
         prediction, matched = model(part, objects)
-        sums_NTHW[objects[:, None], indices] += prediction.masks.select(0, matched.query_LN)[-1]
+        logits_NTHW = sums_NTHW.new_full((len(objects), len(indices), *sums_NTHW.shape[-2:]), ABSENT)
+        logits_NTHW[(..., *region)] = prediction.masks.select(0, matched.query_LN)[-1]
+        sums_NTHW[objects[:, None], indices] += logits_NTHW
         counts_NT[objects[:, None], indices] += 1
     return sums_NTHW / counts_NT.clamp(min=1)[..., None, None]
 
 
+def _clip(model: Model, view: WindowInputs, indices: Tensor) -> tuple[WindowInputs, Tensor, tuple[slice, slice]]:
+    """The frames at `indices`, the objects in them, and the region of the grid that the model needs to see."""
+    part, objects = cut(view, indices)
+    if isinstance(model, PerTrackSegmenter) and len(objects) > 0:
+        part, region = crop_around_boxes(part)
+        return part, objects, region
+    return part, objects, (slice(None), slice(None))
+
+
 def _loss(
-    prediction: Prediction, matched: Match, part: WindowInputs, criterion: Criterion, config: LabelConfig, step: int
+    model: Model,
+    prediction: Prediction,
+    matched: Match,
+    part: WindowInputs,
+    criterion: Criterion,
+    config: LabelConfig,
+    step: int,
 ) -> Tensor:
     """The criterion's losses and the propagated-background loss, summed over decoder layers, averaged over objects."""
     batch = to_batch(part)
@@ -82,6 +101,9 @@ def _loss(
         smoothing_N = propagation.smoothing * (escaped | unknown).sum((1, 2, 3))
         found = negatives_loss(masks, escaped, count, smoothing_N) + negatives_loss(masks, ring, count)
         loss = loss + propagation.weight * found
+    if isinstance(model, PerTrackSegmenter):
+        weight_N = training_weights(part.prior_N, step, config.optim.steps)
+        loss = loss + prior_loss(masks_LNTHW[-1], part.boxes_NT4 / STRIDE, part.propagated_NTHW, weight_N)
     return loss
 
 

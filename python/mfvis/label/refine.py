@@ -3,7 +3,8 @@
 The network works on cells of four pixels and more, whereas colors are known for every pixel. As in GrabCut (Rother et
 al., SIGGRAPH 2004), the object and its surroundings each get a color model, here histograms over a few adjacent frames.
 As in the fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011), but on a small neighborhood, mean-field steps
-smooth the labels of neighboring pixels of similar color.
+smooth the labels of neighboring pixels of similar color. Where evidence is weak, a position prior decides
+(`mfvis.label.box_prior`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mfvis.grid import STRIDE
+from mfvis.label.box_prior import refinement_logits
 from mfvis.label.config import RefineConfig
 
 BINS = 12
@@ -27,13 +30,22 @@ NEAR = 4.0
 
 
 @torch.no_grad()
-def refine(logits_THW: Tensor, lab_TCHW: Tensor, boxes_T4: Tensor, config: RefineConfig) -> Tensor:
+def refine(
+    logits_THW: Tensor,
+    lab_TCHW: Tensor,
+    boxes_T4: Tensor,
+    config: RefineConfig,
+    confidence: float = 0.0,
+    cell: float = STRIDE,
+) -> Tensor:
     """Refined masks of one object, bool ``[T, H, W]``, confined to its boxes.
 
     Args:
         logits_THW: the network's mask logits at full size.
         lab_TCHW: colors at full size.
         boxes_T4: pixels; a frame without a box gets an empty mask.
+        confidence: Weight of the position prior (`mfvis.label.box_prior.confidence`).
+        cell: Size of the network's grid cells, in pixels.
     """
     frames, height, width = logits_THW.shape
     masks_THW = torch.zeros(logits_THW.shape, dtype=torch.bool, device=logits_THW.device)
@@ -54,8 +66,10 @@ def refine(logits_THW: Tensor, lab_TCHW: Tensor, boxes_T4: Tensor, config: Refin
         lab_CHW = lab_TCHW[t, :, rows, columns]
         logits_HW = logits_THW[t, rows, columns]
         if config.steps > 0:
-            unary_HW = config.network * logits_HW + config.color * ratio_TM[t][_color_bins(lab_CHW)]
-            logits_HW = _mean_field(unary_HW, logits_HW.sigmoid(), lab_CHW, inner, config)
+            box_4 = boxes_T4[t].cpu() - torch.tensor([columns.start, rows.start] * 2)
+            prior_HW = refinement_logits(box_4, *logits_HW.shape, confidence, cell).to(logits_HW)
+            unary_HW = config.network * logits_HW + config.color * ratio_TM[t][_color_bins(lab_CHW)] + prior_HW
+            logits_HW = _mean_field(unary_HW, (logits_HW + prior_HW).sigmoid(), lab_CHW, inner, config)
         masks_THW[t, rows, columns] = _confined(logits_HW > 0, inner)
     return masks_THW
 

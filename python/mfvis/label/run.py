@@ -29,6 +29,7 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.device import device_of
 from mfvis.errors import ConfigError, DataError, TrainingError
 from mfvis.grid import STRIDE
+from mfvis.label.box_prior import ellipses
 from mfvis.label.config import LabelConfig
 from mfvis.label.cross_video import (
     CROSS_VIDEO_REMEDY,
@@ -45,7 +46,6 @@ from mfvis.label.refine import refine
 from mfvis.label.start import FinetunedModels, ScratchModels
 from mfvis.label.state import SavedPass, hash_of_boxes, result_of, same_settings, saved_results
 from mfvis.label.window_inputs import WindowInputs, add_propagated_background
-from mfvis.losses.background_propagation import inside_boxes
 from mfvis.predict.saved_results import (
     Inputs,
     hash_all_frames,
@@ -260,22 +260,23 @@ def label_video(
         kept = read_tensors_of(path, inputs) if path else None
         part = f"{head} frames {window.start}-{window.stop - 1}"
         if kept is None:
-            logits_NTHW = _ensemble_logits(start, view, config, part)
+            logits_NTHW, prior_N = _ensemble_logits(start, view, config, part)
         else:
-            logits_NTHW = kept["logits"].to(view.boxes_NT4)
+            logits_NTHW, prior_N = kept["logits"].to(view.boxes_NT4), kept["prior"]
         if path and kept is None:
-            write_tensors_of(path, inputs, {"logits": logits_NTHW})
+            write_tensors_of(path, inputs, {"logits": logits_NTHW, "prior": prior_N})
         if reader:
             logits_NTHW = logits_NTHW + _finite(reader.read(view), f"{part}, cross-video network", CROSS_VIDEO_REMEDY)
         logits_NTHW = resolve_overlaps(logits_NTHW, view.boxes_NT4 / STRIDE)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
-        for n, logits_THW in zip(group, logits_NTHW, strict=True):
+        cell = STRIDE * video.height / view.size[0]
+        for n, logits_THW, prior in zip(group, logits_NTHW, prior_N.tolist(), strict=True):
             boxes_T4 = torch.from_numpy(video.tracks[n].boxes_T4[window.start : window.stop])
             enlarged_THW = at_original_size(logits_THW, view.size, full_size)
-            masks_THW = refine(enlarged_THW, lab_TCHW, boxes_T4, config.refine).cpu()
-            # Where the mask is empty, the box itself is the better guess.
+            masks_THW = refine(enlarged_THW, lab_TCHW, boxes_T4, config.refine, prior, cell).cpu()
+            # Where the mask is empty, the inscribed ellipse is the better guess.
             empty_T = ~masks_THW.flatten(1).any(1)
-            masks_THW[empty_T] = inside_boxes(boxes_T4[None, empty_T], *full_size)[0]
+            masks_THW[empty_T] = ellipses(boxes_T4[None, empty_T], *full_size)[0]
             for t, mask_HW in zip(window, masks_THW.numpy(), strict=True):
                 segmentations[n][t] = encode_mask(mask_HW) if video.tracks[n].present_T[t] else None
     return [result_of(video, n, tuple(masks)) for n, masks in enumerate(segmentations)]
@@ -320,14 +321,15 @@ def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range
             yield window, present[group : group + size]
 
 
-def _ensemble_logits(start: Start, view: WindowInputs, config: LabelConfig, head: str) -> Tensor:
-    """Mask logits ``[N, T, H / 4, W / 4]``, averaged over the models (one per seed) whose masks fill the boxes."""
+def _ensemble_logits(start: Start, view: WindowInputs, config: LabelConfig, head: str) -> tuple[Tensor, Tensor]:
+    """Mask logits ``[N, T, H / 4, W / 4]``, averaged over the models (one per seed) whose masks fill the boxes; and the
+    weight of the position prior for each track."""
     view, tries = add_propagated_background(view, config.propagation), []
     for number, seed in enumerate(start.seeds, start=1):
         model = start.model(seed, len(view.boxes_NT4))
         fit(model, view, replace(config, seed=seed), f"{head} try {number}/{len(start.seeds)}")
         tries.append(segment(model, view, config))
-    return _finite(average_consistent_models(torch.stack(tries), view.boxes_NT4 / STRIDE), head)
+    return _finite(average_consistent_models(torch.stack(tries), view.boxes_NT4 / STRIDE), head), view.prior_N
 
 
 def _finite(logits_NTHW: Tensor, part: str, remedy: str = REMEDY) -> Tensor:

@@ -12,13 +12,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mfvis.grid import STRIDE
 from mfvis.label.config import LabelConfig
-from mfvis.label.models import PerTrackSegmenter, QuerySegmenter, downsample_to_grid, standardize
-from mfvis.label.window_inputs import WindowInputs, look
+from mfvis.label.models import PerTrackSegmenter, QuerySegmenter, downsample_to_grid
+from mfvis.label.window_inputs import WindowInputs, look, span_of, upscale
 from mfvis.losses.config import MatchConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.video_model import VideoModel
 from mfvis.types import Category
+
+ALIGNMENT, CONTEXT = 8, 4
+"""Cells of which a region's sides are multiples, and the cells around the rings that a backbone sees, too."""
 
 
 class ScratchModels:
@@ -36,19 +40,52 @@ class ScratchModels:
         self.seeds = range(config.seed * config.num_models, (config.seed + 1) * config.num_models)
 
     def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> WindowInputs:
-        """Inputs of a window (see `mfvis.label.window_inputs.look`), with the features of a frozen backbone in the form
-        that `PerTrackSegmenter` expects."""
-        view = look(self.backbone, frames_TCHW, boxes_NT4, labels_N, size, self.config.zoom)
-        if view.features is None:
+        """Inputs of a window (see `mfvis.label.window_inputs.look`), with the features of a frozen backbone around the
+        boxes."""
+        view = look(self.backbone, frames_TCHW, boxes_NT4, labels_N, size, self.config.zoom, with_features=False)
+        if not self.backbone.config.frozen:
             return view
-        grid = view.lab_TCHW.shape[-2:]
-        return replace(view, features=tuple(downsample_to_grid(standardize(level), grid) for level in view.features))
+        return replace(view, features=features_around_boxes(self.backbone, view, self.config.zoom))
 
     def model(self, seed: int, tracks: int) -> PerTrackSegmenter:
         """New model for this number of tracks."""
         torch.manual_seed(seed)
         model = PerTrackSegmenter(copy.deepcopy(self.backbone), tracks, self.config.dim, self.config.zoom)
         return model.to(self.backbone.mean.device)
+
+
+@torch.no_grad()
+def features_around_boxes(backbone: Backbone, view: WindowInputs, zoom: int) -> tuple[Tensor, ...]:
+    """Features of a backbone around the boxes of each frame, ``[T, C, h, w]`` each, for `PerTrackSegmenter`.
+
+    The backbone sees the boxes, the rings around them and `CONTEXT` cells more. Elsewhere the features are 0. Levels
+    that are finer than the mask grid are brought to it. Each channel is normalized to mean 0 and deviation 1, as scales
+    of pretrained features differ widely.
+    """
+    near_THW = (view.ring_NTHW | view.unknown_NTHW).any(0)
+    frames = torch.nonzero(near_THW.flatten(1).any(1))[:, 0].tolist()
+    if not frames:  # the levels' sizes follow from any frame
+        frames, near_THW = [0], torch.ones_like(near_THW)
+    regions, parts = [], []
+    for t in frames:
+        rows, columns = (span_of(near_THW[t].any(axis), ALIGNMENT, CONTEXT) for axis in (1, 0))
+        top, bottom, left, right = (STRIDE * side for side in (rows.start, rows.stop, columns.start, columns.stop))
+        levels = backbone(upscale(view.frames_TCHW[t, None, :, top:bottom, left:right], zoom))
+        grid = (rows.stop - rows.start, columns.stop - columns.start)
+        parts.append([downsample_to_grid(level, grid) for level in levels])
+        regions.append((rows, columns))
+    features = []
+    for level in zip(*parts, strict=True):
+        cells = (regions[0][1].stop - regions[0][1].start) // level[0].shape[-1]
+        values_CP = torch.cat([part.flatten(2)[0] for part in level], 1)
+        deviation_C11, mean_C11 = (value_C[:, None, None] for value_C in torch.std_mean(values_CP, 1))
+        sides = [side // cells for side in near_THW.shape[-2:]]
+        whole_TCHW = level[0].new_zeros(len(near_THW), len(mean_C11), *sides)
+        for t, spans, part in zip(frames, regions, level, strict=True):
+            rows, columns = (slice(span.start // cells, span.stop // cells) for span in spans)
+            whole_TCHW[t, :, rows, columns] = (part[0] - mean_C11) / (deviation_C11 + 1e-3)
+        features.append(whole_TCHW)
+    return tuple(features)
 
 
 class FinetunedModels:

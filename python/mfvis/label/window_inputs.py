@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mfvis.data.augment import pad_frames, padded_size, resize_frames
 from mfvis.grid import STRIDE, grid_colors
+from mfvis.label.box_prior import confidence, reliable_propagation
 from mfvis.losses.background_propagation import inside_boxes, propagated_background, ring_around
 from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
@@ -41,6 +42,8 @@ class WindowInputs:
     """bool: inside the box and not known to be background."""
     others_NTHW: Tensor
     """bool: outside the box, but inside that of another object."""
+    prior_N: Tensor
+    """float32: weight of the position prior (`mfvis.label.box_prior.confidence`)."""
 
 
 def look(
@@ -50,6 +53,7 @@ def look(
     labels_N: Tensor,
     size: tuple[int, int],
     zoom: int,
+    with_features: bool = True,
 ) -> WindowInputs:
     """Prepare the inputs of a window that depend on single frames only.
 
@@ -58,6 +62,7 @@ def look(
         boxes_NT4: in pixels of these frames.
         size: (height, width) to which the frames are scaled.
         zoom: upscaling factor applied to frames before the backbone.
+        with_features: compute the features of a frozen backbone.
     """
     device = backbone.mean.device
     old_height, old_width = frames_TCHW.shape[-2:]
@@ -73,7 +78,7 @@ def look(
     others_NTHW = (inside_NTHW.sum(0) > inside_NTHW.long()) & ~inside_NTHW
 
     features = None
-    if backbone.config.frozen:
+    if backbone.config.frozen and with_features:
         with torch.no_grad():
             per_frame = [backbone(upscale(frame[None], zoom)) for frame in padded]
         features = tuple(torch.cat(level) for level in zip(*per_frame, strict=True))
@@ -89,15 +94,26 @@ def look(
         ring_NTHW=ring_around(cells_NT4, *grid) & content_HW & ~others_NTHW,
         unknown_NTHW=inside_NTHW,
         others_NTHW=others_NTHW,
+        prior_N=boxes_NT4.new_ones(len(boxes_NT4)),
     )
 
 
 def add_propagated_background(view: WindowInputs, config: BackgroundPropagationConfig) -> WindowInputs:
-    """The inputs with background propagated between their frames. It takes seconds and is needed only for training."""
+    """The inputs with background propagated between their frames, of tracks for which it is reliable.
+
+    It takes seconds and is needed only for training.
+    """
     if config.weight == 0:
         return view
-    propagated_NTHW = propagated_background(view.lab_TCHW, view.background_THW, view.boxes_NT4 / STRIDE, config)
-    return replace(view, propagated_NTHW=propagated_NTHW, unknown_NTHW=view.unknown_NTHW & ~propagated_NTHW)
+    cells_NT4 = view.boxes_NT4 / STRIDE
+    propagated_NTHW = propagated_background(view.lab_TCHW, view.background_THW, cells_NT4, config)
+    propagated_NTHW &= reliable_propagation(propagated_NTHW, cells_NT4)[:, None, None, None]
+    return replace(
+        view,
+        propagated_NTHW=propagated_NTHW,
+        unknown_NTHW=view.unknown_NTHW & ~propagated_NTHW,
+        prior_N=confidence(propagated_NTHW, cells_NT4),
+    )
 
 
 def upscale(frames_TCHW: Tensor, zoom: int) -> Tensor:
@@ -121,8 +137,52 @@ def cut(view: WindowInputs, indices: Tensor) -> tuple[WindowInputs, Tensor]:
         ring_NTHW=view.ring_NTHW[here],
         unknown_NTHW=view.unknown_NTHW[here],
         others_NTHW=view.others_NTHW[here],
+        prior_N=view.prior_N[objects],
     )
     return part, objects
+
+
+def crop_around_boxes(view: WindowInputs) -> tuple[WindowInputs, tuple[slice, slice]]:
+    """The part of the grids around all boxes, and its rows and columns. Small objects thus need little computation.
+
+    The region includes the rings around the boxes. Its sides are multiples of the coarsest feature level's cells.
+    """
+    height, width = view.lab_TCHW.shape[-2:]
+    scales = [width // level.shape[-1] for level in view.features or ()]
+    step = max(scales, default=0)
+    exact = all(
+        level.shape[-2] * scale == height and level.shape[-1] * scale == width
+        for level, scale in zip(view.features or (), scales, strict=True)
+    )
+    near_HW = (view.ring_NTHW | view.unknown_NTHW | view.propagated_NTHW).flatten(0, 1).any(0)
+    if not step or not exact or not near_HW.any():
+        return view, (slice(0, height), slice(0, width))
+    rows, columns = span_of(near_HW.any(1), step), span_of(near_HW.any(0), step)
+    top, left = rows.start * STRIDE, columns.start * STRIDE
+    pixels = slice(top, rows.stop * STRIDE), slice(left, columns.stop * STRIDE)
+    return replace(
+        view,
+        frames_TCHW=view.frames_TCHW[..., pixels[0], pixels[1]],
+        features=tuple(
+            level[..., rows.start // scale : rows.stop // scale, columns.start // scale : columns.stop // scale]
+            for level, scale in zip(view.features, scales, strict=True)
+        ),
+        boxes_NT4=view.boxes_NT4 - view.boxes_NT4.new_tensor([left, top] * 2),
+        size=(min(view.size[0], pixels[0].stop) - top, min(view.size[1], pixels[1].stop) - left),
+        lab_TCHW=view.lab_TCHW[..., rows, columns],
+        background_THW=view.background_THW[..., rows, columns],
+        propagated_NTHW=view.propagated_NTHW[..., rows, columns],
+        ring_NTHW=view.ring_NTHW[..., rows, columns],
+        unknown_NTHW=view.unknown_NTHW[..., rows, columns],
+        others_NTHW=view.others_NTHW[..., rows, columns],
+    ), (rows, columns)
+
+
+def span_of(near_L: Tensor, step: int, margin: int = 1) -> slice:
+    """Slice around the True entries with a margin; its ends are multiples of `step`, which divides the length."""
+    indices = torch.nonzero(near_L)[:, 0]
+    first, last = max(0, int(indices[0]) - margin), min(len(near_L), int(indices[-1]) + 1 + margin)
+    return slice(first // step * step, -(-last // step) * step)
 
 
 def to_batch(view: WindowInputs) -> Batch:

@@ -1,0 +1,139 @@
+"""Position prior: where in its box an object usually lies.
+
+A box touches its object on all four sides. Objects therefore cover the center of their boxes far more often than the
+corners, whatever their shape. The inscribed ellipse is the mean of this knowledge.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfvis.losses.background_propagation import inside_boxes
+from mfvis.types import present
+
+STEEPNESS = 3.0
+"""Logit of the prior at the center of a box, in training. On the inscribed ellipse it is 0."""
+WARM_UP = 0.4
+"""Share of the training steps in which the prior's weight falls from 1 to its final value."""
+FINAL_WEIGHT = 0.5
+"""Final weight of the prior in training, for tracks without other evidence."""
+REFINE_WEIGHT, SMALL_WEIGHT = 4.0, 3.0
+"""Largest logits of the prior in the refinement: for tracks without other evidence, and for tiny objects."""
+SMALL_CELLS = 8.0
+"""Shorter side of a box, in grid cells, at which the weight for tiny objects has fallen to 1 / e."""
+POWER = 2.5
+"""Exponent of the superellipse in the refinement."""
+COVERAGE = 0.07
+"""Share of a track's boxes covered by propagated background at which the prior's weight has fallen to 1 / e."""
+CORE = 0.3
+"""Radius of a box's core, as in `radius`, which is object except in rare shapes."""
+CORE_SHARE, EXPLAINED = 0.25, 0.3
+"""Propagated background is reliable if its density in the core is below this share of that in the corners, or if the
+position in the box explains this share of its variance."""
+BOX_CELLS = 8
+"""Cells along each side of a box for this variance."""
+
+
+def radius(boxes_NT4: Tensor, height: int, width: int, power: float = 2.0) -> Tensor:
+    """float ``[N, T, H, W]``: 0 at a box's center, 1 on its inscribed superellipse, 2 in its corners.
+
+    power: 2 for an ellipse, more for a shape that is closer to the box.
+    """
+    x1, y1, x2, y2 = (side[..., None, None] for side in boxes_NT4.unbind(-1))
+    x = torch.arange(width, device=boxes_NT4.device) + 0.5
+    y = torch.arange(height, device=boxes_NT4.device)[:, None] + 0.5
+    across = (2 * x - x1 - x2).abs() / (x2 - x1).clamp(min=1)
+    down = (2 * y - y1 - y2).abs() / (y2 - y1).clamp(min=1)
+    return across**power + down**power
+
+
+def ellipses(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
+    """bool ``[N, T, H, W]``: the inscribed ellipses, or the box itself where no cell's center lies in its ellipse."""
+    inside_NTHW = inside_boxes(boxes_NT4, height, width)
+    ellipse_NTHW = (radius(boxes_NT4, height, width) <= 1) & inside_NTHW
+    return torch.where(ellipse_NTHW.any((2, 3), keepdim=True), ellipse_NTHW, inside_NTHW)
+
+
+def reliable_propagation(propagated_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
+    """bool ``[N]``: tracks whose propagated background can be trusted, judged without ground-truth masks.
+
+    True background is found in the corners of the boxes rather than in their core, or else at the same positions of
+    the box in all frames. Where an object looks like its surroundings, or frames are not neighbors in time, matches
+    are found anywhere.
+    """
+    height, width = propagated_NTHW.shape[-2:]
+    radius_NTHW = radius(boxes_NT4, height, width)
+    inside_NTHW = inside_boxes(boxes_NT4, height, width)
+
+    def share(region_NTHW: Tensor) -> Tensor:
+        return (propagated_NTHW & region_NTHW).sum((1, 2, 3)) / region_NTHW.sum((1, 2, 3)).clamp(min=1)
+
+    core_N, corners_N = share(inside_NTHW & (radius_NTHW < CORE)), share(inside_NTHW & (radius_NTHW > 1))
+    explained_N = torch.stack(
+        [
+            _explained_by_position(track_THW, boxes_T4)
+            for track_THW, boxes_T4 in zip(propagated_NTHW, boxes_NT4, strict=True)
+        ]
+    )
+    return (core_N < CORE_SHARE * corners_N) | (explained_N >= EXPLAINED)
+
+
+def _explained_by_position(known_THW: Tensor, boxes_T4: Tensor) -> Tensor:
+    """Share of the variance of a bool map that the position in the box explains, from 0 to 1."""
+    frames = torch.nonzero(present(boxes_T4))[:, 0]
+    if len(frames) == 0:
+        return boxes_T4.new_zeros(())
+    x1, y1, x2, y2 = boxes_T4[frames, :, None].unbind(1)
+    steps = (torch.arange(BOX_CELLS, device=boxes_T4.device) + 0.5) / BOX_CELLS
+    height, width = known_THW.shape[-2:]
+    x, y = (x1 + (x2 - x1) * steps) / width * 2 - 1, (y1 + (y2 - y1) * steps) / height * 2 - 1
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
+    known_MHW = F.grid_sample(known_THW[frames, None].to(boxes_T4.dtype), grid, align_corners=False)[:, 0]
+    mean = known_MHW.mean()
+    return known_MHW.mean(0).var() / (mean * (1 - mean)).clamp(min=1e-6)
+
+
+def confidence(propagated_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
+    """float ``[N]``: weight of the prior for each track, 0 to 1; small where propagated background shows the shape.
+
+    Args:
+        propagated_NTHW: bool, reliable propagated background.
+        boxes_NT4: on its grid.
+    """
+    inside_NTHW = inside_boxes(boxes_NT4, *propagated_NTHW.shape[-2:])
+    covered_N = (propagated_NTHW & inside_NTHW).sum((1, 2, 3)) / inside_NTHW.sum((1, 2, 3)).clamp(min=1)
+    return (-covered_N / COVERAGE).exp()
+
+
+def prior_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, negatives_NTHW: Tensor, weight_N: Tensor) -> Tensor:
+    """Cross-entropy with the prior inside the boxes, except at known background; weighted mean over the objects.
+
+    Without it the projection loss can be satisfied by the outline of an object, whose inside is then background.
+    masks: logits; boxes: on their grid; negatives: bool.
+    """
+    height, width = masks_NTHW.shape[-2:]
+    prior_NTHW = (STEEPNESS * (1 - radius(boxes_NT4, height, width))).sigmoid()
+    counted_NTHW = inside_boxes(boxes_NT4, height, width) & ~negatives_NTHW
+    cost_NTHW = F.binary_cross_entropy_with_logits(masks_NTHW.float(), prior_NTHW, reduction="none") * counted_NTHW
+    return (weight_N * cost_NTHW.sum((1, 2, 3)) / counted_NTHW.sum((1, 2, 3)).clamp(min=1)).mean()
+
+
+def training_weights(confidence_N: Tensor, step: int, steps: int) -> Tensor:
+    """float ``[N]``: weights of `prior_loss` at a step: 1 at first, then proportional to the confidence."""
+    left = max(0.0, 1 - step / (WARM_UP * steps))
+    final_N = FINAL_WEIGHT * confidence_N
+    return final_N + (1 - final_N) * left
+
+
+def refinement_logits(box_4: Tensor, height: int, width: int, confidence: float, cell: float) -> Tensor:
+    """float ``[H, W]``: the prior's logits for the refinement of one box, in pixels.
+
+    cell: size of the network's grid cells in pixels; objects of a few cells depend on the prior.
+    """
+    shorter = float(torch.minimum(box_4[2] - box_4[0], box_4[3] - box_4[1])) / cell
+    weight = REFINE_WEIGHT * confidence + SMALL_WEIGHT * math.exp(-shorter / SMALL_CELLS)
+    return weight * (1 - radius(box_4[None, None], height, width, POWER)[0, 0]).clamp(min=-1)

@@ -1,0 +1,116 @@
+"""Position prior of label mode: where it acts, and when propagated background is trusted instead."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from mfvis.grid import STRIDE
+from mfvis.label.box_prior import (
+    COVERAGE,
+    FINAL_WEIGHT,
+    confidence,
+    ellipses,
+    prior_loss,
+    radius,
+    refinement_logits,
+    reliable_propagation,
+    training_weights,
+)
+from mfvis.label.config import BackgroundPropagationConfig, RefineConfig
+from mfvis.label.refine import refine
+from mfvis.label.window_inputs import add_propagated_background, crop_around_boxes, cut, look
+from mfvis.losses.background_propagation import inside_boxes
+from mfvis.models.backbone import Backbone
+from mfvis.models.config import BackboneConfig
+
+BOXES_NT4 = torch.tensor([[[4.0, 6, 24, 16]] * 4])
+
+
+def test_radius_is_1_where_the_ellipse_touches_the_box():
+    radius_HW = radius(torch.tensor([[[0.0, 0, 9, 5]]]), 5, 9)[0, 0]
+    assert radius_HW[2, 4] == 0
+    torch.testing.assert_close(radius_HW[2, 8], torch.tensor((8 / 9) ** 2))
+    torch.testing.assert_close(radius_HW[0, 0], torch.tensor((8 / 9) ** 2 + (4 / 5) ** 2))
+    assert radius(torch.tensor([[[0.0, 0, 9, 5]]]), 5, 9, power=4)[0, 0, 0, 0] < radius_HW[0, 0]
+
+
+def test_ellipse_of_a_box_below_a_pixel_is_the_box():
+    ellipse_NTHW = ellipses(torch.tensor([[[2.0, 2, 10, 10], [3.0, 3, 4, 4], [0.0, 0, 0, 0]]]), 12, 12)
+    assert ellipse_NTHW[0, :, 2:10, 2:10].sum((1, 2)).tolist() == [52, 1, 0]
+    assert ellipse_NTHW[0, 0].sum() == 52  # pi / 4 of 64 pixels is 50
+
+
+def test_background_in_the_corners_is_reliable_and_background_anywhere_is_not():
+    torch.manual_seed(0)
+    inside_NTHW = inside_boxes(BOXES_NT4, 20, 30)
+    corners_NTHW = inside_NTHW & (radius(BOXES_NT4, 20, 30) > 1)
+    anywhere_NTHW = inside_NTHW & (torch.rand(inside_NTHW.shape) < 0.5)
+    one_place_NTHW = inside_NTHW & (torch.arange(30) < 15)  # the left half, core and corners alike, in all frames
+    propagated_NTHW = torch.cat([corners_NTHW, anywhere_NTHW, one_place_NTHW, torch.zeros_like(corners_NTHW)])
+    reliable_N = reliable_propagation(propagated_NTHW, BOXES_NT4.expand(4, -1, -1))
+    assert reliable_N[:3].tolist() == [True, False, True]
+    weight_N = confidence(propagated_NTHW, BOXES_NT4.expand(4, -1, -1))
+    torch.testing.assert_close(weight_N[2:], torch.tensor([math.exp(-11 / 20 / COVERAGE), 1.0]))
+    absent_NT4 = torch.zeros(1, 4, 4)
+    assert confidence(corners_NTHW, absent_NT4).tolist() == [1.0]
+    assert reliable_propagation(corners_NTHW, absent_NT4).shape == (1,)
+
+
+def test_prior_pulls_the_core_up_and_the_corners_down_except_at_known_background():
+    masks_NTHW = torch.zeros(1, 4, 20, 30, requires_grad=True)
+    negatives_NTHW = torch.zeros(masks_NTHW.shape, dtype=torch.bool)
+    negatives_NTHW[..., 4:10] = True
+    prior_loss(masks_NTHW, BOXES_NT4, negatives_NTHW, torch.ones(1)).backward()
+    slope_HW = masks_NTHW.grad[0, 0]
+    assert slope_HW[11, 14] < 0 < slope_HW[6, 23]
+    assert not slope_HW[:, :10].any() and not slope_HW[:6].any()
+
+
+def test_prior_weakens_in_training_where_other_evidence_exists():
+    confidence_N = torch.tensor([0.0, 1.0])
+    assert training_weights(confidence_N, 0, 80).tolist() == [1, 1]
+    torch.testing.assert_close(training_weights(confidence_N, 79, 80), torch.tensor([0.0, FINAL_WEIGHT]))
+
+
+def test_refinement_without_evidence_rounds_the_corners_off():
+    logits_THW, lab_TCHW = torch.full((1, 60, 60), 1.0), torch.full((1, 3, 60, 60), 50.0)
+    boxes_T4 = torch.tensor([[6.0, 6, 54, 54]])
+    shares = [
+        refine(logits_THW, lab_TCHW, boxes_T4, RefineConfig(), confidence, cell=1).sum().item() / 48**2
+        for confidence in (0.0, 1.0)
+    ]
+    assert 0.7 < shares[1] < shares[0] - 0.03
+    box_4 = boxes_T4[0]
+    small, large = (refinement_logits(box_4, 60, 60, 0.0, cell)[30, 30] for cell in (16, 1))
+    assert small > 1 and large < 0.1
+
+
+@pytest.fixture
+def view():
+    torch.manual_seed(0)
+    frames_TCHW = torch.randint(0, 255, (3, 3, 96, 160), dtype=torch.uint8)
+    boxes_NT4 = torch.tensor([[[40.0, 20, 70, 50]] * 3, [[60.0, 30, 80, 60], [0.0] * 4, [0.0] * 4]])
+    return look(
+        Backbone(BackboneConfig(name="tiny", frozen=True)), frames_TCHW, boxes_NT4, torch.zeros(2), (96, 160), 1
+    )
+
+
+def test_crop_around_boxes_keeps_what_lies_in_and_around_them(view):
+    part, _ = cut(view, torch.tensor([0, 1]))
+    crop, (rows, columns) = crop_around_boxes(part)
+    assert crop.lab_TCHW.shape[-2:] < part.lab_TCHW.shape[-2:]
+    assert crop.unknown_NTHW.sum() == part.unknown_NTHW.sum() and crop.ring_NTHW.sum() == part.ring_NTHW.sum()
+    assert inside_boxes(crop.boxes_NT4 / STRIDE, *crop.lab_TCHW.shape[-2:]).equal(crop.unknown_NTHW[:, :])
+    for level, whole in zip(crop.features, part.features, strict=True):
+        scale = part.lab_TCHW.shape[-1] // whole.shape[-1]
+        assert level.equal(
+            whole[..., rows.start // scale : rows.stop // scale, columns.start // scale :][..., : level.shape[-1]]
+        )
+    assert crop.frames_TCHW.shape[-2:] == tuple(STRIDE * side for side in crop.lab_TCHW.shape[-2:])
+    assert crop.size == crop.frames_TCHW.shape[-2:]
+
+
+def test_without_propagation_the_prior_has_its_full_weight(view):
+    assert add_propagated_background(view, BackgroundPropagationConfig(weight=0)).prior_N.tolist() == [1, 1]
