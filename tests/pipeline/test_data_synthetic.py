@@ -52,6 +52,20 @@ def test_masks_are_exclusive_and_non_convex(videos: list) -> None:
     assert 0.42 < np.mean(fill) < 0.62, "a filled box is a poor mask"
 
 
+def test_objects_share_a_color_with_the_ground_unless_it_is_turned_off(videos: list) -> None:
+    own = [draw_video(np.random.default_rng(seed), 1, (96, 160), (2, 2), shared_colors=False) for seed in range(8)]
+    shares = []
+    for drawn in (videos, own):
+        found = []
+        for pictures_THW3, masks_NTHW, _ in drawn:
+            bins_HW3 = pictures_THW3[0] // 32
+            frequent, counts = np.unique(bins_HW3[~masks_NTHW[:, 0].any(0)], axis=0, return_counts=True)
+            ground = {tuple(color) for color in frequent[counts > 30].tolist()}
+            found += [tuple(color) in ground for color in bins_HW3[masks_NTHW[:, 0].any(0)].tolist()]
+        shares.append(np.mean(found))
+    assert shares[0] > 0.4 and shares[1] < 0.25, shares
+
+
 def test_things_move_and_carry_their_texture(videos: list) -> None:
     moved = []
     for pictures_THW3, masks_NTHW, _ in videos:

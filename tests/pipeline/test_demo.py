@@ -16,9 +16,11 @@ from mfvis.demo import run as demo
 from mfvis.parsing import build, load_preset
 from mfvis.predict.assignment import assign_results
 from mfvis.types import Track, TrackResult, Video
+from PIL import Image
 
 SMALL = {
-    "synthetic": {"videos": 3, "val_videos": 2, "frames": 4, "height": 64, "width": 64},
+    "label_videos": {"videos": 2, "frames": 3, "height": 64, "width": 64},
+    "synthetic": {"videos": 2, "val_videos": 2, "frames": 3, "height": 64, "width": 64},
     "model": {
         "hidden_dim": 8,
         "num_heads": 2,
@@ -26,7 +28,7 @@ SMALL = {
         "decoder_layers": 1,
         "decoder_ffn_dim": 8,
     },
-    "train": {"steps": 4, "warmup": 1, "batch_size": 2, "batch_size_per_device": 2, "log_every": 2},
+    "train": {"steps": 2, "warmup": 1, "batch_size": 2, "batch_size_per_device": 2, "log_every": 1},
     "clip": {"short_sides": [64]},
     "box_prompted": {
         "backbone": {"name": "tiny"},
@@ -36,44 +38,32 @@ SMALL = {
 }
 
 
+LABEL = "{short_side: 32, num_models: 1, overlays: false, optim: {steps: 2, warmup: 1}}"
+
+
 def config(out: Path, twin: bool = False) -> demo.DemoConfig:
     preset = load_preset("demo")
     for part, changes in SMALL.items():
         preset[part] = preset[part] | changes
+    preset["box_prompted"]["loss"]["temporal"]["warmup"] = 0  # so that TK-Loss acts in the few steps
+    (out / "label.yaml").write_text(LABEL)
+    preset["label_preset"] = f"demo-label,{out / 'label.yaml'}"
     return build(demo.DemoConfig, preset | {"out": str(out), "twin": twin}, "the test")
 
 
-def test_the_demo_ends_in_a_report_and_says_where(tmp_path, capsys):
-    (tmp_path / "mine.txt").write_text("stays")
-    demo.run(config(tmp_path))
-    report = tmp_path / "report.html"
-    assert str(report.resolve()) in capsys.readouterr().out
-    page = report.read_text()
-    assert page.count("data:image/jpeg") == 4  # two videos, in each act
-    numbers = json.loads((tmp_path / "metrics.json").read_text())
-    (found,), told = numbers["model"], numbers["box_prompted"]
-    assert 0 <= found["AP"] <= 1
-    assert 0 < found["filled_box_j"] < 1
-    assert [entry["supervision"] for entry in told] == ["boxes alone, without TK-Loss", "boxes alone, with TK-Loss"]
-    assert told[0]["j"] != told[1]["j"]
-    for name, entry in zip(("without TK-Loss", "with TK-Loss"), told, strict=True):
-        assert entry["filled_box_j"] == found["filled_box_j"]
-        (shown,) = re.findall(f"J {name}</div><div class=value>([^<]*)<", page)
-        assert float(shown) == pytest.approx(entry["j"], abs=6e-4)
-    # A second demo in the same place replaces the first one, and only that.
-    demo.run(config(tmp_path))
-    again = json.loads((tmp_path / "metrics.json").read_text())
-    assert again["model"][0]["AP"] == found["AP"]
-    assert [entry["j"] for entry in again["box_prompted"]] == [entry["j"] for entry in told]
-    assert (tmp_path / "mine.txt").read_text() == "stays"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished demo with its twin. A test may run the demo there again, without the twin."""
+    out = tmp_path_factory.mktemp("demo")
+    demo.run(config(out, twin=True))
+    return out
 
 
-def test_the_twin_and_the_model_without_tk_differ_in_supervision_alone(tmp_path):
-    demo.run(config(tmp_path, twin=True))
-    names = [entry["supervision"] for entry in json.loads((tmp_path / "metrics.json").read_text())["model"]]
-    assert names == ["boxes alone", "boxes alone, without TK-Loss", "masks (the supervised twin)"]
+def test_the_trainings_differ_in_supervision_only(folder: Path) -> None:
+    names = [entry["supervision"] for entry in json.loads((folder / "metrics.json").read_text())["model"]]
+    assert names == ["boxes only", "boxes only, without TK-Loss", "masks (the supervised twin)"]
     logs = [
-        {curve.name for curve in demo.read_curves(tmp_path / "runs" / run / "log.jsonl")}
+        {curve.name for curve in demo.read_curves(folder / "runs" / run / "log.jsonl")}
         for run in ("boxes", "boxes-no-tk", "masks")
     ]
     assert "TK-Loss" in logs[0]
@@ -81,10 +71,47 @@ def test_the_twin_and_the_model_without_tk_differ_in_supervision_alone(tmp_path)
     assert "projection" in logs[1]
     assert "dice" in logs[2]
     assert "projection" not in logs[2]
-    assert "of the twin&#x27;s AP" in (tmp_path / "report.html").read_text()
+    assert "of the twin&#x27;s AP" in (folder / "report.html").read_text()
 
 
-def test_tubes_are_assigned_by_boxes_alone_and_one_to_one():
+def test_masks_come_from_boxes_that_no_masks_accompany(folder: Path) -> None:
+    given, labeled = (json.loads((folder / part / "boxes.json").read_text()) for part in ("videos", "labeled"))
+    assert all("segmentations" not in annotation for annotation in given["annotations"])
+    assert all(annotation["segmentations"] for annotation in labeled["annotations"])
+    metrics = json.loads((folder / "metrics.json").read_text())["label"]
+    assert 0 < metrics["j"] < 1
+    assert 0 < metrics["filled_box_j"] < 1
+    assert f"mfvis label {folder / 'videos' / 'boxes.json'} --preset demo-label" in metrics["command"]
+    with Image.open(folder / demo.PICTURE) as picture:
+        # One row for each of two videos, of three panels, under the captions; 64 pixels are enlarged to 256.
+        assert picture.size == (3 * 256 + 2 * 6, 44 + 2 * 256 + 6)
+
+
+def test_the_demo_ends_in_a_report_and_a_second_one_replaces_it(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    before = json.loads((folder / "metrics.json").read_text())
+    (folder / "mine.txt").write_text("stays")
+    demo.run(config(folder))
+    report = folder / "report.html"
+    assert str(report.resolve()) in capsys.readouterr().out
+    page = report.read_text()
+    assert page.count("data:image/jpeg") == 6  # two videos in each act
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (detected,), prompted = metrics["model"], metrics["box_prompted"]
+    assert 0 <= detected["AP"] <= 1
+    assert 0 < detected["filled_box_j"] < 1
+    assert [entry["supervision"] for entry in prompted] == ["boxes only, without TK-Loss", "boxes only, with TK-Loss"]
+    assert prompted[0]["j"] != prompted[1]["j"]
+    for name, entry in zip(("without TK-Loss", "with TK-Loss"), prompted, strict=True):
+        assert entry["filled_box_j"] == detected["filled_box_j"]
+        (shown,) = re.findall(f"J {name}</div><div class=value>([^<]*)<", page)
+        assert float(shown) == pytest.approx(entry["j"], abs=6e-4)
+    assert detected["AP"] == before["model"][0]["AP"]
+    assert [entry["j"] for entry in prompted] == [entry["j"] for entry in before["box_prompted"]]
+    assert metrics["label"]["j"] == before["label"]["j"]
+    assert (folder / "mine.txt").read_text() == "stays"
+
+
+def test_tubes_are_assigned_by_boxes_only_and_one_to_one():
     near, far = np.array([[0, 0, 10, 10]] * 2, np.float32), np.array([[30, 30, 40, 40]] * 2, np.float32)
     tracks = tuple(Track(id, 1, boxes) for id, boxes in ((5, near), (6, far), (7, far + 5)))
     video = Video(1, "v", 50, 50, 2, (), tracks)
@@ -103,8 +130,8 @@ def test_a_drawn_track_has_its_true_tracks_color_whatever_was_not_drawn(monkeypa
     seen = {}
     monkeypatch.setattr(demo_page, "read_frames", lambda video, indices: torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     monkeypatch.setattr(
-        demo_page, "side_by_side", lambda frame_HW3, boxes_N4, ids, masks: seen.update(ids=ids, masks=masks)
+        demo_page, "side_by_side", lambda frame_HW3, boxes_N4, ids, masks, with_frame: seen.update(ids=ids, masks=masks)
     )
-    demo_page._found_picture(video, found)
+    demo_page._detected_picture(video, found)
     (_, predicted_ids), (_, true_ids) = seen["masks"]
     assert list(predicted_ids) == list(true_ids) == list(seen["ids"]) == [0]

@@ -18,7 +18,7 @@ from mfvis.train.optim import learning_rate
 from mfvis.train.plan import estimate
 from mfvis.train.step import autocast
 
-OTHER_COMMANDS = {"demo"}
+OTHER_COMMANDS = {"demo", "demo-label"}
 SHIPPED = sorted({path.stem for path in PRESETS.glob("*.yaml")} - OTHER_COMMANDS)
 # For each published schedule: steps, and the steps at which the learning rate drops.
 SCHEDULES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mfvis.vis.draw import OPACITY, color_of, enlarge, overlay, side_by_side
+from mfvis.vis.draw import OPACITY, color_of, enlarge, overlay, sheet, side_by_side
 
 GRAY = np.full((60, 80, 3), 128, dtype=np.uint8)
 
@@ -81,3 +81,13 @@ def test_side_by_side_puts_frame_boxes_predicted_and_true_side_by_side():
     assert colored[1] > 0
     assert colored[2] == 0
     assert colored[3] > 0
+
+
+def test_a_sheet_stacks_rows_under_their_captions():
+    row = side_by_side(GRAY, np.array([[30.0, 20, 60, 40]]), [0], [(square()[None], [0])], with_frame=False)
+    assert row.shape == (240, 2 * 320 + 6, 3)
+    stacked = sheet([row, row], ("boxes", "masks"))
+    header = stacked.shape[0] - 2 * 240 - 6
+    np.testing.assert_array_equal(stacked[header : header + 240], row)
+    np.testing.assert_array_equal(stacked[-240:], row)
+    assert (stacked[:header, :100] < 100).any() and (stacked[:header, 323:423] < 100).any()  # the captions

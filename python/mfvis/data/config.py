@@ -69,6 +69,8 @@ class SyntheticConfig:
     """Minimum number of objects per video."""
     max_objects: int = 4
     """Maximum number of objects per video."""
+    shared_colors: bool = True
+    """Every object shares a color with the ground. Otherwise objects have two colors that the ground lacks."""
     seed: int = 0
     """Random seed."""
 

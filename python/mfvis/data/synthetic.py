@@ -3,9 +3,9 @@
 A camera moves, rotates and zooms over a lit ground with stones. Cushion-like, textured, non-convex shapes move, rotate,
 scale and deform on the ground and over each other. They cast soft shadows and have motion blur. Each class has its own
 shape, kind of texture and two colors. With only shape and texture, a tiny model would need more videos than it can see
-in minutes of training. Every object shares a color with the ground, and stones have the colors of classes, so that
-neither a filled box nor a color threshold solves the task. Textures move with their objects, so that patches of one
-frame can be matched in the next, as the temporal loss requires.
+in minutes of training. Every object shares a color with the ground unless this is turned off, and stones have the
+colors of classes, so that neither a filled box nor a color threshold solves the task. Textures move with their objects,
+so that patches of one frame can be matched in the next, as the temporal loss requires.
 """
 
 from __future__ import annotations
@@ -56,51 +56,63 @@ def write_demo(directory: str | Path, config: SyntheticConfig | None = None) -> 
     folder is created if necessary. Files of the same names are replaced.
     """
     config = config or SyntheticConfig()
+    train_json = write_videos(directory, "train", config.videos, config)
+    return train_json, write_videos(directory, "val", config.val_videos, config, split=1)
+
+
+def write_videos(directory: str | Path, name: str, count: int, config: SyntheticConfig, split: int = 0) -> Path:
+    """Write one part of a data set. Returns the path of its JSON, ``NAME.json``.
+
+    split: Part of the random seed. Parts that differ in it have different videos.
+    """
     directory, frames, size = Path(directory), config.frames, (config.height, config.width)
-    paths = []
-    for split, (name, count) in enumerate((("train", config.videos), ("val", config.val_videos))):
-        records: list[dict] = []
-        annotations: list[dict] = []
-        for index in range(count):
-            random = np.random.default_rng([config.seed, split, index])
-            pictures_THW3, masks_NTHW, classes_N = draw_video(
-                random, frames, size, (config.min_objects, config.max_objects)
-            )
-            folder = f"{name}{index:04d}"
-            (directory / "JPEGImages" / folder).mkdir(parents=True, exist_ok=True)
-            files = [f"{folder}/{frame:05d}.jpg" for frame in range(frames)]
-            for file, picture_HW3 in zip(files, pictures_THW3, strict=True):
-                save_picture(directory / "JPEGImages" / file, picture_HW3, quality=93, subsampling=0)
-            shape = {"height": size[0], "width": size[1], "length": frames}
-            records.append({"id": index + 1, "name": folder, "fps": 8, "file_names": files} | shape)
-            annotations += [
-                {"id": len(annotations) + i, "video_id": index + 1, "category_id": int(label) + 1, "iscrowd": 0}
-                | shape
-                | _annotated(masks_THW)
-                for i, (masks_THW, label) in enumerate(zip(masks_NTHW, classes_N, strict=True), 1)
-            ]
-        categories = [{"id": i, "name": shape} for i, shape in enumerate(SHAPES, 1)]
-        paths.append(directory / f"{name}.json")
-        write_json(paths[-1], {"videos": records, "annotations": annotations, "categories": categories})
-    return paths[0], paths[1]
+    records: list[dict] = []
+    annotations: list[dict] = []
+    for index in range(count):
+        random = np.random.default_rng([config.seed, split, index])
+        pictures_THW3, masks_NTHW, classes_N = draw_video(
+            random, frames, size, (config.min_objects, config.max_objects), config.shared_colors
+        )
+        folder = f"{name}{index:04d}"
+        (directory / "JPEGImages" / folder).mkdir(parents=True, exist_ok=True)
+        files = [f"{folder}/{frame:05d}.jpg" for frame in range(frames)]
+        for file, picture_HW3 in zip(files, pictures_THW3, strict=True):
+            save_picture(directory / "JPEGImages" / file, picture_HW3, quality=93, subsampling=0)
+        shape = {"height": size[0], "width": size[1], "length": frames}
+        records.append({"id": index + 1, "name": folder, "fps": 8, "file_names": files} | shape)
+        annotations += [
+            {"id": len(annotations) + i, "video_id": index + 1, "category_id": int(label) + 1, "iscrowd": 0}
+            | shape
+            | _annotated(masks_THW)
+            for i, (masks_THW, label) in enumerate(zip(masks_NTHW, classes_N, strict=True), 1)
+        ]
+    categories = [{"id": i, "name": shape} for i, shape in enumerate(SHAPES, 1)]
+    path = directory / f"{name}.json"
+    write_json(path, {"videos": records, "annotations": annotations, "categories": categories})
+    return path
 
 
 def draw_video(
-    random: np.random.Generator, frames: int, size: tuple[int, int], objects: tuple[int, int]
+    random: np.random.Generator,
+    frames: int,
+    size: tuple[int, int],
+    objects: tuple[int, int],
+    shared_colors: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one video: frames uint8 ``[T, H, W, 3]``, visible masks bool ``[N, T, H, W]``, shapes int64 ``[N]``."""
     height, width = size
     shapes_N = random.integers(len(SHAPES), size=random.integers(objects[0], objects[1] + 1))
-    # One of the object's colors is a class color. The other is a ground color, where the ground has no color of its
-    # objects.
-    texture_N = 2 * shapes_N + random.integers(2, size=len(shapes_N))
-    others = random.permutation(np.setdiff1d(np.arange(len(COLORS)), texture_N))
+    # One of the object's colors is a class color that the ground lacks. With shared colors the other one is a color of
+    # the ground, otherwise the second color of the class.
+    class_color_N = 2 * shapes_N + random.integers(2, size=len(shapes_N))
+    taken_N = class_color_N if shared_colors else np.concatenate([2 * shapes_N, 2 * shapes_N + 1])
+    others = random.permutation(np.setdiff1d(np.arange(len(COLORS)), taken_N))
     shared = others[:3]
     light = _Light(random)
     ground = _Ground(random, COLORS[shared], COLORS[others[3:]], size, light)
     things: list[_Thing] = []
     for n, shape in enumerate(shapes_N):
-        colors = COLORS[[shared[n % 3], texture_N[n]]]
+        colors = COLORS[[shared[n % 3] if shared_colors else class_color_N[n] ^ 1, class_color_N[n]]]
         things.append(_Thing(random, list(SHAPES)[shape], colors, size, light, things))
     frames_THW3 = np.empty((frames, height, width, 3), np.uint8)
     owner_THW = np.full((frames, height, width), -1)

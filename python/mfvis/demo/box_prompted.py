@@ -61,15 +61,15 @@ class BoxPromptedSegmenter(nn.Module):
         ).unflatten(0, frames_BTCHW.shape[:2])
         clip_N, query_N = prompts.valid_BQ.nonzero(as_tuple=True)
         boxes_NT4 = prompts.boxes_BQT4[clip_N, query_N] / STRIDE
-        seen = torch.cat([features[clip_N], _told(boxes_NT4, *grid)], 2)
-        logits_NTHW = self.head(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])[:, :, 0]
+        inputs = torch.cat([features[clip_N], _box_channels(boxes_NT4, *grid)], 2)
+        logits_NTHW = self.head(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])[:, :, 0]
         masks_BQTHW = logits_NTHW.new_zeros(*prompts.valid_BQ.shape, *logits_NTHW.shape[1:])
         masks_BQTHW[clip_N, query_N] = logits_NTHW
         no_class = masks_BQTHW.new_zeros(1, *prompts.valid_BQ.shape, self.num_classes + 1)
         return Prediction(no_class, DenseMasks(masks_BQTHW[None]))
 
 
-def _told(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
+def _box_channels(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
     """``[N, T, 3, H, W]``: inside (0 or 1), and box-relative x and y, -1 to 1 between the sides (2: far outside)."""
     inside = inside_boxes(boxes_NT4, height, width).float()
     x1, y1, x2, y2 = (side[..., None, None] for side in boxes_NT4.unbind(-1))
@@ -88,23 +88,23 @@ def train_box_prompted(
     with_masks: train on ground-truth masks, for comparison; otherwise masks are never read.
     """
     torch.manual_seed(config.seed)
-    reader = BoxPromptedSegmenter(config)
-    criterion = Criterion(config.loss, reader.num_classes, with_masks)
-    optimizer = make_optimizer(reader, config.optim)
+    model = BoxPromptedSegmenter(config)
+    criterion = Criterion(config.loss, model.num_classes, with_masks)
+    optimizer = make_optimizer(model, config.optim)
     clips = ClipDataset(dataset, clip, with_masks)
     draws = iter(ClipSampler([len(clips)], config.seed))
     for step in range(config.optim.steps):
         set_learning_rate(optimizer, config.optim, step)
         batch = collate([clips[next(draws)] for _ in range(config.batch_size)])
         batch = replace(batch, labels_N=torch.zeros_like(batch.labels_N))
-        loss = forward(reader, criterion, batch, step, prompted=True).total
-        optimizer_step(reader, optimizer, loss, config.optim.clip_norm, f"box-prompted network: step {step + 1}")
-    return reader.eval()
+        loss = forward(model, criterion, batch, step, prompted=True).total
+        optimizer_step(model, optimizer, loss, config.optim.clip_norm, f"box-prompted network: step {step + 1}")
+    return model.eval()
 
 
 @torch.no_grad()
 def segment_boxes(
-    reader: BoxPromptedSegmenter, dataset: VideoDataset, video: Video, clip: ClipConfig
+    model: BoxPromptedSegmenter, dataset: VideoDataset, video: Video, clip: ClipConfig
 ) -> list[TrackResult]:
     """Results of all tracks of the video except crowds: the network's masks in each frame with a box.
 
@@ -116,7 +116,7 @@ def segment_boxes(
     size = fitted_size(video.height, video.width, min(clip.short_sides), clip.max_side)
     batch = collate([resize(given, *size)])
     prompts, _ = box_prompts(batch)
-    masks_NTHW = reader(batch.frames_BTCHW, batch.sizes_B2, prompts).masks.all_queries(0, 0)[: len(given.track_ids)]
+    masks_NTHW = model(batch.frames_BTCHW, batch.sizes_B2, prompts).masks.all_queries(0, 0)[: len(given.track_ids)]
     tubes = encode_tubes(masks_NTHW, size, (video.height, video.width))
     tracks = {track.id: track for track in video.tracks}
     results = []

@@ -38,14 +38,14 @@ class BoxPromptedConfig:
     """Weights of the losses. The network does not predict classes, so the classification weight has no effect."""
 
     def __post_init__(self) -> None:
-        wanted = {name: (getattr(self, name) >= 1, "1 or more") for name in ("dim", "batch_size")}
-        wanted["width"] = (self.width >= 4 and self.width % 4 == 0, "a multiple of 4")
-        require(self, wanted)
+        rules = {name: (getattr(self, name) >= 1, "1 or more") for name in ("dim", "batch_size")}
+        rules["width"] = (self.width >= 4 and self.width % 4 == 0, "a multiple of 4")
+        require(self, rules)
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Run the whole pipeline on the CPU: synthetic videos, box-only training, evaluation, and an HTML report.
+    """Run the whole pipeline on the CPU: masks from the boxes of synthetic videos, box-only training, an HTML report.
 
     --dry-run shows the settings of data, models and training; each can be a flag, such as --train.steps.
     """
@@ -54,7 +54,12 @@ class DemoConfig:
     """Directory for data, runs and report.html; files of an earlier demo are replaced."""
     twin: bool = False
     """Also train the mask-supervised twin and a box-only model without TK-Loss, and compare all three."""
+    label_preset: str = "demo-label"
+    """Preset of the first act, which runs mfvis label."""
+    label_videos: Hidden[SyntheticConfig] = field(default_factory=SyntheticConfig)
+    """Videos of the first act; val_videos has no effect."""
     synthetic: Hidden[SyntheticConfig] = field(default_factory=SyntheticConfig)
+    """Videos of the trainings."""
     model: Hidden[ModelConfig] = field(default_factory=ModelConfig)
     clip: Hidden[ClipConfig] = field(default_factory=ClipConfig)
     loss: Hidden[LossConfig] = field(default_factory=LossConfig)

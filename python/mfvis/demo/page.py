@@ -1,4 +1,4 @@
-"""Content of the demo's report: metrics, pictures and curves of its two experiments."""
+"""Content of the demo's report: metrics, pictures and curves of its three acts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mfvis.vis.report import Chart, Curve, Gallery, Picture, Report, Table, Tile
 
 if TYPE_CHECKING:
     from mfvis.demo.config import DemoConfig
+    from mfvis.demo.labeling import LabelingResult
 
 SHOWN = 8
 """Validation videos in each gallery: always the first ones, so that results are not hand-picked."""
@@ -54,40 +55,53 @@ class BoxPromptedResult:
 
 def page(
     config: DemoConfig,
+    labels: Gallery,
     val: VideoDataset,
-    outcomes: Sequence[TrainingResult],
-    fillings: Sequence[BoxPromptedResult],
+    trained: Sequence[TrainingResult],
+    prompted: Sequence[BoxPromptedResult],
     seconds: float,
 ) -> Report:
-    """The report. Pictures show the first outcome. fillings: without TK-Loss, then with it. seconds: total time."""
+    """The report. Pictures show the first training.
+
+    Args:
+        labels: `label_gallery` of the first act.
+        prompted: Results without TK-Loss, then with it.
+        seconds: Total time.
+    """
     synthetic, settings = config.synthetic, config.train
-    tables = [_by_class(outcomes[0])]
-    if len(outcomes) > 1:
-        tables.insert(0, _by_supervision(outcomes))
+    tables = [_by_class(trained[0])]
+    if len(trained) > 1:
+        tables.insert(0, _by_supervision(trained))
     charts = []
-    for outcome in outcomes:
-        prefix = "" if len(outcomes) == 1 else f"{outcome.name}: "
-        shape = [curve for curve in outcome.curves if curve.name != "class"]
-        label = [curve for curve in outcome.curves if curve.name == "class"]
+    for result in trained:
+        prefix = "" if len(trained) == 1 else f"{result.name}: "
+        shape = [curve for curve in result.curves if curve.name != "class"]
+        label = [curve for curve in result.curves if curve.name == "class"]
         charts += [Chart(f"{prefix}mask losses", tuple(shape)), Chart(f"{prefix}class loss", tuple(label))]
     return Report(
         title="Masks from boxes",
         lead=(
-            f"Trained on this machine on {synthetic.videos} synthetic videos with boxes. The networks that predicted "
-            "the masks below were trained without masks."
+            "Everything on this page was trained on this machine, from boxes. No mask was used, except to measure the "
+            "results and to show the true masks."
         ),
-        galleries=(_finding(val, outcomes[0]), _told(config, val, *fillings)),
+        galleries=(
+            labels,
+            _detections(synthetic.videos, val, trained[0]),
+            _tk_effect(config, val, *prompted),
+        ),
         tables=tuple(tables),
         charts=tuple(charts),
         notes=(
-            f"The pictures are the middle frames of the first {min(SHOWN, len(val.videos))} validation videos, not a "
-            f"selection. In the first gallery predicted tracks with a score of {SHOWN_SCORE} or more are drawn, in the "
-            "color of the true track whose boxes they fit best. Other predictions, such as a second class for the same "
-            "object, have other colors. In the second gallery masks are not clipped to the boxes.",
+            "The pictures are middle frames of the first videos, not a selection. In the second gallery predicted "
+            f"tracks with a score of {SHOWN_SCORE} or more are drawn, in the color of the true track whose boxes they "
+            "fit best. Other predictions, such as a second class for the same object, have other colors. In the third "
+            "gallery masks are not clipped to the boxes.",
+            "In the videos of the first gallery no object has a color of the ground. In the others every object has "
+            "one, which is harder: mfvis label would lose parts of these objects.",
             "AP measures detection, classification, and one mask tube through the video. J measures only the masks: "
             "each true track is compared with the predicted tube whose boxes fit best, regardless of class and score. "
             "A filled box scores well on compact objects and badly on crescents.",
-            "The second gallery does not show the effect of TK-Loss on the detecting model; mfvis demo --twin also "
+            "The third gallery does not show the effect of TK-Loss on the detecting model; mfvis demo --twin also "
             "trains that model without TK-Loss. Measurements, and the influence of the loss weights, are in "
             "benchmarks/results/demo.md and given_boxes.md.",
             f"Tables and curves refer to the detecting model. Losses are averages over {settings.log_every} "
@@ -99,28 +113,52 @@ def page(
     )
 
 
-def _finding(val: VideoDataset, outcome: TrainingResult) -> Gallery:
+def label_gallery(labeling: LabelingResult) -> Gallery:
+    """Boxes, masks and true masks of the first act."""
+    videos = labeling.truth.videos
+    frames = sum(video.length for video in videos)
     return Gallery(
-        title="Objects in new videos",
+        title="Boxes in, masks out",
         lead=(
-            "A video instance segmentation model, trained on boxes. Its only input is the frames of these new videos. "
-            f"Its training took {_minutes(outcome.seconds)}."
+            f"{labeling.command} generated these masks. Its only input is {frames} frames of {len(videos)} videos with "
+            f"a box around each object. It took {_minutes(labeling.seconds)}."
         ),
         tiles=(
-            Tile("Mask AP", f"{outcome.metrics.ap:.3f}", "YouTube-VIS AP, IoU .50 to .95, on unseen videos"),
-            Tile("Mask AP50", f"{outcome.metrics.ap50:.3f}", "a track counts from IoU .50 over its whole tube"),
-            Tile("J", f"{outcome.j.j:.3f}", f"mean IoU over {outcome.j.object_frames} object-frames"),
-            _filled_box(outcome.j),
+            Tile("J of the masks", f"{labeling.j.j:.3f}", f"mean IoU over {labeling.j.object_frames} object-frames"),
+            _filled_box(labeling.j),
         ),
-        captions=("frame", "boxes (not shown to the model)", "predicted masks", "true masks"),
-        pictures=tuple(_found_picture(video, outcome.results) for video in val.videos[:SHOWN]),
+        captions=("boxes in", "masks out", "true masks"),
+        pictures=tuple(
+            _given_picture(video, [("", labeling.j, labeling.results)], with_frame=False) for video in videos[:SHOWN]
+        ),
     )
 
 
-def _told(config: DemoConfig, val: VideoDataset, without: BoxPromptedResult, with_tk: BoxPromptedResult) -> Gallery:
+def _detections(videos: int, val: VideoDataset, result: TrainingResult) -> Gallery:
+    return Gallery(
+        title="Objects in new videos",
+        lead=(
+            f"A video instance segmentation model, trained on the boxes of {videos} videos. Its only input is the "
+            f"frames of these new videos. Its training took {_minutes(result.seconds)}."
+        ),
+        tiles=(
+            Tile("Mask AP", f"{result.metrics.ap:.3f}", "YouTube-VIS AP, IoU .50 to .95, on unseen videos"),
+            Tile("Mask AP50", f"{result.metrics.ap50:.3f}", "a track counts from IoU .50 over its whole tube"),
+            Tile("J", f"{result.j.j:.3f}", f"mean IoU over {result.j.object_frames} object-frames"),
+            _filled_box(result.j),
+        ),
+        captions=("frame", "boxes (not shown to the model)", "predicted masks", "true masks"),
+        pictures=tuple(_detected_picture(video, result.results) for video in val.videos[:SHOWN]),
+    )
+
+
+def _tk_effect(
+    config: DemoConfig, val: VideoDataset, without: BoxPromptedResult, with_tk: BoxPromptedResult
+) -> Gallery:
     loss = config.box_prompted.loss
     weights = {"projection": loss.projection, "background": loss.background, "pairwise": loss.pairwise.weight}
     others = " and ".join(f"the {name} loss" for name, weight in weights.items() if weight > 0)
+    shown = [(result.name, result.j, result.results) for result in (without, with_tk)]
     return Gallery(
         title="Effect of TK-Loss",
         lead=(
@@ -136,7 +174,7 @@ def _told(config: DemoConfig, val: VideoDataset, without: BoxPromptedResult, wit
             _filled_box(without.j),
         ),
         captions=("frame", "boxes (given to the network)", "masks without TK-Loss", "masks with TK-Loss", "true masks"),
-        pictures=tuple(_told_picture(video, without, with_tk) for video in val.videos[:SHOWN]),
+        pictures=tuple(_given_picture(video, shown) for video in val.videos[:SHOWN]),
     )
 
 
@@ -144,28 +182,28 @@ def _filled_box(j: MeanJ) -> Tile:
     return Tile("J of a filled box", f"{j.filled_box_j:.3f}", "score of the true box used as a mask")
 
 
-def _by_supervision(outcomes: Sequence[TrainingResult]) -> Table:
-    twin = next(outcome for outcome in outcomes if outcome.name.startswith("masks"))
+def _by_supervision(trained: Sequence[TrainingResult]) -> Table:
+    twin = next(result for result in trained if result.name.startswith("masks"))
     rows = [
         (
-            outcome.name,
-            *(f"{value:.3f}" for value in (outcome.metrics.ap, outcome.metrics.ap50, outcome.metrics.ap75)),
-            f"{100 * outcome.metrics.ap / twin.metrics.ap:.0f} %" if twin.metrics.ap > 0 else "-",
-            f"{outcome.j.j:.3f}",
-            f"{outcome.seconds:.0f} s",
+            result.name,
+            *(f"{value:.3f}" for value in (result.metrics.ap, result.metrics.ap50, result.metrics.ap75)),
+            f"{100 * result.metrics.ap / twin.metrics.ap:.0f} %" if twin.metrics.ap > 0 else "-",
+            f"{result.j.j:.3f}",
+            f"{result.seconds:.0f} s",
         )
-        for outcome in outcomes
+        for result in trained
     ]
-    rows.append(("a filled box", "", "", "", "", f"{outcomes[0].j.filled_box_j:.3f}", ""))
+    rows.append(("a filled box", "", "", "", "", f"{trained[0].j.filled_box_j:.3f}", ""))
     header = ("trained from", "AP", "AP50", "AP75", "of the twin's AP", "J", "training")
     note = "Same videos, model, steps and seed; only the supervision differs."
     return Table("What the supervision changes", note, header, tuple(rows))
 
 
-def _by_class(outcome: TrainingResult) -> Table:
+def _by_class(result: TrainingResult) -> Table:
     rows = [
         (entry.name, *(f"{value:.3f}" for value in (entry.ap, entry.ap50, entry.ap75, entry.ar100)))
-        for entry in outcome.metrics.classes
+        for entry in result.metrics.classes
         if entry.ap >= 0  # -1: no track of this class in the validation videos
     ]
     return Table("By class", "", ("class", "AP", "AP50", "AP75", "AR100"), tuple(rows))
@@ -175,29 +213,37 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
-def _found_picture(video: Video, results: Sequence[TrackResult]) -> Picture:
+def _detected_picture(video: Video, results: Sequence[TrackResult]) -> Picture:
     drawn = [result for result in results if result.video_id == video.id and result.score >= SHOWN_SCORE]
     owner = {id(result.segmentations): result.track_id for result in assign_results(video, drawn)}
-    colors = {track.id: place for place, track in enumerate(video.tracks)}
+    colors = {track.id: color for color, track in enumerate(video.tracks)}
     ids = [colors.get(owner.get(id(result.segmentations)), len(colors) + n) for n, result in enumerate(drawn)]
     scores = ", ".join(f"{result.score:.2f}" for result in drawn) or "none"
     return _picture(video, [(drawn, ids)], f"scores of the predicted tracks: {scores}")
 
 
-def _told_picture(video: Video, *fillings: BoxPromptedResult) -> Picture:
-    ids = {track.id: place for place, track in enumerate(video.tracks)}
-    masks, said = [], []
-    for filling in fillings:
-        mine = [result for result in filling.results if result.video_id == video.id]
-        masks.append((mine, [ids[result.track_id] for result in mine]))
-        tracks = [track for track in filling.j.tracks if track.video == video.name]
-        if tracks:  # a video without any visible object has none
-            j = np.average([track.j for track in tracks], weights=[track.frames for track in tracks])
-            said.append(f"{j:.2f} {filling.name}")
-    return _picture(video, masks, f"J over the whole video: {', '.join(said) or 'no object'}")
+def _given_picture(
+    video: Video, results: Sequence[tuple[str, MeanJ, Sequence[TrackResult]]], with_frame: bool = True
+) -> Picture:
+    """A picture of masks that were predicted for given boxes. results: name, J and masks of each panel."""
+    ids = {track.id: color for color, track in enumerate(video.tracks)}
+    masks, notes = [], []
+    for name, j, tracks in results:
+        own = [result for result in tracks if result.video_id == video.id]
+        masks.append((own, [ids[result.track_id] for result in own]))
+        measured = [track for track in j.tracks if track.video == video.name]
+        if measured:  # a video without any visible object has none
+            mean = np.average([track.j for track in measured], weights=[track.frames for track in measured])
+            notes.append(f"{mean:.2f} {name}".strip())
+    return _picture(video, masks, f"J over the whole video: {', '.join(notes) or 'no object'}", with_frame)
 
 
-def _picture(video: Video, masks: Sequence[tuple[Sequence[TrackResult], Sequence[int]]], caption: str) -> Picture:
+def _picture(
+    video: Video,
+    masks: Sequence[tuple[Sequence[TrackResult], Sequence[int]]],
+    caption: str,
+    with_frame: bool = True,
+) -> Picture:
     """The middle frame, its boxes, the masks of each set of results in the colors of these ids, the ground truth."""
     t = video.length // 2
     tracks, ids = video.tracks, range(len(video.tracks))
@@ -212,5 +258,6 @@ def _picture(video: Video, masks: Sequence[tuple[Sequence[TrackResult], Sequence
         np.array([track.boxes_T4[t] for track in tracks]).reshape(-1, 4),
         ids,
         [*sets, (drawn([track.segmentations[t] for track in tracks]), ids)],
+        with_frame,
     )
     return Picture(pixels, f"{video.name}, frame {t}; {caption}")

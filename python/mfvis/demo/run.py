@@ -1,7 +1,8 @@
-"""``mfvis demo``: synthetic videos, training from their boxes, evaluation against their masks, one HTML report.
+"""``mfvis demo``: masks from the boxes of synthetic videos, then trainings from boxes, and one HTML report.
 
-Two experiments: a model is trained to detect and segment the objects of new videos; a small box-prompted network is
-trained with TK-Loss and without it. In the second, TK-Loss is what prevents masks from filling the whole box.
+Three acts: `mfvis label` makes masks from boxes; a model is trained from boxes to detect and segment the objects of new
+videos; a small box-prompted network is trained with TK-Loss and without it. In the last act, TK-Loss is what prevents
+masks from filling the whole box.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from pathlib import Path
 
 from mfvis.config import Config
 from mfvis.data.config import ClipConfig
+from mfvis.data.images import save_picture
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results
 from mfvis.data.synthetic import write_demo
 from mfvis.data.ytvis import load_dataset
 from mfvis.demo.box_prompted import segment_boxes, train_box_prompted
 from mfvis.demo.config import BoxPromptedConfig, DemoConfig
-from mfvis.demo.page import BoxPromptedResult, TrainingResult, page
-from mfvis.eval.mean_j import mean_j
+from mfvis.demo.labeling import LabelingResult, label_boxes
+from mfvis.demo.page import BoxPromptedResult, TrainingResult, label_gallery, page
+from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.eval.ytvis import evaluate
 from mfvis.losses.config import LossConfig
 from mfvis.predict.assignment import assign_results
@@ -30,6 +33,7 @@ from mfvis.predict.predictor import predict_video, sized_as_trained
 from mfvis.train.checkpoint import load_model
 from mfvis.train.engine import train
 from mfvis.types import VideoDataset
+from mfvis.vis.draw import sheet
 from mfvis.vis.report import Curve, write_report
 from mfvis.writing import run_lock
 
@@ -45,49 +49,72 @@ TERMS = {
     "mask_dice": "dice",
 }
 """Losses in the training log and their titles in the report."""
+PICTURE = "masks-from-boxes.jpg"
+"""Picture of the first act."""
 
 
 def run(config: DemoConfig) -> None:
-    """Write data, train, evaluate, and print the path of the report."""
+    """Label, train, evaluate, and print the path of the report."""
     with run_lock(config.out):
         _run(config)
 
 
 def _run(config: DemoConfig) -> None:
     started = time.perf_counter()
+    print("1 of 3: masks from boxes\n")
+    labeling = label_boxes(config)
+    labels = label_gallery(labeling)
+    picture = sheet([row.pixels_HW3 for row in labels.pictures], labels.captions)
+    save_picture(config.out / PICTURE, picture, quality=88, subsampling=0)
+    print(
+        f"\nmasks from boxes: J {labeling.j.j:.3f} (filled boxes {labeling.j.filled_box_j:.3f}), "
+        f"{labeling.seconds:.0f} s; see {config.out / PICTURE}\n\n"
+        "2 of 3: a model that finds the objects of new videos, trained from boxes\n",
+        flush=True,
+    )
+
     shutil.rmtree(config.out / "data", ignore_errors=True)
     train_json, val_json = write_demo(config.out / "data", config.synthetic)
     val = load_dataset(val_json)
-    boxes = Config((str(train_json),), model=config.model, clip=config.clip, loss=config.loss, train=config.train)
-    runs = {"boxes": ("boxes alone", boxes)}
-    if config.twin:
-        runs["boxes-no-tk"] = ("boxes alone, without TK-Loss", replace(boxes, loss=_without_tk(config.loss)))
-        runs["masks"] = ("masks (the supervised twin)", replace(boxes, supervision="masks"))
-    outcomes = []
-    for folder, (name, training) in runs.items():
-        outcomes.append(_outcome(name, replace(training, out=config.out / "runs" / folder), val, config.infer))
-        print(
-            f"{name}: AP {outcomes[-1].metrics.ap:.3f}, J {outcomes[-1].j.j:.3f}, {outcomes[-1].seconds:.0f} s",
-            flush=True,
-        )
+    trained = []
+    for folder, (name, training) in _trainings(config, train_json).items():
+        trained.append(_train(name, replace(training, out=config.out / "runs" / folder), val, config.infer))
+        print(f"{name}: AP {trained[-1].metrics.ap:.3f}, J {trained[-1].j.j:.3f}, {trained[-1].seconds:.0f} s\n")
 
-    videos, fillings = load_dataset(train_json), []
+    print("3 of 3: the effect of TK-Loss on a network that gets the boxes\n", flush=True)
+    videos, prompted = load_dataset(train_json), []
     for name, loss in (
         ("without TK-Loss", _without_tk(config.box_prompted.loss)),
         ("with TK-Loss", config.box_prompted.loss),
     ):
-        fillings.append(_filling(name, replace(config.box_prompted, loss=loss), config.clip, videos, val))
-        print(f"box-prompted, {name}: J {fillings[-1].j.j:.3f}, {fillings[-1].seconds:.0f} s", flush=True)
+        prompted.append(_train_prompted(name, replace(config.box_prompted, loss=loss), config.clip, videos, val))
+        print(f"box-prompted, {name}: J {prompted[-1].j.j:.3f}, {prompted[-1].seconds:.0f} s", flush=True)
 
-    summary = {"model": [_numbers(outcome) for outcome in outcomes], "box_prompted": [*map(_filling_numbers, fillings)]}
+    summary = {
+        "label": _label_metrics(labeling),
+        "model": [_model_metrics(result) for result in trained],
+        "box_prompted": [_prompted_metrics(result) for result in prompted],
+    }
     write_json(config.out / "metrics.json", summary)
-    report = config.out / "report.html"
-    write_report(report, page(config, val, outcomes, fillings, time.perf_counter() - started))
+    write_report(
+        config.out / "report.html", page(config, labels, val, trained, prompted, time.perf_counter() - started)
+    )
     print(json.dumps(summary, indent=1))
-    print(f"\nreport: {report.resolve()}")
+    print(f"\nreport: {(config.out / 'report.html').resolve()}")
 
 
-def _outcome(name: str, config: Config, val: VideoDataset, infer: InferConfig) -> TrainingResult:
+def _trainings(config: DemoConfig, train_json: Path) -> dict[str, tuple[str, Config]]:
+    """Name and configuration of every training of the detecting model, by folder."""
+    boxes = Config((str(train_json),), model=config.model, clip=config.clip, loss=config.loss, train=config.train)
+    trainings = {"boxes": ("boxes only", boxes)}
+    if config.twin:
+        without = replace(boxes, loss=_without_tk(config.loss))
+        trainings["boxes-no-tk"] = ("boxes only, without TK-Loss", without)
+        trainings["masks"] = ("masks (the supervised twin)", replace(boxes, supervision="masks"))
+    return trainings
+
+
+def _train(name: str, config: Config, val: VideoDataset, infer: InferConfig) -> TrainingResult:
     shutil.rmtree(config.out, ignore_errors=True)
     started = time.perf_counter()
     checkpoint = train(config)
@@ -108,13 +135,13 @@ def _without_tk(loss: LossConfig) -> LossConfig:
     return replace(loss, temporal=replace(loss.temporal, weight=0.0))
 
 
-def _filling(
+def _train_prompted(
     name: str, config: BoxPromptedConfig, clip: ClipConfig, videos: VideoDataset, val: VideoDataset
 ) -> BoxPromptedResult:
     started = time.perf_counter()
-    reader = train_box_prompted(videos, clip, config)
+    model = train_box_prompted(videos, clip, config)
     seconds = time.perf_counter() - started
-    results = tuple(result for video in val.videos for result in segment_boxes(reader, val, video, clip))
+    results = tuple(result for video in val.videos for result in segment_boxes(model, val, video, clip))
     return BoxPromptedResult(name, mean_j(val, results), seconds, results)
 
 
@@ -126,21 +153,23 @@ def read_curves(log: Path) -> tuple[Curve, ...]:
     return tuple(curve for curve in curves if any(curve.values))
 
 
-def _numbers(outcome: TrainingResult) -> dict[str, object]:
-    """The outcome in the form of metrics.json."""
+def _label_metrics(result: LabelingResult) -> dict[str, object]:
+    return {"command": result.command, **_j_metrics(result.j), "seconds": round(result.seconds, 1)}
+
+
+def _model_metrics(result: TrainingResult) -> dict[str, object]:
     return {
-        "supervision": outcome.name,
-        **{name: round(value, 4) for name, value in outcome.metrics.as_dict().items()},
-        "j": round(outcome.j.j, 4),
-        "filled_box_j": round(outcome.j.filled_box_j, 4),
-        "train_seconds": round(outcome.seconds, 1),
+        "supervision": result.name,
+        **{name: round(value, 4) for name, value in result.metrics.as_dict().items()},
+        **_j_metrics(result.j),
+        "train_seconds": round(result.seconds, 1),
     }
 
 
-def _filling_numbers(filling: BoxPromptedResult) -> dict[str, object]:
-    return {
-        "supervision": f"boxes alone, {filling.name}",
-        "j": round(filling.j.j, 4),
-        "filled_box_j": round(filling.j.filled_box_j, 4),
-        "train_seconds": round(filling.seconds, 1),
-    }
+def _prompted_metrics(result: BoxPromptedResult) -> dict[str, object]:
+    seconds = round(result.seconds, 1)
+    return {"supervision": f"boxes only, {result.name}", **_j_metrics(result.j), "train_seconds": seconds}
+
+
+def _j_metrics(j: MeanJ) -> dict[str, float]:
+    return {"j": round(j.j, 4), "filled_box_j": round(j.filled_box_j, 4)}

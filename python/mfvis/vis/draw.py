@@ -82,23 +82,36 @@ def side_by_side(
     boxes_N4: np.ndarray,
     box_ids: Sequence[int],
     masks: Sequence[tuple[np.ndarray, Sequence[int]]],
+    with_frame: bool = True,
 ) -> np.ndarray:
     """Panels in a row: frame, boxes, and one for each set of masks, uint8 ``[H, W, 3]``.
 
     Small frames are enlarged to `LEAST_HEIGHT` or more. masks: bool ``[M, H, W]`` and the ids of their tracks. Equal
-    ids give equal colors.
+    ids give equal colors. with_frame: False leaves out the panel of the frame without drawings.
     """
     factor = max(1, -(-LEAST_HEIGHT // frame_HW3.shape[0]))
     picture = enlarge(frame_HW3, factor, smooth=True)
     sets = [(enlarge(np.asarray(masks_MHW, bool), factor, smooth=False), ids) for masks_MHW, ids in masks]
     panels = [
-        picture,
+        *([picture] if with_frame else []),
         overlay(picture, None, np.asarray(boxes_N4) * factor, None, box_ids),
         *(overlay(picture, masks_MHW, None, None, ids) for masks_MHW, ids in sets),
     ]
     gutter = np.full((picture.shape[0], 6, 3), _BACKGROUND, dtype=np.uint8)
     pieces = [piece for panel in panels for piece in (gutter, panel)]
     return np.concatenate(pieces[1:], axis=1)
+
+
+def sheet(rows: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
+    """Rows of panels, each uint8 ``[H, W, 3]`` and of equal width, one below the other, under a line of captions."""
+    width, gutter = rows[0].shape[1], 6
+    font = ImageFont.load_default(size=28)
+    header = Image.new("RGB", (width, 44), _BACKGROUND)
+    draw = ImageDraw.Draw(header)
+    for n, caption in enumerate(captions):
+        draw.text((n * (width + gutter) / len(captions) + 4, 6), caption, fill=_INK, font=font)
+    gap = np.full((gutter, width, 3), _BACKGROUND, np.uint8)
+    return np.concatenate([np.asarray(header), *(piece for row in rows for piece in (row, gap))][:-1])
 
 
 def _outline(mask_HW: np.ndarray, width: int) -> np.ndarray:
