@@ -47,10 +47,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from mfvis.config import Config
 from mfvis.data.rle import encode_mask
 from mfvis.eval.mean_j import filled_box
 from mfvis.parsing import build, load_preset, to_plain
+from mfvis.train.config import Config
 
 PLACES = ("out", "data", "frames", "resume", "init")
 """Fields of the configuration that say where something lies, not what is trained."""

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from machine import machine
-from mfvis.config import Config
 from mfvis.data.augment import fitted_size, resize
 from mfvis.data.clips import make_clip
 from mfvis.data.ytvis import load_dataset
 from mfvis.losses.config import TemporalConfig
 from mfvis.parsing import build, load_preset
+from mfvis.train.config import Config
 from mfvis.types import VideoDataset
 from report import add_out, write
 

@@ -23,10 +23,10 @@ from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video import open_video, video_in_memory
 from mfvis.device import device_of
 from mfvis.errors import ConfigError
+from mfvis.eval.ap_metrics import COCO, YOUTUBE_VIS, Metrics
 from mfvis.eval.config import EvalConfig
 from mfvis.eval.mean_j import MeanJ
 from mfvis.eval.mots import MotsMetrics
-from mfvis.eval.numbers import COCO, YOUTUBE_VIS, Metrics
 from mfvis.eval.run import measure
 from mfvis.eval.ytvis import evaluate as average_precision
 from mfvis.label.config import LabelConfig

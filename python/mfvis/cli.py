@@ -38,7 +38,7 @@ COMMANDS = {
     "train": Command(
         "train a model from box tracks",
         "mfvis.train.engine:train",
-        "mfvis.config:Config",
+        "mfvis.train.config:Config",
         plan="mfvis.train.plan:plan",
     ),
     "label": Command(
@@ -65,7 +65,7 @@ COMMANDS = {
     ),
     "doctor": Command("show build and environment information", "mfvis.doctor:run"),
     "replay": Command(
-        "re-run the batch on which training failed", "mfvis.train.replay:run", "mfvis.config:ReplayConfig"
+        "re-run the batch on which training failed", "mfvis.train.replay:run", "mfvis.train.config:ReplayConfig"
     ),
     "data check": Command(
         "report every problem of an annotation file", "mfvis.data.check:run", "mfvis.data.check:CheckConfig"

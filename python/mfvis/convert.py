@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mfvis.config import Config
 from mfvis.data.datasets import DATASET_NAMES, DATASETS, DatasetSpec
 from mfvis.errors import CheckpointError, ConfigError
 from mfvis.models import pixel_decoder, seqformer_encoder
@@ -18,6 +17,7 @@ from mfvis.models.backbone import Backbone, offline
 from mfvis.models.config import NAMES, BackboneConfig, ModelConfig
 from mfvis.models.video_model import build_model
 from mfvis.train import checkpoint
+from mfvis.train.config import Config
 from mfvis.types import Category
 from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import (

@@ -12,13 +12,13 @@ import mfvis.label.run
 import numpy as np
 import pytest
 import torch
-from mfvis.config import Config
 from mfvis.data.video import read_frames
 from mfvis.errors import ConfigError
 from mfvis.label.config import LabelConfig
 from mfvis.models.video_model import build_model
 from mfvis.parsing import parse
 from mfvis.train.checkpoint import TrainedModel
+from mfvis.train.config import Config
 from tiny import CATEGORIES, TINY
 
 import mfvis_ext

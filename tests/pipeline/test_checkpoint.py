@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mfvis.config import Config
 from mfvis.errors import CheckpointError
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, resume
+from mfvis.train.config import Config
 from mfvis.types import Category
 from mfvis.weights.files import read_state_dict, save_safetensors
 
@@ -132,8 +132,8 @@ def test_malformed_checkpoints(damage: Callable[[Path], object], message: str, g
 
 @pytest.mark.parametrize("missing", ["optimizer", "sampler"])
 def test_training_state_of_another_training(missing: str, good: Path) -> None:
-    from mfvis.config import OptimConfig
     from mfvis.data.clips import ClipSampler
+    from mfvis.train.config import OptimConfig
     from mfvis.train.optim import make_optimizer
 
     model, _, _ = checkpoint.load_model(good)

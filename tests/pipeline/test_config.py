@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mfvis.config import Config
 from mfvis.errors import ConfigError
 from mfvis.parsing import PRESETS, build, load_preset, parse, to_plain, to_yaml
+from mfvis.train.config import Config
 
 DATA = ["--data", "train.json"]
 

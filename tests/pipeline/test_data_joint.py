@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from layouts import publish
-from mfvis.config import Config, sampling_ratios, summarize_schedule
 from mfvis.data.augment import pan
 from mfvis.data.clips import ClipDataset, ClipSampler, collate_by_kind
 from mfvis.data.coco import load_coco
@@ -27,6 +26,7 @@ from mfvis.losses.criterion import Criterion
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import build, load_preset
 from mfvis.train.checkpoint import load_model, read_tensors
+from mfvis.train.config import Config, sampling_ratios, summarize_schedule
 from mfvis.train.engine import clip_datasets, train
 from mfvis.types import Clip
 

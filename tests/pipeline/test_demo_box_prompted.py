@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mfvis.config import OptimConfig
 from mfvis.data.config import ClipConfig
 from mfvis.data.ytvis import load_dataset
 from mfvis.demo.box_prompted import BoxPromptedSegmenter, segment_boxes, train_box_prompted
@@ -16,6 +15,7 @@ from mfvis.demo.config import BoxPromptedConfig
 from mfvis.errors import ConfigError
 from mfvis.losses.config import LossConfig, TemporalConfig
 from mfvis.models.config import BackboneConfig
+from mfvis.train.config import OptimConfig
 from mfvis.types import BoxPrompts, VideoDataset
 from tiny import every_mask
 

@@ -21,7 +21,6 @@ import pytest
 import torch
 from corruptions import bytes_changed, json_changed, shuffled, truncated
 from mfvis.cli import main
-from mfvis.config import Config
 from mfvis.data.importers.class_names import read_class_names
 from mfvis.data.jsonfile import read_json
 from mfvis.data.split import SplitConfig
@@ -31,6 +30,7 @@ from mfvis.errors import CheckpointError, ConfigError, Problem
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import build, load_preset, parse
 from mfvis.train import checkpoint
+from mfvis.train.config import Config
 from mfvis.types import Category
 from mfvis.weights.files import read_state_dict, save_safetensors
 

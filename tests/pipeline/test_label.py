@@ -11,7 +11,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from mfvis.config import OptimConfig
 from mfvis.data.augment import pad_frames
 from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
@@ -33,6 +32,7 @@ from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import parse
 from mfvis.predict.assignment import assign_tubes
 from mfvis.predict.upsample import at_original_size
+from mfvis.train.config import OptimConfig
 from tiny import TINY
 
 import mfvis_ext

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mfvis.config import OptimConfig
 from mfvis.data.rle import encode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.label import cross_video as shared
@@ -29,6 +28,7 @@ from mfvis.losses.background_propagation import inside_boxes
 from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
+from mfvis.train.config import OptimConfig
 from mfvis.types import TrackResult, Video
 from mfvis.weights.files import save_safetensors
 

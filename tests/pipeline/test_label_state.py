@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mfvis.config import OptimConfig
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import CheckpointError, ConfigError, TrainingError, VideoError
 from mfvis.label import run as label
@@ -22,6 +21,7 @@ from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
+from mfvis.train.config import OptimConfig
 from mfvis.weights.files import read_state_dict, save_safetensors
 from tiny import TINY
 

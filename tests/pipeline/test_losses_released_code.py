@@ -8,12 +8,12 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from mfvis.config import Config
 from mfvis.errors import ConfigError
 from mfvis.losses import released_code
 from mfvis.losses.config import LossConfig
 from mfvis.losses.criterion import Criterion, LossTerms
 from mfvis.parsing import build, load_preset
+from mfvis.train.config import Config
 from mfvis.types import Batch, ClipOrigin, DenseMasks, Match, Prediction
 from torch import Tensor
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mfvis.config import Config
 from mfvis.data.augment import pad_frames, resize_frames
 from mfvis.data.config import ClipConfig
 from mfvis.data.images import write_image
@@ -25,6 +24,7 @@ from mfvis.predict import run as predict
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import predict_video, sized_as_trained
 from mfvis.predict.upsample import encode_tubes
+from mfvis.train.config import Config
 from tiny import CATEGORIES, TINY, every_mask, tiny_model
 
 TRAINED = Config(("train.json",), model=TINY, clip=ClipConfig(short_sides=(48, 32)))

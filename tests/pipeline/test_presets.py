@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from mfvis.cli import main
-from mfvis.config import Config
 from mfvis.data.datasets import DATASETS, parse_spec
 from mfvis.errors import ConfigError
 from mfvis.models.config import BackboneConfig
 from mfvis.models.video_model import build_model
 from mfvis.parsing import PRESETS, build, load_preset
+from mfvis.train.config import Config
 from mfvis.train.optim import learning_rate
 from mfvis.train.plan import estimate
 from mfvis.train.step import autocast

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mfvis.config import Config
 from mfvis.data.clips import ClipSampler
 from mfvis.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, resume
+from mfvis.train.config import Config
 from mfvis.train.engine import clip_datasets, train
 from mfvis.train.log import Log
 from mfvis.train.optim import make_optimizer

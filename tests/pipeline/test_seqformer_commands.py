@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from mfvis.cli import main
-from mfvis.config import Config, OptimConfig, ReplayConfig
 from mfvis.data.augment import pad_frames, resize_frames
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import open_video, read_frames
@@ -27,6 +26,7 @@ from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import WindowFeatures, predict_video
 from mfvis.predict.upsample import at_original_size
 from mfvis.train import checkpoint, replay
+from mfvis.train.config import Config, OptimConfig, ReplayConfig
 from mfvis.train.engine import train
 from mfvis.train.optim import make_optimizer
 from mfvis.types import BoxPrompts

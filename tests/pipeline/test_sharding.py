@@ -13,7 +13,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from mfvis.config import OptimConfig
 from mfvis.errors import ConfigError
 from mfvis.label import run as label
 from mfvis.label.config import BackgroundPropagationConfig, LabelConfig, RefineConfig
@@ -23,6 +22,7 @@ from mfvis.parsing import to_plain
 from mfvis.predict import run as predict
 from mfvis.predict.config import PredictConfig
 from mfvis.sharding import Shard, parse_shard
+from mfvis.train.config import OptimConfig
 from mfvis.train.log import Log, require_trackers
 from mfvis.weights.files import save_safetensors
 from mfvis.writing import LOCK, run_lock

@@ -15,11 +15,11 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from mfvis.config import Config, OptimConfig, accumulation_steps, summarize_schedule
 from mfvis.data.clips import ClipRequest, collate
 from mfvis.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, replay
+from mfvis.train.config import Config, OptimConfig, accumulation_steps, summarize_schedule
 from mfvis.train.engine import clip_datasets, train
 from mfvis.train.optim import learning_rate, make_optimizer
 from mfvis.train.step import box_prompts

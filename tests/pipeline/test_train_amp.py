@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mfvis.config import Config
 from mfvis.data.clips import ClipRequest, collate
 from mfvis.errors import TrainingError
 from mfvis.losses.criterion import Criterion
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train import checkpoint, replay
+from mfvis.train.config import Config
 from mfvis.train.engine import clip_datasets, train
 from mfvis.train.step import forward
 from test_train import assert_same_checkpoint, configure

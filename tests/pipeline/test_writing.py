@@ -19,7 +19,6 @@ import pytest
 import torch
 from mfvis import convert
 from mfvis.cli import main
-from mfvis.config import Config
 from mfvis.data.bitmask import write_bitmask
 from mfvis.data.images import write_image
 from mfvis.data.jsonfile import write_json
@@ -27,6 +26,7 @@ from mfvis.data.video import video_writer
 from mfvis.errors import ConfigError, VideoError
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint
+from mfvis.train.config import Config
 from mfvis.weights.config import ConvertConfig
 from mfvis.weights.files import save_safetensors
 from mfvis.writing import LOCK, atomic_write, run_lock

@@ -8,12 +8,12 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from mfvis.config import OptimConfig, TrainConfig
 from mfvis.data.config import ClipConfig, SyntheticConfig
 from mfvis.errors import require
 from mfvis.losses.config import LossConfig
 from mfvis.models.config import BackboneConfig, ModelConfig
 from mfvis.predict.config import InferConfig
+from mfvis.train.config import OptimConfig, TrainConfig
 
 T = TypeVar("T")
 Hidden = Annotated[T, tyro.conf.Suppress]

@@ -13,7 +13,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from mfvis.config import Config
 from mfvis.data.config import ClipConfig
 from mfvis.data.images import save_picture
 from mfvis.data.jsonfile import write_json
@@ -31,6 +30,7 @@ from mfvis.predict.assignment import assign_results
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import predict_video, sized_as_trained
 from mfvis.train.checkpoint import load_model
+from mfvis.train.config import Config
 from mfvis.train.engine import train
 from mfvis.types import VideoDataset
 from mfvis.vis.draw import sheet

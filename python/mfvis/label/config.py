@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from mfvis.config import OptimConfig
 from mfvis.errors import require
 from mfvis.losses.config import BackgroundPropagationConfig, LossConfig, PairwiseConfig, TemporalConfig
 from mfvis.models.config import BackboneConfig
+from mfvis.train.config import OptimConfig
 
 
 @dataclass(frozen=True)

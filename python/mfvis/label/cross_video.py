@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mfvis_ext
-from mfvis.config import OptimConfig
 from mfvis.data.rle import decode_mask
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.window_inputs import WindowInputs
+from mfvis.train.config import OptimConfig
 from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
 from mfvis.types import TrackResult, Video, present
 

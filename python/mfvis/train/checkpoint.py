@@ -26,13 +26,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from mfvis.config import Config
 from mfvis.data.jsonfile import LARGEST, is_integer, read_object
 from mfvis.errors import CheckpointError, ConfigError, Problem
 from mfvis.models.backbone import offline
 from mfvis.models.video_model import VideoModel, build_model
 from mfvis.parsing import build, to_plain
 from mfvis.text import name_fault, shortened
+from mfvis.train.config import Config
 from mfvis.types import Category
 from mfvis.weights import unpickle
 from mfvis.weights.files import load_weights, read_state_dict, read_weights, require_fit, save_safetensors

@@ -15,7 +15,6 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
-from mfvis.config import Config, accumulation_steps, sampling_ratios, summarize_schedule
 from mfvis.data.categories import category_map, remap_categories
 from mfvis.data.check import check_frames_of
 from mfvis.data.clips import ClipDataset, ClipRequest, ClipSampler, collate_by_kind
@@ -26,6 +25,7 @@ from mfvis.models.video_model import build_model
 from mfvis.parsing import flatten, to_plain, to_yaml
 from mfvis.train import checkpoint, resume
 from mfvis.train.checkpoint import CheckpointInfo
+from mfvis.train.config import Config, accumulation_steps, sampling_ratios, summarize_schedule
 from mfvis.train.log import Log, require_trackers
 from mfvis.train.optim import make_optimizer, set_learning_rate
 from mfvis.train.replay import require_finite_step

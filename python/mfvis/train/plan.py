@@ -10,10 +10,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
-from mfvis.config import Config, summarize_schedule
 from mfvis.data.augment import fitted_size, padded_size
 from mfvis.data.datasets import DatasetSpec
 from mfvis.models.video_model import build_model
+from mfvis.train.config import Config, summarize_schedule
 from mfvis.train.engine import clip_datasets
 from mfvis.train.step import autocast
 

@@ -9,11 +9,11 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from mfvis.config import ReplayConfig
 from mfvis.errors import CheckpointError, TrainingError
 from mfvis.losses.criterion import Criterion, LossTerms
 from mfvis.train import checkpoint
 from mfvis.train.checkpoint import CheckpointInfo
+from mfvis.train.config import ReplayConfig
 from mfvis.train.step import forward, is_prompted, seed_everything
 from mfvis.types import Batch, ClipOrigin
 

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mfvis.config import Config
 from mfvis.data.clips import ClipDataset, ClipSampler
 from mfvis.data.jsonfile import is_integer
 from mfvis.errors import CheckpointError, ConfigError
 from mfvis.parsing import changed_keys, to_plain
 from mfvis.train import checkpoint
 from mfvis.train.checkpoint import TRAINING, WEIGHTS
+from mfvis.train.config import Config
 from mfvis.weights.files import load_weights, read_state_dict
 
 FREE_TO_CHANGE = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mfvis.config import Config
 from mfvis.losses.criterion import Criterion, LossTerms
+from mfvis.train.config import Config
 from mfvis.types import Batch, BoxPrompts, Match
 
 
