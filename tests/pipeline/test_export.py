@@ -118,6 +118,8 @@ def test_coco_as_pycocotools_and_other_readers_see_it(
     if form == "list":
         check_supervision(path)
         check_datumaro(path)
+    elif form == "polygons":
+        check_labelformat(path)
     back = labeled.with_name("back.json")
     frames = str(labeled.parent / "frames")
     assert main(["data", "import", str(path), "--frames", frames, "--out", str(back)]) == 0
@@ -153,6 +155,17 @@ def check_datumaro(path: Path) -> None:
     )
 
 
+def check_labelformat(path: Path) -> None:
+    try:
+        coco = importlib.import_module("labelformat.formats.coco")
+    except ImportError:
+        return
+    labels = list(coco.COCOInstanceSegmentationInput(input_file=path).get_labels())
+    objects = [entry for label in labels for entry in label.objects]
+    assert len(objects) == 10 and {entry.category.name for entry in objects} == set(CLASSES)
+    assert sum(len(entry.segmentation.polygons) for entry in objects) == 4 * 3 + 6
+
+
 def test_cvat_masks_and_polygons_come_back(labeled: Path) -> None:
     frames = str(labeled.parent / "frames")
     for form in ("rle", "polygons"):
@@ -180,7 +193,9 @@ def test_yolo_polygons_are_those_that_users_read(labeled: Path, capsys: pytest.C
     assert [line.split()[0] for line in lines] == ["0", "1"]
     assert len((folder / "labels" / "train" / "video 1" / "000002.txt").read_text().splitlines()) == 1
     assert (folder / "images" / "train" / "video 1" / "000002.jpg").is_file()
-    supervision = peer("supervision")
+    supervision, labelformat = peer("supervision"), peer("labelformat.formats.yolov8")
+    labels = labelformat.YOLOv8InstanceSegmentationInput(folder / "data.yaml", "train").get_labels()
+    assert sum(len(label.objects) for label in labels) == 10
     dataset = supervision.DetectionDataset.from_yolo(
         str(folder / "images" / "train" / "video 0"),
         str(folder / "labels" / "train" / "video 0"),
