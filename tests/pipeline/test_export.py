@@ -217,13 +217,29 @@ def test_davis_pictures_have_the_ids(labeled: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("format", ["mots", "mots-text"])
 def test_mots_comes_back(labeled: Path, format: str) -> None:
-    folder = export(labeled, format, "mots")
+    folder = export(labeled, format, "mots", "--images")
+    images = folder / "video 1" / ("img1" if format == "mots-text" else "images")
+    assert sorted(path.name for path in images.iterdir()) == [f"{t:06d}.jpg" for t in range(1, LENGTH + 1)]
     back = labeled.with_name("back.json")
     names = ["--class-names", str(folder / "classes.txt")] if format == "mots-text" else []
     frames = str(labeled.parent / "frames")
     assert main(["data", "import", str(folder), "--frames", frames, "--out", str(back), *names]) == 0
     numbers = {7: 3007, 9: 2009}  # class times 1000 plus index
     assert masks_in(back) == {(v, numbers[i], name): masks for (v, i, name), masks in EXPECTED.items()}
+
+
+def test_mots_and_polygons_of_cvat_as_datumaro_reads_them(labeled: Path) -> None:
+    datumaro = peer("datumaro")
+    areas = [int(m.sum()) for masks in masks_of(0).values() for m in masks if m is not None]
+    mots = datumaro.Dataset.import_from(str(export(labeled, "mots", "mots") / "video 0"), "mots")
+    labels = mots.categories()[datumaro.AnnotationType.label]
+    found = [annotation for item in mots for annotation in item.annotations]
+    assert sorted(int(mask.image.sum()) for mask in found) == sorted(areas)
+    assert {labels[mask.label].name for mask in found} == set(CLASSES)
+    folder = export(labeled, "cvat", "cvat", "--masks", "polygons")
+    cvat = datumaro.Dataset.import_from(str(folder / "video 0.xml"), "cvat")
+    polygons = [a for item in cvat for a in item.annotations if not a.attributes["outside"]]
+    assert sorted(int(polygon.get_area()) for polygon in polygons) == sorted(areas)
 
 
 def test_mots_text_as_trackeval_reads_it(labeled: Path, tmp_path: Path) -> None:

@@ -81,9 +81,8 @@ def write_export(content: Export, exporter: Exporter, out: Path, file: str, *, i
             raise ConfigError(f"out is {out}, which holds other files; name a new folder, or delete it")
         exporter.write(content, out)
         if images:
-            folder = (out.parent if out.suffix else out) / exporter.images
             for video in content.videos:
-                _write_images(video, folder)
+                _write_images(video, out.parent if out.suffix else out, exporter.images)
 
 
 def _check_out(config: ExportConfig, exporter: Exporter) -> None:
@@ -100,14 +99,16 @@ def _check_out(config: ExportConfig, exporter: Exporter) -> None:
         raise ConfigError(f"masks is {config.masks}, which only coco, youtube-vis and cvat have; leave it out")
 
 
-def _write_images(video: ExportedVideo, folder: Path) -> None:
+def _write_images(video: ExportedVideo, folder: Path, images: str) -> None:
     """Copy the image files of a video, or write the frames of its video file, under their exported names."""
     frames = video.video.frames
+    folder = folder / images.format(video=video.name)
+    names = [Path(name).name if "{video}" in images else name for name in video.file_names]
     if isinstance(frames, tuple):
-        for frame, name in zip(frames, video.file_names, strict=True):
+        for frame, name in zip(frames, names, strict=True):
             with atomic_write(folder / name) as temporary:
                 shutil.copyfile(frame, temporary)
         return
-    for frame_CHW, name in zip(stream_frames(video.video), video.file_names, strict=True):
+    for frame_CHW, name in zip(stream_frames(video.video), names, strict=True):
         with atomic_write(folder / name) as temporary:
             save_picture(temporary, frame_CHW.permute(1, 2, 0).numpy(), quality=95)

@@ -22,9 +22,9 @@ def mots_classes(categories: Sequence[Category]) -> dict[str, int]:
 
 
 def class_lines(classes: dict[str, int], first: int) -> list[str]:
-    """Class names by number, from `first` on; "-" for numbers without a class."""
-    names = {number: name for name, number in classes.items()}
-    return [names.get(number, "-") for number in range(first, max(names, default=0) + 1)]
+    """Class names by number, from `first` on, with the format's own names for other numbers."""
+    names = {0: "background", IGNORED: "ignored"} | CLASSES | {number: name for name, number in classes.items()}
+    return [names[number] for number in range(first, max(classes.values(), default=0) + 1)]
 
 
 def renumbered(export: Export, video: ExportedVideo, most: int, by_class: bool = False) -> dict[int, int]:

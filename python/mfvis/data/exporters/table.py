@@ -26,7 +26,7 @@ class Exporter:
     write: Callable[[Export, Path], None]
     """Function that writes the file, or the files of the folder. Each file is written atomically."""
     images: str = "images"
-    """Folder of the images in the output's folder."""
+    """Folder of the images, ``VIDEO/FRAME``, in the output's folder; with ``{video}`` that of a video's frames."""
     needs_masks: bool = False
     """True if boxes without masks cannot be written."""
 
@@ -37,9 +37,9 @@ EXPORTERS = (
     Exporter("cvat", "CVAT for video 1.1, an XML per video", (".xml", ""), write_cvat),
     Exporter("yolo", "YOLO segmentation with data.yaml", ("",), write_yolo, "images/train", needs_masks=True),
     Exporter("davis", "DAVIS palette PNG", ("",), write_davis, "JPEGImages", needs_masks=True),
-    Exporter("mots", "MOTS PNG with 16 bits", ("",), write_mots, "images", needs_masks=True),
-    Exporter("mots-text", "MOTS text", ("",), write_mots_text, "images", needs_masks=True),
-    Exporter("motchallenge", "MOTChallenge text, boxes only", ("",), write_motchallenge),
+    Exporter("mots", "MOTS PNG with 16 bits", ("",), write_mots, "{video}/images", needs_masks=True),
+    Exporter("mots-text", "MOTS text", ("",), write_mots_text, "{video}/img1", needs_masks=True),
+    Exporter("motchallenge", "MOTChallenge text, boxes only", ("",), write_motchallenge, "{video}/img1"),
     Exporter("label-studio", "Label Studio, brush masks of images", (".json",), write_label_studio, needs_masks=True),
 )
 """Formats in the order of the help text."""
