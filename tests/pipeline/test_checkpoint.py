@@ -133,8 +133,8 @@ def test_malformed_checkpoints(damage: Callable[[Path], object], message: str, g
 @pytest.mark.parametrize("missing", ["optimizer", "sampler"])
 def test_training_state_of_another_training(missing: str, good: Path) -> None:
     from mfvis.data.clips import ClipSampler
-    from mfvis.train.config import OptimConfig
     from mfvis.train.optim import make_optimizer
+    from mfvis.train.optim_config import OptimConfig
 
     model, _, _ = checkpoint.load_model(good)
     optimizer, sampler = make_optimizer(model, OptimConfig()), ClipSampler([3])

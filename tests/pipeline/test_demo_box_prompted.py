@@ -15,7 +15,7 @@ from mfvis.demo.config import BoxPromptedConfig
 from mfvis.errors import ConfigError
 from mfvis.losses.config import LossConfig, TemporalConfig
 from mfvis.models.config import BackboneConfig
-from mfvis.train.config import OptimConfig
+from mfvis.train.optim_config import OptimConfig
 from mfvis.types import BoxPrompts, VideoDataset
 from tiny import every_mask
 

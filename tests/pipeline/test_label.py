@@ -32,7 +32,7 @@ from mfvis.models.mask2former import VideoMask2Former
 from mfvis.parsing import parse
 from mfvis.predict.assignment import assign_tubes
 from mfvis.predict.upsample import at_original_size
-from mfvis.train.config import OptimConfig
+from mfvis.train.optim_config import OptimConfig
 from tiny import TINY
 
 import mfvis_ext

@@ -28,7 +28,7 @@ from mfvis.losses.background_propagation import inside_boxes
 from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
-from mfvis.train.config import OptimConfig
+from mfvis.train.optim_config import OptimConfig
 from mfvis.types import TrackResult, Video
 from mfvis.weights.files import save_safetensors
 

@@ -21,7 +21,7 @@ from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
-from mfvis.train.config import OptimConfig
+from mfvis.train.optim_config import OptimConfig
 from mfvis.weights.files import read_state_dict, save_safetensors
 from tiny import TINY
 

@@ -26,9 +26,10 @@ from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import WindowFeatures, predict_video
 from mfvis.predict.upsample import at_original_size
 from mfvis.train import checkpoint, replay
-from mfvis.train.config import Config, OptimConfig, ReplayConfig
+from mfvis.train.config import Config, ReplayConfig
 from mfvis.train.engine import train
 from mfvis.train.optim import make_optimizer
+from mfvis.train.optim_config import OptimConfig
 from mfvis.types import BoxPrompts
 from test_label import HASTY
 from test_train import assert_same_checkpoint, configure

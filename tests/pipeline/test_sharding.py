@@ -22,8 +22,8 @@ from mfvis.parsing import to_plain
 from mfvis.predict import run as predict
 from mfvis.predict.config import PredictConfig
 from mfvis.sharding import Shard, parse_shard
-from mfvis.train.config import OptimConfig
 from mfvis.train.log import Log, require_trackers
+from mfvis.train.optim_config import OptimConfig
 from mfvis.weights.files import save_safetensors
 from mfvis.writing import LOCK, run_lock
 from test_predict import CATEGORIES, TRAINED

@@ -19,9 +19,10 @@ from mfvis.data.clips import ClipRequest, collate
 from mfvis.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mfvis.parsing import build, load_preset
 from mfvis.train import checkpoint, replay
-from mfvis.train.config import Config, OptimConfig, accumulation_steps, summarize_schedule
+from mfvis.train.config import Config, accumulation_steps, summarize_schedule
 from mfvis.train.engine import clip_datasets, train
 from mfvis.train.optim import learning_rate, make_optimizer
+from mfvis.train.optim_config import OptimConfig
 from mfvis.train.step import box_prompts
 from mfvis.types import Batch, ClipOrigin
 from safetensors.torch import load_file

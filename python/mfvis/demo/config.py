@@ -13,7 +13,8 @@ from mfvis.errors import require
 from mfvis.losses.config import LossConfig
 from mfvis.models.config import BackboneConfig, ModelConfig
 from mfvis.predict.config import InferConfig
-from mfvis.train.config import OptimConfig, TrainConfig
+from mfvis.train.config import TrainConfig
+from mfvis.train.optim_config import OptimConfig
 
 T = TypeVar("T")
 Hidden = Annotated[T, tyro.conf.Suppress]

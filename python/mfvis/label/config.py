@@ -11,7 +11,7 @@ import tyro
 from mfvis.errors import require
 from mfvis.losses.config import BackgroundPropagationConfig, LossConfig, PairwiseConfig, TemporalConfig
 from mfvis.models.config import BackboneConfig
-from mfvis.train.config import OptimConfig
+from mfvis.train.optim_config import OptimConfig
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import mfvis_ext
 from mfvis.data.rle import decode_mask
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.window_inputs import WindowInputs
-from mfvis.train.config import OptimConfig
 from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
+from mfvis.train.optim_config import OptimConfig
 from mfvis.types import TrackResult, Video, present
 
 SIDE = 56

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mfvis.errors import TrainingError
-from mfvis.train.config import OptimConfig
+from mfvis.train.optim_config import OptimConfig
 
 REMEDY = (
     "Lower the learning rate (optim.lr) or lengthen its warm-up (optim.warmup); if that does not help, the weights at "
