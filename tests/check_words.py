@@ -27,38 +27,40 @@ WORDS = {
     r"initialis\w+|recognis\w+|rasteris\w+|vectoris\w+|parallelis\w+|minimis\w+|maximis\w+|organis\w+": "American",
     r"licence|labelling|modelling|learnt|catalogue": "American",
 }
-FOUND = {re.compile(rf"(?<![a-z])(?:{pattern})(?![a-z])", re.IGNORECASE): remedy for pattern, remedy in WORDS.items()}
+PATTERNS = {
+    re.compile(rf"(?<![a-z])(?:{pattern})(?![a-z])", re.IGNORECASE): remedy for pattern, remedy in WORDS.items()
+}
 OPENING = re.compile(r"(?:Of|What|Who|Whose|Whether|Where|Which) ")
 EXEMPT = ("tests/check_words.py", "benchmarks/results/archive/", "LICENSE")
 
 
-def problems_of(file: Path) -> list[str]:
+def findings_in(file: Path) -> list[str]:
     """Every finding in one file, as ``path:line: text``."""
     text = file.read_text(encoding="utf-8")
     lines = enumerate(text.splitlines(), 1)
-    found = [
-        f'{file}:{number}: "{match.group()}" ({remedy})'
-        for number, line in lines
-        for pattern, remedy in FOUND.items()
+    findings = [
+        f'{file}:{i}: "{match.group()}" ({remedy})'
+        for i, line in lines
+        for pattern, remedy in PATTERNS.items()
         if (match := pattern.search(line))
     ]
     if file.suffix == ".py":
-        found += [
+        findings += [
             f'{file}:{node.lineno}: a docstring begins with "{opening.group()}"; begin with a noun or an imperative'
             for node in ast.walk(ast.parse(text))
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
             if (opening := OPENING.match(node.value.value))
         ]
-    return found
+    return findings
 
 
 def main(arguments: list[str]) -> int:
     """Print all findings; returns 1 if there are any."""
     names = arguments or subprocess.check_output(["git", "ls-files"], text=True).splitlines()
     files = [Path(name) for name in names if name.endswith(SUFFIXES) and not name.startswith(EXEMPT)]
-    found = [problem for file in files for problem in problems_of(file)]
-    print(*found, sep="\n", end="\n" if found else "")
-    return 1 if found else 0
+    findings = [finding for file in files for finding in findings_in(file)]
+    print(*findings, sep="\n", end="\n" if findings else "")
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":

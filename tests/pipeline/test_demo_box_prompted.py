@@ -1,4 +1,4 @@
-"""The network that is told the boxes: each tube for itself, from boxes alone, with the losses that it is given."""
+"""The box-prompted network: each tube by itself, trained from boxes, with the given losses."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def test_a_tube_is_read_for_itself_wherever_it_stands():
     tubes = torch.tensor([[[8.0, 8, 40, 40]] * 3, [[20.0, 4, 90, 60]] * 3])
     valid = torch.tensor([[True, True], [True, False]])
     both = every_mask(reader(frames, None, BoxPrompts(torch.stack([tubes, tubes]), valid)))
-    alone = every_mask(reader(frames[:1], None, BoxPrompts(tubes[None, 1:], valid[:1, :1])))
+    single = every_mask(reader(frames[:1], None, BoxPrompts(tubes[None, 1:], valid[:1, :1])))
     assert both.shape == (1, 2, 2, 3, 16, 24)
-    torch.testing.assert_close(both[0, 0, 1], alone[0, 0, 0])
+    torch.testing.assert_close(both[0, 0, 1], single[0, 0, 0])
     assert not both[0, 1, 1].any()  # it only fills up the second clip
     assert not torch.allclose(both[0, 0, 0], both[0, 0, 1])
 
