@@ -322,6 +322,20 @@ def test_results_of_predict_are_exported(labeled: Path, capsys: pytest.CaptureFi
     assert annotation["score"] == 0.9 and annotation["bbox"] == box_of(masks_of(0)[7][0])
 
 
+def test_track_ids_of_0_are_kept_where_the_format_has_them(labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """CVAT numbers its tracks from 0."""
+    root = json.loads(labeled.read_text())
+    for annotation in root["annotations"]:
+        annotation["track_id"] = {7: 0, 9: 1}[annotation["track_id"]]
+    write(labeled, root)
+    coco = json.loads(export(labeled, "coco", "coco.json").read_text())
+    assert {annotation["track_id"] for annotation in coco["annotations"]} == {0, 1}
+    assert "note" not in capsys.readouterr().out
+    text = (export(labeled, "cvat", "cvat") / "video 0.xml").read_text()
+    assert 'group_id="1"' in text and 'group_id="2"' in text and 'group_id="0"' not in text
+    assert "were numbered from 1 (2)" in capsys.readouterr().out
+
+
 def test_faults_are_refused(labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def error_of(*argv: str, file: Path = labeled) -> str:
         assert main(["data", "export", str(file), *argv]) == 2

@@ -28,7 +28,7 @@ def class_lines(classes: dict[str, int], first: int) -> list[str]:
 
 
 def renumbered(export: Export, video: ExportedVideo, most: int, by_class: bool = False) -> dict[int, int]:
-    """Track ids of a video that are at most `most`, by the track's id: the ids themselves if all of them are.
+    """Track ids of a video from 1 to `most`, by the track's id: the ids themselves if all of them are.
 
     by_class: tracks of different classes may have the same number.
 
@@ -36,9 +36,9 @@ def renumbered(export: Export, video: ExportedVideo, most: int, by_class: bool =
         ConfigError: the video has more tracks.
     """
     ids = [track.id for track in video.tracks]
-    if max(ids, default=0) <= most:
+    if min(ids, default=1) >= 1 and max(ids, default=0) <= most:
         return dict(zip(ids, ids, strict=True))
-    export.note(f"videos have track ids above {most}, the largest of this format, and were numbered from 1")
+    export.note(f"videos have track ids that are not 1 to {most}, as this format requires, and were numbered from 1")
     counts: Counter[str] = Counter()
     numbers = {}
     for track in video.tracks:

@@ -8,12 +8,16 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mfvis.data.exporters.classes import renumbered
 from mfvis.data.exporters.source import Export, ExportedTrack, ExportedVideo, Rle, mask_box
 from mfvis.data.outlines import connected, mask_polygons
 from mfvis.data.rle import decode_mask, uncompress
 from mfvis.errors import ConfigError
 from mfvis.types import present
 from mfvis.writing import atomic_write
+
+LARGEST_GROUP = 2**31 - 1
+"""Largest group id of CVAT; 0 means no group."""
 
 
 def write_cvat(export: Export, path: Path) -> None:
@@ -37,11 +41,11 @@ def write_cvat(export: Export, path: Path) -> None:
 
 def _write_task(export: Export, video: ExportedVideo, path: Path) -> None:
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "<version>1.1</version>", _meta(export, video)]
-    count = 0
+    groups, count = renumbered(export, video, most=LARGEST_GROUP), 0
     for track in video.tracks:
         for shapes in _tracks(track, export.masks or "rle"):
             label = quoteattr(track.category.name)
-            lines.append(f'<track id="{count}" label={label} source="file" group_id="{track.id}">')
+            lines.append(f'<track id="{count}" label={label} source="file" group_id="{groups[track.id]}">')
             lines += [*_shapes(shapes, video.video.length), "</track>"]
             count += 1
     with atomic_write(path) as temporary:

@@ -34,7 +34,7 @@ class ExportedTrack:
     """One object of a video."""
 
     id: int
-    """Positive, unique in its video; the original track id where that is possible."""
+    """0 or more, unique in its video; the original track id where that is possible."""
     category: Category
     boxes_T4: np.ndarray
     """float32 ``[T, 4]``; zeros where the object has no box."""
@@ -132,7 +132,7 @@ def _original_ids(root: dict[str, Any]) -> dict[int, int]:
     ids = {}
     for annotation in root.get("annotations") or ():
         track_id = as_integer(annotation.get("track_id"))
-        if track_id is not None and track_id > 0:
+        if track_id is not None and track_id >= 0:
             ids[as_integer(annotation["id"])] = track_id
     return ids
 
@@ -164,9 +164,9 @@ def _export(
             export.note("crowds were left out", crowds)
             entries = [(track, score) for track, score in entries if not track.iscrowd]
         ids = [original.get(track.id, track.id) for track, _ in entries]
-        if len(set(ids)) < len(ids) or min(ids, default=1) < 1:
+        if len(set(ids)) < len(ids) or min(ids, default=0) < 0:
             ids = list(range(1, len(entries) + 1))
-            export.note("videos have tracks that were numbered from 1, as their ids are not unique positive numbers")
+            export.note("videos have tracks that were numbered from 1, as their ids are not unique")
         tracks = []
         for (track, score), id in zip(entries, ids, strict=True):
             segmentations = track.segmentations or (None,) * video.length
