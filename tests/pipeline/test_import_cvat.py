@@ -137,9 +137,10 @@ def test_cvat_masks_are_kept_and_joined_to_objects(tmp_path: Path, six_pictures:
     assert np.argwhere(decoded[0]).tolist() == [[6, 6], [6, 7], [7, 5], [7, 6], [7, 7]]
     assert np.argwhere(decoded[4]).tolist() == [[6, 6], [6, 7], [7, 7], [7, 8]]
     # A mask that overlaps a box track corrects it; the box track keeps its other boxes.
+    assert "1 outlines of single frames became masks of the tracks that they overlap" in notes_of(file, six_pictures)
     assert [s is not None for s in rows[9]["segmentations"]] == [False, False, True, False, False, False]
     assert [bbox[2] for bbox in rows[9]["bboxes"]] == [3.5, 3.5, 3, 3.5, 3.5, 3.5]
-    assert len(rows) == 4 and "2 masks have no group and overlap no track" in notes_of(file, six_pictures)
+    assert len(rows) == 4 and "2 outlines have no group and overlap no track" in notes_of(file, six_pictures)
 
 
 def test_cvat_polygons_are_kept_as_masks(tmp_path: Path, six_pictures: Path) -> None:
@@ -251,7 +252,7 @@ def test_cvat_refuses_declarations(tmp_path: Path, six_pictures: Path, doctype: 
 FAULTS = {
     "cvat masks": (
         cvat(f'<track id="1" label="a">{mask(0, 5, "2, 3")}</track><track id="2" label="a">{mask(0, 5, "x")}</track>'),
-        ["track 1, frame 0: has no sound shape", "track 2, frame 0: has no sound shape"],
+        ["track 1, frame 0: has no valid shape", "track 2, frame 0: has no valid shape"],
     ),
     "xml cut off": ('<annotations><track label="a">', ["is not whole XML"]),
     "other xml": ("<svg/>", ["is XML of no format that is known (<svg>). Export tracks: CVAT for video 1.1"]),

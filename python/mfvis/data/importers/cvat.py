@@ -15,6 +15,11 @@ from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.types import Video
 
 Shapes = dict[int, Shape]
+_REMEDIES = {
+    "mask": "Write runs that add up to width x height, whole numbers, and 0 or 1 for the flags",
+    "polygon": "Write points as x,y;x,y;x,y and 0 or 1 for the flags",
+    "ellipse": "Write numbers with radii of 0 or more, and 0 or 1 for the flags",
+}
 
 
 def sniff_cvat(source: ImportedFile) -> bool:
@@ -118,7 +123,11 @@ def _shapes(element: Element, record: str, task: Task, length: int, source: Impo
         t = task.frame(number) if number is not None else None
         if shape is None:
             problem = f"has no valid shape: {_as_text(child.attrib)}"
-            source.report(where, problem, "Write numbers with xtl < xbr and ytl < ybr, and 0 or 1 for the flags")
+            source.report(
+                where,
+                problem,
+                _REMEDIES.get(child.tag, "Write numbers with xtl < xbr and ytl < ybr, and 0 or 1 for the flags"),
+            )
         elif t is None or t < 0 or t >= length and not shape.outside:  # an end may lie after the last frame
             source.report(where, f"is none of the video's {length} frames", "Give the frames of the task")
         elif t in shapes:

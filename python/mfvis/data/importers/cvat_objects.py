@@ -10,8 +10,9 @@ from mfvis.data.importers.boxes import Box
 from mfvis.data.importers.cvat_shapes import Shape
 from mfvis.data.importers.source import ImportedFile
 
+OUTLINES = frozenset({"mask", "polygon"})
 MIN_IOU = 0.5
-"""Minimum IoU of the box of a mask without a group and the box of the track that it belongs to."""
+"""Minimum IoU of the box of an outline without a group and the box of the track that it belongs to."""
 
 
 @dataclass
@@ -25,17 +26,17 @@ class CvatObject:
     shapes: dict[int, Shape]
 
     @property
-    def is_mask(self) -> bool:
-        """True for a mask of one frame, which is a shape and not a track in CVAT."""
-        return len(self.shapes) == 1 and all(shape.kind == "mask" for shape in self.shapes.values())
+    def is_outline(self) -> bool:
+        """True for a mask or polygon of one frame, which is probably a shape and not a track in CVAT."""
+        return len(self.shapes) == 1 and all(shape.kind in OUTLINES for shape in self.shapes.values())
 
 
 def join_masks(objects: Sequence[CvatObject], source: ImportedFile) -> list[CvatObject]:
-    """Objects whose masks in single frames were joined to tracks.
+    """Objects whose outlines in single frames, masks and polygons, were joined to tracks.
 
-    CVAT has no mask tracks. Masks of one label and one group are an object, together with the other tracks of that
-    group, if no two of them lie in the same frame; its id is that of the group. A mask without a group belongs to the
-    track of its label whose box in that frame overlaps most. All others remain objects of one frame.
+    CVAT has no mask tracks. Outlines of one label and one group are an object, together with the other tracks of that
+    group, if no two of them lie in the same frame; its id is that of the group. An outline without a group belongs to
+    the track of its label whose box in that frame overlaps most. All others remain objects of one frame.
     """
     groups: dict[tuple[str, str], list[CvatObject]] = defaultdict(list)
     rest = []
@@ -45,39 +46,42 @@ def join_masks(objects: Sequence[CvatObject], source: ImportedFile) -> list[Cvat
     joined = []
     for (label, group), members in groups.items():
         frames = [t for member in members for t in member.shapes]
-        if len(set(frames)) == len(frames) and any(member.is_mask for member in members):
+        if len(set(frames)) == len(frames) and any(member.is_outline for member in members):
             id = group if group not in taken else members[0].id
             taken.add(id)
             shapes = {t: shape for member in members for t, shape in member.shapes.items()}
             joined.append(CvatObject(id, label, group, dict(sorted(shapes.items()))))
         else:
             joined += members
-    tracks = [entry for entry in rest if not entry.is_mask] + joined
-    single = 0
+    tracks = [entry for entry in rest if not entry.is_outline] + joined
+    single = corrected = 0
     for entry in rest:
-        if not entry.is_mask:
+        if not entry.is_outline:
             continue
         ((t, mask),) = entry.shapes.items()
         track = _nearest(mask, entry.label, t, tracks)
         if track is not None:
             track.shapes[t] = mask
+            corrected += 1
         else:
             tracks.append(entry)
             single += 1
+    if corrected:
+        source.note(f"{corrected} outlines of single frames became masks of the tracks that they overlap")
     if single > 1:
         source.note(
-            f"{single} masks have no group and overlap no track, so that each is a track of its own; in CVAT, give the "
-            "masks of one object one group"
+            f"{single} outlines have no group and overlap no track, so that each is a track of its own; in CVAT, give "
+            "the outlines of one object one group"
         )
     return tracks
 
 
 def _nearest(mask: Shape, label: str, t: int, tracks: Sequence[CvatObject]) -> CvatObject | None:
-    """The track of this label whose shape in frame t, which is not a mask, overlaps the mask's box most."""
+    """The track of this label whose shape in frame t, which is not an outline, overlaps the mask's box most."""
     candidates = [
         (_iou(mask.box(), track.shapes[t].box()), i)
         for i, track in enumerate(tracks)
-        if track.label == label and t in track.shapes and track.shapes[t].kind != "mask"
+        if track.label == label and t in track.shapes and track.shapes[t].kind not in OUTLINES
     ]
     best, i = max(candidates, default=(0.0, -1))
     return tracks[i] if best >= MIN_IOU else None
