@@ -110,7 +110,7 @@ def test_check_finds_the_frame_at_which_a_film_changes_its_size(tmp_path: Path) 
         films.HEIGHT = small
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    assert "the film is 64 x 96 from frame 6 on, the video is declared 64 x 48" in problem_of(path, 12)
+    assert "the video file is 64 x 96 from frame 6 on, the video is declared 64 x 48" in problem_of(path, 12)
 
 
 def png(width: int, height: int) -> bytes:

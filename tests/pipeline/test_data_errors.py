@@ -339,7 +339,7 @@ def test_check_film(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "remedy"), [(1, "give the whole film"), (2, None), (3, "cut the film to the frames that have entries")]
+    ("frames", "remedy"), [(1, "give the whole video"), (2, None), (3, "cut the file to the frames that have entries")]
 )
 def test_check_length_of_a_film(pictures: Path, frames: int, remedy: str | None) -> None:
     pictures.write_text(json.dumps(change("videos", file_names=["film.mp4"])(copy.deepcopy(SOUND))))
@@ -349,7 +349,7 @@ def test_check_length_of_a_film(pictures: Path, frames: int, remedy: str | None)
     if remedy is None:
         assert check_file(pictures) == []
     else:
-        problem = f"the film has {frames} frames, the video is declared to have 2. Correct length, or {remedy}"
+        problem = f"the video file has {frames} frames, the video is declared to have 2. Correct length, or {remedy}"
         assert f"film.mp4: video 7: {problem}" in only_problem(pictures)
 
 

@@ -83,7 +83,7 @@ def test_numbers_of_classes_need_names(tmp_path: Path, six_pictures: Path) -> No
     [
         ("vehicle_type", ("a", "b"), "the column vehicle_type may be the class. Call it class if it is"),
         ("name", ("a", "b"), "the column name may be the class"),
-        ("videoTitle", ("a", "b"), "the column videoTitle may tell several videos apart. Call it video if it does"),
+        ("videoTitle", ("a", "b"), "the column videoTitle may distinguish several videos. Call it video if it does"),
         ("angle", ("0", "0.5"), "has turned boxes (column angle). Write the upright boxes"),
         ("x3", ("0", "5"), "has turned boxes (column x3)"),
     ],

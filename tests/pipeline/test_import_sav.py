@@ -61,4 +61,4 @@ def test_malformed_masklets(tmp_path: Path, six_pictures: Path) -> None:
         for _ in range(6):
             append(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     problems = problems_of(file, tmp_path / "film.mp4", **THING)
-    assert "masks of every 4th frame of the film only. Extract them: ffmpeg -i film.mp4" in problems
+    assert "masks of every 4th frame of the video only. Extract them: ffmpeg -i film.mp4" in problems

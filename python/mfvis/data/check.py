@@ -135,16 +135,17 @@ def _video_file(video: Video, record: str) -> Iterator[Problem]:
             if size is None and (width, height) != (video.width, video.height):
                 size = width, height
                 where = f" from frame {frame} on" if frame else ""
-                problem = f"the film is {width} x {height}{where}, the video is declared {video.width} x {video.height}"
-                yield Problem(file, record, problem, "Correct width and height, or scale the film")
+                declared = f"{video.width} x {video.height}"
+                problem = f"the video file is {width} x {height}{where}, the video is declared {declared}"
+                yield Problem(file, record, problem, "Correct width and height, or scale the video file")
         length = index_video(path).length
     except VideoError as error:
         yield _problem(error, path, record)
         return
     if length != video.length:
         # The assignment of boxes to frames is unknown if the video is longer than the annotations.
-        remedy = "give the whole film" if length < video.length else "cut the film to the frames that have entries"
-        problem = f"the film has {length} frames, the video is declared to have {video.length}"
+        remedy = "give the whole video" if length < video.length else "cut the file to the frames that have entries"
+        problem = f"the video file has {length} frames, the video is declared to have {video.length}"
         yield Problem(file, record, problem, f"Correct length, or {remedy}")
 
 

@@ -118,7 +118,7 @@ def join_annotations(
     names = Counter(video["name"] for video in videos)
     if twice := [name for name, count in names.items() if count > 1]:
         notes.append(
-            f"videos of different frames have one name, such as {shortened(twice[0])}; their ids tell them apart"
+            f"videos of different frames have one name, such as {shortened(twice[0])}; their ids distinguish them"
         )
     return roots[0] | {"videos": videos, "annotations": annotations, "categories": categories}, notes
 

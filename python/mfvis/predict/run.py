@@ -141,17 +141,18 @@ def _load(texts: Sequence[str]) -> tuple[list[DatasetSpec], list[VideoDataset]]:
             raise ConfigError(f"sources: {spec.path} is a pipe or a device; name a video file or a folder of frames")
         else:
             datasets.append(VideoDataset(spec.path, (), (open_video(spec.path),)))
-    is_film = [not (spec.name or spec.path.suffix == ".json") for spec in specs]
-    owners = Counter(v.id for film, dataset in zip(is_film, datasets, strict=True) if not film for v in dataset.videos)
+    is_video = [not (spec.name or spec.path.suffix == ".json") for spec in specs]
+    annotated = [dataset for dataset, single in zip(datasets, is_video, strict=True) if not single]
+    owners = Counter(video.id for dataset in annotated for video in dataset.videos)
     if shared := [id for id, count in owners.items() if count > 1]:
-        both = [str(d.path) for film, d in zip(is_film, datasets, strict=True) if not film][:5]
+        both = [str(dataset.path) for dataset in annotated][:5]
         raise ConfigError(
             f"sources: {', '.join(both)} have {len(shared)} video ids in common, such as {shared[0]}; results.json "
-            "could not tell these videos apart. Predict each data set with an --out of its own"
+            "could not distinguish these videos. Predict each data set with an --out of its own"
         )
     free = (id for id in range(1, len(owners) + len(datasets) + 1) if id not in owners)
     for i, dataset in enumerate(datasets):
-        if is_film[i]:
+        if is_video[i]:
             datasets[i] = replace(dataset, videos=tuple(replace(video, id=next(free)) for video in dataset.videos))
     return specs, datasets
 

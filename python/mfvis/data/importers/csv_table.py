@@ -104,7 +104,7 @@ def _is_unambiguous(source: ImportedFile, table: Rows) -> bool:
         source.report("line 1", problem, "Write the upright boxes around them, and remove the column")
     suspects = [] if "video" in have else looks_like(table, KINDS_OF_VIDEO)
     if suspects:
-        problem = f"the column {suspects[0]} may tell several videos apart"
+        problem = f"the column {suspects[0]} may distinguish several videos"
         source.report("line 1", problem, "Call it video if it does, else remove it")
     named = [table.header[table.indices["name"]]] if len(table.values("name")) > 1 else []
     suspects = [] if _category_column(table) else named + looks_like(table, KINDS_OF_CLASS)

@@ -76,7 +76,7 @@ def _annotated(source: ImportedFile, video: Video, root: dict[str, Any], length:
         return None
     if isinstance(video.frames, Path):
         remedy = f"Extract them: ffmpeg -i {video.frames.name} frames/%05d.jpg, and name that folder with --frames"
-        source.report("masklet", f"has masks of every {STEP}th frame of the film only", remedy)
+        source.report("masklet", f"has masks of every {STEP}th frame of the video only", remedy)
         return None
     source.note(f"{video.name}: every {STEP}th picture was imported, those that are annotated")
     return replace(video, length=length, frames=video.frames[::STEP])

@@ -217,7 +217,7 @@ class ImportedFile:
             numbers = list(indices if None not in indices else map(number_at_end, files))
             if None not in numbers and numbers == list(range(numbers[0], numbers[0] + video.length)):
                 return video
-            problem = f"has labels of {len(files)} frames, the film {video.length}"
+            problem = f"has labels of {len(files)} frames, the video {video.length}"
             self.report(record, problem, "Number all of its frames, 0, 1, ..., or give a folder of pictures")
             return None
         if len(set(files)) < len(files):
