@@ -19,7 +19,7 @@ from torch import Tensor
 from mfvis.data.datasets import Split, parse_spec
 from mfvis.data.exporters import ExportConfig
 from mfvis.data.exporters import run as export_file
-from mfvis.data.rle import decode_mask, mask_box
+from mfvis.data.rle import decode_mask
 from mfvis.data.video import open_video, video_in_memory
 from mfvis.device import device_of
 from mfvis.errors import ConfigError
@@ -30,7 +30,8 @@ from mfvis.eval.mots import MotsMetrics
 from mfvis.eval.run import measure
 from mfvis.eval.ytvis import evaluate as average_precision
 from mfvis.label.config import LabelConfig
-from mfvis.label.run import initial_models, label_video
+from mfvis.label.run import initial_models
+from mfvis.label.video import label_video
 from mfvis.parsing import build
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import predict_video as predict_tracks
@@ -51,7 +52,8 @@ class Labels(NamedTuple):
     masks: np.ndarray
     """bool ``[N, T, H, W]``; False everywhere in frames without a box."""
     quality: np.ndarray
-    """float32 ``[N, T]``, 0 to 1: IoU of the mask's bounding box and the given box. NaN in frames without a box."""
+    """float32 ``[N, T]``, 0 to 1: expected J of the mask (`mfvis.label.quality`), to order masks for a check. NaN in
+    frames without a box."""
 
 
 def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settings: Any) -> Labels:
@@ -80,7 +82,7 @@ def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settin
         VideoError: The video cannot be read.
         CheckpointError: The backbone's weights or the checkpoint cannot be read.
     """
-    for name in ("data", "out", "frames", "overlays", "shard"):
+    for name in ("data", "out", "frames", "overlays", "shard", "only", "given_masks"):
         if name in settings:
             raise ConfigError(f"{name} is a setting of the command mfvis label, which writes files; leave it out")
     config = build(LabelConfig, {"data": "frames"} | settings, "the settings of mfvis.label")
@@ -95,7 +97,7 @@ def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settin
     for n, (result, track) in enumerate(zip(results, video.tracks, strict=True)):
         for t in np.flatnonzero(track.present_T):
             masks_NTHW[n, t] = decode_mask(result.segmentations[t], video.height, video.width)
-            quality_NT[n, t] = _box_iou(mask_box(masks_NTHW[n, t]), track.boxes_T4[t])
+            quality_NT[n, t] = result.quality[t]
     return Labels(masks_NTHW, quality_NT)
 
 
@@ -261,10 +263,3 @@ def _tracks(boxes: Any, video: Video) -> tuple[Track, ...]:
         raise ConfigError("\n".join(lines[:20] + [f"... and {len(lines) - 20} more"][: len(lines) > 20]))
     clipped_NT4 = np.clip(boxes_NT4, 0, np.tile(size, 2)) * visible_NT[..., None]
     return tuple(Track(n, 1, boxes_T4) for n, boxes_T4 in enumerate(clipped_NT4, 1))
-
-
-def _box_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of two boxes."""
-    sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
-    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in (a, b)]
-    return float(sides.prod()) / max(sum(areas) - float(sides.prod()), 1e-6)

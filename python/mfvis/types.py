@@ -231,3 +231,7 @@ class TrackResult:
     """float32 ``[T, 4]``: boxes of the masks; zeros for empty masks."""
     track_id: int | None = None
     """The id of the given track in label mode."""
+    given: frozenset[int] = frozenset()
+    """Frames whose masks a person has given, in label mode."""
+    quality: tuple[float | None, ...] = ()
+    """Expected J of each frame's mask in label mode, None without a mask; empty if unknown."""

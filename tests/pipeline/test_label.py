@@ -16,6 +16,7 @@ from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError, DataError, VideoError
 from mfvis.label import run as label
+from mfvis.label import video as video_module
 from mfvis.label.config import LabelConfig, LabelLossConfig, RefineConfig
 from mfvis.label.ensemble import ABSENT, average_consistent_models, resolve_overlaps
 from mfvis.label.fit import fit, segment
@@ -132,13 +133,13 @@ def test_a_killed_run_goes_on_where_it_was(config, monkeypatch, capsys):
 
 
 def test_every_try_has_a_seed_of_its_own(config, monkeypatch):
-    seeds, original = [], label.fit
+    seeds, original = [], video_module.fit
 
     def watched(model, view, tried, head=""):
         seeds.append(tried.seed)
         original(model, view, tried, head)
 
-    monkeypatch.setattr(label, "fit", watched)
+    monkeypatch.setattr(video_module, "fit", watched)
     config = replace(config, window=6, num_models=2, **HASTY)
     for seed in (0, 1):
         label.run(replace(config, seed=seed, out=config.out / str(seed)))
@@ -156,7 +157,7 @@ def test_labels_made_with_other_settings_are_not_mixed(config):
 def test_a_run_that_failed_before_any_label_binds_no_later_run(config, monkeypatch):
     config = replace(config, **HASTY)
     with monkeypatch.context() as patched, pytest.raises(VideoError):
-        patched.setattr(label, "read_frames", Mock(side_effect=VideoError("no such frame")))
+        patched.setattr(video_module, "read_frames", Mock(side_effect=VideoError("no such frame")))
         label.run(config)
     assert label.run(replace(config, seed=1)).is_file()
 

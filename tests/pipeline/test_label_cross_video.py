@@ -12,6 +12,7 @@ from mfvis.data.rle import encode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.label import cross_video as shared
 from mfvis.label import run as label
+from mfvis.label import video as video_module
 from mfvis.label.config import LabelConfig
 from mfvis.label.cross_video import (
     Crops,
@@ -117,6 +118,7 @@ def config(demo_data, tmp_path: Path) -> LabelConfig:
         out=tmp_path / "labels",
         device="cpu",
         overlays=False,
+        given_masks=False,
         short_side=64,
         clip=2,
         window=4,
@@ -144,7 +146,7 @@ def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):
         label.run(config)
     monkeypatch.setattr(label, "label_video", original)
     with monkeypatch.context() as patched:
-        patched.setattr(label, "fit", None)  # nothing is learned again but what the videos share
+        patched.setattr(video_module, "fit", None)  # nothing is learned again but what the videos share
         assert json.loads(label.run(config).read_text()) == whole
     with monkeypatch.context() as patched:
         patched.setattr(label, "train_crop_segmenter", None)  # nor that, when all is done

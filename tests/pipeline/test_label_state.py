@@ -15,6 +15,7 @@ import torch
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import CheckpointError, ConfigError, TrainingError, VideoError
 from mfvis.label import run as label
+from mfvis.label import video as video_module
 from mfvis.label.config import LabelConfig, RefineConfig
 from mfvis.label.start import FinetunedModels
 from mfvis.losses.config import BackgroundPropagationConfig
@@ -38,6 +39,7 @@ def labeled(demo_data, tmp_path_factory) -> LabelConfig:
         out=folder / "labels",
         device="cpu",
         overlays=False,
+        given_masks=False,
         short_side=64,
         clip=2,
         window=6,
@@ -65,9 +67,9 @@ def config(labeled: LabelConfig, tmp_path: Path) -> LabelConfig:
 @pytest.fixture
 def trained(monkeypatch) -> list[str]:
     """The windows that models are trained on, as they come."""
-    heads, original = [], label.fit
+    heads, original = [], video_module.fit
     monkeypatch.setattr(
-        label, "fit", lambda model, view, config, head: heads.append(head) or original(model, view, config, head)
+        video_module, "fit", lambda model, view, config, head: heads.append(head) or original(model, view, config, head)
     )
     return heads
 
@@ -133,7 +135,7 @@ def test_only_a_video_whose_boxes_changed_is_trained_on_again(config, labeled, t
     label.run(config)
     assert len(trained) == 1 and trained[0].startswith("[1/2]")
     said = capsys.readouterr().out
-    assert "its boxes changed; labeled again" in said
+    assert "its boxes of track 1 changed; labeled again" in said
     # What the videos share is learned from all of them, so the last masks of both are found again.
     assert "[2/2] val0001: its other videos changed; labeled again" in said
     assert masks(config)[0] != masks(labeled)[0]
@@ -246,8 +248,8 @@ def test_losses_that_are_not_finite_are_one_error(config):
 
 def test_masks_that_are_not_finite_are_one_error(config, monkeypatch):
     shutil.rmtree(config.out)
-    original = label.segment
-    monkeypatch.setattr(label, "segment", lambda *given: original(*given) * torch.nan)
+    original = video_module.segment
+    monkeypatch.setattr(video_module, "segment", lambda *given: original(*given) * torch.nan)
     with pytest.raises(TrainingError, match=r"\[1/2\] val0000 frames 0-5: mask logits are NaN or infinite"):
         label.run(config)
     assert not list(config.out.glob("parts/tries/*"))

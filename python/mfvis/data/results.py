@@ -179,7 +179,8 @@ def write_labeled(
     root: dict[str, Any], path: str | Path, results: Sequence[TrackResult], dataset: VideoDataset
 ) -> None:
     """Write an annotation file with masks added: each annotation whose `track_id` a result names gets RLE
-    ``segmentations`` and pixel ``areas``.
+    ``segmentations`` and pixel ``areas``; in label mode also ``given`` (a bool per frame: the mask is a person's, which
+    stays as it was), ``quality`` per frame and ``score`` of the track.
 
     Frame paths are made relative to the new file by `moved_record`. All other fields, known or not, stay unchanged.
 
@@ -203,7 +204,13 @@ def write_labeled(
             record = f"track {result.track_id} of video {result.video_id}"
             problems.append(Problem(str(dataset.path), record, "has no annotation", "Complete the file that was read"))
             continue
-        annotation["segmentations"] = list(result.segmentations)
+        before = annotation.get("segmentations")
+        annotation["segmentations"] = [
+            before[t] if t in result.given else rle for t, rle in enumerate(result.segmentations)
+        ]
+        if result.quality:
+            annotation["given"] = [t in result.given for t in range(len(result.segmentations))]
+            annotation["quality"], annotation["score"] = list(result.quality), round(result.score, 3)
         annotation["areas"] = [None if rle is None else int(coco_mask.area(rle)) for rle in result.segmentations]
     if problems:
         raise DataError(problems)

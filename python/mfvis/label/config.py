@@ -69,7 +69,8 @@ class LabelConfig:
     """Generate masks for box tracks: train on the boxes of each video, then segment them."""
 
     data: Annotated[Path, tyro.conf.Positional]
-    """YouTube-VIS JSON with the videos and their box tracks; masks in it are ignored."""
+    """YouTube-VIS JSON with the videos and their box tracks. Masks and clicks in it are corrections: they are kept and
+    learned from."""
     out: Path = Path("labels")
     """Directory for the completed JSON, the overlay videos and the state from which an interrupted run resumes."""
     frames: Path | None = None
@@ -81,6 +82,11 @@ class LabelConfig:
     """cpu, cuda, cuda:1, ...; auto uses a GPU if there is one and the operators were built for it."""
     overlays: bool = True
     """Write an MP4 with the masks drawn over each video (a JPEG for a video of one frame)."""
+    given_masks: bool = True
+    """Keep the masks that the JSON has for some frames, and learn from them. False ignores them, for evaluation."""
+    only: tuple[str, ...] = ()
+    """Videos to label, by name or id, or single tracks, VIDEO/TRACK id. Everything else keeps the masks of an earlier
+    run. By default all videos whose boxes, frames or corrections have changed."""
     shard: str | None = None
     """Label only a part of the videos, I/N with I from 1 to N; a later run without it joins the parts. By default the
     part follows from the variables of torchrun or of a SLURM array, if there are any; 1/1 labels all videos."""

@@ -12,6 +12,7 @@ from mfvis.data.clips import starts_around
 from mfvis.grid import STRIDE
 from mfvis.label.box_prior import prior_loss, training_weights
 from mfvis.label.config import LabelConfig
+from mfvis.label.corrections import corrections_loss
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.models import PerTrackSegmenter, QuerySegmenter
 from mfvis.label.window_inputs import WindowInputs, crop_around_boxes, cut, to_batch
@@ -104,6 +105,8 @@ def _loss(
     if isinstance(model, PerTrackSegmenter):
         weight_N = training_weights(part.prior_N, step, config.optim.steps)
         loss = loss + prior_loss(masks_LNTHW[-1], part.boxes_NT4 / STRIDE, part.propagated_NTHW, weight_N)
+    if part.corrections is not None:
+        loss = loss + corrections_loss(masks_LNTHW, part.corrections, count)
     return loss
 
 
@@ -119,6 +122,8 @@ def _draw_clip(view: WindowInputs, config: LabelConfig, random: np.random.Genera
     span = (config.clip - 1) * stride
     if span >= frames:
         stride, span = 1, min(config.clip, frames) - 1
+    if view.corrections is not None and random.random() < 0.5:
+        seen = torch.nonzero(view.corrections.frames_T)[:, 0].tolist()
     anchor = int(random.choice(seen))
     # With a stride of 2, no clip that fits may contain the frame; the nearest clip is used instead.
     nearest = max(0, min(anchor, frames - 1 - span))

@@ -11,6 +11,7 @@ from torch import Tensor
 from mfvis.data.augment import pad_frames, padded_size, resize_frames
 from mfvis.grid import STRIDE, grid_colors
 from mfvis.label.box_prior import confidence, reliable_propagation
+from mfvis.label.corrections import CorrectionMaps
 from mfvis.losses.background_propagation import inside_boxes, propagated_background, ring_around
 from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
@@ -44,6 +45,8 @@ class WindowInputs:
     """bool: outside the box, but inside that of another object."""
     prior_N: Tensor
     """float32: weight of the position prior (`mfvis.label.box_prior.confidence`)."""
+    corrections: CorrectionMaps | None = None
+    """Labels that a person has given."""
 
 
 def look(
@@ -138,6 +141,7 @@ def cut(view: WindowInputs, indices: Tensor) -> tuple[WindowInputs, Tensor]:
         unknown_NTHW=view.unknown_NTHW[here],
         others_NTHW=view.others_NTHW[here],
         prior_N=view.prior_N[objects],
+        corrections=view.corrections and view.corrections.select(objects, indices),
     )
     return part, objects
 
@@ -175,6 +179,7 @@ def crop_around_boxes(view: WindowInputs) -> tuple[WindowInputs, tuple[slice, sl
         ring_NTHW=view.ring_NTHW[..., rows, columns],
         unknown_NTHW=view.unknown_NTHW[..., rows, columns],
         others_NTHW=view.others_NTHW[..., rows, columns],
+        corrections=view.corrections and view.corrections.crop(rows, columns),
     ), (rows, columns)
 
 

@@ -93,12 +93,22 @@ def read_part(path: Path, inputs: Inputs) -> tuple[Any | None, str]:
     if part.get("crc32") != _checksum(part["content"]):
         return None, f"{path} is damaged"
     changed = differences(part["made_from"], inputs)
-    return (None, f"its {' and '.join(changed)} changed") if changed else (part["content"], "")
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return (None, f"its {' and '.join(changed[:3])}{more} changed") if changed else (part["content"], "")
 
 
 def write_tensors_of(path: Path, inputs: Inputs, tensors: dict[str, Tensor]) -> None:
     """Save tensors by name, such as mask logits."""
     save_tensors(path, {"made_from": dict(inputs), "tensors": tensors})
+
+
+def saved_inputs_of(path: Path) -> Inputs | None:
+    """Inputs of the tensors that `write_tensors_of` saved; None without a valid file."""
+    try:
+        made_from = read_tensors(path).get("made_from")
+    except CheckpointError:
+        return None
+    return made_from if isinstance(made_from, dict) else None
 
 
 def read_tensors_of(path: Path, inputs: Inputs) -> dict[str, Tensor] | None:

@@ -1,0 +1,315 @@
+"""Corrections: masks and clicks of a person on some frames, which label mode keeps and learns from.
+
+A mask that the input has for a frame stays as it is. Clicks are ``"points": [[frame, x, y, 1 or 0], ...]`` of an
+annotation: pixels that belong to the object (1) or do not (0). Both supervise the models of their window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfvis.data.augment import padded_size
+from mfvis.data.jsonfile import as_integer, is_finite, read_json
+from mfvis.data.masks import compress_masks
+from mfvis.data.rle import decode_mask, rle_box
+from mfvis.errors import DataError, Problem
+from mfvis.grid import STRIDE
+from mfvis.label.quality import score_of
+from mfvis.text import shortened
+from mfvis.types import Track, TrackResult, Video, VideoDataset
+
+WEIGHT = 2.0
+"""Weight of the corrections' loss."""
+CERTAIN = 6.0
+"""Mask logit of pixels whose label a person has given."""
+CLICK = 0.04
+"""Radius of a click, as a share of the box's longer side; at least one cell."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A click on a frame of a track."""
+
+    frame: int
+    x: float
+    y: float
+    positive: bool
+    """True if the pixel belongs to the object."""
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Corrections of the tracks of one video, by the index of the track."""
+
+    masks: Mapping[int, Mapping[int, dict[str, Any]]] = field(default_factory=dict)
+    """Compressed RLE of each frame whose mask is given."""
+    points: Mapping[int, Sequence[Point]] = field(default_factory=dict)
+
+    def of(self, n: int, frames: range) -> list[Any]:
+        """Corrections of one track in these frames as plain values, for a hash."""
+        masks = [[t, rle["counts"]] for t, rle in sorted(self.masks.get(n, {}).items()) if t in frames]
+        return [masks, [[p.frame, p.x, p.y, p.positive] for p in self.points.get(n, ()) if p.frame in frames]]
+
+    def __bool__(self) -> bool:
+        return bool(self.masks or self.points)
+
+
+@dataclass(frozen=True)
+class CorrectionMaps:
+    """Corrections of a window on the grid of the masks."""
+
+    target_NTHW: Tensor
+    """float, 0..1: coverage of each cell by the object."""
+    weight_NTHW: Tensor
+    """float: 0 where nothing is known."""
+
+    @property
+    def frames_T(self) -> Tensor:
+        """bool ``[T]``: True in frames with a correction."""
+        return self.weight_NTHW.amax((0, 2, 3)) > 0
+
+    def select(self, objects: Tensor, frames: Tensor) -> CorrectionMaps:
+        """Maps of these objects in these frames (int64 indices)."""
+        return CorrectionMaps(*(maps[objects[:, None], frames] for maps in (self.target_NTHW, self.weight_NTHW)))
+
+    def crop(self, rows: slice, columns: slice) -> CorrectionMaps:
+        """Maps of a part of the grid."""
+        return CorrectionMaps(self.target_NTHW[..., rows, columns], self.weight_NTHW[..., rows, columns])
+
+
+def read_corrections(
+    root: Mapping[str, Any], dataset: VideoDataset, labeled: Path, given_masks: bool
+) -> dict[int, Corrections]:
+    """Corrections of each video that has some, by its id.
+
+    An annotation's ``given`` (a bool per frame) says which of its masks are given; without it, all masks are, except
+    those that an earlier run wrote to `labeled` itself: a labeled file that a person has edited can be labeled again.
+
+    Args:
+        root: content of the JSON file.
+        dataset: the data set that was read from it.
+        labeled: JSON that an earlier run may have written.
+        given_masks: False ignores all masks.
+
+    Raises:
+        DataError: with every mask and click that cannot be used.
+    """
+    problems: list[Problem] = []
+    file = str(dataset.path)
+    records = _records(root)
+    written = _written(labeled)
+    found = {}
+    for video in dataset.videos:
+        masks, points = {}, {}
+        for n, track in enumerate(video.tracks):
+            record = records.get((video.id, track.id), {})
+            if clicks := _points(record, f"annotation {track.id}", video, file, problems):
+                points[n] = clicks
+            if given_masks and track.segmentations is not None:
+                rles = _given(record, track, video, written.get((video.id, track.id)), file, problems)
+                masks |= {n: rles} if rles else {}
+        if masks or points:
+            found[video.id] = Corrections(masks, points)
+    if problems:
+        raise DataError(problems)
+    return found
+
+
+def summary(corrections: Mapping[int, Corrections], videos: Sequence[Video]) -> list[str]:
+    """One line that counts the corrections; none without any. It names the remedy if there is nothing left to label."""
+    masks = sum(len(frames) for video in corrections.values() for frames in video.masks.values())
+    points = sum(len(clicks) for video in corrections.values() for clicks in video.points.values())
+    if not masks and not points:
+        return []
+    boxes = sum(int(track.present_T.sum()) for video in videos for track in video.tracks)
+    rest = f"; all {boxes} boxes have one: --no-given-masks labels them again" if masks >= boxes else ""
+    return [f"{masks} given masks are kept and learned from, and {points} clicks{rest}"]
+
+
+def _records(root: Any) -> dict[tuple[int | None, int | None], dict[str, Any]]:
+    entries = root.get("annotations") if isinstance(root, dict) else None
+    entries = [entry for entry in entries or () if isinstance(entry, dict)]
+    return {(as_integer(entry.get("video_id")), as_integer(entry.get("id"))): entry for entry in entries}
+
+
+def _written(labeled: Path) -> dict[tuple[int | None, int | None], dict[str, Any]]:
+    """Annotations of an earlier run's result; empty without a readable one."""
+    return _records(read_json(labeled, [])) if labeled.is_file() else {}
+
+
+def _given(
+    record: Mapping[str, Any],
+    track: Track,
+    video: Video,
+    written: Mapping[str, Any] | None,
+    file: str,
+    problems: list[Problem],
+) -> dict[int, dict[str, Any]]:
+    """Compressed masks of the frames whose masks are given."""
+    name = f"annotation {track.id}"
+    flags = record.get("given")
+    if flags is not None and (not isinstance(flags, list) or len(flags) != video.length):
+        remedy = "Write true or false per frame, or leave it out: all masks are given then"
+        problems.append(Problem(file, name, f"given is not a list of {video.length} values", remedy))
+        return {}
+    rles = compress_masks(
+        [(f"{name}, frame {t}", mask, video.height, video.width) for t, mask in enumerate(track.segmentations or ())],
+        file=file,
+        problems=problems,
+    ).rles
+    rles = [
+        # An empty mask is given, too: no pixel of the object is visible.
+        _empty(video) if rle is None and mask is not None else rle
+        for rle, mask in zip(rles, track.segmentations or (), strict=True)
+    ]
+    ours: list[Any] = [None] * video.length
+    if flags is None and written is not None:
+        masks, marks = written.get("segmentations"), written.get("given")
+        if all(isinstance(values, list) and len(values) == video.length for values in (masks, marks)):
+            ours = [None if given else mask for mask, given in zip(masks, marks, strict=True)]
+    return {t: rle for t, rle in enumerate(rles) if rle is not None and (rle != ours[t] if flags is None else flags[t])}
+
+
+def _empty(video: Video) -> dict[str, Any]:
+    mask = [("", {"size": [video.height, video.width], "counts": [video.height * video.width]})]
+    return compress_masks([(*mask[0], video.height, video.width)], file="", problems=[]).rles[0] or {}
+
+
+def _points(
+    record: Mapping[str, Any], name: str, video: Video, file: str, problems: list[Problem]
+) -> tuple[Point, ...]:
+    clicks = record.get("points")
+    if clicks is None:
+        return ()
+    remedy = f"Write [frame, x, y, 1 or 0], with frames 0 to {video.length - 1}, in pixels of the frame"
+    points = []
+    for i, click in enumerate(clicks if isinstance(clicks, list) else [clicks]):
+        valid = isinstance(click, list) and len(click) == 4 and all(map(is_finite, click[:3])) and click[3] in (0, 1)
+        if valid:
+            frame, x, y, positive = click
+            valid = as_integer(frame) is not None and 0 <= frame < video.length
+            valid = valid and 0 <= x < video.width and 0 <= y < video.height
+        if not valid:
+            problems.append(Problem(file, f"{name}, points[{i}]", f"{shortened(click)} is not a click", remedy))
+            continue
+        points.append(Point(int(frame), float(x), float(y), bool(positive)))
+    return tuple(points)
+
+
+def with_given_boxes(video: Video, corrections: Corrections) -> Video:
+    """The video for training: given masks define the boxes of frames without a box; given empty masks remove boxes."""
+    tracks = list(video.tracks)
+    for n, masks in corrections.masks.items():
+        boxes_T4 = tracks[n].boxes_T4.copy()
+        for t, rle in masks.items():
+            box_4 = rle_box(rle, video.height, video.width)
+            if not box_4.any() or not tracks[n].present_T[t]:
+                boxes_T4[t] = box_4
+        tracks[n] = replace(tracks[n], boxes_T4=boxes_T4)
+    return replace(video, tracks=tuple(tracks))
+
+
+def correction_maps(
+    corrections: Corrections,
+    video: Video,
+    group: Sequence[int],
+    window: range,
+    size: tuple[int, int],
+    near_NTHW: Tensor,
+) -> CorrectionMaps | None:
+    """Corrections of the tracks of a group in a window, on the grid of the masks; None without any.
+
+    Args:
+        size: (height, width) to which the frames are scaled before they are padded.
+        near_NTHW: bool, the box and its surroundings, where given masks supervise the models.
+    """
+    target_NTHW = torch.zeros(near_NTHW.shape)
+    weight_NTHW = torch.zeros(near_NTHW.shape)
+    for i, n in enumerate(group):
+        for t, rle in corrections.masks.get(n, {}).items():
+            if t in window:
+                mask_HW = torch.from_numpy(decode_mask(rle, video.height, video.width)).float()
+                target_NTHW[i, t - window.start] = _on_grid(mask_HW, size)
+                weight_NTHW[i, t - window.start] = near_NTHW[i, t - window.start].float().cpu()
+        for point in corrections.points.get(n, ()):
+            if point.frame in window:
+                t = point.frame - window.start
+                scale = size[0] / video.height / STRIDE
+                side = float(np.ptp(video.tracks[n].boxes_T4[point.frame].reshape(2, 2), 0).max())
+                disc_HW = _disc(point, scale, max(1.0, CLICK * side * scale), near_NTHW.shape[-2:])
+                target_NTHW[i, t][disc_HW] = float(point.positive)
+                weight_NTHW[i, t][disc_HW] = 1.0
+    if not weight_NTHW.any():
+        return None
+    return CorrectionMaps(target_NTHW.to(near_NTHW.device), weight_NTHW.to(near_NTHW.device))
+
+
+def _on_grid(mask_HW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Coverage of the cells of the padded frame's grid."""
+    height, width = padded_size(*size)
+    resized = F.interpolate(mask_HW[None, None], size, mode="area")
+    padded = F.pad(resized, (0, width - size[1], 0, height - size[0]))
+    return F.avg_pool2d(padded, STRIDE)[0, 0]
+
+
+def _disc(point: Point, scale: float, radius: float, shape: Sequence[int]) -> Tensor:
+    """bool ``[H, W]``: cells whose centers lie within `radius` cells of a click."""
+    y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in shape), indexing="ij")
+    return (x - point.x * scale) ** 2 + (y - point.y * scale) ** 2 <= radius**2
+
+
+def corrections_loss(masks_LNTHW: Tensor, maps: CorrectionMaps, objects: int) -> Tensor:
+    """Cross-entropy where a person has given the label: mean over the known cells of a frame, summed over frames and
+    layers, divided by the number of objects; weighted by `WEIGHT`."""
+    target, weight = (value.expand_as(masks_LNTHW) for value in (maps.target_NTHW, maps.weight_NTHW))
+    cost = F.binary_cross_entropy_with_logits(masks_LNTHW.float(), target, weight, reduction="none")
+    per_frame = cost.sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1)
+    return WEIGHT * per_frame.sum() / max(1, objects)
+
+
+def corrected_logits(logits_NTHW: Tensor, maps: CorrectionMaps | None) -> Tensor:
+    """The logits with those of the known cells replaced, so that the colors of given masks help their neighbors."""
+    if maps is None:
+        return logits_NTHW
+    return torch.where(maps.weight_NTHW > 0, (2 * maps.target_NTHW - 1) * CERTAIN, logits_NTHW)
+
+
+def clicked_mask(mask_HW: np.ndarray, clicks: Sequence[Point], box_4: np.ndarray) -> np.ndarray:
+    """The mask, bool ``[H, W]``, with the pixels around each click set to its label, inside the box."""
+    if not clicks:
+        return mask_HW
+    mask_HW = mask_HW.copy()
+    y, x = np.ogrid[: mask_HW.shape[0], : mask_HW.shape[1]]
+    x1, y1, x2, y2 = box_4
+    inside_HW = (x + 0.5 >= x1) & (x + 0.5 < x2) & (y + 0.5 >= y1) & (y + 0.5 < y2)
+    radius = max(1.0, CLICK / 2 * max(x2 - x1, y2 - y1))
+    for point in clicks:
+        disc_HW = (x + 0.5 - point.x) ** 2 + (y + 0.5 - point.y) ** 2 <= radius**2
+        mask_HW[disc_HW & inside_HW] = point.positive
+    return mask_HW
+
+
+def corrected_results(results: Sequence[TrackResult], corrections: Corrections) -> list[TrackResult]:
+    """The results with the given masks in place of the models', and a quality of 1 there."""
+    corrected = []
+    for n, result in enumerate(results):
+        masks = corrections.masks.get(n, {})
+        quality = tuple(1.0 if t in masks else value for t, value in enumerate(result.quality))
+        corrected.append(
+            replace(
+                result,
+                score=score_of(quality),
+                segmentations=tuple(masks.get(t, mask) for t, mask in enumerate(result.segmentations)),
+                quality=quality,
+                given=frozenset(masks),
+            )
+        )
+    return corrected
