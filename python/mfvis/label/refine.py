@@ -9,6 +9,8 @@ smooth the labels of neighboring pixels of similar color. Where evidence is weak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +29,12 @@ REACH = 6
 """Largest offset along either axis."""
 NEAR = 4.0
 """Standard deviation of the spatial Gaussian, in pixels."""
+PIXELS = 100_000
+"""Number of pixels in and around an object up to which it is smoothed at full size."""
+Inner = tuple[int, int, int, int]
+"""Position of a box in its window: top, bottom, left, right."""
+Window = tuple[slice, slice, Inner]
+"""Rows and columns of a window around a box, and the box's position in it."""
 
 
 @torch.no_grad()
@@ -40,6 +48,9 @@ def refine(
 ) -> Tensor:
     """Refined masks of one object, bool ``[T, H, W]``, confined to its boxes.
 
+    Large objects are smoothed at a fraction of their size (`_fraction`), where the neighborhood covers the same share
+    of them as in the videos of 480 rows for which it was chosen; colors are always compared at full size.
+
     Args:
         logits_THW: the network's mask logits at full size.
         lab_TCHW: colors at full size.
@@ -51,30 +62,41 @@ def refine(
     masks_THW = torch.zeros(logits_THW.shape, dtype=torch.bool, device=logits_THW.device)
     windows = [_surroundings(box, height, width) for box in boxes_T4.tolist()]
     counts_2TM = torch.zeros(2, frames, BINS**3, device=logits_THW.device)
+    bins_T: list[Tensor | None] = [None] * frames
     for t, window in enumerate(windows):
-        if window is not None and config.color > 0:
+        if window is not None and config.color > 0 and config.steps > 0:
             rows, columns, inner = window
             soft = _confined(logits_THW[t, rows, columns].sigmoid(), inner).flatten()
-            bins = _color_bins(lab_TCHW[t, :, rows, columns]).flatten()
-            counts_2TM[0, t].scatter_add_(0, bins, soft)
-            counts_2TM[1, t].scatter_add_(0, bins, 1 - soft)
+            bins_T[t] = _color_bins(lab_TCHW[t, :, rows, columns])
+            bins = bins_T[t].flatten().int()
+            counts_2TM[0, t] = torch.bincount(bins, soft, BINS**3)
+            counts_2TM[1, t] = torch.bincount(bins, 1 - soft, BINS**3)
     ratio_TM = _log_ratio(counts_2TM, config.frames)
+    fraction = _fraction(windows)
     for t, window in enumerate(windows):
         if window is None:
             continue
         rows, columns, inner = window
-        lab_CHW = lab_TCHW[t, :, rows, columns]
         logits_HW = logits_THW[t, rows, columns]
         if config.steps > 0:
             box_4 = boxes_T4[t].cpu() - torch.tensor([columns.start, rows.start] * 2)
             prior_HW = refinement_logits(box_4, *logits_HW.shape, confidence, cell).to(logits_HW)
-            unary_HW = config.network * logits_HW + config.color * ratio_TM[t][_color_bins(lab_CHW)] + prior_HW
-            logits_HW = _mean_field(unary_HW, (logits_HW + prior_HW).sigmoid(), lab_CHW, inner, config)
+            unary_HW = config.network * logits_HW + prior_HW
+            if bins_T[t] is not None:
+                unary_HW = unary_HW + config.color * ratio_TM[t].take(bins_T[t].long())
+            lab_CHW = lab_TCHW[t, :, rows, columns]
+            logits_HW = unary_HW + _smoothness(unary_HW, logits_HW + prior_HW, lab_CHW, inner, fraction, config)
         masks_THW[t, rows, columns] = _confined(logits_HW > 0, inner)
     return masks_THW
 
 
-def _surroundings(box: list[float], height: int, width: int) -> tuple[slice, slice, tuple[int, int, int, int]] | None:
+def _fraction(windows: Sequence[Window | None]) -> int:
+    """Divisor of the size at which a track is smoothed: 1 up to about `PIXELS` in its largest window."""
+    areas = [(w[0].stop - w[0].start) * (w[1].stop - w[1].start) for w in windows if w is not None]
+    return max(1, round((max(areas, default=0) / PIXELS) ** 0.5))
+
+
+def _surroundings(box: list[float], height: int, width: int) -> Window | None:
     """Rows and columns of a window around a box, and the box's position in it: top, bottom, left, right."""
     x1, y1, x2, y2 = (round(side) for side in box)
     x1, x2, y1, y2 = max(x1, 0), min(x2, width), max(y1, 0), min(y2, height)
@@ -86,7 +108,7 @@ def _surroundings(box: list[float], height: int, width: int) -> tuple[slice, sli
     return *window, (y1 - top, y2 - top, x1 - left, x2 - left)
 
 
-def _confined(values_HW: Tensor, inner: tuple[int, int, int, int]) -> Tensor:
+def _confined(values_HW: Tensor, inner: Inner) -> Tensor:
     top, bottom, left, right = inner
     confined = torch.zeros_like(values_HW)
     confined[top:bottom, left:right] = values_HW[top:bottom, left:right]
@@ -94,9 +116,10 @@ def _confined(values_HW: Tensor, inner: tuple[int, int, int, int]) -> Tensor:
 
 
 def _color_bins(lab_CHW: Tensor) -> Tensor:
+    """int16 ``[H, W]``: bin of each color."""
     lightness, a, b = lab_CHW
-    places = [lightness / 100, (a + 60) / 120, (b + 60) / 120]
-    lightness, a, b = ((place * BINS).long().clamp(0, BINS - 1) for place in places)
+    shares = [lightness / 100, (a + 60) / 120, (b + 60) / 120]
+    lightness, a, b = ((share * BINS).short().clamp(0, BINS - 1) for share in shares)
     return (lightness * BINS + a) * BINS + b
 
 
@@ -112,25 +135,59 @@ def _log_ratio(counts_2TM: Tensor, neighbors: int) -> Tensor:
     return ((share[0] + 1e-4) / (share[1] + 1e-4)).log().T
 
 
-def _mean_field(
-    unary_HW: Tensor, start_HW: Tensor, lab_CHW: Tensor, inner: tuple[int, int, int, int], config: RefineConfig
+def _smoothness(
+    unary_HW: Tensor, start_HW: Tensor, lab_CHW: Tensor, inner: Inner, fraction: int, config: RefineConfig
 ) -> Tensor:
-    """Logits after the mean-field steps; pixels outside the box always remain background."""
-    height, width = unary_HW.shape
+    """Logits that the neighbors of each pixel add after the mean-field steps, computed at a fraction of the size.
 
-    def shifted(padded: Tensor, dy: int, dx: int) -> Tensor:
-        return padded[..., REACH + dy : REACH + dy + height, REACH + dx : REACH + dx + width]
+    Pixels outside the box always remain background.
+    """
+    full = unary_HW.shape
+    size = tuple(-(-side // fraction) for side in full)
 
-    padded_lab = F.pad(lab_CHW[None], (REACH,) * 4, mode="replicate")[0]
-    weights = []
+    def reduced(maps_CHW: Tensor) -> Tensor:
+        return maps_CHW if fraction == 1 else F.interpolate(maps_CHW[None], size, mode="area")[0]
+
+    inside_HW = _confined(torch.ones_like(unary_HW), inner)
+    unary_HW, start_HW, inside_HW = reduced(torch.stack([unary_HW, start_HW, inside_HW]))
+    neighbors = _neighbors(reduced(lab_CHW), config.similar)
+    total_HW = sum(forward + backward for _, forward, backward in neighbors) + 1e-6
+    padded = F.pad(start_HW.sigmoid() * inside_HW, (REACH,) * 4)
+    probability_HW = _shifted(padded, 0, 0)
+    for step in range(config.steps):
+        around_HW = torch.zeros_like(unary_HW)
+        for (dy, dx), forward, backward in neighbors:
+            around_HW.addcmul_(forward, _shifted(padded, dy, dx)).addcmul_(backward, _shifted(padded, -dy, -dx))
+        added_HW = 2 * config.smooth * (2 * around_HW / total_HW - 1)
+        if step + 1 < config.steps:
+            probability_HW.copy_((unary_HW + added_HW).sigmoid_().mul_(inside_HW))
+    return added_HW if fraction == 1 else F.interpolate(added_HW[None, None], full, mode="bilinear")[0, 0]
+
+
+def _neighbors(lab_CHW: Tensor, similar: float) -> list[tuple[tuple[int, int], Tensor, Tensor]]:
+    """Half of the offsets, each with the weights ``[H, W]`` of the neighbors at the offset and at its opposite.
+
+    Both are views of one tensor, since the weight of two pixels does not depend on their order.
+    """
+    padded_CHW = F.pad(lab_CHW[None], (REACH,) * 4, mode="replicate")[0]
+    rows, columns = padded_CHW.shape[1:]
+    height, width = lab_CHW.shape[1:]
+    neighbors = []
     for dy, dx in NEIGHBORS:
-        unlike = (lab_CHW - shifted(padded_lab, dy, dx)).square().sum(0) / config.similar**2
-        weights.append((-(unlike + (dy * dy + dx * dx) / NEAR**2) / 2).exp())
-    total = sum(weights) + 1e-6
-    probability, logits = _confined(start_HW, inner), unary_HW
-    for _ in range(config.steps):
-        padded = F.pad(probability, (REACH,) * 4)
-        around = sum(w * shifted(padded, dy, dx) for w, (dy, dx) in zip(weights, NEIGHBORS, strict=True)) / total
-        logits = unary_HW + 2 * config.smooth * (2 * around - 1)
-        probability = _confined(logits.sigmoid(), inner)
-    return logits
+        if (dy, dx) < (0, 0):
+            continue
+        left, right = max(0, -dx), max(0, dx)
+        near, far = padded_CHW[:, : rows - dy, left : columns - right], padded_CHW[:, dy:, right : columns - left]
+        unlike = (near - far).square_().sum(0).mul_(-0.5 / similar**2)
+        weight = unlike.sub_((dy * dy + dx * dx) / NEAR**2 / 2).exp_()
+        top, start = REACH, REACH - left
+        forward = weight[top : top + height, start : start + width]
+        backward = weight[top - dy : top - dy + height, start - dx : start - dx + width]
+        neighbors.append(((dy, dx), forward, backward))
+    return neighbors
+
+
+def _shifted(padded_HW: Tensor, dy: int, dx: int) -> Tensor:
+    """View of a map that was padded by `REACH`, moved by an offset."""
+    height, width = (side - 2 * REACH for side in padded_HW.shape)
+    return padded_HW[REACH + dy : REACH + dy + height, REACH + dx : REACH + dx + width]

@@ -172,8 +172,8 @@ def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range
 
 
 def _ensemble_logits(start: Start, view: WindowInputs, config: LabelConfig, head: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Mask logits ``[N, T, H / 4, W / 4]``, averaged over the models (one per seed) whose masks fill the boxes; how much
-    all models disagree with them ``[N, T]``; and the weight of the position prior for each track."""
+    """Mask logits ``[N, T, H / 4, W / 4]``, averaged over the models (one per seed) whose masks fill the boxes; how
+    much all models disagree with them ``[N, T]``; and the weight of the position prior for each track."""
     view, tries = add_propagated_background(view, config.propagation), []
     for number, seed in enumerate(start.seeds, start=1):
         model = start.model(seed, len(view.boxes_NT4))
