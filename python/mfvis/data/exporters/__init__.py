@@ -54,7 +54,9 @@ def run(config: ExportConfig) -> tuple[str, ...]:
     write_export(content, exporter, config.out, config.file, images=config.images)
     tracks = [track for video in content.videos for track in video.tracks]
     masks = sum(rle is not None for track in tracks for rle in track.rles)
-    print(f"{config.out}: {len(content.videos)} videos, {len(tracks)} tracks, {masks} masks as {exporter.name}")
+    boxes = sum(int(track.present_T.sum()) for track in tracks)
+    counts = f"{len(content.videos)} videos, {len(tracks)} tracks, {boxes} boxes, {masks} masks"
+    print(f"{config.out}: {counts} as {exporter.name}")
     notes = tuple(f"{what} ({count})" for what, count in content.noted.items())
     for note in notes:
         print(f"note: {note}")
@@ -103,7 +105,11 @@ def _write_images(video: ExportedVideo, folder: Path, images: str) -> None:
     """Copy the image files of a video, or write the frames of its video file, under their exported names."""
     frames = video.video.frames
     folder = folder / images.format(video=video.name)
-    names = [Path(name).name if "{video}" in images else name for name in video.file_names]
+    names = list(video.file_names)
+    if images.endswith("img1"):  # MOTChallenge counts frames from 1
+        names = [f"{t:06d}{Path(name).suffix}" for t, name in enumerate(names, 1)]
+    elif "{video}" in images:
+        names = [Path(name).name for name in names]
     if isinstance(frames, tuple):
         for frame, name in zip(frames, names, strict=True):
             with atomic_write(folder / name) as temporary:
