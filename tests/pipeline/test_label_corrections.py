@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mfvis.config import OptimConfig
 from mfvis.data.rle import decode_mask, encode_mask
 from mfvis.errors import ConfigError, DataError
 from mfvis.label import run as label
@@ -22,6 +21,7 @@ from mfvis.label.quality import disagreement, expected_j, features
 from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
+from mfvis.train.optim_config import OptimConfig
 from mfvis.types import Track, Video
 from mfvis.weights.files import save_safetensors
 
