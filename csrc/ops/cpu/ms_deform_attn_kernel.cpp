@@ -9,12 +9,32 @@
 // number of threads.
 #include "../ms_deform_attn.h"
 
+#include <type_traits>
+#include <utility>
+
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
 #include "../../common/vector.h"
 
 namespace mfvis {
 namespace {
+
+// Prefetches the values of one head that are used later. They lie too far apart for the hardware prefetcher.
+template <typename C>
+void fetch(const C* numbers, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(C))) __builtin_prefetch(numbers + i);
+}
+
+// Copies and converts a short row; a call of memcpy takes longer.
+template <typename From, typename To>
+void copy_row(const From* __restrict from, int64_t count, To* __restrict to) {
+  int64_t i = 0;
+  if constexpr (std::is_same_v<From, To>) {
+    using Four = typename SimdVector<From, 4>::Type;
+    for (; i + 4 <= count; i += 4) *reinterpret_cast<Four*>(to + i) = *reinterpret_cast<const Four*>(from + i);
+  }
+  for (; i < count; ++i) store(load(from[i]), to + i);
+}
 
 // The packed part of one head of a tensor [S, heads, D].
 template <typename C>
@@ -30,15 +50,15 @@ struct Slice {
   template <typename T>
   void pack(const T* tensor) const {
     for (int64_t s = 0; s < pixels; ++s) {
-      C* const __restrict row = data + s * stride;
-      for (int64_t c = 0; c < channels; ++c) row[c] = load(tensor[s * gap + c]);
+      fetch(tensor + (s + ahead) * gap, channels);
+      copy_row(tensor + s * gap, channels, data + s * stride);
     }
   }
   template <typename T>
   void unpack(T* tensor) const {
     for (int64_t s = 0; s < pixels; ++s) {
-      const C* const __restrict row = data + s * stride;
-      for (int64_t c = 0; c < channels; ++c) store(row[c], tensor + s * gap + c);
+      fetch(tensor + (s + ahead) * gap, channels);
+      copy_row(data + s * stride, channels, tensor + s * gap);
     }
   }
   void clear() const {
@@ -46,95 +66,157 @@ struct Slice {
   }
 
   static constexpr uintptr_t line = 64 / sizeof(C);
+  static constexpr int64_t ahead = 8;  // pixels
 
   int64_t pixels, channels, gap, stride;
   Scratch<C> memory;
   C* data;  // cache-line aligned: rows that span two lines take twice the time
 };
 
-// The samples of one query and head over all levels and points. Corners are ordered top left, top right, bottom left,
-// bottom right.
+// The samples of a few queries and one head over all levels and points. Corners are ordered top left, top right, bottom
+// left, bottom right.
+//
+// Loops over samples run to `padded` in whole vectors. What they compute beyond `count`, from whatever follows in
+// memory, is never used.
+//
+// All queries are located before the first of them is read from the slice: the processor would otherwise wait for each
+// query's rows, which take a long chain of operations.
 template <typename C>
 struct Samples {
+  static constexpr int size = Vector<C>::size;
+  using V = typename SimdVector<C, size>::Type;
+  using Integer = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
+  using I = typename SimdVector<Integer, size>::Type;
+
+  static constexpr int64_t queries = 8;
+
   explicit Samples(const MsDeformAttn& args)
       : count(args.levels * args.points),
-        outside(static_cast<int32_t>(args.pixels)),
-        height(count),
-        width(count),
-        start(count),
-        right(count),
-        below(count),
-        row(4 * count),
-        share(4 * count),
-        dot(4 * count) {
+        padded((count + size - 1) / size * size),
+        total(args.batch * args.queries * args.heads * count),
+        outside(static_cast<Integer>(args.pixels)),
+        height(padded),
+        width(padded),
+        start(padded),
+        right(queries * padded),
+        below(queries * padded),
+        row(queries * 4 * padded),
+        share(queries * 4 * padded),
+        dot(4 * padded),
+        locations(2 * padded),
+        weights(padded) {
     for (int64_t i = 0; i < count; ++i) {
       const DeformLevel& level = args.level[i / args.points];
-      height[i] = static_cast<int32_t>(level.height);
-      width[i] = static_cast<int32_t>(level.width);
-      start[i] = static_cast<int32_t>(level.start);
+      height[i] = static_cast<Integer>(level.height);
+      width[i] = static_cast<Integer>(level.width);
+      start[i] = static_cast<Integer>(level.start);
     }
   }
 
-  // The corners' rows in a slice, and their shares of the output.
-  void locate(const C* __restrict location, const C* __restrict weight) const {
-    const int32_t n = static_cast<int32_t>(count), none = outside;
-    const int32_t* const __restrict heights = height;
-    const int32_t* const __restrict widths = width;
-    const int32_t* const __restrict starts = start;
-    int32_t* const __restrict top_left = row;
-    int32_t* const __restrict top_right = row + n;
-    int32_t* const __restrict bottom_left = row + 2 * n;
-    int32_t* const __restrict bottom_right = row + 3 * n;
-    C* const __restrict shares = share;
-    C* const __restrict rights = right;
-    C* const __restrict bottoms = below;
-#pragma omp simd
-    for (int32_t i = 0; i < n; ++i) {
-      const int32_t h = heights[i], w = widths[i];
-      const C x_at = in_pixels(location[2 * i], w), y_at = in_pixels(location[2 * i + 1], h);
-      const C x_floor = floor_of(x_at), y_floor = floor_of(y_at);
-      const C to_right = x_at - x_floor, to_bottom = y_at - y_floor;
-      const int32_t x = pixel_of(x_floor, w), y = pixel_of(y_floor, h);
-      const bool is_left = (x >= 0) & (x < w), is_right = (x >= -1) & (x + 1 < w);
-      const bool is_top = (y >= 0) & (y < h), is_bottom = (y >= -1) & (y + 1 < h);
-      const int32_t at = starts[i] + y * w + x;
-      top_left[i] = is_top & is_left ? at : none;
-      top_right[i] = is_top & is_right ? at + 1 : none;
-      bottom_left[i] = is_bottom & is_left ? at + w : none;
-      bottom_right[i] = is_bottom & is_right ? at + w + 1 : none;
-      const C top = weight[i] * (1 - to_bottom), bottom = weight[i] * to_bottom;
-      shares[i] = top * (1 - to_right);
-      shares[n + i] = top * to_right;
-      shares[2 * n + i] = bottom * (1 - to_right);
-      shares[3 * n + i] = bottom * to_right;
-      rights[i] = to_right;
-      bottoms[i] = to_bottom;
+  // The corners' rows in a slice, and their shares of the output, of query i with the samples from `first` on.
+  void locate(const MsDeformAttn& args, int64_t first, int64_t i) const {
+    const C* const location = readable(static_cast<const C*>(args.locations), 2, first, locations);
+    const C* const weight = readable(static_cast<const C*>(args.weights), 1, first, weights);
+    for (int64_t block = 0; block < padded; block += size) {
+      locate_block(i, block, location + 2 * block, weight + block);
     }
   }
 
-  // The gradients of locations and weights from those of the four corners' shares, `dot`.
-  void differentiate(const C* __restrict weight, C* __restrict grad_location, C* __restrict grad_weight) const {
-    const int32_t n = static_cast<int32_t>(count);
-    const C* const __restrict dots = dot;
+  // The gradients of locations and weights from those of the four corners' shares, `dot`, after `locate`.
+  void differentiate(const MsDeformAttn& args, int64_t first, int64_t i, C* grad_locations, C* grad_weights) const {
+    const C* const weight = readable(static_cast<const C*>(args.weights), 1, first, weights);
+    for (int64_t block = 0; block < padded; block += size) differentiate_block(i * padded, block, weight + block);
+    copy_row<C, C>(locations, 2 * count, grad_locations + 2 * first);
+    copy_row<C, C>(weights, count, grad_weights + first);
+  }
+
+  const Integer* rows(int64_t i) const { return row + i * 4 * padded; }
+  const C* shares(int64_t i) const { return share + i * 4 * padded; }
+
+  int64_t count, padded, total;
+  Integer outside;
+  Scratch<Integer> height, width, start;
+  Scratch<C> right, below;        // [queries, padded]
+  Scratch<Integer> row;           // [queries, 4, padded]
+  Scratch<C> share;               // [queries, 4, padded], including the weight
+  Scratch<C> dot;                 // [padded, 4]
+  Scratch<C> locations, weights;  // [padded, 2], [padded]: copies of inputs, then gradients
+
+ private:
+  static V& vector_at(C* numbers) { return *reinterpret_cast<V*>(numbers); }
+  static I& vector_at(Integer* numbers) { return *reinterpret_cast<I*>(numbers); }
+
+  // `padded * size` numbers of `samples` from the sample `first` on: a copy if the tensor ends before.
+  const C* readable(const C* tensor, int64_t size, int64_t first, C* own) const {
+    const C* const numbers = tensor + first * size;
+    if (first + padded <= total) return numbers;
+    copy_row(numbers, count * size, own);
+    return own;
+  }
+
+  // One coordinate of `size` pairs.
+  template <int first, int... i>
+  static V every_other(const V* pairs, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(pairs[0], pairs[1], (first + 2 * i)...);
+  }
+  static constexpr std::make_integer_sequence<int, size> every{};
+
+  // Positions of samples on one axis: the pixel before, and the distance from its center.
+  struct Axis {
+    I pixel;
+    V to_next;
+  };
+  // As in_pixels(), floor_of() and pixel_of(), which compilers do not vectorize.
+  static Axis axis(const V& location, const I& size) {
+    const V sides = __builtin_convertvector(size, V), at = location * sides - C(0.5);
+    const V below = at < sides ? at : sides, clipped = below > C(-2) ? below : V{} - 2;
+    const I toward_zero = __builtin_convertvector(clipped, I);
+    const I pixel = toward_zero + (__builtin_convertvector(toward_zero, V) > clipped);  // true is -1
+    const V before = at == clipped ? __builtin_convertvector(pixel, V) : at;            // NaN remains
+    return {pixel, at - before};
+  }
+
+  void locate_block(int64_t query, int64_t block, const C* location, const C* weight) const {
+    const V* const pairs = reinterpret_cast<const V*>(location);
+    const I h = vector_at(height + block), w = vector_at(width + block), none = I{} + outside;
+    const Axis x = axis(every_other<0>(pairs, every), w), y = axis(every_other<1>(pairs, every), h);
+    const I is_left = (x.pixel >= 0) & (x.pixel < w), is_right = (x.pixel >= -1) & (x.pixel + 1 < w);
+    const I is_top = (y.pixel >= 0) & (y.pixel < h), is_bottom = (y.pixel >= -1) & (y.pixel + 1 < h);
+    const I top_left = vector_at(start + block) + y.pixel * w + x.pixel;
+    const int64_t at = query * padded + block, corner = 4 * query * padded + block;
+    vector_at(row + corner) = is_top & is_left ? top_left : none;
+    vector_at(row + corner + padded) = is_top & is_right ? top_left + 1 : none;
+    vector_at(row + corner + 2 * padded) = is_bottom & is_left ? top_left + w : none;
+    vector_at(row + corner + 3 * padded) = is_bottom & is_right ? top_left + w + 1 : none;
+    const V weights_of_block = *reinterpret_cast<const V*>(weight);
+    const V bottom = weights_of_block * y.to_next, top = weights_of_block * (1 - y.to_next);
+    vector_at(share + corner) = top * (1 - x.to_next);
+    vector_at(share + corner + padded) = top * x.to_next;
+    vector_at(share + corner + 2 * padded) = bottom * (1 - x.to_next);
+    vector_at(share + corner + 3 * padded) = bottom * x.to_next;
+    vector_at(right + at) = x.to_next;
+    vector_at(below + at) = y.to_next;
+  }
+
+  void differentiate_block(int64_t query, int64_t block, const C* weight) const {
+    const Integer* const __restrict heights = height + block;
+    const Integer* const __restrict widths = width + block;
+    const C* const __restrict rights = right + query + block;
+    const C* const __restrict bottoms = below + query + block;
+    const C* const __restrict dots = dot + 4 * block;
+    C* const grad_location = locations + 2 * block;
+    C* const grad_weight = weights + block;
 #pragma omp simd
-    for (int32_t i = 0; i < n; ++i) {
-      const C x = right[i], y = below[i];
+    for (int32_t i = 0; i < size; ++i) {
+      const C x = rights[i], y = bottoms[i], share_of_all = weight[i];
       const C dot0 = dots[4 * i], dot1 = dots[4 * i + 1], dot2 = dots[4 * i + 2], dot3 = dots[4 * i + 3];
       const C top = dot0 + x * (dot1 - dot0), bottom = dot2 + x * (dot3 - dot2);
       const C left = dot0 + y * (dot2 - dot0), far = dot1 + y * (dot3 - dot1);
-      grad_weight[i] = top + y * (bottom - top);
-      grad_location[2 * i] = weight[i] * static_cast<C>(width[i]) * (far - left);
-      grad_location[2 * i + 1] = weight[i] * static_cast<C>(height[i]) * (bottom - top);
+      grad_location[2 * i] = share_of_all * static_cast<C>(widths[i]) * (far - left);
+      grad_location[2 * i + 1] = share_of_all * static_cast<C>(heights[i]) * (bottom - top);
+      grad_weight[i] = top + y * (bottom - top);  // may replace weight[i], which is read before
     }
   }
-
-  int64_t count;
-  int32_t outside;
-  Scratch<int32_t> height, width, start;
-  Scratch<C> right, below;
-  Scratch<int32_t> row;  // [4, count]
-  Scratch<C> share;      // [4, count], including the weight
-  Scratch<C> dot;        // [count, 4]
 };
 
 // Adds the halves of a vector until four elements are left.
@@ -153,52 +235,57 @@ typename SimdVector<C, 4>::Type fold(const typename SimdVector<C, count>::Type& 
 template <typename C>
 typename SimdVector<C, 4>::Type sums_of(const typename Vector<C>::Type (&vectors)[4]) {
   constexpr int size = Vector<C>::size;
-  typename SimdVector<C, 4>::Type sums;
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const auto four = fold<C, size>(vectors[i]);
-    sums[i] = (four[0] + four[2]) + (four[1] + four[3]);
-  }
-  return sums;
+  const auto a = fold<C, size>(vectors[0]), b = fold<C, size>(vectors[1]);
+  const auto c = fold<C, size>(vectors[2]), d = fold<C, size>(vectors[3]);
+  // Halves of two vectors at a time: [a0 + a2, b0 + b2, a1 + a3, b1 + b3].
+  const auto ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const auto cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
 // The output of `size` channels: the sum of the corners of all samples, weighted by their shares. The sums stay in
-// registers.
+// registers, several for each channel: one is a chain of additions in which each waits for the one before.
 template <int size, typename C>
-void gather(const C* slice, int64_t stride, const Samples<C>& samples, C* output) {
+void gather(const C* slice, int64_t stride, const Samples<C>& samples, int64_t query, C* output) {
   using V = typename Vector<C>::Type;
   constexpr int vectors = size / Vector<C>::size;
-  const int64_t n = samples.count;
-  const int32_t* const rows = samples.row;
-  const C* const shares = samples.share;
-  V sum[vectors] = {};
-  for (int64_t i = 0; i < n; ++i) {
+  const int64_t n = samples.padded;
+  const auto* const rows = samples.rows(query);
+  const C* const shares = samples.shares(query);
+  constexpr int sums = vectors >= 8 ? 1 : vectors >= 4 ? 2 : 4;
+  V sum[sums][vectors] = {};
+  for (int64_t i = 0; i < samples.count; ++i) {
 #pragma GCC unroll 4
-    for (int64_t corner = i; corner < 4 * n; corner += n) {
-      const V* const v = reinterpret_cast<const V*>(slice + rows[corner] * stride);
-      const C share = shares[corner];
+    for (int corner = 0; corner < 4; ++corner) {
+      const V* const v = reinterpret_cast<const V*>(slice + rows[corner * n + i] * stride);
+      const C share = shares[corner * n + i];
 #pragma GCC unroll 16
-      for (int k = 0; k < vectors; ++k) sum[k] += share * v[k];
+      for (int k = 0; k < vectors; ++k) sum[corner % sums][k] += share * v[k];
     }
   }
 #pragma GCC unroll 16
-  for (int k = 0; k < vectors; ++k) reinterpret_cast<V*>(output)[k] = sum[k];
+  for (int k = 0; k < vectors; ++k) {
+#pragma GCC unroll 4
+    for (int other = 1; other < sums; ++other) sum[0][k] += sum[other][k];
+    reinterpret_cast<V*>(output)[k] = sum[0][k];
+  }
 }
 
 // Backward of `gather`: adds to the slice's gradient, and to the dot products of the corners with the gradient of the
 // output.
 template <int size, typename C>
-void scatter(const C* slice, C* grad_slice, int64_t stride, const Samples<C>& samples, const C* grad_output) {
+void scatter(const C* slice, C* grad_slice, int64_t stride, const Samples<C>& samples, int64_t query,
+             const C* grad_output) {
   using V = typename Vector<C>::Type;
   constexpr int vectors = size / Vector<C>::size;
-  const int64_t n = samples.count;
+  const int64_t n = samples.padded;
   V grad[vectors];
 #pragma GCC unroll 16
   for (int k = 0; k < vectors; ++k) grad[k] = reinterpret_cast<const V*>(grad_output)[k];
-  const int32_t* const rows = samples.row;
-  const C* const shares = samples.share;
+  const auto* const rows = samples.rows(query);
+  const C* const shares = samples.shares(query);
   C* const dots = samples.dot;
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < samples.count; ++i) {
     V dot[4];
 #pragma GCC unroll 4
     for (int64_t corner = 0; corner < 4; ++corner) {
@@ -231,12 +318,26 @@ void in_steps(int64_t stride, const Visit& visit) {
   if (c < stride) visit(c, Channels<lanes>{});
 }
 
-constexpr int64_t ahead = 4;  // queries
+// Whether vectors can access a row of the output itself, instead of a copy that is padded and of the compute type.
+template <typename C, typename T>
+bool in_place(const T*, const Slice<C>& slice) {
+  return std::is_same_v<C, T> && slice.channels == slice.stride;
+}
 
-// Prefetches what a later query reads. A head's values lie too far apart for the hardware prefetcher.
-template <typename C>
-void fetch(const C* numbers, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(C))) __builtin_prefetch(numbers + i);
+// Calls visit(query, i) for all queries, a few at a time; the i-th of them are located before.
+template <typename C, typename Visit>
+void located(const MsDeformAttn& args, const Samples<C>& samples, int64_t batch, int64_t head, const Visit& visit) {
+  constexpr int64_t step = Samples<C>::queries;
+  for (int64_t q = 0; q < args.queries; q += step) {
+    const int64_t n = q + step < args.queries ? step : args.queries - q;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t at = (batch * args.queries + q + i) * args.heads + head, later = at + step * args.heads;
+      fetch(static_cast<const C*>(args.locations) + later * 2 * samples.count, 2 * samples.count);
+      fetch(static_cast<const C*>(args.weights) + later * samples.count, samples.count);
+      samples.locate(args, at * samples.count, i);
+    }
+    for (int64_t i = 0; i < n; ++i) visit((batch * args.queries + q + i) * args.heads + head, i);
+  }
 }
 
 template <typename T>
@@ -249,18 +350,15 @@ void forward(const MsDeformAttn& args, T* output) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t batch = item / args.heads, head = item % args.heads;
       slice.pack(static_cast<const T*>(args.value) + (batch * args.pixels * args.heads + head) * args.channels);
-      for (int64_t q = 0; q < args.queries; ++q) {
-        const int64_t at = (batch * args.queries + q) * args.heads + head;
-        const C* const location = static_cast<const C*>(args.locations) + at * 2 * samples.count;
-        const C* const weight = static_cast<const C*>(args.weights) + at * samples.count;
-        fetch(location + ahead * args.heads * 2 * samples.count, 2 * samples.count);
-        fetch(weight + ahead * args.heads * samples.count, samples.count);
-        samples.locate(location, weight);
+      located(args, samples, batch, head, [&](int64_t at, int64_t i) {
+        T* const out = output + at * args.channels;
+        C* const row = in_place<C>(out, slice) ? reinterpret_cast<C*>(out) : sum;
         in_steps(slice.stride, [&](int64_t c, auto size) {
-          gather<decltype(size)::value>(slice.data + c, slice.stride, samples, sum + c);
+          gather<decltype(size)::value>(slice.data + c, slice.stride, samples, i, row + c);
         });
-        for (int64_t c = 0; c < args.channels; ++c) store(sum[c], output + at * args.channels + c);
-      }
+        if (row != sum) return;
+        copy_row<C, T>(sum, args.channels, out);
+      });
     }
   });
 }
@@ -275,25 +373,24 @@ void backward(const MsDeformAttn& args, const T* grad_output, T* grad_value, Com
     const Scratch<C> grad(slice.stride);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t batch = item / args.heads, head = item % args.heads;
-      const int64_t first = (batch * args.pixels * args.heads + head) * args.channels;
-      slice.pack(static_cast<const T*>(args.value) + first);
+      const int64_t part = (batch * args.pixels * args.heads + head) * args.channels;
+      slice.pack(static_cast<const T*>(args.value) + part);
       grad_slice.clear();
-      for (int64_t q = 0; q < args.queries; ++q) {
-        const int64_t at = (batch * args.queries + q) * args.heads + head;
-        const C* const location = static_cast<const C*>(args.locations) + at * 2 * samples.count;
-        const C* const weight = static_cast<const C*>(args.weights) + at * samples.count;
-        fetch(location + ahead * args.heads * 2 * samples.count, 2 * samples.count);
-        fetch(weight + ahead * args.heads * samples.count, samples.count);
-        fetch(grad_output + (at + ahead * args.heads) * args.channels, args.channels);
-        samples.locate(location, weight);
-        for (int64_t c = 0; c < args.channels; ++c) grad[c] = load(grad_output[at * args.channels + c]);
-        for (int64_t i = 0; i < 4 * samples.count; ++i) samples.dot[i] = 0;
+      located(args, samples, batch, head, [&](int64_t at, int64_t i) {
+        const T* const grad_out = grad_output + at * args.channels;
+        fetch(grad_out + Samples<C>::queries * args.heads * args.channels, args.channels);
+        const C* row = reinterpret_cast<const C*>(grad_out);
+        if (!in_place<C>(grad_out, slice)) {
+          copy_row<T, C>(grad_out, args.channels, grad);
+          row = grad;
+        }
+        for (int64_t k = 0; k < 4 * samples.padded; ++k) samples.dot[k] = 0;
         in_steps(slice.stride, [&](int64_t c, auto size) {
-          scatter<decltype(size)::value, C>(slice.data + c, grad_slice.data + c, slice.stride, samples, grad + c);
+          scatter<decltype(size)::value, C>(slice.data + c, grad_slice.data + c, slice.stride, samples, i, row + c);
         });
-        samples.differentiate(weight, grad_locations + at * 2 * samples.count, grad_weights + at * samples.count);
-      }
-      grad_slice.unpack(grad_value + first);
+        samples.differentiate(args, at * samples.count, i, grad_locations, grad_weights);
+      });
+      grad_slice.unpack(grad_value + part);
     }
   });
 }
