@@ -20,10 +20,10 @@ from mfvis.label import video as video_module
 from mfvis.label.config import LabelConfig, LabelLossConfig, RefineConfig
 from mfvis.label.ensemble import ABSENT, average_consistent_models, resolve_overlaps
 from mfvis.label.fit import fit, segment
+from mfvis.label.model_factory import FinetunedModels
 from mfvis.label.models import PerTrackSegmenter, downsample_to_grid
 from mfvis.label.refine import refine
-from mfvis.label.start import FinetunedModels
-from mfvis.label.window_inputs import add_propagated_background, cut, look
+from mfvis.label.window_inputs import add_propagated_background, prepare_window, select_clip
 from mfvis.losses.background_propagation import camera_motion, inside_boxes, propagated_background, ring_around
 from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.losses.negatives import negatives_loss
@@ -241,7 +241,7 @@ def test_learns_a_disc_from_its_boxes():
     )
     torch.manual_seed(0)
     model = PerTrackSegmenter(Backbone(BACKBONE), 1, config.dim, config.zoom)
-    view = look(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1)
+    view = prepare_window(model.backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1)
     fit(model, add_propagated_background(view, config.propagation), config)
     logits_THW = at_original_size(segment(model, view, config)[0], view.size, (64, 96))
     masks_THW = refine(logits_THW, mfvis_ext.rgb_to_lab(frames_TCHW), boxes_T4, config.refine)
@@ -355,9 +355,10 @@ def test_a_cut_has_only_the_objects_of_its_frames():
     backbone = Backbone(BackboneConfig(name="tiny", frozen=True))
     labels = torch.tensor([0, 0])
     view = add_propagated_background(
-        look(backbone, frames_TCHW, boxes_NT4, labels, (240, 300), 2), BackgroundPropagationConfig(frame_gaps=(1,))
+        prepare_window(backbone, frames_TCHW, boxes_NT4, labels, (240, 300), 2),
+        BackgroundPropagationConfig(frame_gaps=(1,)),
     )
-    part, objects = cut(view, torch.tensor([0, 1]))
+    part, objects = select_clip(view, torch.tensor([0, 1]))
     assert objects.tolist() == [0] and len(part.frames_TCHW) == 2
     assert part.unknown_NTHW.equal(view.unknown_NTHW[:1, :2])
     inside = inside_boxes(part.boxes_NT4 / 4, *part.lab_TCHW.shape[-2:])

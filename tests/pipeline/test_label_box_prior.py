@@ -20,7 +20,7 @@ from mfvis.label.box_prior import (
 )
 from mfvis.label.config import BackgroundPropagationConfig, RefineConfig
 from mfvis.label.refine import refine
-from mfvis.label.window_inputs import add_propagated_background, crop_around_boxes, cut, look
+from mfvis.label.window_inputs import add_propagated_background, crop_around_boxes, prepare_window, select_clip
 from mfvis.losses.background_propagation import inside_boxes
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
@@ -92,13 +92,13 @@ def view():
     torch.manual_seed(0)
     frames_TCHW = torch.randint(0, 255, (3, 3, 96, 160), dtype=torch.uint8)
     boxes_NT4 = torch.tensor([[[40.0, 20, 70, 50]] * 3, [[60.0, 30, 80, 60], [0.0] * 4, [0.0] * 4]])
-    return look(
+    return prepare_window(
         Backbone(BackboneConfig(name="tiny", frozen=True)), frames_TCHW, boxes_NT4, torch.zeros(2), (96, 160), 1
     )
 
 
 def test_crop_around_boxes_keeps_what_lies_in_and_around_them(view):
-    part, _ = cut(view, torch.tensor([0, 1]))
+    part, _ = select_clip(view, torch.tensor([0, 1]))
     crop, (rows, columns) = crop_around_boxes(part)
     assert crop.lab_TCHW.shape[-2:] < part.lab_TCHW.shape[-2:]
     assert crop.unknown_NTHW.sum() == part.unknown_NTHW.sum() and crop.ring_NTHW.sum() == part.ring_NTHW.sum()

@@ -17,14 +17,14 @@ from mfvis.label.config import LabelConfig
 from mfvis.label.cross_video import (
     Crops,
     CropSegmenter,
+    concat,
     crop_windows,
-    joined,
     masks_in_crops,
     select_examples,
     train_crop_segmenter,
 )
 from mfvis.label.ensemble import ABSENT
-from mfvis.label.window_inputs import WindowInputs, look
+from mfvis.label.window_inputs import WindowInputs, prepare_window
 from mfvis.losses.background_propagation import inside_boxes
 from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
@@ -48,7 +48,7 @@ def disc(seed: int) -> tuple[WindowInputs, torch.Tensor]:
     frames_TCHW[:, 0][true_THW] = 230
     torch.manual_seed(0)
     backbone = Backbone(BackboneConfig("tiny", frozen=True)).train()
-    return look(backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1), true_THW
+    return prepare_window(backbone, frames_TCHW, boxes_T4[None], torch.tensor([0]), (128, 192), 1), true_THW
 
 
 def test_learns_what_fills_a_box_and_says_it_of_another_video(monkeypatch):
@@ -61,7 +61,7 @@ def test_learns_what_fills_a_box_and_says_it_of_another_video(monkeypatch):
         rles = tuple(encode_mask(mask_HW.numpy()) for mask_HW in true_THW)
         result = TrackResult(seed, 0, 1.0, rles, view.boxes_NT4[0].numpy())
         masks.append(masks_in_crops(video, result, [0, 1]))
-    reader = train_crop_segmenter(joined(crops), torch.cat(masks), steps=40, seed=0)
+    reader = train_crop_segmenter(concat(crops), torch.cat(masks), steps=40, seed=0)
     view, true_THW = disc(99)
     logits_THW = reader.read(view)[0]
     inside_THW = inside_boxes(view.boxes_NT4 / 4, 32, 48)[0]

@@ -17,7 +17,7 @@ from mfvis.errors import CheckpointError, ConfigError, TrainingError, VideoError
 from mfvis.label import run as label
 from mfvis.label import video as video_module
 from mfvis.label.config import LabelConfig, RefineConfig
-from mfvis.label.start import FinetunedModels
+from mfvis.label.model_factory import FinetunedModels
 from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig

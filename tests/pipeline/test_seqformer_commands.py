@@ -15,10 +15,10 @@ from mfvis.data.rle import decode_mask
 from mfvis.data.video import open_video, read_frames
 from mfvis.data.ytvis import load_dataset
 from mfvis.label.config import LabelConfig
+from mfvis.label.model_factory import FinetunedModels
 from mfvis.label.models import QuerySegmenter
 from mfvis.label.run import label_video
-from mfvis.label.start import FinetunedModels
-from mfvis.label.window_inputs import cut, look
+from mfvis.label.window_inputs import prepare_window, select_clip
 from mfvis.losses.config import MatchConfig
 from mfvis.models.seqformer import SeqFormer
 from mfvis.models.video_model import build_model
@@ -207,8 +207,8 @@ def test_label_mode_gives_each_track_the_query_whose_boxes_are_nearest() -> None
     center, half = boxes_TQ4[..., :2], boxes_TQ4[..., 2:] / 2
     pixels = torch.cat([center - half, center + half], -1) * torch.tensor([96, 64, 96, 64])
     tracks_NT4 = pixels[:, [4, 1]].transpose(0, 1)
-    view = look(model.backbone, frames, tracks_NT4, torch.tensor([0, 1]), (64, 96), 1)
-    part, objects = cut(view, torch.arange(3))
+    view = prepare_window(model.backbone, frames, tracks_NT4, torch.tensor([0, 1]), (64, 96), 1)
+    part, objects = select_clip(view, torch.arange(3))
     prediction, matched = QuerySegmenter(model, MatchConfig()).eval()(part, objects)
     assert prediction.boxes_LBTQ4.shape == (1, 1, 3, 5, 4) and matched.query_LN.tolist() == [[4, 1]]
 

@@ -48,7 +48,7 @@ class Crops:
     lab_MCHW: Tensor
     """Colors, ``[M, 3, SIDE, SIDE]``."""
 
-    def chosen(self, indices: Tensor) -> Crops:
+    def index_select(self, indices: Tensor) -> Crops:
         """The crops at `indices`, as float32."""
         return Crops(tuple(level[indices].float() for level in self.levels), self.lab_MCHW[indices].float())
 
@@ -66,7 +66,7 @@ def crop_windows(view: WindowInputs, track: int, frames: Tensor) -> Crops:
     return Crops(levels, _averaged(mfvis_ext.rgb_to_lab(view.frames_TCHW[frames]), boxes_M4))
 
 
-def joined(parts: Sequence[Crops]) -> Crops:
+def concat(parts: Sequence[Crops]) -> Crops:
     """Concatenates crops in half precision; one crop takes about 0.4 MB with MobileNetV2's features."""
     levels = zip(*(part.levels for part in parts), strict=True)
     lab_MCHW = torch.cat([part.lab_MCHW for part in parts]).half()
@@ -122,16 +122,16 @@ class CropSegmenter(nn.Module):
 def select_examples(videos: Sequence[Video]) -> list[dict[int, list[int]]]:
     """Training boxes: for each video, the selected frames with the indices of the selected tracks."""
     boxes = [
-        (number, t, n)
-        for number, video in enumerate(videos)
+        (v, t, n)
+        for v, video in enumerate(videos)
         for t in range(video.length)
         for n, track in enumerate(video.tracks)
         if track.present_T[t]
     ]
-    chosen: list[dict[int, list[int]]] = [{} for _ in videos]
-    for number, t, n in boxes[:: max(1, math.ceil(len(boxes) / EXAMPLES))]:
-        chosen[number].setdefault(t, []).append(n)
-    return chosen
+    selected: list[dict[int, list[int]]] = [{} for _ in videos]
+    for v, t, n in boxes[:: max(1, math.ceil(len(boxes) / EXAMPLES))]:
+        selected[v].setdefault(t, []).append(n)
+    return selected
 
 
 def masks_in_crops(video: Video, result: TrackResult, frames: Sequence[int]) -> Tensor:
@@ -152,28 +152,28 @@ def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int)
         steps=steps, lr=3e-3, weight_decay=1e-2, clip_norm=1.0, warmup=min(20, steps), schedule="cosine"
     )
     device = crops.lab_MCHW.device
-    reader = CropSegmenter([level.shape[1] for level in crops.levels]).to(device)
-    optimizer = make_optimizer(reader, optim)
+    model = CropSegmenter([level.shape[1] for level in crops.levels]).to(device)
+    optimizer = make_optimizer(model, optim)
     began = time.perf_counter()
     for step in range(steps):
         set_learning_rate(optimizer, optim, step)
         batch = torch.from_numpy(random.choice(len(masks_MHW), min(BATCH, len(masks_MHW)), replace=False))
-        seen, target_MHW = crops.chosen(batch), masks_MHW[batch].to(device)
+        seen, target_MHW = crops.index_select(batch), masks_MHW[batch].to(device)
         if random.random() < 0.5:
             seen, target_MHW = seen.mirrored(), target_MHW.flip(-1)
-        logits_MHW = reader(seen)
+        logits_MHW = model(seen)
         p_MHW = logits_MHW.sigmoid()
         overlap_M, sizes_M = (p_MHW * target_MHW).sum((1, 2)), (p_MHW + target_MHW).sum((1, 2))
         dice = 1 - ((2 * overlap_M + 1) / (sizes_M + 1)).mean()
         loss = F.binary_cross_entropy_with_logits(logits_MHW, target_MHW) + dice
         head = f"what the videos share: step {step + 1}/{steps}"
-        optimizer_step(reader, optimizer, loss, optim.clip_norm, head, CROSS_VIDEO_REMEDY)
+        optimizer_step(model, optimizer, loss, optim.clip_norm, head, CROSS_VIDEO_REMEDY)
         if (step + 1) % 50 == 0 or step + 1 == steps:
             left = (time.perf_counter() - began) / (step + 1) * (steps - step - 1)
             print(
                 f"what the videos share: step {step + 1}/{steps}  loss {loss.item():.3f}  {left:.0f} s left", flush=True
             )
-    return reader.eval()
+    return model.eval()
 
 
 def _fractions(view: WindowInputs, track: int, frames: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from mfvis.label.config import LabelConfig
 from mfvis.label.corrections import corrections_loss
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.models import PerTrackSegmenter, QuerySegmenter
-from mfvis.label.window_inputs import WindowInputs, crop_around_boxes, cut, to_batch
+from mfvis.label.window_inputs import WindowInputs, crop_around_boxes, select_clip, to_batch
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
 from mfvis.predict.track_association import windows_of
@@ -68,7 +68,7 @@ def segment(model: Model, view: WindowInputs, config: LabelConfig) -> Tensor:
 
 def _clip(model: Model, view: WindowInputs, indices: Tensor) -> tuple[WindowInputs, Tensor, tuple[slice, slice]]:
     """The frames at `indices`, the objects in them, and the region of the grid that the model needs to see."""
-    part, objects = cut(view, indices)
+    part, objects = select_clip(view, indices)
     if isinstance(model, PerTrackSegmenter) and len(objects) > 0:
         part, region = crop_around_boxes(part)
         return part, objects, region

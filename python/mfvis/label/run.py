@@ -27,14 +27,14 @@ from mfvis.label.config import LabelConfig
 from mfvis.label.corrections import read_corrections, summary
 from mfvis.label.cross_video import (
     CropSegmenter,
+    concat,
     crop_windows,
-    joined,
     masks_in_crops,
     select_examples,
     train_crop_segmenter,
 )
+from mfvis.label.model_factory import FinetunedModels, ScratchModels
 from mfvis.label.quality import warnings_of
-from mfvis.label.start import FinetunedModels, ScratchModels
 from mfvis.label.state import (
     SavedPass,
     hashes_of,
@@ -263,7 +263,7 @@ def _train_cross_video(
                 if own:
                     crops.append(crop_windows(view, n, torch.tensor(own, device=view.boxes_NT4.device)))
                     masks.append(masks_in_crops(video, result, [frames[i] for i in own]))
-    return train_crop_segmenter(joined(crops), torch.cat(masks), config.shared_steps, config.seed)
+    return train_crop_segmenter(concat(crops), torch.cat(masks), config.shared_steps, config.seed)
 
 
 def initial_models(config: LabelConfig) -> Start:

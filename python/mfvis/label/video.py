@@ -29,9 +29,9 @@ from mfvis.label.corrections import (
 from mfvis.label.cross_video import CROSS_VIDEO_REMEDY, CropSegmenter
 from mfvis.label.ensemble import ABSENT, average_consistent_models, resolve_overlaps
 from mfvis.label.fit import fit, segment
+from mfvis.label.model_factory import FinetunedModels, ScratchModels
 from mfvis.label.quality import disagreement, expected_j, features
 from mfvis.label.refine import refine
-from mfvis.label.start import FinetunedModels, ScratchModels
 from mfvis.label.state import result_of
 from mfvis.label.window_inputs import WindowInputs, add_propagated_background
 from mfvis.losses.background_propagation import inside_boxes
@@ -158,7 +158,7 @@ def prepare_window(
     boxes_NT4 = torch.from_numpy(np.stack([track.boxes_T4[list(frames)] for track in tracks]))
     labels_N = torch.tensor([labels.get(track.category_id, 0) for track in tracks])
     size = fitted_size(video.height, video.width, config.short_side, config.max_side)
-    return start.look(frames_TCHW, boxes_NT4, labels_N, size)
+    return start.prepare_window(frames_TCHW, boxes_NT4, labels_N, size)
 
 
 def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range, list[int]]]:

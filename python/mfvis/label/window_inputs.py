@@ -49,7 +49,7 @@ class WindowInputs:
     """Labels that a person has given."""
 
 
-def look(
+def prepare_window(
     backbone: Backbone,
     frames_TCHW: Tensor,
     boxes_NT4: Tensor,
@@ -124,7 +124,7 @@ def upscale(frames_TCHW: Tensor, zoom: int) -> Tensor:
     return F.interpolate(frames_TCHW.float(), scale_factor=zoom, mode="bilinear") if zoom > 1 else frames_TCHW
 
 
-def cut(view: WindowInputs, indices: Tensor) -> tuple[WindowInputs, Tensor]:
+def select_clip(view: WindowInputs, indices: Tensor) -> tuple[WindowInputs, Tensor]:
     """Select the frames at `indices`; the second value (int64) lists the objects that have a box in one of them."""
     objects = torch.nonzero(present(view.boxes_NT4[:, indices]).any(1))[:, 0]
     here = (objects[:, None], indices)

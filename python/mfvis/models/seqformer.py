@@ -133,7 +133,7 @@ class SeqFormerDecoder(nn.Module):
                 nn.init.xavier_uniform_(linear.weight)
                 nn.init.zeros_(linear.bias)
 
-    def look(self, encoded: EncodedFrames, sizes_N2: Tensor) -> FrameQueries:
+    def frame_queries(self, encoded: EncodedFrames, sizes_N2: Tensor) -> FrameQueries:
         """Run the box branch on N frames independently."""
         count = len(encoded.tokens_NSC)
         positions_QC, content_QC = self.query_embedding.weight.chunk(2, 1)
@@ -283,7 +283,7 @@ class SeqFormer(nn.Module):
         rows = torch.arange(height, device=frames_NCHW.device) >= sizes_N2[:, :1]
         columns = torch.arange(width, device=frames_NCHW.device) >= sizes_N2[:, 1:]
         maps = features or self.backbone(frames_NCHW)
-        return self.decoder.look(self.encoder(maps[1:], rows[:, :, None] | columns[:, None]), sizes_N2)
+        return self.decoder.frame_queries(self.encoder(maps[1:], rows[:, :, None] | columns[:, None]), sizes_N2)
 
     def decode(
         self, frames: FrameQueries, batch: int, prompts: BoxPrompts | None = None, last_only: bool = False

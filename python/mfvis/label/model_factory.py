@@ -15,7 +15,7 @@ from torch import Tensor
 from mfvis.grid import STRIDE
 from mfvis.label.config import LabelConfig
 from mfvis.label.models import PerTrackSegmenter, QuerySegmenter, downsample_to_grid
-from mfvis.label.window_inputs import WindowInputs, look, span_of, upscale
+from mfvis.label.window_inputs import WindowInputs, prepare_window, span_of, upscale
 from mfvis.losses.config import MatchConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.video_model import VideoModel
@@ -39,10 +39,14 @@ class ScratchModels:
         self.module = self.backbone
         self.seeds = range(config.seed * config.num_models, (config.seed + 1) * config.num_models)
 
-    def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> WindowInputs:
-        """Inputs of a window (see `mfvis.label.window_inputs.look`), with the features of a frozen backbone around the
-        boxes."""
-        view = look(self.backbone, frames_TCHW, boxes_NT4, labels_N, size, self.config.zoom, with_features=False)
+    def prepare_window(
+        self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]
+    ) -> WindowInputs:
+        """Inputs of a window (see `mfvis.label.window_inputs.prepare_window`), with the features of a frozen backbone
+        around the boxes."""
+        view = prepare_window(
+            self.backbone, frames_TCHW, boxes_NT4, labels_N, size, self.config.zoom, with_features=False
+        )
         if not self.backbone.config.frozen:
             return view
         return replace(view, features=features_around_boxes(self.backbone, view, self.config.zoom))
@@ -98,9 +102,11 @@ class FinetunedModels:
         self.module = trained
         self.seeds = range(config.seed, config.seed + 1)
 
-    def look(self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]) -> WindowInputs:
-        """Inputs of a window (see `mfvis.label.window_inputs.look`)."""
-        return look(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1)
+    def prepare_window(
+        self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]
+    ) -> WindowInputs:
+        """Inputs of a window (see `mfvis.label.window_inputs.prepare_window`)."""
+        return prepare_window(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1)
 
     def model(self, seed: int, tracks: int) -> QuerySegmenter:
         """Copy of the trained model, identical for every seed and any number of tracks."""
