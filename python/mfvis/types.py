@@ -171,8 +171,9 @@ class DenseMasks:
     def select(self, clip: int, query_LM: Tensor, frames: slice = slice(None)) -> Tensor:
         import torch
 
-        layer = torch.arange(len(query_LM), device=query_LM.device)[:, None]
-        return self.logits_LBQTHW[:, :, :, frames][layer, clip, query_LM]
+        # One selection per layer, because the gradient of an index with several tensors is summed element by element.
+        layers = zip(self.logits_LBQTHW.unbind(), query_LM.unbind(), strict=True)
+        return torch.stack([layer[clip, :, frames].index_select(0, query_M) for layer, query_M in layers])
 
     def all_queries(self, layer: int, clip: int) -> Tensor:
         return self.logits_LBQTHW[layer, clip]

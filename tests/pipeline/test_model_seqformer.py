@@ -241,7 +241,7 @@ def test_dynamic_masks_are_a_network_for_every_query() -> None:
     torch.manual_seed(0)
     parameters = torch.randn(1, 1, 2, num_parameters(3))
     centers, features = torch.rand(1, 1, 2, 2, 2) * 40, torch.randn(1, 2, 3, 4, 5)
-    found = DynamicMasks(parameters, centers, features).all_queries(0, 0)
+    found = DynamicMasks(parameters, centers, features.unbind()).all_queries(0, 0)
     y, x = torch.meshgrid(torch.arange(4) * 8 + 4.0, torch.arange(5) * 8 + 4.0, indexing="ij")
     for query in range(2):
         w0, w1, w2, b0, b1, b2 = parameters[0, 0, query].split([40, 64, 8, 8, 8, 1])

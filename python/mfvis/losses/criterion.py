@@ -48,6 +48,9 @@ class LossTerms:
         return {f.name: getattr(self, f.name).detach() for f in fields(self)}
 
 
+TERMS = tuple(f.name for f in fields(LossTerms) if f.name != "total")
+
+
 class Criterion(nn.Module):
     """Mask-free (or, for comparison, mask-supervised) losses; Ke et al. 2023, eq. 6.
 
@@ -93,13 +96,20 @@ class Criterion(nn.Module):
         class_weight = objects if class_weight is None else counts[0].clamp(min=1e-6)
 
         # ---- The terms, each summed over the layers (deep supervision).
-        # The zero is part of the graph, so that a batch without objects has a gradient.
-        zero = prediction.masks.select(0, matched.query_LN[:, :0]).sum(dtype=torch.float32)
-        terms = dict.fromkeys((f.name for f in fields(LossTerms) if f.name != "total"), zero)
+        terms = self._mask_terms(masks_LNTHW, batch, objects, step)
+        # Without a term of the masks, as in a batch without objects, an empty sum gives them a gradient.
+        connected = terms and masks_LNTHW.numel()
+        zero = class_sum.new_zeros(()) if connected else masks_LNTHW[:, :0].sum(dtype=torch.float32)
         terms["classification"] = config.classification * class_sum / class_weight
         if prediction.boxes_LBTQ4 is not None:
             l1, giou = box_losses(prediction, matched, batch, config.boxes, objects)
             terms |= {"box_l1": config.boxes.l1 * l1, "box_giou": config.boxes.giou * giou}
+        return LossTerms(total=sum(terms.values(), start=zero), **dict.fromkeys(TERMS, zero) | terms)
+
+    def _mask_terms(self, masks_LNTHW: Tensor, batch: Batch, objects: Tensor, step: int) -> dict[str, Tensor]:
+        """Weighted terms of the masks, by name."""
+        config = self.config
+        terms: dict[str, Tensor] = {}
         if self.with_masks:
             if config.masks.dense:
                 bce, dice = dense_mask_losses(masks_LNTHW, batch.masks_NTHW, objects)
@@ -115,7 +125,7 @@ class Criterion(nn.Module):
         if config.background > 0 and not self.with_masks:
             boxes = batch.boxes_NT4.repeat(len(masks_LNTHW), 1, 1) / STRIDE
             terms["background"] = config.background * background_loss(masks_LNTHW.flatten(0, 1), boxes, objects)
-        return LossTerms(total=sum(terms.values(), start=zero), **terms)
+        return terms
 
     def _box_terms(self, masks_LNTHW: Tensor, batch: Batch, objects: Tensor, step: int) -> dict[str, Tensor]:
         """Weighted terms that need only boxes, by name."""

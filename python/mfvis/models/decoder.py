@@ -91,14 +91,16 @@ class DotProductMasks:
     """`MaskSource` of dot products of a query's mask embedding with the pixel embeddings of its clip."""
 
     embeddings_LBQC: Tensor
-    pixels_BTHWC: Tensor
+    clips_BTHWC: tuple[Tensor, ...]
+    """Pixel embeddings ``[T, H, W, C]`` of each clip. The gradient of one tensor for all clips would be filled with
+    zeros for each of them."""
 
     def select(self, clip: int, query_LM: Tensor, frames: slice = slice(None)) -> Tensor:
         layer = torch.arange(len(query_LM), device=query_LM.device)[:, None]
-        return self._masks(self.embeddings_LBQC[layer, clip, query_LM], self.pixels_BTHWC[clip, frames])
+        return self._masks(self.embeddings_LBQC[layer, clip, query_LM], self.clips_BTHWC[clip][frames])
 
     def all_queries(self, layer: int, clip: int) -> Tensor:
-        return self._masks(self.embeddings_LBQC[layer, clip], self.pixels_BTHWC[clip])
+        return self._masks(self.embeddings_LBQC[layer, clip], self.clips_BTHWC[clip])
 
     @staticmethod
     def _masks(embeddings: Tensor, pixels_THWC: Tensor) -> Tensor:
@@ -170,5 +172,5 @@ class MaskedAttentionDecoder(nn.Module):
 
         decoded_LBQC = torch.stack(outputs[-1:] if last_only else outputs)
         pixels_BTHWC = pixels.mask_NCHW.permute(0, 2, 3, 1).unflatten(0, (batch, frames))
-        masks = DotProductMasks(self.mask_embedder(decoded_LBQC), pixels_BTHWC)
+        masks = DotProductMasks(self.mask_embedder(decoded_LBQC), pixels_BTHWC.unbind())
         return Prediction(self.class_head(decoded_LBQC), masks, decoded_LBQC)

@@ -54,19 +54,20 @@ class DynamicMasks:
     parameters_LBQP: Tensor
     centers_LBTQ2: Tensor
     """Reference points (x, y) in pixels of the frame, the origin of the network's coordinates."""
-    features_BTCHW: Tensor
+    clips_BTCHW: tuple[Tensor, ...]
+    """Features ``[T, C, H, W]`` of each clip, as in `mfvis.models.decoder.DotProductMasks`."""
 
     def select(self, clip: int, query_LM: Tensor, frames: slice = slice(None)) -> Tensor:
         layer = torch.arange(len(query_LM), device=query_LM.device)[:, None]
         parameters_LMP = self.parameters_LBQP[layer, clip, query_LM]
         centers_LMT2 = self.centers_LBTQ2[:, clip, frames].transpose(1, 2)[layer, query_LM]
-        features_TCHW = self.features_BTCHW[clip, frames]
+        features_TCHW = self.clips_BTCHW[clip][frames]
         masks = self._masks(parameters_LMP.flatten(0, 1), centers_LMT2.flatten(0, 1), features_TCHW)
         return masks.unflatten(0, query_LM.shape)
 
     def all_queries(self, layer: int, clip: int) -> Tensor:
         centers_QT2 = self.centers_LBTQ2[layer, clip].transpose(0, 1)
-        return self._masks(self.parameters_LBQP[layer, clip], centers_QT2, self.features_BTCHW[clip])
+        return self._masks(self.parameters_LBQP[layer, clip], centers_QT2, self.clips_BTCHW[clip])
 
     @staticmethod
     def _masks(parameters_MP: Tensor, centers_MT2: Tensor, features_TCHW: Tensor) -> Tensor:

@@ -178,7 +178,7 @@ class SeqFormerDecoder(nn.Module):
         masks = DynamicMasks(
             self.controller(instance_LBQC),
             centers_NLQ2.unflatten(0, clips).permute(2, 0, 1, 3, 4)[kept],
-            frames.mask_features_NCHW.unflatten(0, clips),
+            frames.mask_features_NCHW.unflatten(0, clips).unbind(),
         )
         return Prediction(logits, masks, instance_LBQC, no_object=False, boxes_LBTQ4=boxes_LBTQ4)
 
