@@ -110,17 +110,17 @@ def segment_boxes(
 
     Masks may extend beyond their boxes. clip: the training's clip settings; frames are resized to its smallest size.
     """
-    given = make_clip(dataset, video, range(video.length))
-    if not given.track_ids:
+    video_clip = make_clip(dataset, video, range(video.length))
+    if not video_clip.track_ids:
         return []
     size = fitted_size(video.height, video.width, min(clip.short_sides), clip.max_side)
-    batch = collate([resize(given, *size)])
+    batch = collate([resize(video_clip, *size)])
     prompts, _ = box_prompts(batch)
-    masks_NTHW = model(batch.frames_BTCHW, batch.sizes_B2, prompts).masks.all_queries(0, 0)[: len(given.track_ids)]
+    masks_NTHW = model(batch.frames_BTCHW, batch.sizes_B2, prompts).masks.all_queries(0, 0)[: len(video_clip.track_ids)]
     tubes = encode_tubes(masks_NTHW, size, (video.height, video.width))
     tracks = {track.id: track for track in video.tracks}
     results = []
-    for track, (rles, _) in zip((tracks[id] for id in given.track_ids), tubes, strict=True):
+    for track, (rles, _) in zip((tracks[id] for id in video_clip.track_ids), tubes, strict=True):
         masks = tuple(rle if present else None for rle, present in zip(rles, track.present_T, strict=True))
         results.append(TrackResult(video.id, track.category_id, 1.0, masks, track.boxes_T4, track.id))
     return results

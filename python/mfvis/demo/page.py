@@ -129,7 +129,7 @@ def label_gallery(labeling: LabelingResult) -> Gallery:
         ),
         captions=("boxes in", "masks out", "true masks"),
         pictures=tuple(
-            _given_picture(video, [("", labeling.j, labeling.results)], with_frame=False) for video in videos[:SHOWN]
+            _prompted_picture(video, [("", labeling.j, labeling.results)], with_frame=False) for video in videos[:SHOWN]
         ),
     )
 
@@ -158,7 +158,7 @@ def _tk_effect(
     loss = config.box_prompted.loss
     weights = {"projection": loss.projection, "background": loss.background, "pairwise": loss.pairwise.weight}
     others = " and ".join(f"the {name} loss" for name, weight in weights.items() if weight > 0)
-    shown = [(result.name, result.j, result.results) for result in (without, with_tk)]
+    panels = [(result.name, result.j, result.results) for result in (without, with_tk)]
     return Gallery(
         title="Effect of TK-Loss",
         lead=(
@@ -174,7 +174,7 @@ def _tk_effect(
             _filled_box(without.j),
         ),
         captions=("frame", "boxes (given to the network)", "masks without TK-Loss", "masks with TK-Loss", "true masks"),
-        pictures=tuple(_given_picture(video, shown) for video in val.videos[:SHOWN]),
+        pictures=tuple(_prompted_picture(video, panels) for video in val.videos[:SHOWN]),
     )
 
 
@@ -222,15 +222,15 @@ def _detected_picture(video: Video, results: Sequence[TrackResult]) -> Picture:
     return _picture(video, [(drawn, ids)], f"scores of the predicted tracks: {scores}")
 
 
-def _given_picture(
+def _prompted_picture(
     video: Video, results: Sequence[tuple[str, MeanJ, Sequence[TrackResult]]], with_frame: bool = True
 ) -> Picture:
     """A picture of masks that were predicted for given boxes. results: name, J and masks of each panel."""
     ids = {track.id: color for color, track in enumerate(video.tracks)}
     masks, notes = [], []
     for name, j, tracks in results:
-        own = [result for result in tracks if result.video_id == video.id]
-        masks.append((own, [ids[result.track_id] for result in own]))
+        of_video = [result for result in tracks if result.video_id == video.id]
+        masks.append((of_video, [ids[result.track_id] for result in of_video]))
         measured = [track for track in j.tracks if track.video == video.name]
         if measured:  # a video without any visible object has none
             mean = np.average([track.j for track in measured], weights=[track.frames for track in measured])

@@ -123,9 +123,9 @@ def _train(name: str, config: Config, val: VideoDataset, infer: InferConfig) -> 
     infer = sized_as_trained(infer, trained.clip)
     results, assigned = [], []
     for video in val.videos:
-        found = predict_video(model, video, categories, infer)
-        results += found
-        assigned += assign_results(video, found)
+        tracks = predict_video(model, video, categories, infer)
+        results += tracks
+        assigned += assign_results(video, tracks)
     write_results(config.out / "results.json", results)
     curves = read_curves(config.out / "log.jsonl")
     return TrainingResult(name, evaluate(val, results), mean_j(val, assigned), seconds, tuple(results), curves)
