@@ -166,7 +166,7 @@ def check_labelformat(path: Path) -> None:
     assert sum(len(entry.segmentation.polygons) for entry in objects) == 4 * 3 + 6
 
 
-def test_cvat_masks_and_polygons_come_back(labeled: Path) -> None:
+def test_cvat_masks_and_polygons_come_back(labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frames = str(labeled.parent / "frames")
     for form in ("rle", "polygons"):
         folder = export(labeled, "cvat", f"cvat-{form}", "--masks", form)
@@ -178,6 +178,7 @@ def test_cvat_masks_and_polygons_come_back(labeled: Path) -> None:
             assert found == EXPECTED
         else:  # CVAT has no name for a polygon's track
             assert sorted(map(str, found.values())) == sorted(map(str, EXPECTED.values()))
+    assert "grouped by object; --masks polygons writes tracks (10)" in capsys.readouterr().out
     text = (labeled.parent / "cvat-rle" / "video 0.xml").read_text()
     # CVAT imports only the first mask of a track, so each mask is a track that ends after one frame.
     assert text.count("<track ") == 5 and text.count("<mask ") == 5 + 3 and text.count('group_id="7"') == 2

@@ -34,6 +34,9 @@ def write_cvat(export: Export, path: Path) -> None:
         raise ConfigError("masks is list; expected rle or polygons for cvat")
     if path.suffix == ".xml" and len(export.videos) > 1:
         raise ConfigError(f"out is {path}, but there are {len(export.videos)} videos, one task each; name a folder")
+    masks = sum(rle is not None for video in export.videos for track in video.tracks for rle in track.rles)
+    if masks and export.masks != "polygons":
+        export.note("masks are shapes of one frame in CVAT, grouped by object; --masks polygons writes tracks", masks)
     for video in export.videos:
         file = path if path.suffix == ".xml" else path / f"{video.name}.xml"
         _write_task(export, video, file)
