@@ -65,7 +65,7 @@ def _run(config: DemoConfig) -> None:
     labeling = label_boxes(config)
     labels = label_gallery(labeling)
     picture = sheet([row.pixels_HW3 for row in labels.pictures], labels.captions)
-    save_picture(config.out / PICTURE, picture, quality=88, subsampling=0)
+    save_picture(config.out / PICTURE, picture, quality=80)
     print(
         f"\nmasks from boxes: J {labeling.j.j:.3f} (filled boxes {labeling.j.filled_box_j:.3f}), "
         f"{labeling.seconds:.0f} s; see {config.out / PICTURE}\n\n"
