@@ -192,7 +192,7 @@ def main() -> None:
         boxes = work / "boxes.json"
         without_masks(given.data, boxes)
         flags = [str(boxes), "--frames", str(frames), "--backbone.weights", str(given.weights), "--no-overlays"]
-        config = parse(LabelConfig, [*flags, "--out", str(work / "labels"), *given.flags], "bench", "label")
+        config = parse(LabelConfig, [*flags, "--out", str(work / "labels"), *given.flags], "bench")
         if given.again:
             forget_masks(config.out)
         began = time.perf_counter()

@@ -9,12 +9,11 @@ import torch
 from mfvis.grid import STRIDE
 from mfvis.label.box_prior import (
     COVERAGE,
-    FINAL_WEIGHT,
+    SMALL_CELLS,
     confidence,
     ellipses,
     prior_loss,
     radius,
-    refinement_logits,
     reliable_propagation,
     training_weights,
 )
@@ -52,7 +51,9 @@ def test_background_in_the_corners_is_reliable_and_background_anywhere_is_not():
     reliable_N = reliable_propagation(propagated_NTHW, BOXES_NT4.expand(4, -1, -1))
     assert reliable_N[:3].tolist() == [True, False, True]
     weight_N = confidence(propagated_NTHW, BOXES_NT4.expand(4, -1, -1))
-    torch.testing.assert_close(weight_N[2:], torch.tensor([math.exp(-11 / 20 / COVERAGE), 1.0]))
+    torch.testing.assert_close(weight_N[2:], torch.tensor([math.exp(-((10 / SMALL_CELLS) ** 2)), 1.0]))
+    large_N = confidence(one_place_NTHW.repeat_interleave(9, 2).repeat_interleave(9, 3), 9 * BOXES_NT4)
+    torch.testing.assert_close(large_N, torch.tensor([math.exp(-11 / 20 / COVERAGE)]))
     absent_NT4 = torch.zeros(1, 4, 4)
     assert confidence(corners_NTHW, absent_NT4).tolist() == [1.0]
     assert reliable_propagation(corners_NTHW, absent_NT4).shape == (1,)
@@ -71,20 +72,17 @@ def test_prior_pulls_the_core_up_and_the_corners_down_except_at_known_background
 def test_prior_weakens_in_training_where_other_evidence_exists():
     confidence_N = torch.tensor([0.0, 1.0])
     assert training_weights(confidence_N, 0, 80).tolist() == [1, 1]
-    torch.testing.assert_close(training_weights(confidence_N, 79, 80), torch.tensor([0.0, FINAL_WEIGHT]))
+    torch.testing.assert_close(training_weights(confidence_N, 79, 80), torch.tensor([0.0, 1.0]))
 
 
 def test_refinement_without_evidence_rounds_the_corners_off():
     logits_THW, lab_TCHW = torch.full((1, 60, 60), 1.0), torch.full((1, 3, 60, 60), 50.0)
     boxes_T4 = torch.tensor([[6.0, 6, 54, 54]])
     shares = [
-        refine(logits_THW, lab_TCHW, boxes_T4, RefineConfig(), confidence, cell=1).sum().item() / 48**2
+        refine(logits_THW, lab_TCHW, boxes_T4, RefineConfig(), confidence).sum().item() / 48**2
         for confidence in (0.0, 1.0)
     ]
     assert 0.7 < shares[1] < shares[0] - 0.03
-    box_4 = boxes_T4[0]
-    small, large = (refinement_logits(box_4, 60, 60, 0.0, cell)[30, 30] for cell in (16, 1))
-    assert small > 1 and large < 0.1
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ corners, whatever their shape. The inscribed ellipse is the mean of this knowled
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,17 +16,15 @@ from mfvis.types import present
 STEEPNESS = 3.0
 """Logit of the prior at the center of a box, in training. On the inscribed ellipse it is 0."""
 WARM_UP = 0.4
-"""Share of the training steps in which the prior's weight falls from 1 to its final value."""
-FINAL_WEIGHT = 0.5
-"""Final weight of the prior in training, for tracks without other evidence."""
-REFINE_WEIGHT, SMALL_WEIGHT = 4.0, 3.0
-"""Largest logits of the prior in the refinement: for tracks without other evidence, and for tiny objects."""
-SMALL_CELLS = 8.0
-"""Shorter side of a box, in grid cells, at which the weight for tiny objects has fallen to 1 / e."""
+"""Share of the training steps in which the weight of the prior falls from 1 to the confidence in it."""
+REFINE_WEIGHT = 7.0
+"""Largest logit of the prior in the refinement."""
 POWER = 2.5
 """Exponent of the superellipse in the refinement."""
 COVERAGE = 0.07
 """Share of a track's boxes covered by propagated background at which the prior's weight has fallen to 1 / e."""
+SMALL_CELLS = 5.0
+"""Shorter side of a track's boxes, in grid cells, at which the prior's weight for small objects has fallen to 1 / e."""
 CORE = 0.3
 """Radius of a box's core, as in `radius`, which is object except in rare shapes."""
 CORE_SHARE, EXPLAINED = 0.25, 0.3
@@ -98,7 +94,9 @@ def _explained_by_position(known_THW: Tensor, boxes_T4: Tensor) -> Tensor:
 
 
 def confidence(propagated_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
-    """float ``[N]``: weight of the prior for each track, 0 to 1; small where propagated background shows the shape.
+    """float ``[N]``: weight of the prior for each track, from 0 to 1.
+
+    It is small for objects of many grid cells whose shape is known from propagated background.
 
     Args:
         propagated_NTHW: bool, reliable propagated background.
@@ -106,7 +104,10 @@ def confidence(propagated_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
     """
     inside_NTHW = inside_boxes(boxes_NT4, *propagated_NTHW.shape[-2:])
     covered_N = (propagated_NTHW & inside_NTHW).sum((1, 2, 3)) / inside_NTHW.sum((1, 2, 3)).clamp(min=1)
-    return (-covered_N / COVERAGE).exp()
+    shorter_NT = (boxes_NT4[..., 2:] - boxes_NT4[..., :2]).amin(-1)
+    present_NT = present(boxes_NT4)
+    shorter_N = (shorter_NT * present_NT).sum(1) / present_NT.sum(1).clamp(min=1)
+    return torch.maximum((-covered_N / COVERAGE).exp(), (-((shorter_N / SMALL_CELLS) ** 2)).exp())
 
 
 def prior_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, negatives_NTHW: Tensor, weight_N: Tensor) -> Tensor:
@@ -123,17 +124,12 @@ def prior_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, negatives_NTHW: Tensor, we
 
 
 def training_weights(confidence_N: Tensor, step: int, steps: int) -> Tensor:
-    """float ``[N]``: weights of `prior_loss` at a step: 1 at first, then proportional to the confidence."""
+    """float ``[N]``: weights of `prior_loss` at a step: 1 at first, then the confidence."""
     left = max(0.0, 1 - step / (WARM_UP * steps))
-    final_N = FINAL_WEIGHT * confidence_N
-    return final_N + (1 - final_N) * left
+    return confidence_N + (1 - confidence_N) * left
 
 
-def refinement_logits(box_4: Tensor, height: int, width: int, confidence: float, cell: float) -> Tensor:
-    """float ``[H, W]``: the prior's logits for the refinement of one box, in pixels.
-
-    cell: size of the network's grid cells in pixels; objects of a few cells depend on the prior.
-    """
-    shorter = float(torch.minimum(box_4[2] - box_4[0], box_4[3] - box_4[1])) / cell
-    weight = REFINE_WEIGHT * confidence + SMALL_WEIGHT * math.exp(-shorter / SMALL_CELLS)
-    return weight * (1 - radius(box_4[None, None], height, width, POWER)[0, 0]).clamp(min=-1)
+def refinement_logits(box_4: Tensor, height: int, width: int, confidence: float) -> Tensor:
+    """float ``[H, W]``: the prior's logits for the refinement of one box, in pixels."""
+    radius_HW = radius(box_4[None, None], height, width, POWER)[0, 0]
+    return REFINE_WEIGHT * confidence * (1 - radius_HW).clamp(min=-1)

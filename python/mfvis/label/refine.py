@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfvis.grid import STRIDE
 from mfvis.label.box_prior import refinement_logits
 from mfvis.label.config import RefineConfig
 
@@ -44,7 +43,6 @@ def refine(
     boxes_T4: Tensor,
     config: RefineConfig,
     confidence: float = 0.0,
-    cell: float = STRIDE,
 ) -> Tensor:
     """Refined masks of one object, bool ``[T, H, W]``, confined to its boxes.
 
@@ -56,7 +54,6 @@ def refine(
         lab_TCHW: colors at full size.
         boxes_T4: pixels; a frame without a box gets an empty mask.
         confidence: Weight of the position prior (`mfvis.label.box_prior.confidence`).
-        cell: Size of the network's grid cells, in pixels.
     """
     frames, height, width = logits_THW.shape
     masks_THW = torch.zeros(logits_THW.shape, dtype=torch.bool, device=logits_THW.device)
@@ -80,7 +77,7 @@ def refine(
         logits_HW = logits_THW[t, rows, columns]
         if config.steps > 0:
             box_4 = boxes_T4[t].cpu() - torch.tensor([columns.start, rows.start] * 2)
-            prior_HW = refinement_logits(box_4, *logits_HW.shape, confidence, cell).to(logits_HW)
+            prior_HW = refinement_logits(box_4, *logits_HW.shape, confidence).to(logits_HW)
             unary_HW = config.network * logits_HW + prior_HW
             if bins_T[t] is not None:
                 unary_HW = unary_HW + config.color * ratio_TM[t].take(bins_T[t].long())

@@ -103,11 +103,10 @@ def label_video(
         present_NT = present(view.boxes_NT4).cpu()
         quality[group, window.start : window.stop] = torch.where(present_NT, expected_j(measured).cpu(), torch.nan)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
-        cell = STRIDE * video.height / view.size[0]
         for n, logits_THW, prior in zip(group, logits_NTHW, prior_N.tolist(), strict=True):
             boxes_T4 = torch.from_numpy(video.tracks[n].boxes_T4[window.start : window.stop])
             enlarged_THW = at_original_size(logits_THW, view.size, full_size)
-            masks_THW = refine(enlarged_THW, lab_TCHW, boxes_T4, config.refine, prior, cell).cpu()
+            masks_THW = refine(enlarged_THW, lab_TCHW, boxes_T4, config.refine, prior).cpu()
             # Where the mask is empty, the inscribed ellipse is the better guess.
             empty_T = ~masks_THW.flatten(1).any(1)
             masks_THW[empty_T] = ellipses(boxes_T4[None, empty_T], *full_size)[0]

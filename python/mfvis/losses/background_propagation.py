@@ -16,6 +16,8 @@ from mfvis.losses.config import BackgroundPropagationConfig
 
 LEAST_OVERLAP = 0.35
 """Minimum overlap of two frames' backgrounds for a valid camera motion, as a share of the smaller background."""
+SHARE_OF_BOX = 3
+"""A match may deviate from the predicted position by the box's shorter side divided by this, at least by one cell."""
 PAIRS_AT_ONCE = 16
 """Pairs of frames processed at a time; bounds the memory."""
 RING = 0.3
@@ -89,9 +91,12 @@ def propagated_background(
     Args:
         lab_TCHW: colors on the mask grid.
         background_THW: bool, True outside all boxes and outside the padding.
-        boxes_NT4: on the mask grid.
+        boxes_NT4: on the mask grid. For objects of a few cells, matches must lie closer to the position that the camera
+            motion predicts: otherwise parts of the object match the background next to it.
     """
     frames, _, height, width = lab_TCHW.shape
+    shorter_NT = (boxes_NT4[..., 2:] - boxes_NT4[..., :2]).amin(-1)
+    reach_NT11 = (shorter_NT / SHARE_OF_BOX).floor().clamp(1)[..., None, None]
     inside_NTHW = inside_boxes(boxes_NT4, height, width)
     pairs = [(t, t + gap) for gap in config.frame_gaps for t in range(frames - gap)]
     pairs_P2 = _pairs(frames, config.frame_gaps, lab_TCHW.device)
@@ -113,7 +118,8 @@ def propagated_background(
             pairs[chunk], motion_P2[chunk], distance[0, :, 0], offset[0, :, 0].long(), strict=True
         ):
             seen = d_HW <= config.distance
-            row = (y + dy + o_HW // side - config.radius).clamp(0, height - 1)
-            column = (x + dx + o_HW % side - config.radius).clamp(0, width - 1)
-            found_NTHW[:, target] += seen & background_THW[source, row, column]
+            down, across = o_HW // side - config.radius, o_HW % side - config.radius
+            row, column = (y + dy + down).clamp(0, height - 1), (x + dx + across).clamp(0, width - 1)
+            near_NHW = torch.maximum(down.abs(), across.abs()) <= reach_NT11[:, target]
+            found_NTHW[:, target] += near_NHW & seen & background_THW[source, row, column]
     return (found_NTHW >= config.min_frames) & inside_NTHW
