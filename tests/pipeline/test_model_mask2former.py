@@ -10,6 +10,7 @@ from mfvis.models.pixel_decoder import grid_positions
 from mfvis.models.prompts import _overlap
 from mfvis.types import BoxPrompts
 from tiny import every_mask
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_layers": 3,
          "decoder_ffn_dim": 32, "num_queries": 5}  # fmt: skip
@@ -44,6 +45,28 @@ def test_every_layer_predicts_and_every_parameter_learns():
     assert every_mask(prediction).shape == (4, 2, 5, 3, 16, 24)
     (prediction.logits_LBQK.square().mean() + every_mask(prediction).square().mean()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+class Filled(TorchDispatchMode):
+    """Counts the gradients of parts, which are filled with zeros, of at least as many elements as given."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.count = least, 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **kwargs or {})
+        if operator in (torch.ops.aten.select_backward.default, torch.ops.aten.slice_backward.default):
+            self.count += result.numel() >= self.least
+        return result
+
+
+def test_no_gradient_of_the_maps_of_all_clips_is_filled_for_each_clip():
+    prediction = build().train()(clip())
+    masks = [prediction.masks.select(i, torch.zeros(4, 1, dtype=torch.int64)) for i in range(2)]
+    with Filled(least=2 * 3 * 16 * 24 * SMALL["hidden_dim"]) as filled:
+        torch.cat(masks).sum().backward()
+    assert filled.count == 0
 
 
 @torch.no_grad()
