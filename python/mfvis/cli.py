@@ -45,6 +45,7 @@ COMMANDS = {
         "generate masks for box tracks",
         "mfvis.label.run:run",
         "mfvis.label.config:LabelConfig",
+        plan="mfvis.label.plan:plan",
     ),
     "predict": Command(
         "find and segment the objects of videos", "mfvis.predict.run:run", "mfvis.predict.config:PredictConfig"

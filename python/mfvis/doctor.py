@@ -19,6 +19,7 @@ PACKAGES = {
     "av": "video files",
     "pillow": "pictures",
     "pyyaml": "presets",
+    "tqdm": "progress bars",
     "tyro": "flags",
     "docstring-parser": "help texts",
     "huggingface-hub": "downloads of weights",

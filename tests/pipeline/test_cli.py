@@ -341,3 +341,12 @@ def test_doctor_answers_where_the_operators_do_not_load(
     monkeypatch.setitem(sys.modules, "mfvis_ext", None)  # importing it raises ImportError
     assert main(["doctor"]) == 1
     assert "mfvis_ext     does not load" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_label_says_time_and_disk(demo_data, tmp_path, capsys):
+    argv = ["label", str(demo_data[1]), "--out", str(tmp_path / "labels"), "--window", "4", "--num-models", "3"]
+    assert main([*argv, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "videos 2, frames 12, boxes " in said and "windows 4 of 4 frames, each with 3 models x 80 steps" in said
+    assert re.search(r"time about 0:\d\d:\d\d on two CPU cores = .* training", said)
+    assert re.search(r"disk about \d+ MiB = .* overlays", said) and not (tmp_path / "labels").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -121,8 +122,12 @@ def test_given_masks_stay_as_they_are_and_teach_their_window(config, labeled, tr
     assert "its corrections of track 1 changed; labeled again" in said
     label.run(config)
     assert len(trained) == 1 and annotations(config) == after
+    assert "2 given by a person" in (config.out / "report.html").read_text()
+    capsys.readouterr()
     ignored = replace(config, given_masks=False, out=config.out.with_name("ignored"))
     label.run(ignored)
+    assert "over 2 true masks; a filled box has 0." in capsys.readouterr().out
+    assert "over 2 true masks; a filled box has 0." in (ignored.out / "report.html").read_text()
     assert [a["segmentations"] for a in annotations(ignored)] == [a["segmentations"] for a in before]
 
 
@@ -170,6 +175,21 @@ def test_faulty_corrections_are_reported_together(config):
     records = [problem.record for problem in error.value.problems]
     assert records[:4] == [f"annotation 1, points[{i}]" for i in (1, 2, 3, 4)]
     assert records[4:] == ["annotation 2, frame 0", "annotation 3"]
+
+
+def test_the_report_shows_the_most_doubtful_tracks_first_and_opens_the_overlays(config):
+    label.run(replace(config, overlays=True))
+    page = (config.out / "report.html").read_text()
+    entries = sorted(annotations(config), key=lambda entry: entry["score"])
+    shown = [int(id) for id in re.findall(r"<figcaption>\w+, track (\d+) ", page)]
+    assert shown == [entry["id"] for entry in entries]
+    links = re.findall("<a href='([^'#]+)#t=[0-9.]+'>", page)
+    assert len(links) == len(entries) and all((config.out / link).is_file() for link in links)
+    assert page.count("data:image/jpeg") == len(entries) and "http" not in page
+    shutil.rmtree(config.out / "parts" / "thumbnails")
+    label.run(config)
+    again = (config.out / "report.html").read_text()
+    assert again.count("data:image/jpeg") == len(entries) and "<a href" not in again
 
 
 def test_only_the_named_track_changes(config, labeled, trained, capsys):

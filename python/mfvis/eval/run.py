@@ -16,6 +16,7 @@ from mfvis.errors import DataError, Problem
 from mfvis.eval.ap_metrics import COCO, YOUTUBE_VIS, Metrics
 from mfvis.eval.bitmask_tracks import read_bitmask_tracks
 from mfvis.eval.config import EvalConfig
+from mfvis.eval.grabcut import grabcut_j
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.eval.mots import MotsMetrics, evaluate_mots
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
@@ -66,8 +67,11 @@ def measure(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
                 problem = "is an object, expected a list: there are no labeled data sets of pictures"
                 remedy = "Give results: image_id, category_id, segmentation, score"
                 raise DataError([Problem(str(config.results), "top level", problem, remedy)])
-            metrics = mean_j(dataset, labeled_tracks(dataset, load_dataset(config.results)))
+            labeled = labeled_tracks(dataset, load_dataset(config.results))
+            metrics = mean_j(dataset, labeled)
             print(j_table(metrics))
+            if (baseline := grabcut_j(dataset, labeled)) is not None:
+                print(f"GrabCut has {baseline[0]:.3f} on {baseline[2]} of these masks, on which J is {baseline[1]:.3f}")
         else:
             content = parse_results(config.results, dataset)
             problems = content.problems

@@ -72,7 +72,8 @@ class LabelConfig:
     """YouTube-VIS JSON with the videos and their box tracks. Masks and clicks in it are corrections: they are kept and
     learned from."""
     out: Path = Path("labels")
-    """Directory for the completed JSON, the overlay videos and the state from which an interrupted run resumes."""
+    """Directory for the completed JSON, report.html (doubtful masks first), the overlay videos, and the state from
+    which an interrupted run resumes."""
     frames: Path | None = None
     """Directory of the frames; by default JPEGImages next to the JSON, else the JSON's own directory."""
     checkpoint: Path | None = None

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from mfvis.data.check import check_frames_of
 from mfvis.data.results import write_labeled
@@ -35,6 +36,7 @@ from mfvis.label.cross_video import (
 )
 from mfvis.label.model_factory import FinetunedModels, ScratchModels
 from mfvis.label.quality import warnings_of
+from mfvis.label.report import has_thumbnails, true_j, write_label_report, write_thumbnails
 from mfvis.label.state import (
     SavedPass,
     hashes_of,
@@ -60,7 +62,7 @@ from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
 
-FOLDERS = ("parts", "parts/shared", "parts/tries", "overlays")
+FOLDERS = ("parts", "parts/shared", "parts/tries", "parts/thumbnails", "overlays")
 """Folders of a run, relative to `out`."""
 
 
@@ -99,7 +101,7 @@ def _run(config: LabelConfig, shard: Shard) -> Path:
     inputs: dict[int, Inputs] = {
         video.id: known[video.id] | {"frames": frames} for video, frames in zip(own, hash_all_frames(own), strict=True)
     }
-    overlays = config.out / "overlays" if config.overlays else None
+    overlays, pictures = config.out / "overlays" if config.overlays else None, parts / "thumbnails"
     several = sum(any(track.present_T.any() for track in video.tracks) for video in videos) > 1
     shares = several and config.shared_steps > 0 and config.checkpoint is None and config.backbone.frozen
 
@@ -112,7 +114,9 @@ def _run(config: LabelConfig, shard: Shard) -> Path:
 
     # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
     last = SavedPass(parts, inputs)
-    found = _label_or_load(dataset, own, last, partial(label, parts), None if shares else overlays)
+    found = _label_or_load(
+        dataset, own, last, partial(label, parts), *((None, None) if shares else (overlays, pictures))
+    )
     shard.wait()
 
     # ---- Train the cross-video network on all masks, segment every video again, write ---------------------------
@@ -142,7 +146,7 @@ def _run(config: LabelConfig, shard: Shard) -> Path:
             shard.wait()
             if needed and reader is None:
                 reader = network()  # the main process has trained and saved it
-            found = _label_or_load(dataset, own, last, partial(label, last.folder, reader=reader), overlays)
+            found = _label_or_load(dataset, own, last, partial(label, last.folder, reader=reader), overlays, pictures)
             shard.wait()
         else:
             print("the cross-video network needs all videos: these masks are without it until a run without --only")
@@ -156,11 +160,18 @@ def _run(config: LabelConfig, shard: Shard) -> Path:
         done[video.id] = outdated_results(last.folder, video) or outdated_results(parts, video) or []
     results = [result for video in videos for result in done[video.id]]
     write_labeled(root, completed, results, dataset)
+    paths = _overlays_of(dataset, overlays)
+    truth = None
+    if not config.given_masks and len(results) == sum(len(video.tracks) for video in videos):
+        truth = true_j(dataset, results)
+    write_label_report(config.out / "report.html", dataset, done, pictures, paths, truth)
     if missing := sum(bool(video.tracks) and not done[video.id] for video in videos):
         print(f"{missing} videos have no masks yet: run again without --only")
     for line in (f"{video.name}, {line}" for video in videos for line in warnings_of(done[video.id], dataset)):
         print(line)
-    print(f"wrote {completed}" + (f" and overlays to {overlays}" if overlays else ""))
+    if truth is not None:
+        print(f"J {truth.j:.3f} over {truth.object_frames} true masks; a filled box has {truth.filled_box_j:.3f}")
+    print(f"wrote {completed} and {config.out / 'report.html'}" + (f", and overlays to {overlays}" if overlays else ""))
     if not shares:  # the logits were for an interrupted run; the second pass would use them again
         shutil.rmtree(parts / "tries", ignore_errors=True)
     if not config.data.is_file() or config.data.read_bytes() != content:
@@ -209,8 +220,11 @@ def _label_or_load(
     saved: SavedPass,
     label: Callable[[Video, str], list[TrackResult]],
     overlays: Path | None,
+    thumbnails: Path | None,
 ) -> list[list[TrackResult]]:
     """Saved results of the videos `own` where they exist; otherwise the results of `label`, which are drawn and saved.
+
+    overlays, thumbnails: folders; None draws none.
 
     Raises:
         DataError: with all frames that cannot be read, before anything is labeled.
@@ -223,6 +237,8 @@ def _label_or_load(
     if problems := check_frames_of(ahead):
         raise DataError(problems)  # before hours of training, not after them
     found = []
+    # A bar for the whole pass, with the time left; only on a terminal.
+    bar = tqdm(total=sum(video.length for video in ahead), unit="frame", disable=None)
     for video, (results, reason) in zip(own, kept, strict=True):
         head, frames = heads[video.id], saved.inputs[video.id]["frames"]
         if reason:
@@ -233,13 +249,17 @@ def _label_or_load(
             require_unchanged(video, frames)
         else:
             print(f"{head}: already labeled", flush=True)
+        if thumbnails and (results is None or frames and not has_thumbnails(thumbnails, video, labeled)):
+            write_thumbnails(thumbnails, video, labeled)
         if overlays and (results is None or frames and not paths[video.id].is_file()):
             write_overlay(paths[video.id], video, labeled, [f"{names[r.category_id]} {r.score:.2f}" for r in labeled])
         if results is None:
             saved.write(video, labeled)
             seconds = time.perf_counter() - began
             print(f"{head}: {video.length} frames, {len(labeled)} tracks, {seconds:.0f} s", flush=True)
+            bar.update(video.length)
         found.append(labeled)
+    bar.close()
     return found
 
 

@@ -41,6 +41,8 @@ class Picture:
 
     pixels_HW3: np.ndarray
     caption: str
+    link: str = ""
+    """Address that a click opens, relative to the page; none if empty."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Gallery:
     captions: tuple[str, ...]
     """Captions of the panels, from left to right."""
     pictures: tuple[Picture, ...]
+    tiled: bool = False
+    """True for small pictures, several in a row."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,12 @@ def escape(text: str) -> str:
 
 def write_report(path: Path, report: Report) -> None:
     """Write the page. Images are embedded and charts are inline SVG, so that nothing is loaded from elsewhere."""
+    charts = "".join(map(_chart, report.charts))
     body = [
         f"<header><h1>{escape(report.title)}</h1><p class=lead>{escape(report.lead)}</p></header>",
         *map(_gallery, report.galleries),
         *map(_table, report.tables),
-        f"<section><h2>Training</h2><div class=charts>{''.join(map(_chart, report.charts))}</div></section>",
+        *([f"<section><h2>Training</h2><div class=charts>{charts}</div></section>"] if charts else []),
         f"<section><h2>How to read this</h2>{''.join(f'<p>{escape(note)}</p>' for note in report.notes)}</section>",
     ]
     page = f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(report.title)}</title>"
@@ -153,8 +158,8 @@ def _gallery(gallery: Gallery) -> str:
     return (
         f"<section><h2>{escape(gallery.title)}</h2><p>{escape(gallery.lead)}</p>"
         f"<div class=tiles>{''.join(map(_tile, gallery.tiles))}</div>"
-        f"<div class=captions style='--panels:{len(gallery.captions)}'>{captions}</div>"
-        f"{''.join(map(_figure, gallery.pictures))}</section>"
+        + (f"<div class=captions style='--panels:{len(gallery.captions)}'>{captions}</div>" if captions else "")
+        + f"<div{' class=tiled' if gallery.tiled else ''}>{''.join(map(_figure, gallery.pictures))}</div></section>"
     )
 
 
@@ -171,7 +176,10 @@ def _figure(picture: Picture) -> str:
     Image.fromarray(picture.pixels_HW3).save(encoded, "JPEG", quality=88, subsampling=0)
     source = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
     caption = escape(picture.caption)
-    return f"<figure><img src='{source}' alt='{caption}'><figcaption>{caption}</figcaption></figure>"
+    image = f"<img src='{source}' alt='{caption}'>"
+    if picture.link:
+        image = f"<a href='{escape(picture.link)}'>{image}</a>"
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _table(table: Table) -> str:
@@ -208,6 +216,7 @@ p{max-width:72ch;margin:0 0 10px;color:var(--soft)}
 .tile .note{font-size:13px;color:var(--soft);line-height:1.4}
 .captions{display:grid;grid-template-columns:repeat(var(--panels),1fr);font-size:14px;font-weight:600;margin-bottom:6px}
 figure{margin:0 0 14px}
+.tiled{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:14px}
 figure img{width:100%;display:block;border-radius:6px}
 figcaption{font-size:13px;color:var(--soft);margin-top:4px}
 .scroll{overflow-x:auto}
