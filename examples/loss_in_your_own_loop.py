@@ -65,8 +65,8 @@ def train(frames: Tensor, boxes: Tensor, steps: int) -> nn.Module:
         background = F.softplus(logits)[outside].mean()
         pairwise = mfvis_ext.pairwise_loss(logits, lab, boxes, video_index)
         temporal = tk_loss(logits, boxes, video_index, matches)
-        warmup = min(step / (steps / 3), 1)
-        loss = mfvis_ext.box_projection_loss(logits, boxes) + background + warmup * 0.5 * (pairwise + temporal)
+        warmup = step / steps  # with full weights at once, objects could be lost before they are found
+        loss = 3 * mfvis_ext.box_projection_loss(logits, boxes) + background + warmup * 0.5 * (pairwise + temporal)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
