@@ -16,10 +16,11 @@ from mfvis.losses.background import box_spans
 from mfvis.losses.background_propagation import inside_boxes
 from mfvis.types import TrackResult, VideoDataset, present
 
-FEATURES = ("uncertainty", "misfit", "fill", "disagreement", "change", "smallness")
-COEFFICIENTS = (-1.0, -0.5, 0.0, -0.5, -0.5, -0.1)
-INTERCEPT = 1.0
-DOUBTFUL = 0.6
+FEATURES = ("uncertainty", "misfit", "disagreement", "change", "smallness")
+COEFFICIENTS = (-0.7, -0.7, -0.2, -0.4, -0.1)
+"""Factors of the measurements, in the order of `FEATURES`."""
+INTERCEPT = 0.95
+DOUBTFUL = 0.5
 """Score below which a track is reported after the run."""
 SIDE = 24
 """Height and width in cells to which masks are resized before those of adjacent frames are compared."""
@@ -33,11 +34,10 @@ def disagreement(logits_NTHW: Tensor, models_MNTHW: Tensor, boxes_NT4: Tensor) -
 
 
 def features(logits_NTHW: Tensor, disagreement_NT: Tensor, boxes_NT4: Tensor) -> Tensor:
-    """float ``[N, T, 6]``: measurements of each mask, in the order of `FEATURES`; zeros without a box.
+    """float ``[N, T, 5]``: measurements of each mask, in the order of `FEATURES`; zeros without a box.
 
     * uncertainty: uncertain pixels, relative to the size of the mask
     * misfit: share of the box's rows and columns without a pixel of the mask
-    * fill: share of the box that the mask fills
     * disagreement: of the models with their ensemble
     * change: 1 - IoU with the adjacent frames' masks after the boxes are aligned
     * smallness: 1 / side of the box in cells
@@ -52,7 +52,6 @@ def features(logits_NTHW: Tensor, disagreement_NT: Tensor, boxes_NT4: Tensor) ->
     p_NTHW = logits_NTHW.sigmoid() * inside_NTHW
     mask_NTHW = p_NTHW > 0.5
     size_NT = p_NTHW.sum((2, 3)).clamp(min=1)
-    cells_NT = inside_NTHW.sum((2, 3)).clamp(min=1)
     uncertain_NT = torch.minimum(p_NTHW, (1 - p_NTHW) * inside_NTHW).sum((2, 3)) / size_NT
     rows_NTH, columns_NTW = box_spans(boxes_NT4, height, width)
     filled = [
@@ -64,7 +63,6 @@ def features(logits_NTHW: Tensor, disagreement_NT: Tensor, boxes_NT4: Tensor) ->
         [
             uncertain_NT.clamp(max=1),
             1 - (filled[0] + filled[1]) / 2,
-            size_NT / cells_NT,
             disagreement_NT,
             torch.stack([_change(*track) for track in zip(p_NTHW, boxes_NT4, strict=True)]),
             1 / side_NT,
