@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfvis.losses.background_propagation import inside_boxes
+import mfvis_ext
+from mfvis.losses.background_propagation import camera_motion, inside_boxes
+from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.types import present
 
 STEEPNESS = 3.0
@@ -27,9 +29,11 @@ SMALL_CELLS = 5.0
 """Shorter side of a track's boxes, in grid cells, at which the prior's weight for small objects has fallen to 1 / e."""
 CORE = 0.3
 """Radius of a box's core, as in `radius`, which is object except in rare shapes."""
-CORE_SHARE, EXPLAINED = 0.25, 0.3
+CORE_SHARE, EXPLAINED = 0.5, 0.3
 """Propagated background is reliable if its density in the core is below this share of that in the corners, or if the
 position in the box explains this share of its variance."""
+NEAR_BY_CHANCE = 1.1
+"""Frames are neighbors if more matches than this multiple of chance lie within one cell of the predicted position."""
 BOX_CELLS = 8
 """Cells along each side of a box for this variance."""
 
@@ -52,6 +56,25 @@ def ellipses(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
     inside_NTHW = inside_boxes(boxes_NT4, height, width)
     ellipse_NTHW = (radius(boxes_NT4, height, width) <= 1) & inside_NTHW
     return torch.where(ellipse_NTHW.any((2, 3), keepdim=True), ellipse_NTHW, inside_NTHW)
+
+
+def are_neighbors(lab_TCHW: Tensor, background_THW: Tensor, config: BackgroundPropagationConfig) -> bool:
+    """Whether adjacent frames of a window are neighbors in time, so that background can be followed between them.
+
+    Matches of background then lie near the positions that the camera motion predicts, rather than anywhere.
+    """
+    frames = len(lab_TCHW)
+    if frames < 2 or config.radius < 2:
+        return True
+    pairs_P2 = torch.stack([torch.arange(frames - 1), torch.arange(1, frames)], 1).to(lab_TCHW.device)
+    motion_P2 = camera_motion(lab_TCHW, background_THW, pairs_P2)
+    _, offset = mfvis_ext.temporal_topk(lab_TCHW[None], pairs_P2, 3, config.radius, 1, 1, motion_P2[None])
+    side = 2 * config.radius + 1
+    down, across = offset[0, :, 0] // side - config.radius, offset[0, :, 0] % side - config.radius
+    near_PHW = torch.maximum(down.abs(), across.abs()) <= 1
+    background_PHW = background_THW[:-1]
+    share = (near_PHW & background_PHW).sum() / background_PHW.sum().clamp(min=1)
+    return bool(share > NEAR_BY_CHANCE * 9 / side**2)
 
 
 def reliable_propagation(propagated_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mfvis.data.augment import pad_frames, padded_size, resize_frames
 from mfvis.grid import STRIDE, grid_colors
-from mfvis.label.box_prior import confidence, reliable_propagation
+from mfvis.label.box_prior import are_neighbors, confidence, reliable_propagation
 from mfvis.label.corrections import CorrectionMaps
 from mfvis.losses.background_propagation import inside_boxes, propagated_background, ring_around
 from mfvis.losses.config import BackgroundPropagationConfig
@@ -110,7 +110,10 @@ def add_propagated_background(view: WindowInputs, config: BackgroundPropagationC
         return view
     cells_NT4 = view.boxes_NT4 / STRIDE
     propagated_NTHW = propagated_background(view.lab_TCHW, view.background_THW, cells_NT4, config)
-    propagated_NTHW &= reliable_propagation(propagated_NTHW, cells_NT4)[:, None, None, None]
+    if are_neighbors(view.lab_TCHW, view.background_THW, config):
+        propagated_NTHW &= reliable_propagation(propagated_NTHW, cells_NT4)[:, None, None, None]
+    else:
+        propagated_NTHW = torch.zeros_like(propagated_NTHW)
     return replace(
         view,
         propagated_NTHW=propagated_NTHW,
