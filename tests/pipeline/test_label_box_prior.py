@@ -15,7 +15,6 @@ from mfvis.label.box_prior import (
     prior_loss,
     radius,
     reliable_propagation,
-    training_weights,
 )
 from mfvis.label.config import BackgroundPropagationConfig, RefineConfig
 from mfvis.label.refine import refine
@@ -67,12 +66,6 @@ def test_prior_pulls_the_core_up_and_the_corners_down_except_at_known_background
     slope_HW = masks_NTHW.grad[0, 0]
     assert slope_HW[11, 14] < 0 < slope_HW[6, 23]
     assert not slope_HW[:, :10].any() and not slope_HW[:6].any()
-
-
-def test_prior_weakens_in_training_where_other_evidence_exists():
-    confidence_N = torch.tensor([0.0, 1.0])
-    assert training_weights(confidence_N, 0, 80).tolist() == [1, 1]
-    torch.testing.assert_close(training_weights(confidence_N, 79, 80), torch.tensor([0.0, 1.0]))
 
 
 def test_refinement_without_evidence_rounds_the_corners_off():

@@ -17,8 +17,6 @@ from mfvis.types import present
 
 STEEPNESS = 3.0
 """Logit of the prior at the center of a box, in training. On the inscribed ellipse it is 0."""
-WARM_UP = 0.4
-"""Share of the training steps in which the weight of the prior falls from 1 to the confidence in it."""
 REFINE_WEIGHT = 7.0
 """Largest logit of the prior in the refinement."""
 POWER = 2.5
@@ -144,12 +142,6 @@ def prior_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, negatives_NTHW: Tensor, we
     counted_NTHW = inside_boxes(boxes_NT4, height, width) & ~negatives_NTHW
     cost_NTHW = F.binary_cross_entropy_with_logits(masks_NTHW.float(), prior_NTHW, reduction="none") * counted_NTHW
     return (weight_N * cost_NTHW.sum((1, 2, 3)) / counted_NTHW.sum((1, 2, 3)).clamp(min=1)).mean()
-
-
-def training_weights(confidence_N: Tensor, step: int, steps: int) -> Tensor:
-    """float ``[N]``: weights of `prior_loss` at a step: 1 at first, then the confidence."""
-    left = max(0.0, 1 - step / (WARM_UP * steps))
-    return confidence_N + (1 - confidence_N) * left
 
 
 def refinement_logits(box_4: Tensor, height: int, width: int, confidence: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mfvis.data.clips import starts_around
 from mfvis.grid import STRIDE
-from mfvis.label.box_prior import prior_loss, training_weights
+from mfvis.label.box_prior import prior_loss
 from mfvis.label.config import LabelConfig
 from mfvis.label.corrections import corrections_loss
 from mfvis.label.ensemble import ABSENT
@@ -103,8 +103,7 @@ def _loss(
         found = negatives_loss(masks, escaped, count, smoothing_N) + negatives_loss(masks, ring, count)
         loss = loss + propagation.weight * found
     if isinstance(model, PerTrackSegmenter):
-        weight_N = training_weights(part.prior_N, step, config.optim.steps)
-        loss = loss + prior_loss(masks_LNTHW[-1], part.boxes_NT4 / STRIDE, part.propagated_NTHW, weight_N)
+        loss = loss + prior_loss(masks_LNTHW[-1], part.boxes_NT4 / STRIDE, part.propagated_NTHW, part.prior_N)
     if part.corrections is not None:
         loss = loss + corrections_loss(masks_LNTHW, part.corrections, count)
     return loss
