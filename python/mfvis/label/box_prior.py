@@ -19,6 +19,8 @@ STEEPNESS = 3.0
 """Logit of the prior at the center of a box, in training. On the inscribed ellipse it is 0."""
 REFINE_WEIGHT = 7.0
 """Largest logit of the prior in the refinement."""
+KNOWN_SHAPE = 0.15
+"""Confidence up to which the refinement ignores the prior, as the shape is known."""
 POWER = 2.5
 """Exponent of the superellipse in the refinement."""
 COVERAGE = 0.07
@@ -147,4 +149,5 @@ def prior_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, negatives_NTHW: Tensor, we
 def refinement_logits(box_4: Tensor, height: int, width: int, confidence: float) -> Tensor:
     """float ``[H, W]``: the prior's logits for the refinement of one box, in pixels."""
     radius_HW = radius(box_4[None, None], height, width, POWER)[0, 0]
-    return REFINE_WEIGHT * confidence * (1 - radius_HW).clamp(min=-1)
+    weight = REFINE_WEIGHT * max(0.0, confidence - KNOWN_SHAPE) / (1 - KNOWN_SHAPE)
+    return weight * (1 - radius_HW).clamp(min=-1)
