@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from mfvis.errors import ConfigError
 
 Item = TypeVar("Item")
+POLL = 0.2
+"""Seconds between two looks at whether the other processes have arrived."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Shard:
     """True if a launcher started all processes, which then wait for each other."""
     origin: str = "--shard"
     """The flag or the variables that define the shard."""
+    meeting: _Meeting | None = None
+    """Connection to the other processes of the launcher."""
 
     @property
     def joins(self) -> bool:
@@ -67,10 +71,8 @@ class Shard:
 
     def wait(self) -> None:
         """Wait for all processes of the launcher; return at once without a launcher."""
-        if self.launched:
-            import torch
-
-            torch.distributed.barrier()
+        if self.meeting is not None:
+            self.meeting.wait()
 
     def device(self, name: str) -> str:
         """The device flag of this process: "auto" and "cuda" become the GPU of the local rank under a launcher."""
@@ -97,14 +99,29 @@ def sharded(text: str | None) -> Iterator[Shard]:
     if not shard.launched:
         yield shard
         return
-    import torch
+    from torch.distributed.rendezvous import rendezvous
 
-    # Processes wait for the slowest one, which may take days.
-    torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-    try:
-        yield shard
-    finally:
-        torch.distributed.destroy_process_group()
+    # Not a process group: the losses would average their counts over it, as in mfvis train.
+    store, _, _ = next(rendezvous("env://", shard.index, shard.count))
+    yield replace(shard, meeting=_Meeting(store, shard.count))
+    store.add("mfvis/ended", 1)
+    while shard.index == 0 and store.add("mfvis/ended", 0) < shard.count:  # this process may keep the store
+        time.sleep(POLL)
+
+
+class _Meeting:
+    """Point that all processes of a launcher have to reach, as often as needed."""
+
+    def __init__(self, store: Any, count: int):
+        self.store, self.count, self.meetings = store, count, 0
+
+    def wait(self) -> None:
+        """Wait for all processes, however long they take."""
+        self.meetings += 1
+        key = f"mfvis/{self.meetings}"
+        self.store.add(key, 1)
+        while self.store.add(key, 0) < self.count:
+            time.sleep(POLL)
 
 
 def parse_shard(text: str | None, environ: Mapping[str, str]) -> Shard:

@@ -83,25 +83,27 @@ def test_four_shards_joined_are_one_run(config, whole, tmp_path, capsys):
 
 
 TWO = """
-import json, sys
+import json, os, sys
 import torch
 from pathlib import Path
 from mfvis.label import run as label
 from mfvis.label.config import LabelConfig
 from mfvis.parsing import build
 from mfvis.predict import run as predict
-from mfvis.sharding import sharded
 from mfvis.train.log import Log
 from test_predict import CATEGORIES, TRAINED, tiny_model
 
 label_config, data, out = sys.argv[1:]
 label.run(build(LabelConfig, json.loads(label_config), ""))
 predict.load_model = lambda path, device: (tiny_model(), CATEGORIES, TRAINED)
+# another address, since the first process may still be closing that of the labeling
+os.environ["MASTER_PORT"] = os.environ["SECOND_PORT"]
 predict.run(predict.PredictConfig((data,), Path("any"), Path(out, "found"), device="cpu", overlays=False))
-with sharded(None) as shard:
-    log = Log(Path(out, "log"), 0, 2, 2, shard.index == 0)
-    for step in (1, 2):
-        log.step(step, {"total": torch.tensor(float(step + 10 * shard.index))}, torch.tensor(1.0), 0.1, 0.0)
+rank = int(os.environ["RANK"])
+torch.distributed.init_process_group("gloo", init_method=f"file://{out}/group", rank=rank, world_size=2)
+log = Log(Path(out, "log"), 0, 2, 2, rank == 0)
+for step in (1, 2):
+    log.step(step, {"total": torch.tensor(float(step + 10 * rank))}, torch.tensor(1.0), 0.1, 0.0)
 """
 
 
@@ -109,12 +111,14 @@ def test_two_processes_of_a_launcher_are_one_run(config, whole, tmp_path, monkey
     """Labels and predictions are those of one process; logged losses are means over both."""
     monkeypatch.setattr(predict, "load_model", lambda path, device: (tiny_model(), CATEGORIES, TRAINED))
     predict.run(PredictConfig((str(config.data),), Path("any"), tmp_path / "one", device="cpu", overlays=False))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        port, second = one.getsockname()[1], two.getsockname()[1]
     flags = json.dumps(to_plain(replace(config, out=tmp_path / "two")))
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": paths}
+    common["SECOND_PORT"] = str(second)
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TWO, flags, str(config.data), str(tmp_path)],
