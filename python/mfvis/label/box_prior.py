@@ -59,7 +59,7 @@ def ellipses(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
 
 
 def are_neighbors(lab_TCHW: Tensor, background_THW: Tensor, config: BackgroundPropagationConfig) -> bool:
-    """Whether adjacent frames of a window are neighbors in time, so that background can be followed between them.
+    """True where adjacent frames of a window are neighbors in time, so that background can be followed between them.
 
     Matches of background then lie near the positions that the camera motion predicts, rather than anywhere.
     """
