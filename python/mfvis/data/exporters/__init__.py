@@ -97,8 +97,9 @@ def _check_out(config: ExportConfig, exporter: Exporter) -> None:
     inputs = [Path(name) for name in (config.file, config.data) if name]
     if any(path.exists() and config.out.resolve() == path.resolve() for path in inputs):
         raise ConfigError(f"out is {config.out}, which is read; name another")
-    if config.masks is not None and exporter.name not in ("coco", "youtube-vis", "cvat"):
-        raise ConfigError(f"masks is {config.masks}, which only coco, youtube-vis and cvat have; leave it out")
+    if config.masks is not None and not exporter.mask_encodings:
+        choices = ", ".join(other.name for other in EXPORTERS if other.mask_encodings)
+        raise ConfigError(f"masks is {config.masks}, a choice of {choices} only; leave it out for {exporter.name}")
 
 
 def _write_images(video: ExportedVideo, folder: Path, images: str) -> None:

@@ -29,12 +29,14 @@ class Exporter:
     """Folder of the images, ``VIDEO/FRAME``, in the output's folder; with ``{video}`` that of a video's frames."""
     needs_masks: bool = False
     """True if boxes without masks cannot be written."""
+    mask_encodings: bool = False
+    """True if the format has several encodings of masks, for `masks` to choose from."""
 
 
 EXPORTERS = (
-    Exporter("coco", "COCO JSON with track_id, an image per frame", (".json",), write_coco),
-    Exporter("youtube-vis", "YouTube-VIS JSON", (".json",), write_youtube_vis),
-    Exporter("cvat", "CVAT for video 1.1, an XML per video", (".xml", ""), write_cvat),
+    Exporter("coco", "COCO JSON with track_id, an image per frame", (".json",), write_coco, mask_encodings=True),
+    Exporter("youtube-vis", "YouTube-VIS JSON", (".json",), write_youtube_vis, mask_encodings=True),
+    Exporter("cvat", "CVAT for video 1.1, an XML per video", (".xml", ""), write_cvat, mask_encodings=True),
     Exporter("yolo", "YOLO segmentation with data.yaml", ("",), write_yolo, "images/train", needs_masks=True),
     Exporter("davis", "DAVIS palette PNG", ("",), write_davis, "JPEGImages", needs_masks=True),
     Exporter("mots", "MOTS PNG with 16 bits", ("",), write_mots, "{video}/images", needs_masks=True),
