@@ -348,7 +348,9 @@ def test_faults_are_refused(labeled: Path, capsys: pytest.CaptureFixture[str]) -
     assert "which holds other files" in error_of("--format", "davis", "--out", str(here / "frames"))
     assert "which is read" in error_of("--format", "coco", "--out", str(labeled))
     assert "there are 2 videos" in error_of("--format", "cvat", "--out", str(here / "x.xml"))
-    assert "only coco, youtube-vis and cvat" in error_of("--format", "yolo", "--out", str(here / "x"), "--masks", "rle")
+    assert "a choice of coco, youtube-vis, cvat only" in error_of(
+        "--format", "yolo", "--out", str(here / "x"), "--masks", "rle"
+    )
     boxes = json.loads(labeled.read_text())
     for annotation in boxes["annotations"]:
         del annotation["segmentations"]
