@@ -91,6 +91,7 @@ def test_the_model_sees_frames_padded_so(model, video_file):
 
 
 def test_the_chunk_does_not_change_the_result(model, video_file):
+    model = model.double()  # in float32, rounding flips pixels whose logit is next to nothing
     video = open_video(video_file)
     one, all_at_once = (
         predict_video(model, video, CATEGORIES, InferConfig(short_side=32, chunk=chunk)) for chunk in (1, 99)
