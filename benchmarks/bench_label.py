@@ -4,7 +4,7 @@
 
 DATA.json is a YouTube-VIS file with masks; `domain` of its videos is optional. A copy with boxes only is labeled, then
 the masks are compared with the true ones. `--work FOLDER` keeps the run. A later call with `--again` uses the logits
-of that run, so that only what follows the networks is measured again. Flags after `--` go to `mfvis label`.
+of that run, so that only what follows the networks is measured again. Further flags go to `mfvis label`.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def forget_masks(out: Path) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     arguments.add_argument("data", type=Path)
     arguments.add_argument("--frames", type=Path, help="default: JPEGImages next to the data")
     arguments.add_argument("--weights", type=Path, required=True)
@@ -180,9 +180,8 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, help="folder of the run, which is kept and resumed")
     arguments.add_argument("--again", action="store_true", help="make the masks again from the logits in --work")
     arguments.add_argument("--tracks", action="store_true", help="print a row for each track, too")
-    arguments.add_argument("flags", nargs="*", help="flags of `mfvis label`, after --")
     add_out(arguments)
-    given = arguments.parse_args()
+    given, label_flags = arguments.parse_known_args()
     torch.set_num_threads(given.threads)
     frames = given.frames or given.data.parent / "JPEGImages"
     truth = load_dataset(given.data, frames)
@@ -192,7 +191,7 @@ def main() -> None:
         boxes = work / "boxes.json"
         without_masks(given.data, boxes)
         flags = [str(boxes), "--frames", str(frames), "--backbone.weights", str(given.weights), "--no-overlays"]
-        config = parse(LabelConfig, [*flags, "--out", str(work / "labels"), *given.flags], "bench")
+        config = parse(LabelConfig, [*flags, "--out", str(work / "labels"), *label_flags], "bench")
         if given.again:
             forget_masks(config.out)
         began = time.perf_counter()

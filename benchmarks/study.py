@@ -4,7 +4,8 @@
 
 FOLDER holds train.json, val.json (with masks) and, for variants with `supervision: masks`, train_masks.json. The
 command may be interrupted at any moment and repeated: finished runs are skipped, others resume, and runs that several
-studies share are trained once. `--report-only` builds the report from the runs that are finished.
+studies share are trained once. `--report-only` builds the report from the runs that are finished. `--known` also
+measures the runs on their own training videos, against train_masks.json: what was learned, without what carries over.
 
 A study is a YAML file:
 
@@ -105,6 +106,11 @@ class Run:
     def results(self) -> Path:
         return self.folder / "results.json"
 
+    @property
+    def known_results(self) -> Path:
+        """Of the training videos."""
+        return self.folder / "known.json"
+
 
 def read_study(file: Path) -> Study:
     """The study in a YAML file. ValueError names what is wrong in it."""
@@ -191,8 +197,7 @@ def complete(run: Run, data: Path, threads: int, device: int | None) -> str:
             with (run.folder / "cost.jsonl").open("a") as costs:
                 costs.write(json.dumps(cost) + "\n")
             if status == 0:
-                command = [sys.executable, __file__, "--predict", str(run.folder), "--val", str(data / "val.json")]
-                status, _ = _measured(command, log, inherited)
+                status, _ = _measured(_predict_command(run, data / "val.json", run.results), log, inherited)
         if status != 0:
             last = (run.folder / "train.log").read_text().strip().splitlines()[-5:]
             raise RuntimeError(f"{run.variant}, seed {run.seed}: status {status}\n" + "\n".join(last))
@@ -217,6 +222,11 @@ def _train_flags(run: Run, data: Path) -> list[str]:
     (run.folder / "run.json").write_text(json.dumps({"predict": run.predict, "domains": run.domains}))
     resume = ["--resume"] if (run.folder / "checkpoints" / "last").exists() else []
     return ["train", "--preset", str(file), "--data", *settings["data"], *resume]
+
+
+def _predict_command(run: Run, annotations: Path, file: Path) -> list[str]:
+    folder = ["--predict", str(run.folder)]
+    return [sys.executable, __file__, *folder, "--val", str(annotations), "--results", str(file)]
 
 
 def annotated_part(root: dict[str, Any], share: float, seed: int) -> dict[str, Any]:
@@ -259,8 +269,8 @@ def _measured(command: list[str], log: Any, options: dict[str, Any]) -> tuple[in
     return process.returncode, {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gib": usage.ru_maxrss / 2**20}
 
 
-def predict(folder: Path, val: Path) -> None:
-    """Write results.json of the last checkpoint for the videos of `val`."""
+def predict(folder: Path, val: Path, file: Path) -> None:
+    """Write the results of the last checkpoint in `folder` for the videos of `val`."""
     from mfvis.data.results import write_results
     from mfvis.data.ytvis import load_dataset
     from mfvis.device import device_of
@@ -276,7 +286,7 @@ def predict(folder: Path, val: Path) -> None:
     results = []
     for video in (video for video in load_dataset(val, boxes_from_masks=True).videos if video.id in kept):
         results += predict_video(model, video, categories, flags)
-    write_results(folder / "results.json", results)
+    write_results(file, results)
 
 
 # ---- All of them ----------------------------------------------------------------------------------------------------
@@ -317,18 +327,25 @@ def main() -> None:
     arguments.add_argument("--jobs", type=int, default=max(1, torch.cuda.device_count()), help="runs at a time")
     arguments.add_argument("--threads", type=int, default=1, help="CPU threads of each")
     arguments.add_argument("--report-only", action="store_true", help="train nothing")
+    arguments.add_argument("--known", action="store_true", help="also measure the runs on their training videos")
     arguments.add_argument("--note", help="a line for the head of the report")
     arguments.add_argument("--predict", type=Path, help=argparse.SUPPRESS)
     arguments.add_argument("--val", type=Path, help=argparse.SUPPRESS)
+    arguments.add_argument("--results", type=Path, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.predict:
-        predict(given.predict, given.val)
+        predict(given.predict, given.val, given.results)
         return
     if not given.study or not given.data:
         arguments.error("name a study and its --data")
     study = read_study(given.study)
     runs = runs_of(study, given.data.resolve(), given.weights, given.runs)
     failures = [] if given.report_only else complete_all(runs, given.data.resolve(), given.jobs, given.threads)
+    for run in (run for run in runs if given.known and run.results.exists() and not run.known_results.exists()):
+        command = _predict_command(run, given.data / "train_masks.json", run.known_results)
+        status, _ = _measured(command, sys.stdout, {"env": os.environ | {"OMP_NUM_THREADS": str(given.threads)}})
+        if status != 0:
+            failures.append(f"{run.variant}, seed {run.seed}: status {status} on its training videos")
     if given.out:
         from study_report import write_report
 

@@ -54,9 +54,9 @@ def read_truth(file: Path, source: str, chosen: Sequence[str] = ()) -> Truth:
     return Truth(dataset, domains, sources)
 
 
-def measure(folder: Path, truth: Truth) -> dict[str, Any]:
-    """The measures of a run, computed once from its results.json."""
-    kept, results_file = folder / "measures.json", folder / "results.json"
+def measure(results_file: Path, truth: Truth) -> dict[str, Any]:
+    """The measures of a run's results, computed once and kept next to them."""
+    kept = results_file.with_name(f"{results_file.stem}_measures.json")
     if kept.exists() and kept.stat().st_mtime >= results_file.stat().st_mtime:
         return json.loads(kept.read_text())
     results = read_results(results_file, truth.dataset)

@@ -43,8 +43,9 @@ def write_report(study: Study, runs: Sequence[Run], data: Path, out: Path, note:
     if not finished:
         raise SystemExit(f"{study.name}: no run is finished; nothing to report")
     measures = {
-        name: {seed: measure(run.folder, truth) for seed, run in by_seed.items()} for name, by_seed in finished.items()
+        name: {seed: measure(run.results, truth) for seed, run in by_seed.items()} for name, by_seed in finished.items()
     }
+    known = _known(study, finished, data)
     costs = {name: [_cost(run) for run in by_seed.values()] for name, by_seed in finished.items()}
     compared = _compared(study, measures, truth)
     where = machine(1) | {"data": data.name, "videos": len(truth.dataset.videos)}
@@ -53,19 +54,31 @@ def write_report(study: Study, runs: Sequence[Run], data: Path, out: Path, note:
         where["note"] = note
     where["sources"] = len(set(truth.sources.values()))
     out.mkdir(parents=True, exist_ok=True)
-    text = _markdown(study, len(runs), measures, compared, costs, where)
+    text = _markdown(study, len(runs), measures, known, compared, costs, where)
     write(out / f"{study.name}_curves.svg", _curves({name: list(part.values()) for name, part in finished.items()}))
     _frames(study, finished, truth).save(out / f"{study.name}_frames.png", optimize=True)
     write(out / f"{study.name}.md", text)
-    small = {
-        name: {
-            seed: {key: value for key, value in run.items() if key not in ("tracks", "matches")}
-            for seed, run in by_seed.items()
-        }
-        for name, by_seed in measures.items()
-    }
+    small = {name: {seed: _small(run) for seed, run in by_seed.items()} for name, by_seed in measures.items()}
+    small_known = {name: list(map(_small, part)) for name, part in known.items()}
     against = {name: {key: asdict(value) for key, value in part.items()} for name, part in compared.items()}
-    write_json(out / f"{study.name}.json", {"machine": where, "runs": small, "differences": against, "cost": costs})
+    write_json(
+        out / f"{study.name}.json",
+        {"machine": where, "runs": small, "known": small_known, "differences": against, "cost": costs},
+    )
+
+
+def _small(run: dict[str, Any]) -> dict[str, Any]:
+    """The measures of a run without those of single tracks."""
+    return {key: value for key, value in run.items() if key not in ("tracks", "matches")}
+
+
+def _known(study: Study, finished: dict[str, dict[int, Run]], data: Path) -> dict[str, list[Any]]:
+    """Measures of each variant's runs on their training videos, where they were predicted."""
+    predicted = {name: [run for run in part.values() if run.known_results.exists()] for name, part in finished.items()}
+    if not any(predicted.values()):
+        return {}
+    truth = read_truth(data / "train_masks.json", study.source, study.domains)
+    return {name: [measure(run.known_results, truth) for run in part] for name, part in predicted.items() if part}
 
 
 def _compared(study: Study, measures: dict[str, dict[int, Any]], truth: Truth) -> dict[str, dict[str, Difference]]:
@@ -95,6 +108,7 @@ def _markdown(
     study: Study,
     planned: int,
     measures: dict[str, dict[int, Any]],
+    known: dict[str, list[Any]],
     compared: dict[str, dict[str, Difference]],
     costs: dict[str, list[dict[str, float]]],
     where: dict[str, Any],
@@ -132,6 +146,12 @@ def _markdown(
                 for d in values.values()
             ]
             parts[-1] += "\n" + _row(name, *cells)
+    if known:
+        head = _row("variant", "runs", *METRICS.values(), *ERRORS.values(), rule=True)
+        parts.append(f"The same on the training videos.\n\n{head}")
+        for name, part in known.items():
+            cells = [_spread([run[metric] for run in part]) for metric in (*METRICS, *ERRORS)]
+            parts[-1] += "\n" + _row(name, len(part), *cells)
     domains = sorted(next(iter(runs.values()))[0]["domains"])
     for metric in ("agnostic_ap", "j"):
         parts.append(f"{METRICS[metric]} per domain.\n\n{_row('variant', *domains, rule=True)}")
@@ -217,7 +237,7 @@ def _curves(finished: dict[str, list[Run]]) -> str:
         lines = {}
         for name, records in logs.items():
             length = min(map(len, records))
-            values = [float(np.mean([record[n][term] for record in records])) for n in range(length)]
+            values = [float(np.mean([record[n].get(term, 0.0) for record in records])) for n in range(length)]
             if any(values):
                 lines[name] = ([records[0][n]["step"] for n in range(length)], values)
         if lines:

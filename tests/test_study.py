@@ -61,7 +61,7 @@ def in_process(study, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def measured(command: list[str], *_) -> tuple[int, dict[str, float]]:
         if "--predict" in command:
-            study.predict(*(Path(command[command.index(flag) + 1]) for flag in ("--predict", "--val")))
+            study.predict(*(Path(command[command.index(flag) + 1]) for flag in ("--predict", "--val", "--results")))
             return 0, {}
         return main(command[command.index("train") :]), {"cpu_seconds": 1.0}
 
@@ -116,7 +116,13 @@ def test_a_study_trains_what_is_missing_and_reports_it(
     whole = (folders["boxes"] / "results.json").read_bytes()
     (folders["boxes"] / "results.json").unlink()
     (folders["masks"] / "results.json").unlink()
+    monkeypatch.setattr(sys, "argv", [*map(str, command), "--known"])
     study.main()
+    known = json.loads((tmp_path / "out" / "tiny.json").read_text())["known"]
+    assert set(known) == set(report["runs"]) and len(known["masks"]) == len(report["runs"]["masks"])
+    videos = {result["video_id"] for result in json.loads((folders["masks"] / "known.json").read_text())}
+    assert videos <= {video["id"] for video in json.loads((data / "train_masks.json").read_text())["videos"]}
+    assert "The same on the training videos" in (tmp_path / "out" / "tiny.md").read_text()
     after = {name: (folder / "results.json").stat().st_mtime_ns for name, folder in folders.items()}
     assert {name for name in before if before[name] != after[name]} == {"boxes", "masks"}
     assert (folders["boxes"] / "results.json").read_bytes() == whole

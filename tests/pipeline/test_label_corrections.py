@@ -16,15 +16,11 @@ from mfvis.data.rle import decode_mask, encode_mask
 from mfvis.errors import ConfigError, DataError
 from mfvis.label import run as label
 from mfvis.label import video as video_module
-from mfvis.label.config import LabelConfig, RefineConfig
+from mfvis.label.config import LabelConfig
 from mfvis.label.corrections import Corrections, Point, correction_maps, corrections_loss, with_given_boxes
 from mfvis.label.quality import disagreement, expected_j, features
-from mfvis.losses.config import BackgroundPropagationConfig
-from mfvis.models.backbone import Backbone
-from mfvis.models.config import BackboneConfig
-from mfvis.train.optim_config import OptimConfig
 from mfvis.types import Track, Video
-from mfvis.weights.files import save_safetensors
+from tiny import tiny_label_config
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +32,7 @@ def labeled(demo_data, tmp_path_factory) -> LabelConfig:
     for annotation in content["annotations"]:
         del annotation["segmentations"]
     (folder / "boxes.json").write_text(json.dumps(content))
-    torch.manual_seed(0)
-    save_safetensors(folder / "tiny.safetensors", Backbone(BackboneConfig("tiny")).net.state_dict())
-    config = LabelConfig(
-        folder / "boxes.json",
-        out=folder / "labels",
-        device="cpu",
-        overlays=False,
-        num_models=1,
-        shared_steps=2,
-        short_side=64,
-        clip=2,
-        window=3,  # two windows per video
-        backbone=BackboneConfig("tiny", weights=str(folder / "tiny.safetensors"), frozen=True),
-        optim=OptimConfig(steps=1),
-        propagation=BackgroundPropagationConfig(weight=0),
-        refine=RefineConfig(steps=0),
-    )
+    config = tiny_label_config(folder / "boxes.json", folder, window=3)  # two windows per video
     label.run(config)
     return config
 
@@ -244,7 +224,10 @@ def test_maps_lie_on_the_grid_and_the_loss_sees_only_them():
     assert maps.frames_T.tolist() == [True, True, False]
     assert maps.target_NTHW[0, 0, 2:6, 2:4].eq(1).all() and maps.target_NTHW[0, 0].sum() == 8
     assert torch.equal(maps.weight_NTHW[0, 0] > 0, near_NTHW[0, 0])
-    assert maps.weight_NTHW[0, 1, 2:4, 2:4].eq(1).all() and maps.target_NTHW[0, 1].sum() == 4
+    assert (maps.weight_NTHW[0, 1] > 0).sum() == 4 and maps.target_NTHW[0, 1, 2:4, 2:4].eq(1).all()
+    assert maps.target_NTHW[0, 1].sum() == 4
+    # 36 cells in and around the box: a mask counts as their mean, a click of four of them as a ninth of it.
+    assert maps.weight_NTHW.sum((0, 2, 3)).tolist() == pytest.approx([1, 4 / 36, 0])
     logits = torch.zeros(1, 1, 3, 8, 16, requires_grad=True)
     corrections_loss(logits, maps, 1).backward()
     assert torch.equal(logits.grad[0] != 0, maps.weight_NTHW > 0)

@@ -26,12 +26,10 @@ from mfvis.label.cross_video import (
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.window_inputs import WindowInputs, prepare_window
 from mfvis.losses.background_propagation import inside_boxes
-from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
-from mfvis.train.optim_config import OptimConfig
 from mfvis.types import TrackResult, Video
-from mfvis.weights.files import save_safetensors
+from tiny import tiny_label_config
 
 
 def disc(seed: int) -> tuple[WindowInputs, torch.Tensor]:
@@ -110,24 +108,7 @@ def test_examples_are_spread_over_all_videos(demo_data, monkeypatch):
 @pytest.fixture
 def config(demo_data, tmp_path: Path) -> LabelConfig:
     _, val = demo_data
-    torch.manual_seed(0)
-    weights = tmp_path / "tiny.safetensors"
-    save_safetensors(weights, Backbone(BackboneConfig("tiny")).net.state_dict())
-    return LabelConfig(
-        val,
-        out=tmp_path / "labels",
-        device="cpu",
-        overlays=False,
-        given_masks=False,
-        short_side=64,
-        clip=2,
-        window=4,
-        num_models=1,
-        shared_steps=2,
-        backbone=BackboneConfig("tiny", weights=str(weights), frozen=True),
-        optim=OptimConfig(steps=1),
-        propagation=BackgroundPropagationConfig(weight=0),
-    )
+    return tiny_label_config(val, tmp_path, given_masks=False, window=4)
 
 
 def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):

@@ -16,15 +16,12 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.errors import CheckpointError, ConfigError, TrainingError, VideoError
 from mfvis.label import run as label
 from mfvis.label import video as video_module
-from mfvis.label.config import LabelConfig, RefineConfig
+from mfvis.label.config import LabelConfig
 from mfvis.label.model_factory import FinetunedModels
-from mfvis.losses.config import BackgroundPropagationConfig
-from mfvis.models.backbone import Backbone
-from mfvis.models.config import BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train.optim_config import OptimConfig
 from mfvis.weights.files import read_state_dict, save_safetensors
-from tiny import TINY
+from tiny import TINY, tiny_label_config
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +29,7 @@ def labeled(demo_data, tmp_path_factory) -> LabelConfig:
     """The configuration of a run over two videos, which is there. Do not write there."""
     folder = tmp_path_factory.mktemp("label")
     shutil.copytree(demo_data[1].parent, folder / "data")
-    torch.manual_seed(0)
-    save_safetensors(folder / "tiny.safetensors", Backbone(BackboneConfig("tiny")).net.state_dict())
-    config = LabelConfig(
-        folder / "data" / "val.json",
-        out=folder / "labels",
-        device="cpu",
-        overlays=False,
-        given_masks=False,
-        short_side=64,
-        clip=2,
-        window=6,
-        num_models=1,
-        shared_steps=2,
-        backbone=BackboneConfig("tiny", weights=str(folder / "tiny.safetensors"), frozen=True),
-        optim=OptimConfig(steps=1),
-        propagation=BackgroundPropagationConfig(weight=0),
-        refine=RefineConfig(steps=0),
-    )
+    config = tiny_label_config(folder / "data" / "val.json", folder, given_masks=False, window=6)
     label.run(config)
     return config
 

@@ -15,19 +15,15 @@ import pytest
 import torch
 from mfvis.errors import ConfigError
 from mfvis.label import run as label
-from mfvis.label.config import BackgroundPropagationConfig, LabelConfig, RefineConfig
-from mfvis.models.backbone import Backbone
-from mfvis.models.config import BackboneConfig
+from mfvis.label.config import LabelConfig, RefineConfig
 from mfvis.parsing import to_plain
 from mfvis.predict import run as predict
 from mfvis.predict.config import PredictConfig
 from mfvis.sharding import Shard, parse_shard
 from mfvis.train.log import Log, require_trackers
-from mfvis.train.optim_config import OptimConfig
-from mfvis.weights.files import save_safetensors
 from mfvis.writing import LOCK, run_lock
 from test_predict import CATEGORIES, TRAINED
-from tiny import tiny_model
+from tiny import tiny_label_config, tiny_model
 
 
 def array(task: int, least: int, most: int, count: int) -> dict[str, str]:
@@ -45,20 +41,8 @@ def config(demo_data, tmp_path_factory) -> LabelConfig:
         del annotation["segmentations"]
     (folder / "boxes.json").write_text(json.dumps(content))
     (folder / "JPEGImages").symlink_to(demo_data[0].parent / "JPEGImages")
-    torch.manual_seed(0)
-    save_safetensors(folder / "tiny.safetensors", Backbone(BackboneConfig("tiny")).net.state_dict())
-    return LabelConfig(
-        folder / "boxes.json",
-        out=folder / "whole",
-        device="cpu",
-        overlays=False,
-        short_side=64,
-        clip=2,
-        shared_steps=2,
-        backbone=BackboneConfig("tiny", weights=str(folder / "tiny.safetensors"), frozen=True),
-        optim=OptimConfig(steps=1),
-        propagation=BackgroundPropagationConfig(weight=0),
-        refine=RefineConfig(steps=1),
+    return tiny_label_config(
+        folder / "boxes.json", folder, out=folder / "whole", num_models=3, refine=RefineConfig(steps=1)
     )
 
 

@@ -69,7 +69,8 @@ class CorrectionMaps:
     target_NTHW: Tensor
     """float, 0..1: coverage of each cell by the object."""
     weight_NTHW: Tensor
-    """float: 0 where nothing is known."""
+    """float: 0 where nothing is known; elsewhere 1 / the number of cells in and around the box, so that a click weighs
+    as much as its cells in a given mask."""
 
     @property
     def frames_T(self) -> Tensor:
@@ -249,7 +250,9 @@ def correction_maps(
                 weight_NTHW[i, t][disc_HW] = 1.0
     if not weight_NTHW.any():
         return None
-    return CorrectionMaps(target_NTHW.to(near_NTHW.device), weight_NTHW.to(near_NTHW.device))
+    device = near_NTHW.device
+    weight_NTHW = weight_NTHW.to(device) / near_NTHW.sum((2, 3), keepdim=True).clamp(min=1)
+    return CorrectionMaps(target_NTHW.to(device), weight_NTHW)
 
 
 def _on_grid(mask_HW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -267,12 +270,13 @@ def _disc(point: Point, scale: float, radius: float, shape: Sequence[int]) -> Te
 
 
 def corrections_loss(masks_LNTHW: Tensor, maps: CorrectionMaps, objects: int) -> Tensor:
-    """Cross-entropy where a person has given the label: mean over the known cells of a frame, summed over frames and
-    layers, divided by the number of objects; weighted by `WEIGHT`."""
+    """Cross-entropy at the cells whose label a person has given, divided by the cells in and around the box.
+
+    Summed over frames and layers, divided by the number of objects, times `WEIGHT`. masks: logits.
+    """
     target, weight = (value.expand_as(masks_LNTHW) for value in (maps.target_NTHW, maps.weight_NTHW))
     cost = F.binary_cross_entropy_with_logits(masks_LNTHW.float(), target, weight, reduction="none")
-    per_frame = cost.sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1)
-    return WEIGHT * per_frame.sum() / max(1, objects)
+    return WEIGHT * cost.sum() / max(1, objects)
 
 
 def corrected_logits(logits_NTHW: Tensor, maps: CorrectionMaps | None) -> Tensor:
