@@ -108,7 +108,7 @@ class Run:
 
     @property
     def known_results(self) -> Path:
-        """Of the training videos."""
+        """Results of the training videos."""
         return self.folder / "known.json"
 
 

@@ -62,7 +62,7 @@ def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settin
         masks, quality = mfvis.label(frames, boxes)
         masks, quality = mfvis.label("swan.mp4", boxes, num_models=1, backbone={"weights": "mobilenet.safetensors"})
 
-    Small models are trained on these boxes, which takes about 40 s for 30 frames on two CPU cores. The default backbone
+    Small models are trained on these boxes, which takes about 25 s of one CPU core for 30 frames. The default backbone
     is downloaded from the Hugging Face hub once.
 
     Args:
