@@ -17,6 +17,8 @@ A study is a YAML file:
     start: {}                    flags, over the preset, of a first training with the filled boxes as masks, from whose
                                  weights all runs start; without this key there is none
     settings: {}                 flags of all runs over the preset, nested as in a preset
+    label: {}                    flags of `mfvis label`; it first gives the boxes of the training videos masks, for the
+                                 variants with `labels: true`, which are trained from these masks
     predict: {}                  flags of `mfvis predict --infer`
     domains: [NAME]              videos of these domains only, in training and validation (default: all)
     source: REGEX                the start of a video's name that is its source: clips of one source are correlated
@@ -24,6 +26,7 @@ A study is a YAML file:
     - name: NAME
       settings: {}               flags of this variant over those of the study
       videos: 0.25               share of the training videos that are annotated, by default all
+      labels: true               train from the masks that `mfvis label` made of the boxes
 """
 
 from __future__ import annotations
@@ -66,6 +69,7 @@ class Variant:
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     videos: float = 1.0
+    labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,12 @@ class Study:
     source: str = "$^"
     supervised: str | None = None
     start: dict[str, Any] | None = None
+    label: dict[str, Any] | None = None
+
+    def labels(self, runs: Path) -> Path:
+        """File of the training videos with the masks that `mfvis label` makes; its folder follows from the flags."""
+        key = json.dumps([self.label, *self.domains], sort_keys=True)
+        return runs / f"labels-{hashlib.sha256(key.encode()).hexdigest()[:10]}" / "masks" / "train.json"
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,8 @@ def read_study(file: Path) -> Study:
         raise ValueError(f"{file}: unknown key {', '.join(unknown)}; there are {', '.join(sorted(fields))}")
     variants = tuple(Variant(**variant) for variant in content["variants"])
     names = [variant.name for variant in variants]
+    if content.get("label") is None and any(variant.labels for variant in variants):
+        raise ValueError(f"{file}: variants with `labels: true` need the key `label`; `label: {{}}` keeps the defaults")
     if content["reference"] not in names:
         raise ValueError(f"{file}: reference is {content['reference']!r}; expected one of {', '.join(names)}")
     if twice := {name for name in names if names.count(name) > 1}:
@@ -140,11 +152,15 @@ def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> lis
             settings = overlaid(settings, layer)
         if weights:
             settings = overlaid(settings, {"model": {"backbone": {"weights": str(weights)}}})
+        if variant.labels:
+            settings["supervision"] = "masks"
         masks = settings.get("supervision") == "masks" and not filled
-        settings["data"] = [str(data / ("train_masks.json" if masks else "train.json"))]
+        file = data / ("train_masks.json" if masks else "train.json")
+        settings["data"] = [str(study.labels(folder).resolve() if variant.labels else file)]
         config = to_plain(build(Config, settings, f"{study.name}: {variant.name}"))
         key = [{k: v for k, v in config.items() if k not in PLACES}, variant.videos, study.predict]
         key += [filled, start.name if start else None, *study.domains]
+        key += [study.label] if variant.labels else []
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).replace(str(weights), "").encode()).hexdigest()
         run = folder / f"{digest[:10]}-{seed}"
         return Run(variant.name, seed, config, variant.videos, study.predict, run, study.domains, start, filled)
@@ -173,6 +189,27 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
         both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
         merged[key] = overlaid(below[key], value) if both else value
     return merged
+
+
+# ---- Labels ---------------------------------------------------------------------------------------------------------
+def label_videos(study: Study, runs: Path, data: Path, weights: Path | None, threads: int) -> None:
+    """Run `mfvis label` on the boxes of the training videos unless that is done. RuntimeError if it fails."""
+    masks = study.labels(runs)
+    folder = masks.parent.parent
+    if (folder / "cost.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    boxes = folder / masks.name
+    boxes.write_text(json.dumps(of_domains(json.loads((data / "train.json").read_text()), study.domains)))
+    settings = overlaid({"backbone": {"weights": str(weights)}} if weights else {}, study.label or {})
+    flags = folder / "settings.yaml"
+    flags.write_text(yaml.safe_dump(settings | {"frames": str(data / "JPEGImages"), "out": str(masks.parent)}))
+    command = [sys.executable, "-m", "mfvis", "label", str(boxes), "--preset", str(flags)]
+    with (folder / "label.log").open("a") as log:
+        status, cost = _measured(command, log, {"env": os.environ | {"OMP_NUM_THREADS": str(threads)}})
+    if status != 0:
+        raise RuntimeError(f"mfvis label: status {status}, see {folder / 'label.log'}")
+    (folder / "cost.json").write_text(json.dumps(cost))
 
 
 # ---- One run --------------------------------------------------------------------------------------------------------
@@ -340,6 +377,8 @@ def main() -> None:
         arguments.error("name a study and its --data")
     study = read_study(given.study)
     runs = runs_of(study, given.data.resolve(), given.weights, given.runs)
+    if study.label is not None and not given.report_only:
+        label_videos(study, given.runs, given.data.resolve(), given.weights, given.threads)
     failures = [] if given.report_only else complete_all(runs, given.data.resolve(), given.jobs, given.threads)
     for run in (run for run in runs if given.known and run.results.exists() and not run.known_results.exists()):
         command = _predict_command(run, given.data / "train_masks.json", run.known_results)

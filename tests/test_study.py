@@ -63,7 +63,7 @@ def in_process(study, monkeypatch: pytest.MonkeyPatch) -> None:
         if "--predict" in command:
             study.predict(*(Path(command[command.index(flag) + 1]) for flag in ("--predict", "--val", "--results")))
             return 0, {}
-        return main(command[command.index("train") :]), {"cpu_seconds": 1.0}
+        return main(command[command.index("mfvis") + 1 :]), {"cpu_seconds": 1.0}
 
     monkeypatch.setattr(study, "_measured", measured)
 
@@ -129,6 +129,40 @@ def test_a_study_trains_what_is_missing_and_reports_it(
 
 
 @pytest.mark.usefixtures("in_process")
+def test_variants_train_from_the_masks_of_label_mode(
+    study, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label = (
+        "label: {num_models: 1, shared_steps: 0, short_side: 32, clip: 2, overlays: false, "
+        "optim: {steps: 1, warmup: 0}, backbone: {name: tiny, weights: null, frozen: false}, "
+        "propagation: {weight: 0}, refine: {steps: 0}}\n"
+    )
+    variant = "- {name: from labels, labels: true}\n"
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("start: {train: {steps: 1}}\n", label) + variant)
+    read = study.read_study(tmp_path / "tiny.yaml")
+    command = ["study.py", tmp_path / "tiny.yaml", "--data", data, "--runs", tmp_path / "runs"]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    study.main()
+
+    masks = read.labels(tmp_path / "runs")
+    labeled = json.loads(masks.read_text())["annotations"]
+    given = json.loads((data / "train.json").read_text())["annotations"]
+    assert [annotation["bboxes"] for annotation in labeled] == [annotation["bboxes"] for annotation in given]
+    assert any(mask for annotation in labeled for mask in annotation["segmentations"])
+    (run,) = (run for run in runs(study, tmp_path / "tiny.yaml") if run.variant == "from labels")
+    settings = (tmp_path / "runs" / run.folder.name / "settings.yaml").read_text()
+    assert str(masks) in settings and "supervision: masks" in settings
+
+    # A second run finds the labels as they are.
+    before = masks.stat().st_mtime_ns
+    study.main()
+    assert masks.stat().st_mtime_ns == before
+    (tmp_path / "tiny.yaml").write_text(TINY + variant)
+    with pytest.raises(ValueError, match="need the key `label`"):
+        study.read_study(tmp_path / "tiny.yaml")
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_run_that_another_process_trains_is_left_to_it(study, data: Path, tmp_path: Path) -> None:
     import fcntl
 
@@ -148,11 +182,15 @@ def test_every_study_that_is_shipped_builds_its_runs(study, file: Path, tmp_path
     starts = [run for run in runs if run.filled]
     assert len({run.folder for run in runs}) == len(runs) == len(read.seeds) * len(read.variants) + len(starts)
     assert {run.start for run in runs} - {None} == {run.folder for run in starts}
-    assert read.about and all(run.config["data"] == [str(tmp_path / name_of(run))] for run in runs)
+    labeled = {variant.name for variant in read.variants if variant.labels}
 
+    def data_of(run) -> Path:
+        if run.variant in labeled:
+            return read.labels(tmp_path)
+        masks = run.config["supervision"] == "masks" and not run.filled
+        return tmp_path / ("train_masks.json" if masks else "train.json")
 
-def name_of(run) -> str:
-    return "train_masks.json" if run.config["supervision"] == "masks" and not run.filled else "train.json"
+    assert read.about and all(run.config["data"] == [str(data_of(run))] for run in runs)
 
 
 def test_a_run_is_found_by_what_it_depends_on(study, tmp_path: Path) -> None:
