@@ -2,7 +2,8 @@
 
     python benchmarks/study.py benchmarks/studies/losses.yaml --data FOLDER --weights BACKBONE --runs runs/study
 
-FOLDER holds train.json, val.json (with masks) and, for variants with `supervision: masks`, train_masks.json. The
+FOLDER holds train.json, val.json (with masks) and, for variants with `supervision: masks`, train_masks.json, unless
+train.json has the masks. `--runs` is a folder for this data set only. The
 command may be interrupted at any moment and repeated: finished runs are skipped, others resume, and runs that several
 studies share are trained once. `--report-only` builds the report from the runs that are finished. `--known` also
 measures the runs on their own training videos, against train_masks.json: what was learned, without what carries over.
@@ -155,7 +156,7 @@ def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> lis
         if variant.labels:
             settings["supervision"] = "masks"
         masks = settings.get("supervision") == "masks" and not filled
-        file = data / ("train_masks.json" if masks else "train.json")
+        file = known_masks(data) if masks else data / "train.json"
         settings["data"] = [str(study.labels(folder).resolve() if variant.labels else file)]
         config = to_plain(build(Config, settings, f"{study.name}: {variant.name}"))
         key = [{k: v for k, v in config.items() if k not in PLACES}, variant.videos, study.predict]
@@ -182,6 +183,12 @@ def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> lis
     return list(runs.values())
 
 
+def known_masks(data: Path) -> Path:
+    """The training videos with their true masks."""
+    apart = data / "train_masks.json"
+    return apart if apart.exists() else data / "train.json"
+
+
 def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings laid over others, as presets are."""
     merged = dict(below)
@@ -200,7 +207,10 @@ def label_videos(study: Study, runs: Path, data: Path, weights: Path | None, thr
         return
     folder.mkdir(parents=True, exist_ok=True)
     boxes = folder / masks.name
-    boxes.write_text(json.dumps(of_domains(json.loads((data / "train.json").read_text()), study.domains)))
+    root = of_domains(json.loads((data / "train.json").read_text()), study.domains)
+    for annotation in root["annotations"]:
+        annotation.pop("segmentations", None)
+    boxes.write_text(json.dumps(root))
     settings = overlaid({"backbone": {"weights": str(weights)}} if weights else {}, study.label or {})
     flags = folder / "settings.yaml"
     flags.write_text(yaml.safe_dump(settings | {"frames": str(data / "JPEGImages"), "out": str(masks.parent)}))
@@ -381,7 +391,7 @@ def main() -> None:
         label_videos(study, given.runs, given.data.resolve(), given.weights, given.threads)
     failures = [] if given.report_only else complete_all(runs, given.data.resolve(), given.jobs, given.threads)
     for run in (run for run in runs if given.known and run.results.exists() and not run.known_results.exists()):
-        command = _predict_command(run, given.data / "train_masks.json", run.known_results)
+        command = _predict_command(run, known_masks(given.data), run.known_results)
         status, _ = _measured(command, sys.stdout, {"env": os.environ | {"OMP_NUM_THREADS": str(given.threads)}})
         if status != 0:
             failures.append(f"{run.variant}, seed {run.seed}: status {status} on its training videos")

@@ -20,7 +20,7 @@ from mfvis.types import TrackResult, Video
 from mfvis.vis.draw import overlay
 from PIL import Image, ImageDraw, ImageFont
 from report import write
-from study import Run, Study
+from study import Run, Study, known_masks
 from study_measure import ERRORS, METRICS, Difference, Truth, differences, measure, read_truth
 
 COLORS = ("#1779ba", "#d6453d", "#2c8a5b", "#9b5de5", "#f77f00", "#00a5a5", "#8d6e63", "#555555")
@@ -77,7 +77,7 @@ def _known(study: Study, finished: dict[str, dict[int, Run]], data: Path) -> dic
     predicted = {name: [run for run in part.values() if run.known_results.exists()] for name, part in finished.items()}
     if not any(predicted.values()):
         return {}
-    truth = read_truth(data / "train_masks.json", study.source, study.domains)
+    truth = read_truth(known_masks(data), study.source, study.domains)
     return {name: [measure(run.known_results, truth) for run in part] for name, part in predicted.items() if part}
 
 

@@ -177,6 +177,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(study, data: Path, tmp_
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_study_that_is_shipped_builds_its_runs(study, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "train_masks.json").touch()
     read = study.read_study(file)
     runs = study.runs_of(read, tmp_path, Path("weights.safetensors"), tmp_path)
     starts = [run for run in runs if run.filled]
