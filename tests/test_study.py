@@ -162,6 +162,38 @@ def test_variants_train_from_the_masks_of_label_mode(
         study.read_study(tmp_path / "tiny.yaml")
 
 
+def test_variants_of_label_mode_are_compared_video_by_video(
+    study, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import study_labels
+    from mfvis.models.backbone import Backbone
+    from mfvis.models.config import BackboneConfig
+    from mfvis.weights.files import save_safetensors
+
+    weights, file = tmp_path / "tiny.safetensors", tmp_path / "losses.yaml"
+    save_safetensors(weights, Backbone(BackboneConfig("tiny")).net.state_dict())
+    file.write_text(
+        "{about: x, seeds: [0, 1], reference: a, settings: {num_models: 1, shared_steps: 0, short_side: 32, clip: 2, "
+        "optim: {steps: 1, warmup: 0}, backbone: {name: tiny}, propagation: {weight: 0}, refine: {steps: 0}}, "
+        "variants: [{name: a}, {name: b, settings: {optim: {steps: 2}}}]}"
+    )
+    command = ["study_labels.py", file, "--data", data, "--weights", weights, "--runs", tmp_path / "runs"]
+    monkeypatch.setattr(sys, "argv", list(map(str, [*command, "--out", tmp_path])))
+    study_labels.main()
+    report = (tmp_path / "labels_losses.md").read_text()
+    assert "| a | 2 | 0." in report and "| b | 2 | 0." in report and report.count(" ± ") >= 2
+    measures = sorted((tmp_path / "runs").glob("*/measures.json"))
+    before = [path.stat().st_mtime_ns for path in measures]
+    assert len(measures) == 4 and json.loads(measures[0].read_text())[0]["j"] >= 0
+    study_labels.main()
+    assert [path.stat().st_mtime_ns for path in measures] == before
+
+    tracks = [{"video": "v", "j": 0.5, "frames": 1}, {"video": "v", "j": 0.8, "frames": 2}]
+    assert study_labels.mean_of_videos(tracks) == pytest.approx({"v": 0.7})
+    low, high = {"v": 0.4, "w": 0.6}, {"v": 0.5, "w": 0.9}
+    assert study_labels.difference([high], [low]) == "+0.200 [+0.100, +0.300]; +0.200"
+
+
 @pytest.mark.usefixtures("in_process")
 def test_a_run_that_another_process_trains_is_left_to_it(study, data: Path, tmp_path: Path) -> None:
     import fcntl
