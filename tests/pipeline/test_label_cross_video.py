@@ -113,7 +113,7 @@ def config(demo_data, tmp_path: Path) -> LabelConfig:
 
 def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):
     whole = json.loads(label.run(replace(config, out=config.out.with_name("whole"))).read_text())
-    assert "what the videos share: step 2/2" in capsys.readouterr().out
+    assert "cross-video network: step 2/2" in capsys.readouterr().out
     original, seen = label.label_video, []
 
     def killed(*rest, reader=None, **named):
@@ -127,10 +127,10 @@ def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):
         label.run(config)
     monkeypatch.setattr(label, "label_video", original)
     with monkeypatch.context() as patched:
-        patched.setattr(video_module, "fit", None)  # nothing is learned again but what the videos share
+        patched.setattr(video_module, "fit", None)  # only the cross-video network is trained
         assert json.loads(label.run(config).read_text()) == whole
     with monkeypatch.context() as patched:
-        patched.setattr(label, "train_crop_segmenter", None)  # nor that, when all is done
+        patched.setattr(label, "train_crop_segmenter", None)  # and not that either once all is done
         assert json.loads(label.run(config).read_text()) == whole
     separate = json.loads(label.run(replace(config, out=config.out / "separate", shared_steps=0)).read_text())
     assert separate["annotations"][0]["segmentations"] != whole["annotations"][0]["segmentations"]
@@ -145,6 +145,6 @@ def test_one_video_shares_nothing(config, tmp_path, capsys):
     one.write_text(json.dumps(content))
     frames = load_dataset(config.data).videos[0].frames[0].parents[1]
     label.run(replace(config, data=one, frames=frames))
-    assert "what the videos share" not in capsys.readouterr().out
+    assert "cross-video network" not in capsys.readouterr().out
     labeled = json.loads((config.out / "one.json").read_text())["annotations"]
     assert all(mask is not None for annotation in labeled for mask in annotation["segmentations"])

@@ -149,7 +149,7 @@ def test_settings_of_another_run_are_not_believed_against_the_results(config, la
 def test_a_cross_video_network_that_diverges_is_one_error(config, monkeypatch):
     shutil.rmtree(config.out)
     monkeypatch.setattr(label, "masks_in_crops", lambda *given: torch.full((6, 56, 56), torch.nan))
-    with pytest.raises(TrainingError, match="what the videos share: step 1/2: the loss is nan.*--shared-steps 0"):
+    with pytest.raises(TrainingError, match="cross-video network: step 1/2: the loss is nan.*--shared-steps 0"):
         label.run(config)
 
 

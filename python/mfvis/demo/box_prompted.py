@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfvis.data.augment import fitted_size, resize
@@ -21,8 +20,9 @@ from mfvis.grid import STRIDE
 from mfvis.losses.background_propagation import inside_boxes
 from mfvis.losses.criterion import Criterion
 from mfvis.models.backbone import Backbone
+from mfvis.models.pyramid import FeaturePyramid
 from mfvis.predict.upsample import encode_tubes
-from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
+from mfvis.train.optim import train_small
 from mfvis.train.step import box_prompts, forward
 from mfvis.types import BoxPrompts, DenseMasks, Prediction, TrackResult, Video, VideoDataset
 
@@ -41,7 +41,7 @@ class BoxPromptedSegmenter(nn.Module):
         super().__init__()
         dim, width = config.dim, config.width
         self.backbone = Backbone(config.backbone)
-        self.laterals = nn.ModuleList(nn.Conv2d(channels, dim, 1) for channels in self.backbone.channels)
+        self.laterals = FeaturePyramid(self.backbone.channels, dim)
         layers = [nn.Conv2d(dim + 3, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU()]
         layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(), nn.Conv2d(width, 1, 1)]
         self.head = nn.Sequential(*layers)
@@ -55,10 +55,7 @@ class BoxPromptedSegmenter(nn.Module):
         """
         levels = self.backbone(frames_BTCHW.flatten(0, 1))
         grid = levels[0].shape[-2:]
-        features = sum(
-            F.interpolate(lateral(level), grid, mode="bilinear")
-            for lateral, level in zip(self.laterals, levels, strict=True)
-        ).unflatten(0, frames_BTCHW.shape[:2])
+        features = self.laterals(levels, grid).unflatten(0, frames_BTCHW.shape[:2])
         clip_N, query_N = prompts.valid_BQ.nonzero(as_tuple=True)
         boxes_NT4 = prompts.boxes_BQT4[clip_N, query_N] / STRIDE
         inputs = torch.cat([features[clip_N], _box_channels(boxes_NT4, *grid)], 2)
@@ -90,15 +87,15 @@ def train_box_prompted(
     torch.manual_seed(config.seed)
     model = BoxPromptedSegmenter(config)
     criterion = Criterion(config.loss, model.num_classes, with_masks)
-    optimizer = make_optimizer(model, config.optim)
     clips = ClipDataset(dataset, clip, with_masks)
     draws = iter(ClipSampler([len(clips)], config.seed))
-    for step in range(config.optim.steps):
-        set_learning_rate(optimizer, config.optim, step)
+
+    def loss_of(step: int) -> Tensor:
         batch = collate([clips[next(draws)] for _ in range(config.batch_size)])
         batch = replace(batch, labels_N=torch.zeros_like(batch.labels_N))
-        loss = forward(model, criterion, batch, step, prompted=True).total
-        optimizer_step(model, optimizer, loss, config.optim.clip_norm, f"box-prompted network: step {step + 1}")
+        return forward(model, criterion, batch, step, prompted=True).total
+
+    train_small(model, config.optim, loss_of, "box-prompted network")
     return model.eval()
 
 

@@ -8,7 +8,6 @@ weight as those of the models trained on a single video. No ground-truth mask is
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,8 @@ import mfvis_ext
 from mfvis.data.rle import decode_mask
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.window_inputs import WindowInputs
-from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
+from mfvis.models.pyramid import FeaturePyramid
+from mfvis.train.optim import train_small
 from mfvis.train.optim_config import OptimConfig
 from mfvis.types import TrackResult, Video, present
 
@@ -83,7 +83,7 @@ class CropSegmenter(nn.Module):
 
     def __init__(self, channels: Sequence[int], dim: int = 48):
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in channels)
+        self.laterals = FeaturePyramid(channels, dim)
         self.colors = nn.Conv2d(3, dim, 3, padding=1)
         self.places = nn.Conv2d(4, dim, 1)
         self.layers = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=reach, dilation=reach) for reach in (1, 2, 4))
@@ -97,8 +97,7 @@ class CropSegmenter(nn.Module):
         along = torch.linspace(1 / SIDE - 1, 1 - 1 / SIDE, SIDE, device=colors.device)
         x, y = along.expand(SIDE, SIDE), along[:, None].expand(SIDE, SIDE)
         seen = self.colors(colors) + self.places(torch.stack([x, y, x * x, y * y])[None])
-        for lateral, level in zip(self.laterals, crops.levels, strict=True):
-            seen = seen + F.interpolate(lateral(self.dropout(level)), (SIDE, SIDE), mode="bilinear")
+        seen = self.laterals([self.dropout(level) for level in crops.levels], (SIDE, SIDE), seen)
         seen = F.relu(self.norms[0](seen))
         for norm, layer in zip(self.norms[1:], self.layers, strict=True):
             seen = seen + F.relu(norm(layer(seen)))
@@ -153,10 +152,8 @@ def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int)
     )
     device = crops.lab_MCHW.device
     model = CropSegmenter([level.shape[1] for level in crops.levels]).to(device)
-    optimizer = make_optimizer(model, optim)
-    began = time.perf_counter()
-    for step in range(steps):
-        set_learning_rate(optimizer, optim, step)
+
+    def loss_of(step: int) -> Tensor:
         batch = torch.from_numpy(random.choice(len(masks_MHW), min(BATCH, len(masks_MHW)), replace=False))
         seen, target_MHW = crops.index_select(batch), masks_MHW[batch].to(device)
         if random.random() < 0.5:
@@ -165,14 +162,9 @@ def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int)
         p_MHW = logits_MHW.sigmoid()
         overlap_M, sizes_M = (p_MHW * target_MHW).sum((1, 2)), (p_MHW + target_MHW).sum((1, 2))
         dice = 1 - ((2 * overlap_M + 1) / (sizes_M + 1)).mean()
-        loss = F.binary_cross_entropy_with_logits(logits_MHW, target_MHW) + dice
-        head = f"what the videos share: step {step + 1}/{steps}"
-        optimizer_step(model, optimizer, loss, optim.clip_norm, head, CROSS_VIDEO_REMEDY)
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            left = (time.perf_counter() - began) / (step + 1) * (steps - step - 1)
-            print(
-                f"what the videos share: step {step + 1}/{steps}  loss {loss.item():.3f}  {left:.0f} s left", flush=True
-            )
+        return F.binary_cross_entropy_with_logits(logits_MHW, target_MHW) + dice
+
+    train_small(model, optim, loss_of, "cross-video network", CROSS_VIDEO_REMEDY)
     return model.eval()
 
 

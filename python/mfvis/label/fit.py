@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ from mfvis.label.window_inputs import WindowInputs, crop_around_boxes, select_cl
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
 from mfvis.predict.track_association import windows_of
-from mfvis.train.optim import make_optimizer, optimizer_step, set_learning_rate
+from mfvis.train.optim import train_small
 from mfvis.types import Match, Prediction, present
 
 Model = PerTrackSegmenter | QuerySegmenter
@@ -28,22 +26,15 @@ Model = PerTrackSegmenter | QuerySegmenter
 def fit(model: Model, view: WindowInputs, config: LabelConfig, head: str = "") -> None:
     """Train the model on the boxes of one window."""
     criterion = Criterion(config.loss.losses(), model.num_classes)
-    optimizer = make_optimizer(model, config.optim)
     random = np.random.default_rng(config.seed)
     torch.manual_seed(config.seed)
-    model.train()
-    began = time.perf_counter()
-    for step in range(config.optim.steps):
-        set_learning_rate(optimizer, config.optim, step)
+
+    def loss_of(step: int) -> Tensor:
         part, objects, _ = _clip(model, view, _draw_clip(view, config, random))
         prediction, matched = model(part, objects)
-        loss = _loss(model, prediction, matched, part, criterion, config, step)
-        optimizer_step(model, optimizer, loss, config.optim.clip_norm, f"{head}: step {step + 1}/{config.optim.steps}")
-        if (step + 1) % 20 == 0 or step + 1 == config.optim.steps:
-            left = (time.perf_counter() - began) / (step + 1) * (config.optim.steps - step - 1)
-            print(
-                f"{head}: step {step + 1}/{config.optim.steps}  loss {loss.item():.3f}  {left:.0f} s left", flush=True
-            )
+        return _loss(model, prediction, matched, part, criterion, config, step)
+
+    train_small(model, config.optim, loss_of, head)
 
 
 @torch.no_grad()

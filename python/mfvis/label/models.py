@@ -18,6 +18,7 @@ from mfvis.label.window_inputs import WindowInputs, to_batch, upscale
 from mfvis.losses.config import MatchConfig
 from mfvis.losses.matcher import match
 from mfvis.models.backbone import Backbone
+from mfvis.models.pyramid import FeaturePyramid
 from mfvis.models.video_model import VideoModel
 from mfvis.predict.assignment import assign_tubes
 from mfvis.types import BoxPrompts, DenseMasks, Match, Prediction
@@ -41,7 +42,7 @@ class PerTrackSegmenter(nn.Module):
     def __init__(self, backbone: Backbone, tracks: int, dim: int, zoom: int):
         super().__init__()
         self.backbone, self.zoom = backbone, zoom
-        self.laterals = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in backbone.channels)
+        self.laterals = FeaturePyramid(backbone.channels, dim)
         self.colors = nn.Conv2d(3, dim, 3, padding=1)
         self.smooth = nn.Conv2d(dim, dim, 3, padding=1)
         self.mix = nn.Conv2d(dim, dim, 1)
@@ -64,12 +65,7 @@ class PerTrackSegmenter(nn.Module):
         grid = lab_TCHW.shape[-2:]
         content = lab_TCHW[:, :1] < PADDING_COLOR
         mean_C11 = (lab_TCHW * content).sum((0, 2, 3), keepdim=True)[0] / content.sum().clamp(min=1)
-        x = self.colors((lab_TCHW - mean_C11) * content / 30)
-        for lateral, level in zip(self.laterals, features, strict=True):
-            read = lateral(level)
-            if read.shape[-2:] != grid:
-                read = F.interpolate(read, grid, mode="bilinear", align_corners=False)
-            x = x + read
+        x = self.laterals(features, grid, self.colors((lab_TCHW - mean_C11) * content / 30))
         x = F.relu(self.norms[0](x))
         x = F.relu(self.norms[1](self.smooth(x)) + x)
         x = x + F.relu(self.mix(x))

@@ -1,11 +1,16 @@
-"""AdamW with the parameter groups and schedule of Mask2Former; the learning rate depends only on the step."""
+"""AdamW with the parameter groups and schedule of Mask2Former, and the training loop of the small networks.
+
+The learning rate depends only on the step.
+"""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mfvis.errors import TrainingError
 from mfvis.train.optim_config import OptimConfig
@@ -15,6 +20,8 @@ REMEDY = (
     "the start may be damaged"
 )
 """Usual remedies for a loss that is not finite."""
+PROGRESS_EVERY = 20
+"""Steps between two lines of progress of a small network."""
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:
@@ -68,28 +75,36 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     )
 
 
-def optimizer_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss: torch.Tensor,
-    clip_norm: float,
-    step: str,
-    remedy: str = REMEDY,
+def train_small(
+    model: nn.Module, config: OptimConfig, loss_of: Callable[[int], Tensor], name: str, remedy: str = REMEDY
 ) -> None:
-    """Backward pass and optimizer step, with the gradient clipped to `clip_norm` unless that is 0.
+    """Train a network that needs neither checkpoints nor several processes, and print its progress.
 
-    step: description of the training and its step, for messages.
+    Args:
+        loss_of: Computes the loss of a step, counted from 0.
+        name: Description of the training, for messages.
+        remedy: Advice for a loss that is not finite.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: a loss is not finite.
     """
-    if not torch.isfinite(loss):
-        raise TrainingError(f"{step}: the loss is {loss.item()}. {remedy}")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if clip_norm > 0:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
+    optimizer = make_optimizer(model, config)
+    model.train()
+    began = time.perf_counter()
+    for step in range(config.steps):
+        set_learning_rate(optimizer, config, step)
+        done, head = step + 1, f"{name}: step {step + 1}/{config.steps}"
+        loss = loss_of(step)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"{head}: the loss is {loss.item()}. {remedy}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.clip_norm > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        if done % PROGRESS_EVERY == 0 or done == config.steps:
+            left = (time.perf_counter() - began) / done * (config.steps - done)
+            print(f"{head}  loss {loss.item():.3f}  {left:.0f} s left", flush=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
