@@ -1,4 +1,4 @@
-"""What each loss of `mfvis label` brings on real clips: variants times seeds, J per track, and paired differences.
+"""The gain of each loss of `mfvis label` on real clips: variants times seeds, J per track, and paired differences.
 
     python benchmarks/study_labels.py benchmarks/studies/labels/losses.yaml --data FOLDER --weights BACKBONE \\
         --runs runs/labels
@@ -6,6 +6,7 @@
 FOLDER holds val.json with masks, which are used for the measures only. The command may be interrupted and repeated. A
 study is a YAML file with `about`, `seeds`, `reference` (a variant's name), `domains` (default: all), `settings` (flags
 of `mfvis label`, nested as in a preset) and `variants`, each with a `name` and its `settings` over those of the study.
+`boxes_every: n` in a variant keeps the boxes of every n-th frame, and interpolates the others linearly.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Labeling:
     variant: str
     seed: int
     settings: dict[str, Any]
+    boxes_every: int
     folder: Path
 
     @property
@@ -57,9 +59,10 @@ def labelings_of(study: dict[str, Any], data: Path, folder: Path) -> list[Labeli
     for seed in study["seeds"]:
         for variant in study["variants"]:
             settings = overlaid(study.get("settings", {}), variant.get("settings", {}) | {"seed": seed})
-            key = json.dumps([settings, data.name, study.get("domains", [])], sort_keys=True)
+            every = variant.get("boxes_every", 1)
+            key = json.dumps([settings, every, data.name, study.get("domains", [])], sort_keys=True)
             digest = hashlib.sha256(key.encode()).hexdigest()[:10]
-            found.append(Labeling(variant["name"], seed, settings, folder / f"{digest}-{seed}"))
+            found.append(Labeling(variant["name"], seed, settings, every, folder / f"{digest}-{seed}"))
     return found
 
 
@@ -71,12 +74,29 @@ def complete(labeling: Labeling, data: Path, domains: Sequence[str], weights: Pa
     truth_file, boxes = labeling.folder / "truth.json", labeling.folder / "boxes.json"
     truth_file.write_text(json.dumps(of_domains(json.loads((data / "val.json").read_text()), domains)))
     without_masks(truth_file, boxes)
+    if labeling.boxes_every > 1:
+        root = json.loads(boxes.read_text())
+        for annotation in root["annotations"]:
+            annotation["bboxes"] = interpolated(annotation["bboxes"], labeling.boxes_every)
+        boxes.write_text(json.dumps(root))
     frames = data / "JPEGImages"
     places = {"data": str(boxes), "frames": str(frames), "out": str(labeling.folder / "labels"), "overlays": False}
     settings = overlaid({"backbone": {"weights": str(weights)}}, labeling.settings | places)
     truth = load_dataset(truth_file, frames)
     tracks = mean_j(truth, labeled_results(truth, run(build(LabelConfig, settings, labeling.variant)))).tracks
     write_json(labeling.measures, [asdict(track) for track in tracks])
+
+
+def interpolated(boxes: Sequence[Sequence[float] | None], every: int) -> list[list[float] | None]:
+    """Boxes of a track of which every n-th one was drawn, and the last one of each stretch of frames with boxes."""
+    found: list[list[float] | None] = [None] * len(boxes)
+    present = [t for t, box in enumerate(boxes) if box]
+    for stretch in np.split(present, np.flatnonzero(np.diff(present) > 1) + 1):
+        drawn = sorted({*stretch[::every].tolist(), *stretch[-1:].tolist()})
+        sides_4T = np.array([boxes[t] for t in drawn], float).reshape(-1, 4).T
+        for t in stretch.tolist():
+            found[t] = [float(np.interp(t, drawn, side_T)) for side_T in sides_4T]
+    return found
 
 
 def mean_of_videos(tracks: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -188,6 +188,9 @@ def test_variants_of_label_mode_are_compared_video_by_video(
     study_labels.main()
     assert [path.stat().st_mtime_ns for path in measures] == before
 
+    first, second, last = [0, 0, 4, 4], [4, 0, 4, 8], [9, 9, 9, 9]
+    boxes = study_labels.interpolated([None, first, last, second, last, None, last], 2)
+    assert boxes == [None, first, [2, 0, 4, 6], second, last, None, last]
     tracks = [{"video": "v", "j": 0.5, "frames": 1}, {"video": "v", "j": 0.8, "frames": 2}]
     assert study_labels.mean_of_videos(tracks) == pytest.approx({"v": 0.7})
     low, high = {"v": 0.4, "w": 0.6}, {"v": 0.5, "w": 0.9}
