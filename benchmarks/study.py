@@ -94,7 +94,7 @@ class Study:
     def labels(self, runs: Path) -> Path:
         """File of the training videos with the masks that `mfvis label` makes; its folder follows from the flags."""
         key = json.dumps([self.label, *self.domains], sort_keys=True)
-        return runs / f"labels-{hashlib.sha256(key.encode()).hexdigest()[:10]}" / "masks" / "train.json"
+        return runs / f"labels-{hashlib.sha256(key.encode()).hexdigest()[:10]}" / "train.json"
 
 
 @dataclass(frozen=True)
@@ -201,25 +201,28 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
 # ---- Labels ---------------------------------------------------------------------------------------------------------
 def label_videos(study: Study, runs: Path, data: Path, weights: Path | None, threads: int) -> None:
     """Run `mfvis label` on the boxes of the training videos unless that is done. RuntimeError if it fails."""
-    masks = study.labels(runs)
-    folder = masks.parent.parent
-    if (folder / "cost.json").exists():
+    file = study.labels(runs)
+    if file.exists():
         return
+    folder = file.parent
     folder.mkdir(parents=True, exist_ok=True)
-    boxes = folder / masks.name
     root = of_domains(json.loads((data / "train.json").read_text()), study.domains)
     for annotation in root["annotations"]:
         annotation.pop("segmentations", None)
+    boxes, out = folder / "boxes.json", folder / "masks"
     boxes.write_text(json.dumps(root))
     settings = overlaid({"backbone": {"weights": str(weights)}} if weights else {}, study.label or {})
     flags = folder / "settings.yaml"
-    flags.write_text(yaml.safe_dump(settings | {"frames": str(data / "JPEGImages"), "out": str(masks.parent)}))
+    flags.write_text(yaml.safe_dump(settings | {"frames": str(data / "JPEGImages"), "out": str(out)}))
     command = [sys.executable, "-m", "mfvis", "label", str(boxes), "--preset", str(flags)]
     with (folder / "label.log").open("a") as log:
         status, cost = _measured(command, log, {"env": os.environ | {"OMP_NUM_THREADS": str(threads)}})
     if status != 0:
         raise RuntimeError(f"mfvis label: status {status}, see {folder / 'label.log'}")
     (folder / "cost.json").write_text(json.dumps(cost))
+    # Names of frames as in the data, rather than relative to the labeled file.
+    labeled = json.loads((out / boxes.name).read_text())
+    file.write_text(json.dumps(root | {"annotations": labeled["annotations"]}))
 
 
 # ---- One run --------------------------------------------------------------------------------------------------------
@@ -256,7 +259,8 @@ def _train_flags(run: Run, data: Path) -> list[str]:
     settings = run.config | {"out": str(run.folder)}
     if run.start:
         settings |= {"init": str(run.start / "checkpoints" / "last")}
-    if run.videos < 1 or run.filled or run.domains:
+    labeled = Path(settings["data"][0]).parent != data
+    if run.videos < 1 or run.filled or run.domains or labeled:
         root = of_domains(json.loads(Path(settings["data"][0]).read_text()), run.domains)
         root = annotated_part(root, run.videos, run.seed)
         if run.filled:

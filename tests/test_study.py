@@ -145,13 +145,15 @@ def test_variants_train_from_the_masks_of_label_mode(
     study.main()
 
     masks = read.labels(tmp_path / "runs")
+    assert json.loads(masks.read_text())["videos"] == json.loads((data / "train.json").read_text())["videos"]
     labeled = json.loads(masks.read_text())["annotations"]
     given = json.loads((data / "train.json").read_text())["annotations"]
     assert [annotation["bboxes"] for annotation in labeled] == [annotation["bboxes"] for annotation in given]
     assert any(mask for annotation in labeled for mask in annotation["segmentations"])
     (run,) = (run for run in runs(study, tmp_path / "tiny.yaml") if run.variant == "from labels")
-    settings = (tmp_path / "runs" / run.folder.name / "settings.yaml").read_text()
-    assert str(masks) in settings and "supervision: masks" in settings
+    folder = tmp_path / "runs" / run.folder.name
+    assert json.loads((folder / "train.json").read_text())["annotations"] == labeled
+    assert "supervision: masks" in (folder / "settings.yaml").read_text()
 
     # A second run finds the labels as they are.
     before = masks.stat().st_mtime_ns
