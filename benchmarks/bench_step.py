@@ -28,8 +28,10 @@ from inputs import generator, moving_clip
 from machine import gpu_state, machine
 from mfvis.demo.config import DemoConfig
 from mfvis.grid import STRIDE
-from mfvis.losses.config import LossConfig, PairwiseConfig, TemporalConfig
+from mfvis.losses.config import LossConfig
 from mfvis.losses.criterion import Criterion
+from mfvis.losses.pairwise import PairwiseConfig
+from mfvis.losses.temporal import TemporalConfig
 from mfvis.models import deformable_attention
 from mfvis.models.config import BackboneConfig, ModelConfig
 from mfvis.models.video_model import MODELS, build_model

@@ -50,7 +50,7 @@ def gradients(checkpoint: Path, masks: Path, batches: int) -> dict[str, dict[str
         true_NTHW = F.avg_pool2d(batch.masks_NTHW.float(), STRIDE) > 0.5
         inside_NTHW = inside_boxes(batch.boxes_NT4 / STRIDE, *true_NTHW.shape[-2:])
         for term in TERMS:
-            (gradient_LNTHW,) = torch.autograd.grad(getattr(terms, term), masks_LNTHW, retain_graph=True)
+            (gradient_LNTHW,) = torch.autograd.grad(terms.by_name[term], masks_LNTHW, retain_graph=True)
             size[term] += gradient_LNTHW.norm().item() / batches
             # A descent step raises a logit where the gradient is negative.
             pulls = torch.where(true_NTHW, -gradient_LNTHW[0], gradient_LNTHW[0])

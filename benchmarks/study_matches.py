@@ -24,7 +24,7 @@ from machine import machine
 from mfvis.data.augment import fitted_size, resize
 from mfvis.data.clips import make_clip
 from mfvis.data.ytvis import load_dataset
-from mfvis.losses.config import TemporalConfig
+from mfvis.losses.temporal import TemporalConfig
 from mfvis.parsing import build, load_preset
 from mfvis.train.config import Config
 from mfvis.types import VideoDataset

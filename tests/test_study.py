@@ -288,7 +288,7 @@ def test_paired_differences_draw_sources_not_videos(study) -> None:
 def test_matches_of_a_moving_square_are_counted(study) -> None:
     """A textured object on a textured ground moves two cells; its box is twice as wide as the object."""
     import torch
-    from mfvis.losses.config import TemporalConfig
+    from mfvis.losses.temporal import TemporalConfig
     from study_matches import _pair, row
 
     texture = torch.Generator().manual_seed(0)

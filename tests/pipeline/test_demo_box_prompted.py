@@ -13,7 +13,8 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.demo.box_prompted import BoxPromptedSegmenter, segment_boxes, train_box_prompted
 from mfvis.demo.config import BoxPromptedConfig
 from mfvis.errors import ConfigError
-from mfvis.losses.config import LossConfig, TemporalConfig
+from mfvis.losses.config import LossConfig
+from mfvis.losses.temporal import TemporalConfig
 from mfvis.models.config import BackboneConfig
 from mfvis.train.optim_config import OptimConfig
 from mfvis.types import BoxPrompts, VideoDataset

@@ -25,8 +25,8 @@ from mfvis.label.models import PerTrackSegmenter, downsample_to_grid
 from mfvis.label.refine import refine
 from mfvis.label.window_inputs import add_propagated_background, prepare_window, select_clip
 from mfvis.losses.background_propagation import camera_motion, inside_boxes, propagated_background, ring_around
-from mfvis.losses.config import BackgroundPropagationConfig
 from mfvis.losses.negatives import negatives_loss
+from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
 from mfvis.models.mask2former import VideoMask2Former

@@ -10,19 +10,17 @@ import pytest
 import torch
 from mfvis.errors import ConfigError
 from mfvis.losses import criterion as criteria
+from mfvis.losses import inputs
 from mfvis.losses.background import background_loss
-from mfvis.losses.config import (
-    BackgroundPropagationConfig,
-    LossConfig,
-    MaskConfig,
-    MatchConfig,
-    PairwiseConfig,
-    TemporalConfig,
-)
+from mfvis.losses.config import LossConfig, MaskConfig, MatchConfig
 from mfvis.losses.criterion import Criterion
+from mfvis.losses.inputs import MaskLossInputs
 from mfvis.losses.masks import mask_losses, point_sample, uncertain_points
 from mfvis.losses.matcher import match, matching_cost
+from mfvis.losses.pairwise import PairwiseConfig
 from mfvis.losses.projection import projection_loss
+from mfvis.losses.propagation import BackgroundPropagationConfig
+from mfvis.losses.temporal import TemporalConfig
 from mfvis.types import Batch, ClipOrigin, DenseMasks, Match, Prediction
 
 import mfvis_ext
@@ -126,7 +124,7 @@ def test_temporal_term_is_the_tk_loss_of_all_layers(tube: str) -> None:
     masks = prediction.masks.logits_LBQTHW[:, [0, 0, 1], [0, 1, 0]].flatten(0, 1)
     boxes, video_index = batch.boxes_NT4.repeat(layers, 1, 1) / 4, batch.video_index_N.repeat(layers)
     expected = tk_loss(masks, boxes, video_index, tk_loss.match(batch.frames_BTCHW))
-    assert terms.temporal.item() == pytest.approx(0.7 * layers * expected.item(), rel=1e-5)
+    assert terms.by_name["temporal"].item() == pytest.approx(0.7 * layers * expected.item(), rel=1e-5)
 
 
 def test_temporal_terms_of_a_still_picture() -> None:
@@ -305,7 +303,7 @@ def test_classification_by_hand() -> None:
     terms = Criterion(LossConfig(classification=1.0), 3)(prediction, batch, 0, matched)
     log_p = prediction.logits_LBQK[0, 0].log_softmax(-1)
     expected = -(log_p[2, batch.labels_N[0]] + 0.1 * (log_p[0, 3] + log_p[1, 3])) / 1.2
-    assert terms.classification.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert terms.by_name["classification"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def of_process(batch: Batch, prediction: Prediction, clip: int) -> tuple[Batch, Prediction]:
@@ -339,12 +337,14 @@ def test_two_processes_have_the_gradient_of_one_with_the_same_clips(
     counts: list[list[torch.Tensor]] = []
     for part, own in parts:
         counts.append([])
-        monkeypatch.setattr(criteria, "mean_over_processes", lambda x: counts[-1].append(x) or x)
+        for module in (criteria, inputs):
+            monkeypatch.setattr(module, "mean_over_processes", lambda x: counts[-1].append(x) or x)
         criterion(own, part, 0)
     totals = []
     for clip, (part, own) in enumerate(parts):
         means = [torch.stack(both).mean(0) for both in zip(*counts, strict=True)]
-        monkeypatch.setattr(criteria, "mean_over_processes", lambda _, means=means: means.pop(0))
+        for module in (criteria, inputs):
+            monkeypatch.setattr(module, "mean_over_processes", lambda _, means=means: means.pop(0))
         totals.append(criterion(own, part, 0).total)
         totals[-1].backward()
         # Data-parallel training averages the gradients of the processes.
@@ -362,7 +362,7 @@ def test_pairwise_and_temporal_terms_rise_over_their_warmup(term: str) -> None:
     prediction = make_prediction(batch)
     config = LossConfig(temporal=TemporalConfig(warmup=10), pairwise=PairwiseConfig(warmup=10))
     criterion = Criterion(config, 3)
-    at = [getattr(criterion(prediction, batch, step), term).item() for step in (0, 4, 9, 100)]
+    at = [criterion(prediction, batch, step).by_name[term].item() for step in (0, 4, 9, 100)]
     assert at[:3] == pytest.approx([at[3] / 10, at[3] / 2, at[3]], rel=1e-5)
 
 
@@ -370,7 +370,7 @@ def test_pairwise_term_waits_for_its_start() -> None:
     batch = make_batch()
     prediction = make_prediction(batch)
     criterion = Criterion(LossConfig(pairwise=PairwiseConfig(start=5, warmup=2)), 3)
-    at = [criterion(prediction, batch, step).pairwise.item() for step in (4, 5, 6, 50)]
+    at = [criterion(prediction, batch, step).by_name["pairwise"].item() for step in (4, 5, 6, 50)]
     assert at[0] == 0
     assert at[1:] == pytest.approx([at[3] / 2, at[3], at[3]], rel=1e-5)
 
@@ -390,7 +390,7 @@ def test_background_that_another_frame_of_the_clip_shows_is_a_negative() -> None
     config = LossConfig(propagation=BackgroundPropagationConfig(2.0, 0.0, (1,), radius=1, distance=1.0, min_frames=1))
     criterion, matched = Criterion(config, 3), Match(torch.zeros(2, 1, dtype=torch.int64))
     masks_LNTHW = criteria.matched_masks(prediction, matched, batch)
-    loss = criterion.terms(prediction, matched, masks_LNTHW, batch, 0).propagation
+    loss = criterion.terms(prediction, matched, masks_LNTHW, batch, 0).by_name["propagation"]
     # Of the first box, the cells right of the object; of the second, those left of it.
     known_THW = torch.zeros(2, H, W, dtype=torch.bool)
     known_THW[0, 2:4, 4], known_THW[1, 2:4, 7] = True, True
@@ -410,9 +410,8 @@ def test_search_follows_the_camera() -> None:
     batch = make_batch((0,), frames=2)
     world = torch.randint(0, 256, (3, 4 * H, 4 * W + 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     batch = replace(batch, frames_BTCHW=torch.stack([world[..., :-8], world[..., 8:]])[None])
-    lab_BTCHW, content_BHW = criteria.grid_colors(batch.frames_BTCHW, batch.sizes_B2)
-    criterion = Criterion(LossConfig(temporal=TemporalConfig(tube="chain", camera_motion=True)), 3)
-    assert criterion._camera_motion(lab_BTCHW, content_BHW, batch).tolist() == [[[0, -2]]]
+    found = MaskLossInputs(torch.zeros(1, 0, 2, H, W), batch, torch.ones(()), 0)
+    assert found.camera_motion("chain").tolist() == [[[0, -2]]]
 
 
 @pytest.mark.parametrize(
@@ -434,7 +433,7 @@ def test_no_objects_and_single_frames(objects: tuple[int, ...], frames: int, wit
     assert torch.isfinite(prediction.masks.logits_LBQTHW.grad).all()
     if not sum(objects):
         assert prediction.masks.logits_LBQTHW.grad.abs().sum() == 0
-    assert terms.temporal.item() == 0
+    assert terms.by_name["temporal"].item() == 0
 
 
 def test_padding_is_never_matched_nor_paired() -> None:

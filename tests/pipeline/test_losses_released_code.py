@@ -75,10 +75,10 @@ def losses_of(frames: int, config: LossConfig | None = None) -> tuple[LossTerms,
 def test_numbers_of_the_released_code(frames: int) -> None:
     terms, masks = losses_of(frames)
     for name, (loss, gradient) in MEASURED[frames].items():
-        assert getattr(terms, name).item() == pytest.approx(loss, rel=1e-5), name
-        (grad,) = torch.autograd.grad(getattr(terms, name), masks, retain_graph=True)
+        assert terms.by_name[name].item() == pytest.approx(loss, rel=1e-5), name
+        (grad,) = torch.autograd.grad(terms.by_name[name], masks, retain_graph=True)
         assert grad.double().abs().sum().item() == pytest.approx(gradient, rel=1e-5), name
-    assert frames > 1 or terms.temporal == 0
+    assert frames > 1 or terms.by_name["temporal"] == 0
 
 
 # ---- The formulas once more, by shifts instead of unfolding, and with boxes that are drawn and resized.
@@ -167,8 +167,8 @@ def test_formulas_of_the_released_code(frames: int) -> None:
         pairwise = 0.25 * 5 / 200 * ((before + 1) * last["pairwise"] + (before + 2) * first["pairwise"])
     expected = {"projection": 5 * (last["projection"] + first["projection"]), "pairwise": pairwise}
     for name, loss in (expected | ({"temporal": temporal} if frames > 1 else {})).items():
-        assert getattr(terms, name).item() == pytest.approx(loss.item(), rel=1e-5), name
-        (ours,) = torch.autograd.grad(getattr(terms, name), masks, retain_graph=True)
+        assert terms.by_name[name].item() == pytest.approx(loss.item(), rel=1e-5), name
+        (ours,) = torch.autograd.grad(terms.by_name[name], masks, retain_graph=True)
         (theirs,) = torch.autograd.grad(loss, masks, retain_graph=True)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6 * theirs.abs().max().item(), msg=name)
 
@@ -205,7 +205,7 @@ def test_of_five_frames_the_last_one_names_the_class(frames: int, labels: list[i
     target[0, :2], target[1, 2:] = torch.tensor(labels[:2]), torch.tensor(labels[2:])
     weight = torch.tensor([1, 1, 1, 0.1])
     expected = sum(F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight) for logits in random)
-    assert terms.classification.item() == pytest.approx(2 * expected.item(), rel=1e-5)
+    assert terms.by_name["classification"].item() == pytest.approx(2 * expected.item(), rel=1e-5)
 
 
 def test_other_clips_are_refused() -> None:
@@ -223,4 +223,8 @@ def test_a_batch_without_objects_has_no_loss() -> None:
     masks = prediction.masks.logits_LBQTHW.requires_grad_()
     terms = Criterion(preset(), CLASSES)(prediction, batch, 0, Match(torch.zeros(LAYERS, 0, dtype=torch.int64)))
     terms.total.backward()
-    assert (terms.projection, terms.pairwise, terms.temporal) == (0, 0, 0) and not masks.grad.any()
+    assert (terms.by_name["projection"], terms.by_name["pairwise"], terms.by_name["temporal"]) == (
+        0,
+        0,
+        0,
+    ) and not masks.grad.any()

@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mfvis.losses.config import BackgroundPropagationConfig, LossConfig, MaskConfig, TemporalConfig
+from mfvis.losses.config import LossConfig, MaskConfig
 from mfvis.losses.criterion import Criterion
+from mfvis.losses.propagation import BackgroundPropagationConfig
+from mfvis.losses.temporal import TemporalConfig
 from mfvis.models.config import ModelConfig
 from mfvis.models.video_model import build_model
 from mfvis.train.step import box_prompts

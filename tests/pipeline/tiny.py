@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mfvis.label.config import LabelConfig, RefineConfig
-from mfvis.losses.config import BackgroundPropagationConfig
+from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig, ModelConfig
 from mfvis.models.mask2former import VideoMask2Former

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import mfvis_ext
 from mfvis.losses.background_propagation import camera_motion, inside_boxes
-from mfvis.losses.config import BackgroundPropagationConfig
+from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.types import present
 
 STEEPNESS = 3.0

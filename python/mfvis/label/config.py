@@ -9,7 +9,10 @@ from typing import Annotated
 import tyro
 
 from mfvis.errors import require
-from mfvis.losses.config import BackgroundPropagationConfig, LossConfig, PairwiseConfig, TemporalConfig
+from mfvis.losses.config import LossConfig
+from mfvis.losses.pairwise import PairwiseConfig
+from mfvis.losses.propagation import BackgroundPropagationConfig
+from mfvis.losses.temporal import TemporalConfig
 from mfvis.models.config import BackboneConfig
 from mfvis.train.optim_config import OptimConfig
 

@@ -13,7 +13,7 @@ from mfvis.grid import STRIDE, grid_colors
 from mfvis.label.box_prior import are_neighbors, confidence, reliable_propagation
 from mfvis.label.corrections import CorrectionMaps
 from mfvis.losses.background_propagation import inside_boxes, propagated_background, ring_around
-from mfvis.losses.config import BackgroundPropagationConfig
+from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.types import Batch, ClipOrigin, present
 

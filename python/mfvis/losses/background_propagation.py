@@ -12,7 +12,7 @@ from torch import Tensor
 
 import mfvis_ext
 from mfvis.losses.background import box_spans
-from mfvis.losses.config import BackgroundPropagationConfig
+from mfvis.losses.propagation import BackgroundPropagationConfig
 
 LEAST_OVERLAP = 0.35
 """Minimum overlap of two frames' backgrounds for a valid camera motion, as a share of the smaller background."""

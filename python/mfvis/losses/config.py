@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Protocol
 
 from mfvis.errors import require
+from mfvis.losses.pairwise import PairwiseConfig
+from mfvis.losses.propagation import BackgroundPropagationConfig
+from mfvis.losses.temporal import TemporalConfig
 
 if TYPE_CHECKING:
-    import mfvis_ext
+    from torch import Tensor
+
+    from mfvis.losses.inputs import MaskLossInputs
+
+
+class MaskLoss(Protocol):
+    """A loss of the matched masks with its settings."""
+
+    weight: float
+    """Weight of the loss; 0 disables it."""
+
+    def term(self, inputs: MaskLossInputs) -> Tensor:
+        """The weighted loss, summed over the decoder layers."""
 
 
 @dataclass(frozen=True)
@@ -25,114 +40,6 @@ class BoxConfig:
 
     def __post_init__(self) -> None:
         require(self, {name: (getattr(self, name) >= 0, "0 or more") for name in ("l1", "giou")})
-
-
-@dataclass(frozen=True)
-class PairwiseConfig:
-    """Pairwise loss: weight, schedule and selection of neighbors."""
-
-    weight: float = 5.0
-    """Weight of -log of the probability that both pixels of a pair have the same label."""
-    start: int = 0
-    """Delay in steps before the loss starts; without it, training from scratch can collapse to empty masks."""
-    warmup: int = 0
-    """Steps after `start` over which the weight rises linearly from 0."""
-    kernel_size: int = 3
-    """Side of the neighborhood; odd."""
-    dilation: int = 2
-    """Distance between neighbors, in cells of the stride-4 grid."""
-    threshold: float = 0.3
-    """Minimum color similarity exp(-|difference in LAB| / 2) of a pair."""
-
-    def __post_init__(self) -> None:
-        rules = {
-            "weight": (self.weight >= 0, "0 or more"),
-            "start": (self.start >= 0, "0 or more"),
-            "warmup": (self.warmup >= 0, "0 or more"),
-            "kernel_size": (self.kernel_size >= 3 and self.kernel_size % 2 == 1, "an odd number, 3 or more"),
-            "dilation": (self.dilation >= 1, "1 or more"),
-            "threshold": (0 <= self.threshold <= 1, "0 to 1"),
-        }
-        require(self, rules)
-
-
-@dataclass(frozen=True)
-class TemporalConfig:
-    """TK-Loss: weight and search for matches between frames."""
-
-    weight: float = 0.5
-    """Weight of the loss, which is summed over pairs of frames. The default is the paper's 0.1 times 5, the weight of
-    the mask losses."""
-    warmup: int = 200
-    """Steps over which the weight rises linearly from 0."""
-    tube: Literal["cyclic", "chain", "dense"] = "cyclic"
-    """Pairs of frames: cyclic (adjacent frames, and last with first), chain (adjacent frames), or dense (all pairs)."""
-    radius: int = 5
-    """Search radius along each axis, in steps of `dilation` cells."""
-    dilation: int = 1
-    """Distance between candidates, in cells of the stride-4 grid."""
-    patch_size: int = 3
-    """Side of the compared patches; odd."""
-    k: int = 5
-    """Number of best candidates kept for each pixel."""
-    threshold: float = 0.05
-    """Minimum similarity exp(-distance / 2) of a match."""
-    camera_motion: bool = False
-    """Center each search on the position that the camera's motion predicts, instead of on the same position."""
-
-    def __post_init__(self) -> None:
-        candidates = (2 * self.radius + 1) ** 2
-        rules = {
-            "weight": (self.weight >= 0, "0 or more"),
-            "warmup": (self.warmup >= 0, "0 or more"),
-            "radius": (self.radius >= 0, "0 or more"),
-            "dilation": (self.dilation >= 1, "1 or more"),
-            "patch_size": (self.patch_size >= 1 and self.patch_size % 2 == 1, "an odd number, 1 or more"),
-            "k": (1 <= self.k <= candidates, f"1 to {candidates}, the candidates within radius {self.radius}"),
-            "threshold": (0 <= self.threshold <= 1, "0 to 1"),
-        }
-        require(self, rules)
-
-    def tk_loss(self) -> mfvis_ext.TKLoss:
-        """The loss with these settings; it takes LAB frames at the size of the masks."""
-        import mfvis_ext
-
-        return mfvis_ext.TKLoss(
-            self.patch_size, self.radius, self.dilation, self.k, self.threshold, self.tube, rgb=False
-        )
-
-
-@dataclass(frozen=True)
-class BackgroundPropagationConfig:
-    """Propagation of known background from other frames into boxes, and its weight in the loss."""
-
-    weight: float = 1.0
-    """Weight of the loss on propagated background and on the ring around the boxes; 0 disables the propagation."""
-    smoothing: float = 0.1
-    """Share of the box's pixels added to the divisor of the loss. A few propagated pixels, which may be errors, thus
-    weigh less."""
-    frame_gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 26)
-    """Distances in frames to the other frames, in both directions. Distant frames help with slow objects."""
-    radius: int = 3
-    """Search radius around the position that the camera motion predicts, in grid cells."""
-    distance: float = 16.0
-    """Largest LAB distance between the 3 x 3 patches of a match."""
-    min_frames: int = 2
-    """Minimum number of other frames in which a pixel must match background outside the box."""
-
-    def __post_init__(self) -> None:
-        rules = {
-            "weight": (self.weight >= 0, "0 or more"),
-            "smoothing": (self.smoothing >= 0, "0 or more"),
-            "frame_gaps": (
-                len(self.frame_gaps) > 0 and min(self.frame_gaps) >= 1,
-                "one or more numbers of frames, each 1 or more",
-            ),
-            "radius": (self.radius >= 0, "0 or more"),
-            "distance": (self.distance >= 0, "0 or more"),
-            "min_frames": (self.min_frames >= 1, "1 or more"),
-        }
-        require(self, rules)
 
 
 @dataclass(frozen=True)
@@ -219,3 +126,7 @@ class LossConfig:
         ignored = self.released_code and (self.propagation.weight > 0 or self.temporal.camera_motion)
         rules["released_code"] = (not ignored, "off with propagation.weight or temporal.camera_motion, which it lacks")
         require(self, rules)
+
+    def mask_losses(self) -> dict[str, MaskLoss]:
+        """The losses of the matched masks that have settings of their own, by name."""
+        return {"pairwise": self.pairwise, "temporal": self.temporal, "propagation": self.propagation}

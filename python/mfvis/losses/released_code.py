@@ -27,7 +27,8 @@ from torch import Tensor
 from mfvis.errors import ConfigError
 from mfvis.grid import STRIDE
 from mfvis.losses.background import box_spans
-from mfvis.losses.config import PairwiseConfig, TemporalConfig
+from mfvis.losses.pairwise import PairwiseConfig
+from mfvis.losses.temporal import TemporalConfig
 from mfvis.types import Batch, present
 
 PAIRS = {

@@ -14,7 +14,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from mfvis.errors import ConfigError
-from mfvis.losses.criterion import mean_over_processes
+from mfvis.losses.inputs import mean_over_processes
 from mfvis.text import PrintableStream
 from mfvis.writing import atomic_write
 
