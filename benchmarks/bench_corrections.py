@@ -10,8 +10,6 @@ one click for each track, in the middle of its largest error. Further flags go t
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,8 +75,7 @@ def corrected(config: LabelConfig, video: Video) -> dict[str, list[float]]:
     true_NTHW = masks_of(video, [track.segmentations for track in video.tracks])
 
     def label(corrections: Corrections) -> list[TrackResult]:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return label_video(start, config, video, video.name, corrections=corrections)
+        return label_video(start, config, video, video.name, corrections=corrections)
 
     first = label(Corrections())
     before_NT = j_of(video, true_NTHW, first)

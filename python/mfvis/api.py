@@ -30,13 +30,15 @@ from mfvis.eval.mots import MotsMetrics
 from mfvis.eval.run import measure
 from mfvis.eval.ytvis import evaluate as average_precision
 from mfvis.label.config import LabelConfig
+from mfvis.label.plan import video_work as label_work
 from mfvis.label.run import initial_models
 from mfvis.label.video import label_video
 from mfvis.parsing import build
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import predict_video as predict_tracks
-from mfvis.predict.predictor import sized_as_trained
+from mfvis.predict.predictor import sized_as_trained, video_work
 from mfvis.predict.torch_export import export_model as export_model
+from mfvis.progress import Progress
 from mfvis.train.checkpoint import TrainedModel
 from mfvis.train.checkpoint import load_model as load_checkpoint
 from mfvis.types import Track, TrackResult, Video, VideoDataset
@@ -70,7 +72,8 @@ def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settin
             images, a JSON with one video, or a `Video` of `load_dataset`.
         boxes: ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in pixels, half-open. Four times NaN or a box without area: the
             object is absent from the frame. Boxes are clipped to the frame. Default: the tracks of the JSON or `Video`.
-        progress: Print the progress that ``mfvis label`` prints.
+        progress: Show the progress with the time left: on stderr if it is a terminal, else a line on stdout now and
+            then.
         **settings: Fields of `mfvis.label.config.LabelConfig` with another value than their default, which is that of
             ``mfvis label``. Nested ones are dicts: ``optim={"steps": 40}``.
 
@@ -90,8 +93,10 @@ def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settin
     video = video if boxes is None else replace(video, tracks=_tracks(boxes, video))
     if not any(track.present_T.any() for track in video.tracks):
         raise ConfigError(f"video {video.name} has no boxes; give them as an array [N, T, 4]")
-    with _printing(progress), torch.random.fork_rng():
-        results = label_video(initial_models(config), config, video, video.name)
+    with Progress(visible=progress) as bar, torch.random.fork_rng():
+        start = initial_models(config)
+        bar.plan(label_work(config, video, start.max_tracks_per_window))
+        results = label_video(start, config, video, video.name, progress=bar)
     masks_NTHW = np.zeros((len(results), video.length, video.height, video.width), bool)
     quality_NT = np.full(masks_NTHW.shape[:2], np.nan, np.float32)
     for n, (result, track) in enumerate(zip(results, video.tracks, strict=True)):
@@ -130,12 +135,13 @@ def load_model(checkpoint: str | Path, device: str = "auto") -> TrainedModel:
     return load_checkpoint(checkpoint, device_of(device))
 
 
-def predict_video(model: TrainedModel, frames: Frames, **settings: Any) -> list[TrackResult]:
+def predict_video(model: TrainedModel, frames: Frames, *, progress: bool = False, **settings: Any) -> list[TrackResult]:
     """Find and segment the objects of one video, as ``mfvis predict`` does.
 
     Args:
         model: As returned by `load_model`.
         frames: As in `label`.
+        progress: As in `label`.
         **settings: Fields of `mfvis.predict.config.InferConfig`, such as ``max_tracks=20`` or ``window=16``.
 
     Returns:
@@ -149,7 +155,10 @@ def predict_video(model: TrainedModel, frames: Frames, **settings: Any) -> list[
     """
     config = build(InferConfig, settings, "the settings of mfvis.predict_video")
     infer = sized_as_trained(config, model.config.clip)
-    return predict_tracks(model.model, _video(frames), model.categories, infer)
+    video = _video(frames)
+    with Progress(visible=progress) as bar:
+        bar.plan(video_work(video))
+        return predict_tracks(model.model, video, model.categories, infer, bar)
 
 
 def evaluate(

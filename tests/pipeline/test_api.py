@@ -12,6 +12,7 @@ import mfvis.label.run
 import numpy as np
 import pytest
 import torch
+from mfvis import progress
 from mfvis.data.video import read_frames
 from mfvis.errors import ConfigError
 from mfvis.label.config import LabelConfig
@@ -49,7 +50,8 @@ def test_import_needs_neither_torch_nor_the_operators():
         mfvis.labels  # noqa: B018
 
 
-def test_label_takes_arrays_tensors_files_and_videos(demo_data, capsys):
+def test_label_takes_arrays_tensors_files_and_videos(demo_data, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
     video = mfvis.load_dataset(demo_data[1]).videos[0]
     frames_TCHW = read_frames(video, range(2))
     boxes_NT4 = np.stack([track.boxes_T4[:2] for track in video.tracks[:2]])
@@ -64,7 +66,9 @@ def test_label_takes_arrays_tensors_files_and_videos(demo_data, capsys):
 
     array_THW3 = frames_TCHW.permute(0, 2, 3, 1).numpy()
     again = mfvis.label(array_THW3, torch.from_numpy(boxes_NT4), progress=True, **FAST)
-    assert (again.masks == masks).all() and "step 1/1" in capsys.readouterr().out
+    assert (again.masks == masks).all()
+    said = capsys.readouterr().out
+    assert "model 1/1: step 1/1\n" in said and said.splitlines()[-1].startswith("100%, 0:00:00 left")
     assert (torch.get_rng_state() == state).all()
     short = replace(video, length=2, frames=video.frames[:2])
     tracks = [replace(track, boxes_T4=np.nan_to_num(boxes)) for track, boxes in zip(video.tracks, boxes_NT4)]  # noqa: B905

@@ -135,9 +135,9 @@ def test_a_killed_run_goes_on_where_it_was(config, monkeypatch, capsys):
 def test_every_try_has_a_seed_of_its_own(config, monkeypatch):
     seeds, original = [], video_module.fit
 
-    def watched(model, view, tried, head=""):
+    def watched(model, view, tried, *rest):
         seeds.append(tried.seed)
-        original(model, view, tried, head)
+        original(model, view, tried, *rest)
 
     monkeypatch.setattr(video_module, "fit", watched)
     config = replace(config, window=6, num_models=2, **HASTY)

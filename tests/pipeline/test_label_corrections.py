@@ -50,11 +50,7 @@ def config(labeled: LabelConfig, tmp_path: Path) -> LabelConfig:
 def trained(monkeypatch) -> list[str]:
     """The windows that models are trained on, as they come."""
     heads, original = [], video_module.fit
-    monkeypatch.setattr(
-        video_module,
-        "fit",
-        lambda model, view, config, head: heads.append(head) or original(model, view, config, head),
-    )
+    monkeypatch.setattr(video_module, "fit", lambda *given: heads.append(given[3]) or original(*given))
     return heads
 
 
@@ -96,7 +92,7 @@ def test_given_masks_stay_as_they_are_and_teach_their_window(config, labeled, tr
         (c.out / "parts" / "tries" / f"1-{first}-0.pt").read_bytes() for c in (labeled, config) for first in (0, 3)
     ]
     assert logits[0] != logits[2] and logits[1] == logits[3]
-    assert trained == ["[1/2] val0000 frames 0-2 try 1/1"]
+    assert trained == ["[1/2] val0000 frames 0-2, model 1/1"]
     said = capsys.readouterr().out
     assert "2 given masks are kept and learned from, and 0 clicks" in said
     assert "its corrections of track 1 changed; labeled again" in said
@@ -126,7 +122,7 @@ def test_a_labeled_file_that_a_person_edited_has_only_the_edited_masks_as_given(
     after = annotations(config)
     assert [sum(a["given"]) for a in after] == [0] * (len(after) - 1) + [1]
     assert after[-1]["segmentations"][4] == mask
-    assert trained == ["[2/2] val0001 frames 3-5 try 1/1"]
+    assert trained == ["[2/2] val0001 frames 3-5, model 1/1"]
     label.run(replace(config, frames=config.out))  # the given mask, which is in the result now, stays given
     assert sum(annotations(config)[-1]["given"]) == 1 and len(trained) == 1
 
@@ -140,7 +136,7 @@ def test_clicks_are_obeyed(config, trained):
     edit(config.data, lambda entries: entries[0].update(points=[[0, x, y, positive]]))
     label.run(config)
     assert decode_mask(annotations(config)[0]["segmentations"][0], *size)[int(y), int(x)] == bool(positive)
-    assert trained == ["[1/2] val0000 frames 0-2 try 1/1"]
+    assert trained == ["[1/2] val0000 frames 0-2, model 1/1"]
 
 
 def test_faulty_corrections_are_reported_together(config):
@@ -184,9 +180,9 @@ def test_only_the_named_track_changes(config, labeled, trained, capsys):
     after = annotations(config)
     changed = [a["segmentations"] != b["segmentations"] for a, b in zip(after, before, strict=True)]
     assert changed == [True] + [False] * (len(before) - 1)
-    assert trained == ["[1/2] val0000 frames 0-2 try 1/1"]  # frames 3-5 have the same boxes as before
+    assert trained == ["[1/2] val0000 frames 0-2, model 1/1"]  # frames 3-5 have the same boxes as before
     label.run(replace(config, only=("val0001",)))
-    assert trained[1:] == ["[2/2] val0001 frames 0-2 try 1/1"]
+    assert trained[1:] == ["[2/2] val0001 frames 0-2, model 1/1"]
     with pytest.raises(ConfigError, match="only is val0009, val0000/99, expected VIDEO or VIDEO/TRACK.*val0000"):
         label.run(replace(config, only=("val0009", "val0000/99", "1")))
 

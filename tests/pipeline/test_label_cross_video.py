@@ -11,6 +11,7 @@ import torch
 from mfvis.data.rle import encode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.label import cross_video as shared
+from mfvis.label import cross_video_training
 from mfvis.label import run as label
 from mfvis.label import video as video_module
 from mfvis.label.config import LabelConfig
@@ -113,7 +114,7 @@ def config(demo_data, tmp_path: Path) -> LabelConfig:
 
 def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):
     whole = json.loads(label.run(replace(config, out=config.out.with_name("whole"))).read_text())
-    assert "cross-video network: step 2/2" in capsys.readouterr().out
+    assert "cross-video network: trained on" in capsys.readouterr().out
     original, seen = label.label_video, []
 
     def killed(*rest, reader=None, **named):
@@ -130,7 +131,7 @@ def test_a_run_killed_while_it_looks_again_goes_on(config, monkeypatch, capsys):
         patched.setattr(video_module, "fit", None)  # only the cross-video network is trained
         assert json.loads(label.run(config).read_text()) == whole
     with monkeypatch.context() as patched:
-        patched.setattr(label, "train_crop_segmenter", None)  # and not that either once all is done
+        patched.setattr(cross_video_training, "train_crop_segmenter", None)  # and not that either once all is done
         assert json.loads(label.run(config).read_text()) == whole
     separate = json.loads(label.run(replace(config, out=config.out / "separate", shared_steps=0)).read_text())
     assert separate["annotations"][0]["segmentations"] != whole["annotations"][0]["segmentations"]
@@ -145,6 +146,6 @@ def test_one_video_shares_nothing(config, tmp_path, capsys):
     one.write_text(json.dumps(content))
     frames = load_dataset(config.data).videos[0].frames[0].parents[1]
     label.run(replace(config, data=one, frames=frames))
-    assert "cross-video network" not in capsys.readouterr().out
+    assert "cross-video network: trained" not in capsys.readouterr().out
     labeled = json.loads((config.out / "one.json").read_text())["annotations"]
     assert all(mask is not None for annotation in labeled for mask in annotation["segmentations"])

@@ -59,9 +59,9 @@ def test_four_shards_joined_are_one_run(config, whole, tmp_path, capsys):
         assert not completed.exists()
     said = capsys.readouterr().out
     assert "shard 3/4 (from --shard): 1 of 4 videos" in said and "--shard 1/1 to join" in said
-    assert said.count("cross-video network: step 2/2") == 1  # the last shard knew all first passes
+    assert said.count("cross-video network: trained") == 1  # the last shard knew all first passes
     label.run(replace(config, shard="2/4"))  # a shard that is started again finishes its second pass
-    assert "cross-video network: step" not in capsys.readouterr().out
+    assert "cross-video network: trained" not in capsys.readouterr().out
     assert label.run(replace(config, shard="1/1")).read_bytes() == whole
     assert not (config.out / LOCK).exists()
 
@@ -116,7 +116,7 @@ def test_two_processes_of_a_launcher_are_one_run(config, whole, tmp_path, monkey
     said = "".join(process.communicate(timeout=400)[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0], said
     assert (tmp_path / "two" / "boxes.json").read_bytes() == whole
-    assert said.count("2 processes share 4 videos") == 2 and said.count("cross-video network: step 2/2") == 1
+    assert said.count("2 processes share 4 videos") == 2 and said.count("cross-video network: trained") == 1
     for name in ("results.json", "results.zip", "tracks.json"):
         assert (tmp_path / "found" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     (record,) = map(json.loads, (tmp_path / "log" / "log.jsonl").read_text().splitlines())

@@ -8,6 +8,7 @@ label mode, can; only the losses prevent it. This network therefore shows the ef
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from mfvis.losses.criterion import Criterion
 from mfvis.models.backbone import Backbone
 from mfvis.models.pyramid import FeaturePyramid
 from mfvis.predict.upsample import encode_tubes
+from mfvis.progress import Progress
 from mfvis.train.optim import train_small
 from mfvis.train.step import box_prompts, forward
 from mfvis.types import BoxPrompts, DenseMasks, Prediction, TrackResult, Video, VideoDataset
@@ -95,7 +97,10 @@ def train_box_prompted(
         batch = replace(batch, labels_N=torch.zeros_like(batch.labels_N))
         return forward(model, criterion, batch, step, prompted=True).total
 
-    train_small(model, config.optim, loss_of, "box-prompted network")
+    with Progress() as progress:
+        progress.plan({"training": config.optim.steps})
+        after_step = partial(progress.advance, "training", 1.0)
+        train_small(model, config.optim, loss_of, "box-prompted network", after_step=after_step)
     return model.eval()
 
 

@@ -8,7 +8,7 @@ weight as those of the models trained on a single video. No ground-truth mask is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,8 +143,13 @@ def masks_in_crops(video: Video, result: TrackResult, frames: Sequence[int]) -> 
     return torch.cat(crops)[:, 0]
 
 
-def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int) -> CropSegmenter:
-    """Trains the network with cross-entropy and dice; returns it in eval mode."""
+def train_crop_segmenter(
+    crops: Crops, masks_MHW: Tensor, steps: int, seed: int, after_step: Callable[[str], None] = lambda text: None
+) -> CropSegmenter:
+    """Trains the network with cross-entropy and dice; returns it in eval mode.
+
+    after_step: called after each step with a text that names it.
+    """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     optim = OptimConfig(
@@ -164,7 +169,7 @@ def train_crop_segmenter(crops: Crops, masks_MHW: Tensor, steps: int, seed: int)
         dice = 1 - ((2 * overlap_M + 1) / (sizes_M + 1)).mean()
         return F.binary_cross_entropy_with_logits(logits_MHW, target_MHW) + dice
 
-    train_small(model, optim, loss_of, "cross-video network", CROSS_VIDEO_REMEDY)
+    train_small(model, optim, loss_of, "cross-video network", CROSS_VIDEO_REMEDY, after_step)
     return model.eval()
 
 

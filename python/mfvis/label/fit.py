@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,8 +25,17 @@ from mfvis.types import Match, Prediction, present
 Model = PerTrackSegmenter | QuerySegmenter
 
 
-def fit(model: Model, view: WindowInputs, config: LabelConfig, head: str = "") -> None:
-    """Train the model on the boxes of one window."""
+def fit(
+    model: Model,
+    view: WindowInputs,
+    config: LabelConfig,
+    head: str = "",
+    after_step: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Train the model on the boxes of one window.
+
+    after_step: called after each step with a text that names it.
+    """
     criterion = Criterion(config.loss.losses(), model.num_classes)
     random = np.random.default_rng(config.seed)
     torch.manual_seed(config.seed)
@@ -34,7 +45,7 @@ def fit(model: Model, view: WindowInputs, config: LabelConfig, head: str = "") -
         prediction, matched = model(part, objects)
         return _loss(model, prediction, matched, part, criterion, config, step)
 
-    train_small(model, config.optim, loss_of, head)
+    train_small(model, config.optim, loss_of, head, after_step=after_step)
 
 
 @torch.no_grad()

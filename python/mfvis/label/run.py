@@ -9,34 +9,24 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from mfvis.data.check import check_frames_of
 from mfvis.data.results import write_labeled
-from mfvis.data.video import read_frames
 from mfvis.data.ytvis import load_dataset
 from mfvis.device import device_of
-from mfvis.errors import ConfigError, DataError
+from mfvis.errors import ConfigError
 from mfvis.label.config import LabelConfig
 from mfvis.label.corrections import read_corrections, summary
-from mfvis.label.cross_video import (
-    CropSegmenter,
-    concat,
-    crop_windows,
-    masks_in_crops,
-    select_examples,
-    train_crop_segmenter,
-)
+from mfvis.label.cross_video import CropSegmenter
+from mfvis.label.cross_video_training import cross_video_network
 from mfvis.label.model_factory import FinetunedModels, ScratchModels
+from mfvis.label.passes import Pass, overlays_of
+from mfvis.label.plan import drawing_work, network_work, second_pass_work
 from mfvis.label.quality import warnings_of
-from mfvis.label.report import has_thumbnails, true_j, write_label_report, write_thumbnails
+from mfvis.label.report import true_j, write_label_report
 from mfvis.label.state import (
     SavedPass,
     hashes_of,
@@ -45,21 +35,12 @@ from mfvis.label.state import (
     saved_results,
     selected_tracks,
 )
-from mfvis.label.video import Start, WindowState, label_video, prepare_window
-from mfvis.predict.saved_results import (
-    Inputs,
-    hash_all_frames,
-    hash_of,
-    hash_of_weights,
-    read_tensors_of,
-    require_unchanged,
-    saved_inputs_of,
-    write_tensors_of,
-)
+from mfvis.label.video import Start, WindowState, label_video, work_ahead
+from mfvis.predict.saved_results import Inputs, hash_all_frames, hash_of, hash_of_weights, saved_inputs_of
+from mfvis.progress import Progress
 from mfvis.sharding import Shard, sharded
 from mfvis.train.checkpoint import load_model
 from mfvis.types import TrackResult, Video, VideoDataset
-from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
 
 FOLDERS = ("parts", "parts/shared", "parts/tries", "parts/thumbnails", "overlays")
@@ -75,12 +56,13 @@ def run(config: LabelConfig) -> Path:
     with (
         sharded(config.shard) as shard,
         run_lock(config.out, FOLDERS, active=shard.speaks, shared=shard.count > 1 and not shard.launched),
+        Progress(visible=shard.speaks) as progress,
     ):
         shard.wait()  # for the lock of the main process
-        return _run(config, shard)
+        return _run(config, shard, progress)
 
 
-def _run(config: LabelConfig, shard: Shard) -> Path:
+def _run(config: LabelConfig, shard: Shard, progress: Progress) -> Path:
     # ---- Load ---------------------------------------------------------------------------------------------------
     dataset, content = _load(config)
     root = json.loads(content.decode("utf-8-sig"))
@@ -105,21 +87,33 @@ def _run(config: LabelConfig, shard: Shard) -> Path:
     several = sum(any(track.present_T.any() for track in video.tracks) for video in videos) > 1
     shares = several and config.shared_steps > 0 and config.checkpoint is None and config.backbone.frozen
 
+    def state(video: Video) -> WindowState:
+        return WindowState(parts / "tries", {"settings": settings, "frames": inputs[video.id]["frames"]})
+
     def label(folder: Path, video: Video, head: str, reader: CropSegmenter | None = None) -> list[TrackResult]:
-        state = WindowState(parts / "tries", {"settings": settings, "frames": inputs[video.id]["frames"]})
         given = corrections.get(video.id)
-        results = label_video(start, config, video, head, state, reader=reader, corrections=given)
+        results = label_video(
+            start, config, video, head, state(video), reader=reader, corrections=given, progress=progress
+        )
         before = outdated_results(folder, video) or results
         return [new if n in only[video.id] else old for n, (new, old) in enumerate(zip(results, before, strict=True))]
 
     # ---- Video by video: train, predict, refine, write ----------------------------------------------------------
-    last = SavedPass(parts, inputs)
-    found = _label_or_load(
-        dataset, own, last, partial(label, parts), *((None, None) if shares else (overlays, pictures))
+    first_pass = Pass(
+        saved=SavedPass(parts, inputs),
+        label=partial(label, parts),
+        work=lambda video: work_ahead(start, config, video, state(video), corrections.get(video.id)),
+        overlays=None if shares else overlays,
+        thumbnails=None if shares else pictures,
     )
+    later = Counter[str]()
+    if shares and (shard.count == 1 or shard.launched):  # else the run that joins the shards does it
+        later = second_pass_work(config, own) + drawing_work(own, overlays) + network_work(config, videos)
+    found = first_pass.run(dataset, own, progress, later)
     shard.wait()
 
     # ---- Train the cross-video network on all masks, segment every video again, write ---------------------------
+    last = first_pass.saved
     if shares:
         first = {video.id: results for video, results in zip(own, found, strict=True)}
         for video in (video for video in videos if video.id not in first):
@@ -140,13 +134,22 @@ def _run(config: LabelConfig, shard: Shard) -> Path:
             needed = any(last.read(video)[0] is None for video in to_do)
 
             def network() -> CropSegmenter:
-                return _cross_video_network(start, config, videos, first, path, others)
+                return cross_video_network(start, config, videos, first, path, others, progress)
 
+            progress.plan(later)
             reader = network() if needed and shard.speaks else None
             shard.wait()
             if needed and reader is None:
                 reader = network()  # the main process has trained and saved it
-            found = _label_or_load(dataset, own, last, partial(label, last.folder, reader=reader), overlays, pictures)
+            second_pass = Pass(
+                saved=last,
+                label=partial(label, last.folder, reader=reader),
+                work=lambda video: second_pass_work(config, [video]),
+                overlays=overlays,
+                thumbnails=pictures,
+                name="second pass, ",
+            )
+            found = second_pass.run(dataset, own, progress)
             shard.wait()
         else:
             print("the cross-video network needs all videos: these masks are without it until a run without --only")
@@ -160,7 +163,7 @@ def _run(config: LabelConfig, shard: Shard) -> Path:
         done[video.id] = outdated_results(last.folder, video) or outdated_results(parts, video) or []
     results = [result for video in videos for result in done[video.id]]
     write_labeled(root, completed, results, dataset)
-    paths = _overlays_of(dataset, overlays)
+    paths = overlays_of(dataset, overlays)
     truth = None
     if not config.given_masks and len(results) == sum(len(video.tracks) for video in videos):
         truth = true_j(dataset, results)
@@ -179,24 +182,6 @@ def _run(config: LabelConfig, shard: Shard) -> Path:
     return completed
 
 
-def _cross_video_network(
-    start: ScratchModels,
-    config: LabelConfig,
-    videos: Sequence[Video],
-    found: Mapping[int, list[TrackResult]],
-    path: Path,
-    inputs: Inputs,
-) -> CropSegmenter:
-    """The cross-video network that was trained on these results, from `path` if it was saved there."""
-    if (saved := read_tensors_of(path, inputs)) is not None:
-        reader = CropSegmenter(start.backbone.channels).to(start.backbone.mean.device)
-        reader.load_state_dict(saved)
-        return reader.eval()
-    reader = _train_cross_video(start, config, videos, [found[video.id] for video in videos])
-    write_tensors_of(path, inputs, dict(reader.state_dict()))
-    return reader
-
-
 def _load(config: LabelConfig) -> tuple[VideoDataset, bytes]:
     """The videos with their boxes, and the bytes of their JSON file."""
 
@@ -212,78 +197,6 @@ def _load(config: LabelConfig) -> tuple[VideoDataset, bytes]:
     if version() != before:
         raise ConfigError(f"data is {config.data}, which changed while it was read; start again when it is complete")
     return dataset, content
-
-
-def _label_or_load(
-    dataset: VideoDataset,
-    own: Sequence[Video],
-    saved: SavedPass,
-    label: Callable[[Video, str], list[TrackResult]],
-    overlays: Path | None,
-    thumbnails: Path | None,
-) -> list[list[TrackResult]]:
-    """Saved results of the videos `own` where they exist; otherwise the results of `label`, which are drawn and saved.
-
-    overlays, thumbnails: folders; None draws none.
-
-    Raises:
-        DataError: with all frames that cannot be read, before anything is labeled.
-    """
-    heads = {video.id: f"[{i}/{len(dataset.videos)}] {video.name}" for i, video in enumerate(dataset.videos, start=1)}
-    paths = _overlays_of(dataset, overlays)
-    names = {category.id: category.name for category in dataset.categories}
-    kept = [saved.read(video) for video in own]
-    ahead = [video for video, (results, _) in zip(own, kept, strict=True) if results is None]
-    if problems := check_frames_of(ahead):
-        raise DataError(problems)  # before hours of training, not after them
-    found = []
-    # A bar for the whole pass, with the time left; only on a terminal.
-    bar = tqdm(total=sum(video.length for video in ahead), unit="frame", disable=None)
-    for video, (results, reason) in zip(own, kept, strict=True):
-        head, frames = heads[video.id], saved.inputs[video.id]["frames"]
-        if reason:
-            print(f"{head}: {reason}; labeled again", flush=True)
-        began = time.perf_counter()
-        labeled = label(video, head) if results is None else results
-        if results is None:
-            require_unchanged(video, frames)
-        else:
-            print(f"{head}: already labeled", flush=True)
-        if thumbnails and (results is None or frames and not has_thumbnails(thumbnails, video, labeled)):
-            write_thumbnails(thumbnails, video, labeled)
-        if overlays and (results is None or frames and not paths[video.id].is_file()):
-            write_overlay(paths[video.id], video, labeled, [f"{names[r.category_id]} {r.score:.2f}" for r in labeled])
-        if results is None:
-            saved.write(video, labeled)
-            seconds = time.perf_counter() - began
-            print(f"{head}: {video.length} frames, {len(labeled)} tracks, {seconds:.0f} s", flush=True)
-            bar.update(video.length)
-        found.append(labeled)
-    bar.close()
-    return found
-
-
-def _overlays_of(dataset: VideoDataset, folder: Path | None) -> dict[int, Path]:
-    """Paths of the overlays by the ids of the videos; empty without overlays."""
-    paths = overlay_paths(folder, dataset.videos) if folder else []
-    return {video.id: path for video, path in zip(dataset.videos, paths, strict=False)}
-
-
-def _train_cross_video(
-    start: ScratchModels, config: LabelConfig, videos: Sequence[Video], found: Sequence[list[TrackResult]]
-) -> CropSegmenter:
-    """Trains the cross-video network on the masks of all videos."""
-    crops, masks = [], []
-    for video, results, examples in zip(videos, found, select_examples(videos), strict=True):
-        for first in range(0, len(examples), config.window):
-            frames = list(examples)[first : first + config.window]
-            view = prepare_window(start, config, video, frames, range(len(video.tracks)), read_frames(video, frames))
-            for n, result in enumerate(results):
-                own = [i for i, t in enumerate(frames) if n in examples[t]]
-                if own:
-                    crops.append(crop_windows(view, n, torch.tensor(own, device=view.boxes_NT4.device)))
-                    masks.append(masks_in_crops(video, result, [frames[i] for i in own]))
-    return train_crop_segmenter(concat(crops), torch.cat(masks), config.shared_steps, config.seed)
 
 
 def initial_models(config: LabelConfig) -> Start:

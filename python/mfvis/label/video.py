@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +32,15 @@ from mfvis.label.cross_video import CROSS_VIDEO_REMEDY, CropSegmenter
 from mfvis.label.ensemble import ABSENT, average_consistent_models, resolve_overlaps
 from mfvis.label.fit import fit, segment
 from mfvis.label.model_factory import FinetunedModels, ScratchModels
+from mfvis.label.plan import FEATURES, REFINEMENT, TRAINING, video_work, window_work, windows_of_tracks
 from mfvis.label.quality import disagreement, expected_j, features
 from mfvis.label.refine import refine
 from mfvis.label.state import result_of
 from mfvis.label.window_inputs import WindowInputs, add_propagated_background
 from mfvis.losses.background_propagation import inside_boxes
-from mfvis.predict.saved_results import Inputs, hash_of, read_tensors_of, write_tensors_of
+from mfvis.predict.saved_results import Inputs, hash_of, read_tensors_of, saved_inputs_of, write_tensors_of
 from mfvis.predict.upsample import at_original_size
+from mfvis.progress import Progress
 from mfvis.train.optim import REMEDY
 from mfvis.types import TrackResult, Video, present
 
@@ -73,6 +77,7 @@ def label_video(
     state: WindowState | None = None,
     reader: CropSegmenter | None = None,
     corrections: Corrections | None = None,
+    progress: Progress | None = None,
 ) -> list[TrackResult]:
     """Results of all tracks of the video: a mask in each frame with a box, None in other frames.
 
@@ -81,21 +86,27 @@ def label_video(
         state: Saved mask logits of each window.
         reader: Cross-video network whose logits are added.
         corrections: Masks and clicks of a person. Given masks are in the results as they are.
+        progress: Progress that counts the work on this video.
     """
-    corrections = corrections or Corrections()
+    corrections, progress = corrections or Corrections(), progress or Progress(visible=False)
     video = with_given_boxes(video, corrections)
     full_size = (video.height, video.width)
     segmentations = [[None] * video.length for _ in video.tracks]
     quality = np.full((len(video.tracks), video.length), np.nan)
-    for window, group in _groups(video, config.window, start.max_tracks_per_window):
+    for window, group in windows_of_tracks(video, config.window, start.max_tracks_per_window):
+        work = window_work(config, video, window, group)
         frames_TCHW = read_frames(video, window)
         view = prepare_window(start, config, video, window, group, frames_TCHW)
         near_NTHW = view.ring_NTHW | view.unknown_NTHW
         maps = correction_maps(corrections, video, group, window, view.size, near_NTHW)
         view = replace(view, corrections=maps)
         part = f"{head} frames {window.start}-{window.stop - 1}"
+        progress.advance(FEATURES, work[FEATURES], part)
         saved = state and state.of(video, corrections, window, group)
-        logits_NTHW, disagreement_NT, prior_N = _window_logits(start, view, config, part, saved)
+        step = work[TRAINING] / (len(start.seeds) * config.optim.steps)
+        train = partial(_ensemble_logits, start, view, config, part, partial(progress.advance, TRAINING, step))
+        logits_NTHW, disagreement_NT, prior_N = _window_logits(view, saved, train)
+        progress.advance(TRAINING, 0, part)  # the time of the models' masks
         if reader:
             logits_NTHW = logits_NTHW + _finite(reader.read(view), f"{part}, cross-video network", CROSS_VIDEO_REMEDY)
         logits_NTHW = resolve_overlaps(corrected_logits(logits_NTHW, maps), view.boxes_NT4 / STRIDE)
@@ -114,6 +125,7 @@ def label_video(
                 if video.tracks[n].present_T[t]:
                     clicks = [point for point in corrections.points.get(n, ()) if point.frame == t]
                     segmentations[n][t] = encode_mask(clicked_mask(mask_HW, clicks, video.tracks[n].boxes_T4[t]))
+            progress.advance(REFINEMENT, work[REFINEMENT] / len(group), part)
     values = [[None if np.isnan(value) else round(float(value), 3) for value in row] for row in quality]
     results = [
         result_of(video, n, tuple(masks), tuple(row))
@@ -122,8 +134,22 @@ def label_video(
     return corrected_results(results, corrections)
 
 
+def work_ahead(
+    start: Start, config: LabelConfig, video: Video, state: WindowState, corrections: Corrections | None
+) -> Counter[str]:
+    """Estimated seconds of each kind of work on a video, without the training of windows whose logits are saved."""
+    corrections = corrections or Corrections()
+    video, most = with_given_boxes(video, corrections), start.max_tracks_per_window
+    work = video_work(config, video, most)
+    for window, group in windows_of_tracks(video, config.window, most):
+        path, inputs = state.of(video, corrections, window, group)
+        if path.exists() and saved_inputs_of(path) == inputs:
+            work[TRAINING] -= window_work(config, video, window, group)[TRAINING]
+    return work
+
+
 def _window_logits(
-    start: Start, view: WindowInputs, config: LabelConfig, part: str, state: tuple[Path, Inputs] | None
+    view: WindowInputs, state: tuple[Path, Inputs] | None, train: Callable[[], tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mask logits ``[N, T, H / 4, W / 4]`` of the window's models, how much the models disagree ``[N, T]``, and the
     weight of the position prior for each track.
@@ -132,13 +158,14 @@ def _window_logits(
     interrupted are rounded, too, so that both have the same result.
 
     state: file of the saved logits, and the hashes of their inputs.
+    train: `_ensemble_logits` of the window, called unless they are saved.
     """
     x1, y1, x2, y2 = (view.boxes_NT4 / STRIDE).unbind(-1)
     wider_NT4 = torch.stack([x1 - BORDER, y1 - BORDER, x2 + BORDER, y2 + BORDER], -1) * (x2 > x1)[..., None]
     near_NTHW = inside_boxes(wider_NT4, *view.lab_TCHW.shape[-2:])
     saved = read_tensors_of(*state) if state else None
     if saved is None:
-        logits_NTHW, disagreement_NT, prior_N = _ensemble_logits(start, view, config, part)
+        logits_NTHW, disagreement_NT, prior_N = train()
         logits = logits_NTHW[near_NTHW].half().cpu()
         saved = {"logits": logits, "disagreement": disagreement_NT.cpu(), "prior": prior_N.cpu()}
         if state:
@@ -160,25 +187,17 @@ def prepare_window(
     return start.prepare_window(frames_TCHW, boxes_NT4, labels_N, size)
 
 
-def _groups(video: Video, length: int, most: int | None) -> Iterator[tuple[range, list[int]]]:
-    """Windows of the video with the tracks that have a box in them, in groups of at most `most` tracks."""
-    for first in range(0, video.length, length):
-        window = range(first, min(first + length, video.length))
-        present = [n for n, track in enumerate(video.tracks) if track.present_T[window.start : window.stop].any()]
-        size = most or max(1, len(present))
-        for group in range(0, len(present), size):
-            yield window, present[group : group + size]
-
-
-def _ensemble_logits(start: Start, view: WindowInputs, config: LabelConfig, head: str) -> tuple[Tensor, Tensor, Tensor]:
+def _ensemble_logits(
+    start: Start, view: WindowInputs, config: LabelConfig, head: str, after_step: Callable[[str], None]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mask logits ``[N, T, H / 4, W / 4]``, averaged over the models (one per seed) whose masks fill the boxes; how
     much all models disagree with them ``[N, T]``; and the weight of the position prior for each track."""
-    view, tries = add_propagated_background(view, config.propagation), []
-    for number, seed in enumerate(start.seeds, start=1):
+    view, logits = add_propagated_background(view, config.propagation), []
+    for i, seed in enumerate(start.seeds, start=1):
         model = start.model(seed, len(view.boxes_NT4))
-        fit(model, view, replace(config, seed=seed), f"{head} try {number}/{len(start.seeds)}")
-        tries.append(segment(model, view, config))
-    models_MNTHW, boxes_NT4 = torch.stack(tries), view.boxes_NT4 / STRIDE
+        fit(model, view, replace(config, seed=seed), f"{head}, model {i}/{len(start.seeds)}", after_step)
+        logits.append(segment(model, view, config))
+    models_MNTHW, boxes_NT4 = torch.stack(logits), view.boxes_NT4 / STRIDE
     logits_NTHW = _finite(average_consistent_models(models_MNTHW, boxes_NT4), head)
     return logits_NTHW, disagreement(logits_NTHW, models_MNTHW, boxes_NT4), view.prior_N
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,16 @@ from mfvis.models.video_model import VideoModel
 from mfvis.predict.config import InferConfig
 from mfvis.predict.track_association import TrackMemory, output_frames, windows_of
 from mfvis.predict.upsample import encode_tubes
+from mfvis.progress import Progress
 from mfvis.types import Category, TrackResult, Video
+
+FEATURES, MASKS = "features", "masks"
+"""Kinds of work on a video."""
+
+
+def video_work(video: Video) -> Counter[str]:
+    """Work of `predict_video` by kind, in frames."""
+    return Counter({FEATURES: video.length, MASKS: video.length})
 
 
 def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
@@ -29,7 +39,11 @@ def sized_as_trained(config: InferConfig, clip: ClipConfig) -> InferConfig:
 
 @torch.inference_mode()
 def predict_video(
-    model: VideoModel, video: Video, categories: Sequence[Category], config: InferConfig | None = None
+    model: VideoModel,
+    video: Video,
+    categories: Sequence[Category],
+    config: InferConfig | None = None,
+    progress: Progress | None = None,
 ) -> list[TrackResult]:
     """Tracks of one video, best first, with masks at the video's own size.
 
@@ -43,14 +57,16 @@ def predict_video(
     does not depend on the length of the video. Windows overlap, and objects are associated by their queries and by
     their masks in the overlap (`mfvis.predict.track_association`). Class scores are averaged over the windows in which
     an object is visible. The `max_tracks` pairs are then those of the highest `TrackState.ranking_score_K`.
+
+    progress: Progress that counts the work on this video, `video_work`.
     """
     model.eval()
-    config = config or InferConfig()
+    config, progress = config or InferConfig(), progress or Progress(visible=False)
     short_side = config.short_side or min(video.height, video.width)
     resized = fitted_size(video.height, video.width, short_side, config.max_side)
     windows = windows_of(video.length, config.window, config.stride)
     memory = TrackMemory(config.memory, config.max_tracks)
-    features = WindowFeatures(model, video, resized, config.chunk)
+    features = WindowFeatures(model, video, resized, config.chunk, progress)
     for w, frames in enumerate(windows):
         prediction = model.decode(features.move_to(frames), 1, last_only=True)
         scores_QK = prediction.scores_LBQK[-1, 0]  # the flat index below counts classes within a query
@@ -76,6 +92,7 @@ def predict_video(
             for (segmentations, boxes), (more, boxes_T4) in zip(tubes, encoded, strict=True):
                 segmentations += more
                 boxes += list(boxes_T4)
+            progress.advance(MASKS, masks_MTHW.shape[1], f"{video.name}: masks")
         queries_MC = prediction.embeddings_LBQC[-1, 0, queries_M]
         overlaps = torch.cat(overlaps_prev, 1), torch.cat(overlaps_next, 1)
         associated = memory.associate(w, queries_MC, scores_QK[queries_M], *overlaps)
@@ -115,10 +132,12 @@ class WindowFeatures:
     Args:
         resized: (height, width) of the frames before the padding.
         chunk: frames per forward pass.
+        progress: counts the encoded frames.
     """
 
-    def __init__(self, model: VideoModel, video: Video, resized: tuple[int, int], chunk: int):
+    def __init__(self, model: VideoModel, video: Video, resized: tuple[int, int], chunk: int, progress: Progress):
         self.model, self.resized, self.chunk = model, resized, chunk
+        self.name, self.progress = video.name, progress
         self.stream = stream_frames(video)
         self.window, self.features = range(0), None
 
@@ -148,3 +167,4 @@ class WindowFeatures:
             pictures = resize_frames(torch.stack(list(itertools.islice(self.stream, count))), *self.resized)
             padded = pad_frames(pictures, *padded_size(*self.resized))
             yield self.model.encode(padded.to(device), torch.tensor([self.resized], device=device).expand(count, 2))
+            self.progress.advance(FEATURES, count, f"{self.name}: features of frames {first}-{first + count - 1}")

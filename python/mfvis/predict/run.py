@@ -19,7 +19,7 @@ from mfvis.device import device_of
 from mfvis.errors import ConfigError, DataError, VideoError
 from mfvis.parsing import to_plain
 from mfvis.predict.config import PredictConfig
-from mfvis.predict.predictor import predict_video, sized_as_trained
+from mfvis.predict.predictor import predict_video, sized_as_trained, video_work
 from mfvis.predict.saved_results import (
     Inputs,
     hash_all_frames,
@@ -29,11 +29,15 @@ from mfvis.predict.saved_results import (
     require_unchanged,
     write_part,
 )
+from mfvis.progress import Progress
 from mfvis.sharding import Shard, sharded
 from mfvis.train.checkpoint import load_model
 from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
+
+DRAWING = "overlays"
+"""Kind of work besides those of `predict_video`."""
 
 
 def run(config: PredictConfig) -> None:
@@ -51,12 +55,13 @@ def run(config: PredictConfig) -> None:
     with (
         sharded(config.shard) as shard,
         run_lock(config.out, ("parts",), active=shard.speaks, shared=shard.count > 1 and not shard.launched),
+        Progress(visible=shard.speaks) as progress,
     ):
         shard.wait()  # for the lock of the main process
-        _run(config, shard)
+        _run(config, shard, progress)
 
 
-def _run(config: PredictConfig, shard: Shard) -> None:
+def _run(config: PredictConfig, shard: Shard, progress: Progress) -> None:
     # ---- Load ---------------------------------------------------------------------------------------------------
     specs, datasets = _load(config.sources)
     videos = [video for dataset in datasets for video in dataset.videos]
@@ -80,15 +85,18 @@ def _run(config: PredictConfig, shard: Shard) -> None:
 
     # ---- Video by video: predict, draw, save --------------------------------------------------------------------
     names = {category.id: category.name for category in categories}
+    ahead = [video_work(videos[i]) | _drawing(videos[i], overlays) for i in local if kept[i] is None]
+    progress.plan(sum(ahead, Counter()))
     for i in local:
         video, part, tracks = videos[i], parts[i], kept[i]
         resumed = tracks is not None
         if tracks is None:
-            tracks = kept[i] = predict_video(model, video, categories, infer)
+            tracks = kept[i] = predict_video(model, video, categories, infer, progress)
         confident = [result for result in tracks if result.score >= config.min_score]
         if overlays and not (resumed and part.drawn == config.min_score and overlays[i].is_file()):
             write_overlay(overlays[i], video, confident, [f"{names[r.category_id]} {r.score:.2f}" for r in confident])
             part.drawn = config.min_score
+            progress.advance(DRAWING, video.length, f"{video.name}: overlay")
             resumed = False
         if not resumed:
             require_unchanged(video, part.frames)
@@ -124,6 +132,11 @@ def _run(config: PredictConfig, shard: Shard) -> None:
     drawn = {"overlay videos": len(overlays) - pictures, "overlay pictures": pictures}
     counts = "".join(f" and {count} {what}" for what, count in drawn.items() if count)
     print(f"wrote {', '.join(written)}{counts} to {config.out}")
+
+
+def _drawing(video: Video, overlays: Sequence[Path]) -> Counter[str]:
+    """Work on the overlay of a video, in frames."""
+    return Counter({DRAWING: video.length if overlays else 0})
 
 
 def _load(texts: Sequence[str]) -> tuple[list[DatasetSpec], list[VideoDataset]]:

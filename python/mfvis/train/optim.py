@@ -6,7 +6,6 @@ The learning rate depends only on the step.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 import torch
@@ -20,8 +19,6 @@ REMEDY = (
     "the start may be damaged"
 )
 """Usual remedies for a loss that is not finite."""
-PROGRESS_EVERY = 20
-"""Steps between two lines of progress of a small network."""
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:
@@ -76,24 +73,29 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def train_small(
-    model: nn.Module, config: OptimConfig, loss_of: Callable[[int], Tensor], name: str, remedy: str = REMEDY
+    model: nn.Module,
+    config: OptimConfig,
+    loss_of: Callable[[int], Tensor],
+    name: str,
+    remedy: str = REMEDY,
+    after_step: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Train a network that needs neither checkpoints nor several processes, and print its progress.
+    """Train a network that needs neither checkpoints nor several processes.
 
     Args:
         loss_of: Computes the loss of a step, counted from 0.
         name: Description of the training, for messages.
         remedy: Advice for a loss that is not finite.
+        after_step: Called after each step with a text that names it.
 
     Raises:
         TrainingError: a loss is not finite.
     """
     optimizer = make_optimizer(model, config)
     model.train()
-    began = time.perf_counter()
     for step in range(config.steps):
         set_learning_rate(optimizer, config, step)
-        done, head = step + 1, f"{name}: step {step + 1}/{config.steps}"
+        head = f"{name}: step {step + 1}/{config.steps}"
         loss = loss_of(step)
         if not torch.isfinite(loss):
             raise TrainingError(f"{head}: the loss is {loss.item()}. {remedy}")
@@ -102,9 +104,7 @@ def train_small(
         if config.clip_norm > 0:
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
-        if done % PROGRESS_EVERY == 0 or done == config.steps:
-            left = (time.perf_counter() - began) / done * (config.steps - done)
-            print(f"{head}  loss {loss.item():.3f}  {left:.0f} s left", flush=True)
+        after_step(head)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:

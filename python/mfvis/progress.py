@@ -1,0 +1,93 @@
+"""Progress of a whole run, with the time left: one line that is rewritten on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack, redirect_stdout
+
+from tqdm import tqdm
+from tqdm.contrib import DummyTqdmFile
+
+REDRAW = 0.2
+"""Seconds between two states of the line on a terminal."""
+INTERVAL = 10.0
+"""Seconds between two lines without a terminal."""
+
+
+class Progress:
+    """Progress of a run that does several kinds of work, such as training and refinement.
+
+    The time left is extrapolated for each kind of work from the time that its finished part took. Kinds that have not
+    begun are weighted with the others by their amounts, which are estimated seconds or any other unit that all share.
+    Within the ``with`` block, printed lines appear above the line on a terminal.
+
+    Args:
+        visible: False shows nothing.
+    """
+
+    def __init__(self, visible: bool = True):
+        self.visible = visible
+        self.ahead: dict[str, float] = {}
+        self.done, self.spent = Counter[str](), Counter[str]()
+        self.share = 0.0
+        """Fraction of the run's time that has passed, as far as it is known; it never falls."""
+        self.last = time.perf_counter()
+        self.next_shown = self.last + INTERVAL
+        self.bar: tqdm | None = None
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Progress:
+        if self.visible and sys.stderr is not None and sys.stderr.isatty():
+            layout = "{percentage:3.0f}% |{bar:20}| {desc}"
+            bar = tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, leave=False, file=sys.stderr)
+            self.bar = self.stack.enter_context(bar)
+            self.stack.enter_context(redirect_stdout(DummyTqdmFile(sys.stdout)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def plan(self, ahead: Mapping[str, float]) -> None:
+        """Set the work that is left, by kind. The time since the last `advance` is not counted, as after a wait."""
+        self.ahead = dict(ahead)
+        self.last = time.perf_counter()
+
+    def advance(self, kind: str, amount: float, text: str) -> None:
+        """Count finished work, and the time since the last call as the time that it took.
+
+        text: What is being done.
+        """
+        now = time.perf_counter()
+        self.spent[kind] += now - self.last
+        self.done[kind] += amount
+        self.ahead[kind] = max(0.0, self.ahead.get(kind, 0.0) - amount)
+        self.last = now
+        if not self.visible or (self.bar is None and now < self.next_shown):
+            return
+        left, spent = self.seconds_left(), self.spent.total()
+        self.share = max(self.share, spent / max(spent + left, 1e-9))
+        if self.bar is None:
+            print(f"{self.share:4.0%}, {duration(left)} left: {text}", flush=True)
+            self.next_shown = now + INTERVAL
+        elif now >= self.next_shown or not self.bar.n:
+            self.bar.n = self.share
+            self.bar.set_description_str(f"{duration(left)} left: {text}")
+            self.next_shown = now + REDRAW
+
+    def seconds_left(self) -> float:
+        """Estimated seconds that the rest of the run takes; 0 before anything was done."""
+        pace = self.spent.total() / max(self.done.total(), 1e-9)
+        return sum(
+            amount * (self.spent[kind] / self.done[kind] if self.done[kind] > 0 else pace)
+            for kind, amount in self.ahead.items()
+        )
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,0 +1,118 @@
+"""One progress for a whole run: work that is left, time that is left, a rewritten line or single lines."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mfvis import progress as module
+from mfvis.label import run as label
+from mfvis.label.config import LabelConfig
+from mfvis.progress import Progress, duration
+from tiny import tiny_label_config
+
+
+class Clock:
+    """Time that passes only where a test moves it."""
+
+    now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_time_left_follows_from_the_pace_of_each_kind_of_work(clock, capsys):
+    with Progress() as progress:
+        progress.plan({"training": 10.0, "masks": 4.0})
+        clock.now += 20
+        progress.advance("training", 5.0, "a")
+        # 5 units of training took 20 s; masks have not begun and are taken to have the same pace.
+        assert progress.seconds_left() == pytest.approx(5 * 4 + 4 * 4)
+        assert capsys.readouterr().out == " 36%, 0:00:36 left: a\n"
+        clock.now += 1
+        progress.advance("masks", 2.0, "b")
+        assert progress.seconds_left() == pytest.approx(5 * 4 + 2 * 0.5)
+        assert capsys.readouterr().out == ""  # too soon after the line before
+        clock.now += 20
+        progress.plan({"masks": 2.0})  # what is left is known better now; the wait before it was no work
+        clock.now += 10
+        progress.advance("masks", 2.0, "c")
+        assert progress.seconds_left() == 0 and capsys.readouterr().out == "100%, 0:00:00 left: c\n"
+
+
+def test_a_terminal_has_one_line_that_is_rewritten(clock, monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress() as progress:
+        progress.plan({"training": 2.0})
+        clock.now += 30
+        progress.advance("training", 1.0, "first")
+        print("a message")
+        clock.now += 30
+        progress.advance("training", 1.0, "second")
+    shown = terminal.getvalue()
+    assert "50% |" in shown and "0:00:30 left: first" in shown and "0:00:00 left: second" in shown
+    assert "\n" not in shown and capsys.readouterr().out == "a message\n"
+    print("afterwards")
+    assert capsys.readouterr().out == "afterwards\n"
+
+
+def test_invisible_progress_prints_nothing(clock, monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress(visible=False) as progress:
+        clock.now += 100
+        progress.advance("anything", 1.0, "text")
+    assert terminal.getvalue() == "" and capsys.readouterr().out == ""
+
+
+def test_durations_have_hours():
+    assert [duration(seconds) for seconds in (0, 61.4, 7325)] == ["0:00:00", "0:01:01", "2:02:05"]
+
+
+@pytest.fixture
+def config(demo_data, tmp_path: Path) -> LabelConfig:
+    return tiny_label_config(demo_data[1], tmp_path, given_masks=False, window=3, num_models=2)
+
+
+def test_a_run_counts_all_its_work_and_a_resumed_run_only_what_is_left(config, monkeypatch):
+    plans, left = [], []
+
+    class Watched(Progress):
+        def plan(self, ahead):
+            plans.append(dict(ahead))
+            super().plan(ahead)
+
+        def __exit__(self, *error):
+            left.append({kind: amount for kind, amount in self.ahead.items() if amount > 1e-9})
+            super().__exit__(*error)
+
+    monkeypatch.setattr(label, "Progress", Watched)
+    label.run(config)
+    assert set(plans[0]) == {"features", "training", "refinement", "cross-video network"}
+    assert left == [{}]  # the run did exactly what was planned
+    (config.out / "parts" / "2.json").unlink()
+    (config.out / "parts" / "tries" / "2-3-0.pt").unlink()
+    plans.clear()
+    label.run(config)
+    assert left == [{}, {}]
+    (config.out / "parts" / "2.json").unlink()
+    plans.clear()
+    label.run(replace(config, overlays=True))
+    assert not plans[0].get("training")  # the logits of all windows are saved
+    assert left[-1] == {}
