@@ -24,7 +24,7 @@ from study import Run, Study, known_masks
 from study_measure import ERRORS, METRICS, Difference, Truth, differences, measure, read_truth
 
 COLORS = ("#1779ba", "#d6453d", "#2c8a5b", "#9b5de5", "#f77f00", "#00a5a5", "#8d6e63", "#555555")
-TERMS = ("classification", "projection", "pairwise", "temporal", "propagation", "mask_bce", "mask_dice")
+TERMS = ("classification", "projection", "pairwise", "temporal", "propagation", "prior", "mask_bce", "mask_dice")
 TILE = 232
 """Pixels across a frame in the PNG."""
 _J = (

@@ -12,26 +12,17 @@ from mfvis.label.box_prior import (
     SMALL_CELLS,
     confidence,
     ellipses,
-    prior_loss,
-    radius,
     reliable_propagation,
 )
 from mfvis.label.config import BackgroundPropagationConfig, RefineConfig
 from mfvis.label.refine import refine
 from mfvis.label.window_inputs import add_propagated_background, crop_around_boxes, prepare_window, select_clip
 from mfvis.losses.background_propagation import inside_boxes
+from mfvis.losses.box_positions import radius
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig
 
 BOXES_NT4 = torch.tensor([[[4.0, 6, 24, 16]] * 4])
-
-
-def test_radius_is_1_where_the_ellipse_touches_the_box():
-    radius_HW = radius(torch.tensor([[[0.0, 0, 9, 5]]]), 5, 9)[0, 0]
-    assert radius_HW[2, 4] == 0
-    torch.testing.assert_close(radius_HW[2, 8], torch.tensor((8 / 9) ** 2))
-    torch.testing.assert_close(radius_HW[0, 0], torch.tensor((8 / 9) ** 2 + (4 / 5) ** 2))
-    assert radius(torch.tensor([[[0.0, 0, 9, 5]]]), 5, 9, power=4)[0, 0, 0, 0] < radius_HW[0, 0]
 
 
 def test_ellipse_of_a_box_below_a_pixel_is_the_box():
@@ -56,16 +47,6 @@ def test_background_in_the_corners_is_reliable_and_background_anywhere_is_not():
     absent_NT4 = torch.zeros(1, 4, 4)
     assert confidence(corners_NTHW, absent_NT4).tolist() == [1.0]
     assert reliable_propagation(corners_NTHW, absent_NT4).shape == (1,)
-
-
-def test_prior_pulls_the_core_up_and_the_corners_down_except_at_known_background():
-    masks_NTHW = torch.zeros(1, 4, 20, 30, requires_grad=True)
-    negatives_NTHW = torch.zeros(masks_NTHW.shape, dtype=torch.bool)
-    negatives_NTHW[..., 4:10] = True
-    prior_loss(masks_NTHW, BOXES_NT4, negatives_NTHW, torch.ones(1)).backward()
-    slope_HW = masks_NTHW.grad[0, 0]
-    assert slope_HW[11, 14] < 0 < slope_HW[6, 23]
-    assert not slope_HW[:, :10].any() and not slope_HW[:6].any()
 
 
 def test_refinement_without_evidence_rounds_the_corners_off():

@@ -1,8 +1,4 @@
-"""Position prior: where in its box an object usually lies.
-
-A box touches its object on all four sides. Objects therefore cover the center of their boxes far more often than the
-corners, whatever their shape. The inscribed ellipse is the mean of this knowledge.
-"""
+"""Weight of the position prior (`mfvis.losses.box_positions`) for each track."""
 
 from __future__ import annotations
 
@@ -12,11 +8,10 @@ from torch import Tensor
 
 import mfvis_ext
 from mfvis.losses.background_propagation import camera_motion, inside_boxes
+from mfvis.losses.box_positions import radius
 from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.types import present
 
-STEEPNESS = 3.0
-"""Logit of the prior at the center of a box, in training. On the inscribed ellipse it is 0."""
 REFINE_WEIGHT = 7.0
 """Largest logit of the prior in the refinement."""
 KNOWN_SHAPE = 0.15
@@ -28,7 +23,7 @@ COVERAGE = 0.07
 SMALL_CELLS = 5.0
 """Shorter side of a track's boxes, in grid cells, at which the prior's weight for small objects has fallen to 1 / e."""
 CORE = 0.3
-"""Radius of a box's core, as in `radius`, which is object except in rare shapes."""
+"""Radius of a box's core, as in `mfvis.losses.box_positions.radius`, which is object except in rare shapes."""
 CORE_SHARE, EXPLAINED = 0.5, 0.3
 """Propagated background is reliable if its density in the core is below this share of that in the corners, or if the
 position in the box explains this share of its variance."""
@@ -36,19 +31,6 @@ NEAR_BY_CHANCE = 1.1
 """Frames are neighbors if more matches than this multiple of chance lie within one cell of the predicted position."""
 BOX_CELLS = 8
 """Cells along each side of a box for this variance."""
-
-
-def radius(boxes_NT4: Tensor, height: int, width: int, power: float = 2.0) -> Tensor:
-    """float ``[N, T, H, W]``: 0 at a box's center, 1 on its inscribed superellipse, 2 in its corners.
-
-    power: 2 for an ellipse, more for a shape that is closer to the box.
-    """
-    x1, y1, x2, y2 = (side[..., None, None] for side in boxes_NT4.unbind(-1))
-    x = torch.arange(width, device=boxes_NT4.device) + 0.5
-    y = torch.arange(height, device=boxes_NT4.device)[:, None] + 0.5
-    across = (2 * x - x1 - x2).abs() / (x2 - x1).clamp(min=1)
-    down = (2 * y - y1 - y2).abs() / (y2 - y1).clamp(min=1)
-    return across**power + down**power
 
 
 def ellipses(boxes_NT4: Tensor, height: int, width: int) -> Tensor:
@@ -131,19 +113,6 @@ def confidence(propagated_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
     present_NT = present(boxes_NT4)
     shorter_N = (shorter_NT * present_NT).sum(1) / present_NT.sum(1).clamp(min=1)
     return torch.maximum((-covered_N / COVERAGE).exp(), (-((shorter_N / SMALL_CELLS) ** 2)).exp())
-
-
-def prior_loss(masks_NTHW: Tensor, boxes_NT4: Tensor, negatives_NTHW: Tensor, weight_N: Tensor) -> Tensor:
-    """Cross-entropy with the prior inside the boxes, except at known background; weighted mean over the objects.
-
-    Without it the projection loss can be satisfied by the outline of an object, whose inside is then background.
-    masks: logits; boxes: on their grid; negatives: bool.
-    """
-    height, width = masks_NTHW.shape[-2:]
-    prior_NTHW = (STEEPNESS * (1 - radius(boxes_NT4, height, width))).sigmoid()
-    counted_NTHW = inside_boxes(boxes_NT4, height, width) & ~negatives_NTHW
-    cost_NTHW = F.binary_cross_entropy_with_logits(masks_NTHW.float(), prior_NTHW, reduction="none") * counted_NTHW
-    return (weight_N * cost_NTHW.sum((1, 2, 3)) / counted_NTHW.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
 def refinement_logits(box_4: Tensor, height: int, width: int, confidence: float) -> Tensor:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from mfvis.data.clips import starts_around
 from mfvis.grid import STRIDE
-from mfvis.label.box_prior import prior_loss
 from mfvis.label.config import LabelConfig
 from mfvis.label.corrections import corrections_loss
 from mfvis.label.ensemble import ABSENT
 from mfvis.label.models import PerTrackSegmenter, QuerySegmenter
 from mfvis.label.window_inputs import WindowInputs, crop_around_boxes, select_clip, to_batch
+from mfvis.losses.box_positions import position_cost
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss
 from mfvis.predict.track_association import windows_of
@@ -105,7 +105,8 @@ def _loss(
         found = negatives_loss(masks, escaped, count, smoothing_N) + negatives_loss(masks, ring, count)
         loss = loss + propagation.weight * found
     if isinstance(model, PerTrackSegmenter):
-        loss = loss + prior_loss(masks_LNTHW[-1], part.boxes_NT4 / STRIDE, part.propagated_NTHW, part.prior_N)
+        cost_N = position_cost(masks_LNTHW[-1], part.boxes_NT4 / STRIDE, part.propagated_NTHW)
+        loss = loss + (part.prior_N * cost_N).mean()
     if part.corrections is not None:
         loss = loss + corrections_loss(masks_LNTHW, part.corrections, count)
     return loss

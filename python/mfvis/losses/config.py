@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mfvis.errors import require
 from mfvis.losses.pairwise import PairwiseConfig
+from mfvis.losses.position_prior import PositionPriorConfig
 from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.losses.temporal import TemporalConfig
 
@@ -114,6 +115,8 @@ class LossConfig:
         default_factory=lambda: BackgroundPropagationConfig(weight=0.0, min_frames=1)
     )
     """Loss on background that the other frames of a clip show inside the boxes; not in the paper."""
+    prior: PositionPriorConfig = field(default_factory=PositionPriorConfig)
+    """Loss that keeps the masks of an untrained model from becoming hollow; not in the paper."""
     masks: MaskConfig = field(default_factory=MaskConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     released_code: bool = False
@@ -123,10 +126,16 @@ class LossConfig:
     def __post_init__(self) -> None:
         names = ("classification", "no_object", "projection", "background")
         rules = {name: (getattr(self, name) >= 0, "0 or more") for name in names}
-        ignored = self.released_code and (self.propagation.weight > 0 or self.temporal.camera_motion)
-        rules["released_code"] = (not ignored, "off with propagation.weight or temporal.camera_motion, which it lacks")
+        lacking = self.propagation.weight > 0 or self.temporal.camera_motion or self.temporal.start > 0
+        remedy = "off with propagation.weight, temporal.camera_motion or temporal.start, which it lacks"
+        rules["released_code"] = (not (self.released_code and lacking), remedy)
         require(self, rules)
 
     def mask_losses(self) -> dict[str, MaskLoss]:
         """The losses of the matched masks that have settings of their own, by name."""
-        return {"pairwise": self.pairwise, "temporal": self.temporal, "propagation": self.propagation}
+        return {
+            "pairwise": self.pairwise,
+            "temporal": self.temporal,
+            "propagation": self.propagation,
+            "prior": self.prior,
+        }

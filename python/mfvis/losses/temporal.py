@@ -21,8 +21,10 @@ class TemporalConfig:
     weight: float = 0.5
     """Weight of the loss, which is summed over pairs of frames. The default is the paper's 0.1 times 5, the weight of
     the mask losses."""
+    start: int = 0
+    """Delay in steps before the loss starts. A model whose masks are still empty learns from it to keep them so."""
     warmup: int = 200
-    """Steps over which the weight rises linearly from 0."""
+    """Steps after `start` over which the weight rises linearly from 0."""
     tube: Literal["cyclic", "chain", "dense"] = "cyclic"
     """Pairs of frames: cyclic (adjacent frames, and last with first), chain (adjacent frames), or dense (all pairs)."""
     radius: int = 5
@@ -42,6 +44,7 @@ class TemporalConfig:
         candidates = (2 * self.radius + 1) ** 2
         rules = {
             "weight": (self.weight >= 0, "0 or more"),
+            "start": (self.start >= 0, "0 or more"),
             "warmup": (self.warmup >= 0, "0 or more"),
             "radius": (self.radius >= 0, "0 or more"),
             "dilation": (self.dilation >= 1, "1 or more"),
@@ -66,4 +69,4 @@ class TemporalConfig:
         matches = tk_loss.match(lab_BTCHW, inputs.camera_motion(self.tube) if self.camera_motion else None)
         loss_MP, weight_MP = tk_loss.terms(inputs.masks_MTHW, inputs.boxes_MT4, inputs.video_index_M, matches)
         mean_P = inputs.mean(loss_MP.sum(0), weight_MP.sum(0))
-        return self.weight * inputs.ramp(0, self.warmup) * mean_P.sum()
+        return self.weight * inputs.ramp(self.start, self.warmup) * mean_P.sum()
