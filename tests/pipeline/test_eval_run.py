@@ -161,6 +161,33 @@ def test_results_of_unknown_categories_are_left_out_and_counted(files, capsys):
     assert "1 results of categories" in capsys.readouterr().out
 
 
+def test_categories_match_by_name_where_the_results_have_names(files, capsys):
+    data, results, good = files
+    names = results.with_name("categories.json")
+
+    def evaluated(*categories: tuple[int, str]) -> tuple[float, tuple[str, ...]]:
+        names.write_text(json.dumps([{"id": id, "name": name} for id, name in categories]))
+        metrics = run(EvalConfig(results, str(data)))
+        return metrics.ap, metrics.notes
+
+    results.write_text(json.dumps([good]))
+    assert evaluated((2, "thing")) == (approx(1), ())
+    # The id is that of another class here; the name counts.
+    ap, notes = evaluated((2, "dog"), (5, "thing"))
+    assert ap == 0 and "1 results of categories that" in notes[0] and "(2 dog), left out" in notes[0]
+    ap, notes = evaluated((2, "Thing"), (1, "cat"))
+    assert (ap, notes) == (approx(1), ())
+    results.write_text(json.dumps([good | {"category_id": 7}, good | {"category_id": 2, "score": 0.1}]))
+    ap, notes = evaluated((7, "thing"), (2, "dog"))
+    assert ap == approx(1)
+    assert notes[0].endswith(f"1 results whose category has another id in {data}, matched by name (7 thing is 2 there)")
+    results.write_text(json.dumps([good]))
+    ap, notes = evaluated((2, "Ding"))
+    assert ap == approx(1) and "has none of" in notes[0] and "compared by their ids" in notes[0]
+    names.write_text("{")
+    assert "is damaged: categories are compared by their ids" in run(EvalConfig(results, str(data))).notes[0]
+
+
 def test_an_annotation_of_id_0_is_a_false_positive_as_in_the_reference_and_noted(files, capsys):
     data, results, good = files
     data.write_text(data.read_text().replace('"id": 1,', '"id": 0,'))

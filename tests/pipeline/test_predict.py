@@ -125,6 +125,7 @@ def test_the_command_writes_results_tracks_and_an_overlay(model, video_file, tmp
     config = predict.PredictConfig((str(video_file),), Path("any"), out, min_score=0.0, device="cpu")
     predict.run(config)
     results = json.loads((out / "results.json").read_text())
+    assert json.loads((out / "categories.json").read_text()) == [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}]
     tracks = json.loads((out / "tracks.json").read_text())
     with zipfile.ZipFile(out / "results.zip") as archive:
         assert archive.namelist() == ["results.json"]
@@ -223,8 +224,14 @@ def test_videos_of_several_sources_have_ids_of_their_own(config, folders, tmp_pa
     results = json.loads((config.out / "results.json").read_text())
     by_video = {id: [r["score"] for r in results if r["video_id"] == id] for id in (1, 2, 9, 3)}
     assert by_video[1] == by_video[2] == by_video[9] != by_video[3]
-    assert sorted(path.name for path in config.out.iterdir()) == ["parts", "results.json", "results.zip", "tracks.json"]
-    assert "wrote results.json, results.zip, tracks.json to" in capsys.readouterr().out
+    assert sorted(path.name for path in config.out.iterdir()) == [
+        "categories.json",
+        "parts",
+        "results.json",
+        "results.zip",
+        "tracks.json",
+    ]
+    assert "wrote results.json, results.zip, categories.json, tracks.json to" in capsys.readouterr().out
 
 
 def test_data_sets_that_share_ids_are_refused(config, tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +14,24 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mfvis.data.categories import category_map
 from mfvis.data.jsonfile import as_integer, kind_of, read_json, write_json
 from mfvis.data.masks import compress_masks
 from mfvis.data.records import RecordReader
 from mfvis.data.ytvis import moved_record
 from mfvis.errors import DataError, Problem
 from mfvis.text import shortened
-from mfvis.types import TrackResult, Video, VideoDataset
+from mfvis.types import Category, TrackResult, Video, VideoDataset
 from mfvis.writing import atomic_write
+
+CATEGORIES_FILE = "categories.json"
+"""File next to results.json with the names of its categories, ``[{"id", "name"}]``. YouTube-VIS' results have none."""
+NO_CATEGORY = -1
+
+
+def write_categories(path: str | Path, categories: Sequence[Category]) -> None:
+    """Write the names of the categories of a results file."""
+    write_json(path, [{"id": category.id, "name": category.name} for category in categories])
 
 
 def write_results(path: str | Path, results: Sequence[TrackResult]) -> None:
@@ -107,8 +117,9 @@ def parse_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool =
     """The valid part of a ``results.json`` of `dataset`, and its problems.
 
     For a data set of images it may also be in COCO's format: ``image_id`` and one ``segmentation`` instead of
-    ``video_id`` and ``segmentations``. Boxes are zeros without `with_boxes`, or if the file has none. Results of
-    categories that the data set does not have are left out, as in the reference programs.
+    ``video_id`` and ``segmentations``. Boxes are zeros without `with_boxes`, or if the file has none. Categories are
+    matched by name if `CATEGORIES_FILE` lies next to the file, else by id. Results of categories that the data set does
+    not have are left out, as in the reference programs.
     """
     reader = RecordReader(str(path), boxes_from_masks=True, lenient=True)
     entries = read_json(Path(path), reader.problems)
@@ -116,6 +127,8 @@ def parse_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool =
         reader.report("top level", f"is {kind_of(entries)}, expected a list", "Give a results file, not annotations")
     videos = {video.id: video for video in dataset.videos}
     categories = {category.id for category in dataset.categories}
+    names = _names_of_results(Path(path), reader)
+    ids = _ids_by_name(Path(path), names, dataset, reader)
     of_images = isinstance(entries, list) and any(
         isinstance(entry, dict) and "image_id" in entry and "video_id" not in entry for entry in entries
     )
@@ -125,26 +138,66 @@ def parse_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool =
         entries = None
     owner: Literal["video", "image"] = "image" if of_images else "video"
     results: list[TrackResult] = []
-    unknown: Counter[int] = Counter()
+    unknown, renumbered = Counter[int](), Counter[int]()
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         record = f"results[{index}]"
         fields = reader.fields(record, entry, (f"{owner}_id", "category_id"))
         if fields is None:
             continue
-        video = videos.get(fields[f"{owner}_id"])
+        video, named_id = videos.get(fields[f"{owner}_id"]), fields["category_id"]
+        category_id = ids.get(named_id, named_id)
         if video is None:
             problem = f"{owner} {fields[f'{owner}_id']} is unknown"
             reader.report(record, problem, f"Correct {owner}_id, or give the data set that was predicted on")
-        elif fields["category_id"] not in categories:
-            unknown[fields["category_id"]] += 1
+        elif category_id not in categories:
+            unknown[named_id] += 1
         else:
-            result = _result(reader, record, fields["category_id"], entry, video, with_boxes)
+            renumbered[named_id] += category_id != named_id
+            result = _result(reader, record, category_id, entry, video, with_boxes)
             results += [] if result is None else [result]
+    if renumbered.total():
+        listed = _listed([f"{id} {names[id]} is {ids[id]} there" for id, count in renumbered.items() if count])
+        what = f"results whose category has another id in {dataset.path}, matched by name ({listed})"
+        reader.note(what, renumbered.total())
     if unknown:
-        ids = ", ".join(map(str, sorted(unknown)[:10])) + (", ..." if len(unknown) > 10 else "")
-        what = f"results of categories that {dataset.path} does not have ({ids}), left out as the field's programs do"
+        listed = _listed([f"{id} {names.get(id, '')}".strip() for id in sorted(unknown)])
+        what = (
+            f"results of categories that {dataset.path} does not have ({listed}), left out as the field's programs do"
+        )
         reader.note(what, unknown.total())
     return ResultsFile(results, reader.problems, reader.notes())
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:10]) + (", ..." if len(texts) > 10 else "")
+
+
+def _names_of_results(path: Path, reader: RecordReader) -> dict[int, str]:
+    """Names of the categories of a results file by their ids, from `CATEGORIES_FILE`; empty without one."""
+    file = path.with_name(CATEGORIES_FILE)
+    if not file.is_file():
+        return {}
+    entries = read_json(file, [])
+    pairs = (
+        [(as_integer(entry.get("id")), entry.get("name")) for entry in entries if isinstance(entry, dict)]
+        if (isinstance(entries, list))
+        else []
+    )
+    names = {id: name for id, name in pairs if id is not None and isinstance(name, str)}
+    if not names:
+        reader.note(f"file next to the results, {file}, is damaged: categories are compared by their ids")
+    return names
+
+
+def _ids_by_name(path: Path, names: Mapping[int, str], dataset: VideoDataset, reader: RecordReader) -> dict[int, int]:
+    """Category ids of the data set by those of the results; `NO_CATEGORY` for names that it does not have."""
+    own = [Category(id, name) for id, name in names.items()]
+    ids = category_map("", own, "", dataset.categories)
+    if names and not ids:
+        file = path.with_name(CATEGORIES_FILE)
+        reader.note(f"file of class names, {file}, has none of {dataset.path}: categories are compared by their ids")
+        return {}
+    return {id: ids.get(id, NO_CATEGORY) for id in names}
 
 
 def _result(

@@ -61,8 +61,9 @@ class PredictConfig:
     checkpoint: Path
     """Checkpoint of `mfvis train`."""
     out: Path = Path("predictions")
-    """Directory for results.json, results.zip (for evaluation servers), tracks.json, the overlays, and the state from
-    which an interrupted run resumes. For bdd100k-mots also bdd100k.json, the format of its own evaluation."""
+    """Directory for results.json, results.zip (for evaluation servers), categories.json (the classes of the results),
+    tracks.json, the overlays, and the state from which an interrupted run resumes. For bdd100k-mots also bdd100k.json,
+    the format of its own evaluation."""
     overlays: bool = True
     """Write an MP4 with the tracks drawn over each video (a JPEG for a video of one frame)."""
     min_score: float = 0.3

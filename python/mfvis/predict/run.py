@@ -13,7 +13,7 @@ import numpy as np
 from mfvis.data.check import check_frames_of
 from mfvis.data.datasets import DatasetSpec, parse_spec
 from mfvis.data.jsonfile import write_json
-from mfvis.data.results import write_results, zip_results
+from mfvis.data.results import CATEGORIES_FILE, write_categories, write_results, zip_results
 from mfvis.data.video import open_video
 from mfvis.device import device_of
 from mfvis.errors import ConfigError, DataError, VideoError
@@ -41,8 +41,8 @@ DRAWING = "overlays"
 
 
 def run(config: PredictConfig) -> None:
-    """Write results.json (YouTube-VIS) and its zip, tracks.json (human-readable) and one overlay per video into
-    `config.out`.
+    """Write results.json (YouTube-VIS), its zip and its categories.json, tracks.json (human-readable) and one overlay
+    per video into `config.out`.
 
     The results of each video are saved as soon as they are complete. An interrupted run resumes with the next video and
     writes the same files, bit for bit.
@@ -118,9 +118,10 @@ def _run(config: PredictConfig, shard: Shard, progress: Progress) -> None:
         if tracks is None:  # another process has just saved it
             raise VideoError(f"video {videos[i].name}: its frames changed while they were worked on. Start again")
     results = [result for i in range(len(videos)) for result in kept.pop(i)]
-    written = ["results.json", "results.zip", "tracks.json"]
+    written = ["results.json", "results.zip", CATEGORIES_FILE, "tracks.json"]
     write_results(config.out / "results.json", results)
     zip_results(config.out / "results.zip", config.out / "results.json")
+    write_categories(config.out / CATEGORIES_FILE, categories)
     for spec, dataset in zip(specs, datasets, strict=True):
         ids = {video.id for video in dataset.videos}
         its = [result for result in results if result.video_id in ids]
