@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import machine
+from mfvis.data.marks import Point
 from mfvis.data.rle import decode_mask, encode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.label.config import LabelConfig
-from mfvis.label.corrections import Corrections, Point
+from mfvis.label.corrections import Corrections
 from mfvis.label.run import initial_models
 from mfvis.label.video import label_video
 from mfvis.parsing import parse

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from mfvis.data.datasets import Split, parse_spec
 from mfvis.data.exporters import ExportConfig
 from mfvis.data.exporters import run as export_file
+from mfvis.data.jsonfile import read_json
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import open_video, video_in_memory
 from mfvis.device import device_of
@@ -30,6 +31,8 @@ from mfvis.eval.mots import MotsMetrics
 from mfvis.eval.run import measure
 from mfvis.eval.ytvis import evaluate as average_precision
 from mfvis.label.config import LabelConfig
+from mfvis.label.corrections import Corrections, read_corrections
+from mfvis.label.corrections_of_arrays import corrections_of_arrays
 from mfvis.label.plan import video_work as label_work
 from mfvis.label.run import initial_models
 from mfvis.label.video import label_video
@@ -58,7 +61,16 @@ class Labels(NamedTuple):
     frames without a box."""
 
 
-def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settings: Any) -> Labels:
+def label(
+    frames: Frames,
+    boxes: Any = None,
+    *,
+    masks: Mapping[tuple[int, int], Any] | None = None,
+    points: Sequence[tuple[int, int, float, float, bool]] = (),
+    scribbles: Sequence[tuple[int, int, Sequence[tuple[float, float]], bool]] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> Labels:
     """Generate the masks of box tracks, as ``mfvis label`` does for one video.
 
         masks, quality = mfvis.label(frames, boxes)
@@ -69,9 +81,13 @@ def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settin
 
     Args:
         frames: The video: RGB uint8 ``[T, H, W, 3]`` (array) or ``[T, 3, H, W]`` (tensor), a video file, a folder of
-            images, a JSON with one video, or a `Video` of `load_dataset`.
+            images, a JSON with one video, or a `Video` of `load_dataset`. Masks, clicks and scribbles in a JSON are
+            corrections, as for the command; ``given_masks=False`` ignores the masks.
         boxes: ``[N, T, 4]``, ``(x1, y1, x2, y2)`` in pixels, half-open. Four times NaN or a box without area: the
             object is absent from the frame. Boxes are clipped to the frame. Default: the tracks of the JSON or `Video`.
+        masks: Masks of a person, bool ``[H, W]`` by ``(track, frame)``. They are kept and learned from.
+        points: Clicks ``(track, frame, x, y, positive)`` in pixels; positive: the pixel belongs to the object.
+        scribbles: Lines ``(track, frame, [(x, y), ...], positive)`` through pixels of the object, or next to it.
         progress: Show the progress with the time left: on stderr if it is a terminal, else a line on stdout now and
             then.
         **settings: Fields of `mfvis.label.config.LabelConfig` with another value than their default, which is that of
@@ -82,10 +98,11 @@ def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settin
 
     Raises:
         ConfigError: Shapes, boxes or settings are invalid; all faults are reported together.
+        DataError: Masks, clicks or scribbles are invalid; all faults are reported together.
         VideoError: The video cannot be read.
         CheckpointError: The backbone's weights or the checkpoint cannot be read.
     """
-    for name in ("data", "out", "frames", "overlays", "shard", "only", "given_masks"):
+    for name in ("data", "out", "frames", "overlays", "shard", "only"):
         if name in settings:
             raise ConfigError(f"{name} is a setting of the command mfvis label, which writes files; leave it out")
     config = build(LabelConfig, {"data": "frames"} | settings, "the settings of mfvis.label")
@@ -93,10 +110,17 @@ def label(frames: Frames, boxes: Any = None, *, progress: bool = False, **settin
     video = video if boxes is None else replace(video, tracks=_tracks(boxes, video))
     if not any(track.present_T.any() for track in video.tracks):
         raise ConfigError(f"video {video.name} has no boxes; give them as an array [N, T, 4]")
+    corrections = Corrections()
+    if boxes is None and isinstance(frames, str | Path) and Path(frames).suffix == ".json":
+        file = load_dataset(frames)
+        corrections = read_corrections(read_json(file.path, []), file, None, config.given_masks).get(
+            video.id, corrections
+        )
+    corrections |= corrections_of_arrays(video, masks or {}, points, scribbles)
     with Progress(visible=progress) as bar, torch.random.fork_rng():
         start = initial_models(config)
         bar.plan(label_work(config, video, start.max_tracks_per_window))
-        results = label_video(start, config, video, video.name, progress=bar)
+        results = label_video(start, config, video, video.name, corrections=corrections, progress=bar)
     masks_NTHW = np.zeros((len(results), video.length, video.height, video.width), bool)
     quality_NT = np.full(masks_NTHW.shape[:2], np.nan, np.float32)
     for n, (result, track) in enumerate(zip(results, video.tracks, strict=True)):

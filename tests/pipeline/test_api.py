@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 import torch
 from mfvis import progress
 from mfvis.data.video import read_frames
-from mfvis.errors import ConfigError
+from mfvis.errors import ConfigError, DataError
 from mfvis.label.config import LabelConfig
 from mfvis.models.video_model import build_model
 from mfvis.parsing import parse
@@ -73,6 +74,44 @@ def test_label_takes_arrays_tensors_files_and_videos(demo_data, capsys, monkeypa
     short = replace(video, length=2, frames=video.frames[:2])
     tracks = [replace(track, boxes_T4=np.nan_to_num(boxes)) for track, boxes in zip(video.tracks, boxes_NT4)]  # noqa: B905
     assert (mfvis.label(replace(short, tracks=tuple(tracks)), **FAST).masks == masks).all()
+
+
+def test_label_keeps_and_obeys_corrections(demo_data, tmp_path):
+    """As arrays, and in a JSON, where they mean the same as for the command."""
+    content = json.loads(demo_data[1].read_text())
+    video, annotation = content["videos"][0], content["annotations"][0]
+    del annotation["segmentations"]
+    content |= {"videos": [video], "annotations": [annotation]}
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps(content))
+    (tmp_path / "JPEGImages").symlink_to(demo_data[1].parent / "JPEGImages")
+    x, y, w, h = annotation["bboxes"][2]
+    mask_HW = np.zeros((video["height"], video["width"]), bool)
+    mask_HW[int(y) : int(y + h), int(x) : int(x + w / 2)] = True
+    line = [(x + w / 4, y + h / 2), (x + w / 2, y + h / 2)]
+    given = {"masks": {(0, 2): mask_HW}, "points": [(0, np.int64(3), *annotation["bboxes"][3][:2], False)]}
+    masks, quality = mfvis.label(file, **given, scribbles=[(0, 2, line, True), (0, 1, line, False)], **FAST)
+    assert (masks[0, 2] == mask_HW).all() and quality[0, 2] == 1 and quality[0, 1] < 1
+    assert not masks[0, 1, int(line[0][1]), int(line[0][0])]
+    annotation["scribbles"] = [[1, [*line[0], *line[1]], 1]]
+    file.write_text(json.dumps(content))
+    assert mfvis.label(file, **FAST).masks[0, 1, int(line[0][1]), int(line[0][0])]
+    with pytest.raises(DataError) as error:
+        mfvis.label(
+            file,
+            masks={(0, 9): mask_HW, (0, 1): mask_HW[1:], 3: mask_HW},
+            points=[(1, 0, 5, 5, 1), (0, 0, -5, 5, 1), (0,)],
+            scribbles=[(0, 0, [], True)],
+            **FAST,
+        )
+    records = [problem.record for problem in error.value.problems]
+    assert records == [
+        "masks[(0, 9)]",
+        "masks[(0, 1)]",
+        "masks[3]",
+        *(f"points[{i}]" for i in range(3)),
+        "scribbles[0]",
+    ]
 
 
 def test_label_has_the_defaults_of_the_command():

@@ -80,11 +80,68 @@ def test_cvat_tracks_that_have_no_box_are_left_out(tmp_path: Path, six_pictures:
     root = imported(file, six_pictures)
     assert left_sides(root) == [10] * 6 and ids_of(root) == [(7, 7)]
     notes = notes_of(file, six_pictures)
-    for note in ("2 tracks of type polyline were", "1 track of type points", "1 track without a shape was left out"):
+    for note in (
+        "2 scribbles without a track below it in its frame were left out",
+        "2 clicks without a track below it in its frame were left out",
+        "1 track of type skeleton was left out",
+        "1 track without a shape was left out",
+    ):
         assert note in notes
     root = imported(file, six_pictures, categories=["truck", "car"])
     assert [category["name"] for category in root["categories"]] == ["truck", "car"]
     assert [annotation["category_id"] for annotation in root["annotations"]] == [2]
+
+
+def marks(tag: str, label: str, frame: int, points: str, negative: str = "", **more: str) -> str:
+    """A points shape or polyline of one frame, as CVAT exports what was drawn as a shape."""
+    extra = "".join(f' {name}="{value}"' for name, value in more.items())
+    attribute = f'<attribute name="Negative">{negative}</attribute>' if negative else ""
+    shapes = "".join(
+        f'<{tag} frame="{frame + out}" keyframe="1" outside="{out}" points="{points}">{attribute}</{tag}>'
+        for out in (0, 1)
+    )
+    return f'<track id="{label}{frame}" label="{label}"{extra}>{shapes}</track>'
+
+
+def test_cvat_points_and_polylines_become_clicks_and_scribbles(tmp_path: Path, six_pictures: Path) -> None:
+    tracks = (
+        f'<track id="1" label="car">{box(0, 10)}{box(5, 10)}</track>'
+        f'<track id="2" label="dog">{box(0, 15)}{box(4, 15, out=1)}</track>'
+        f'<track id="3" label="car" group_id="7">{box(0, 50)}</track>'
+        + marks("points", "car", 0, "16.00,12.00;17,13.5")
+        + marks("points", "dog", 1, "16.00,12.00", negative="true")
+        + marks("polyline", "dog_Negative", 2, "5,20;30,25")
+        + marks("polyline", "negative", 2, "12,12;11,11")  # only the car lies below it
+        + marks("points", "clicks", 3, "52,12", negative="false", group_id="7")
+        + marks("points", "car", 3, "52,12;20,70", group_id="7")  # the second is on the object, but outside its box
+        + marks("points", "dog", 4, "16,12")  # the dog has gone
+    )
+    file = write(tmp_path / "a.xml", cvat(tracks))
+    root = imported(file, six_pictures)
+    by_id = {annotation["id"]: annotation for annotation in root["annotations"]}
+    assert by_id[1]["points"] == [[0, 16, 12, 1], [0, 17, 13.5, 1]]
+    assert by_id[1]["scribbles"] == [[2, [12, 12, 11, 11], 0]]
+    assert by_id[2]["points"] == [[1, 16, 12, 0]] and by_id[2]["scribbles"] == [[2, [5, 20, 30, 25], 0]]
+    assert by_id[7]["points"] == [[3, 52, 12, 1]] * 2 if 7 in by_id else by_id[3]["points"] == [[3, 52, 12, 1]] * 2
+    notes = notes_of(file, six_pictures)
+    assert "1 click without a track below it in its frame was left out" in notes
+    assert "1 click on the object but outside its box was left out" in notes
+    assert "8 points and polylines became clicks and scribbles of the tracks below them" in notes
+    check_problems(tmp_path, six_pictures, root, [])
+    only = imported(file, six_pictures, categories=["dog"])
+    assert ["points" in annotation for annotation in only["annotations"]] == [True]
+
+
+def test_cvat_marks_between_key_frames_are_nobodys(tmp_path: Path, six_pictures: Path) -> None:
+    shapes = "".join(
+        f'<points frame="{t}" keyframe="{int(t != 1)}" outside="0" points="{12 + t},12"/>' for t in range(3)
+    )
+    track = f'<track label="car">{box(0, 10)}</track><track label="car">{shapes}</track>'
+    (annotation,) = imported(write(tmp_path / "a.xml", cvat(track)), six_pictures)["annotations"]
+    assert annotation["points"] == [[0, 12, 12, 1], [2, 14, 12, 1]]
+    broken = track.replace('points="12,12"', 'points="12;12"').replace('frame="2"', 'frame="9"')
+    problems = problems_of(write(tmp_path / "b.xml", cvat(broken)), six_pictures)
+    assert "frame 0: has no valid points" in problems and "frame 9: is none of the video's 6 frames" in problems
 
 
 def test_cvat_boxes_around_other_shapes(tmp_path: Path, six_pictures: Path) -> None:

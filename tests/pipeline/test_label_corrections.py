@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mfvis.data.marks import Point, Scribble
 from mfvis.data.rle import decode_mask, encode_mask
 from mfvis.errors import ConfigError, DataError
 from mfvis.label import run as label
 from mfvis.label import video as video_module
 from mfvis.label.config import LabelConfig
-from mfvis.label.corrections import Corrections, Point, correction_maps, corrections_loss, with_given_boxes
+from mfvis.label.corrections import Corrections, correction_maps, corrections_loss, with_given_boxes
 from mfvis.label.quality import disagreement, expected_j, features
 from mfvis.types import Track, Video
 from tiny import tiny_label_config
@@ -141,7 +142,8 @@ def test_clicks_are_obeyed(config, trained):
 
 def test_faulty_corrections_are_reported_together(config):
     def correct(entries: list[dict]) -> None:
-        entries[0]["points"] = [[0, 1, 1, 1], [99, 1, 1, 1], [0, -1, 1, 0], [0, 1, 1, 2], "x"]
+        x, y, w, h = entries[0]["bboxes"][0]
+        entries[0]["points"] = [[0, x + w / 2, y + h / 2, 1], [99, 1, 1, 1], [0, -1, 1, 0], [0, 1, 1, 2], "x"]
         entries[1]["segmentations"] = [{"size": [64, 96], "counts": "~"}] + [None] * 5
         entries[2]["segmentations"], entries[2]["given"] = [None] * 6, [True]
 
@@ -151,6 +153,20 @@ def test_faulty_corrections_are_reported_together(config):
     records = [problem.record for problem in error.value.problems]
     assert records[:4] == [f"annotation 1, points[{i}]" for i in (1, 2, 3, 4)]
     assert records[4:] == ["annotation 2, frame 0", "annotation 3"]
+
+
+def test_scribbles_are_obeyed(config, trained, capsys):
+    """Along its whole length, which has three corners, and only in its frame."""
+    before = annotations(config)[0]
+    size, (x, y, w, h) = before["segmentations"][4]["size"], before["bboxes"][4]
+    xy = [x + w * 0.1, y + h * 0.2, x + w * 0.8, y + h * 0.3, x + w * 0.5, y + h * 0.8]
+    edit(config.data, lambda entries: entries[0].update(scribbles=[[4, xy, 0]]))
+    label.run(config)
+    mask_HW = decode_mask(annotations(config)[0]["segmentations"][4], *size)
+    (scribble,) = [Scribble(4, tuple(zip(xy[0::2], xy[1::2], strict=True)), False)]
+    assert not any(mask_HW[int(point.y), int(point.x)] for point in scribble.as_points(0.5))
+    assert trained == ["[1/2] val0000 frames 3-5, model 1/1"]
+    assert "0 clicks and 1 scribbles" in capsys.readouterr().out
 
 
 def test_the_report_shows_the_most_doubtful_tracks_first_and_opens_the_overlays(config):
@@ -228,6 +244,19 @@ def test_maps_lie_on_the_grid_and_the_loss_sees_only_them():
     corrections_loss(logits, maps, 1).backward()
     assert torch.equal(logits.grad[0] != 0, maps.weight_NTHW > 0)
     assert correction_maps(given, video, [0], range(2, 3), (32, 64), near_NTHW[:, :1]) is None
+
+
+def test_a_scribble_weighs_as_its_cells_of_a_given_mask():
+    video = square([[8, 8, 24, 24]] * 2)
+    line = Scribble(0, ((10.0, 10.0), (22.0, 10.0)), True)
+    clicks = Corrections(points={0: tuple(line.as_points(1.0))})
+    near_NTHW = torch.ones(1, 2, 8, 16, dtype=torch.bool)
+    maps = [
+        correction_maps(given, video, [0], range(2), (32, 64), near_NTHW)
+        for given in (Corrections(scribbles={0: (line,)}), clicks)
+    ]
+    assert torch.equal(maps[0].weight_NTHW, maps[1].weight_NTHW) and maps[0].frames_T.tolist() == [True, False]
+    assert (maps[0].target_NTHW[0, 0, 1:4, 2:6].sum(0) > 0).all()
 
 
 def test_given_masks_define_boxes_that_are_missing_and_empty_ones_remove_them():

@@ -14,6 +14,8 @@ import tyro
 
 from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_file, parse_spec
 from mfvis.data.images import UNKNOWN_RANGE, open_image, orientation
+from mfvis.data.jsonfile import read_object
+from mfvis.data.marks import check_marks
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video_frames import decode_frames
 from mfvis.data.video_index import index_video
@@ -27,7 +29,7 @@ LEAST_AGREEMENT = 0.5
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Report every problem of an annotation file, of the frames it names, and of its masks."""
+    """Report every problem of an annotation file, of the frames it names, and of its masks, clicks and scribbles."""
 
     file: Annotated[
         str,
@@ -59,7 +61,7 @@ def run(config: CheckConfig) -> int:
 
 
 def check_dataset(spec: DatasetSpec, frames_dir: str | Path | None = None) -> tuple[VideoDataset, list[Problem]]:
-    """The readable part of a data set, and all problems of its annotations, of its frames on disk, and of its masks.
+    """The readable part of a data set, and all problems of its annotations, frames, masks, clicks and scribbles.
 
     Every frame is read completely, and every mask is decoded. A broken record is reported, and everything that depends
     on it is skipped.
@@ -70,7 +72,12 @@ def check_dataset(spec: DatasetSpec, frames_dir: str | Path | None = None) -> tu
         except DataError as error:
             return VideoDataset(spec.path, (), ()), list(error.problems)
     else:
-        dataset, problems = parse_file(spec, frames_dir)
+        problems = []
+        root = read_object(spec.path, problems)
+        if root is None:
+            return VideoDataset(spec.path, (), ()), problems
+        dataset, problems = parse_file(spec, frames_dir, root=root)
+        problems += check_marks(root, dataset)
     for video in dataset.videos:
         problems += check_frames(video)
         for track in video.tracks:

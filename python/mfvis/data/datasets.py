@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mfvis.data import bdd100k, categories, coco, ytvis
 from mfvis.data.bdd100k_results import write_tracking_file
@@ -151,12 +151,19 @@ def _options(text: str, options: str) -> dict[str, object]:
 
 
 def parse_file(
-    spec: DatasetSpec, frames_dir: str | Path | None = None, *, with_masks: bool = True
+    spec: DatasetSpec,
+    frames_dir: str | Path | None = None,
+    *,
+    with_masks: bool = True,
+    root: dict[str, Any] | None = None,
 ) -> tuple[VideoDataset, list[Problem]]:
     """The valid part of a JSON file in the layout of YouTube-VIS or COCO, and its problems. The arguments are those of
-    `DatasetSpec.load`; `spec` has no name."""
+    `DatasetSpec.load`; `spec` has no name.
+
+    root: the content of the file, if already read.
+    """
     problems: list[Problem] = []
-    root = read_object(spec.path, problems)
+    root = read_object(spec.path, problems) if root is None else root
     if root is None:
         return VideoDataset(spec.path, (), ()), problems
     options = {"boxes_from_masks": spec.boxes_from_masks, "root": root}

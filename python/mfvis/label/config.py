@@ -72,8 +72,8 @@ class LabelConfig:
     """Generate masks for box tracks: train on the boxes of each video, then segment them."""
 
     data: Annotated[Path, tyro.conf.Positional]
-    """YouTube-VIS JSON with the videos and their box tracks. Masks and clicks in it are corrections: they are kept and
-    learned from."""
+    """YouTube-VIS JSON with the videos and their box tracks. Masks, clicks and scribbles in it are corrections: they
+    are kept and learned from."""
     out: Path = Path("labels")
     """Directory for the completed JSON, report.html (doubtful masks first), the overlay videos, and the state from
     which an interrupted run resumes."""

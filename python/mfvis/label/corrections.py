@@ -1,7 +1,7 @@
-"""Corrections: masks and clicks of a person on some frames, which label mode keeps and learns from.
+"""Corrections: masks, clicks and scribbles of a person on some frames, which label mode keeps and learns from.
 
-A mask that the input has for a frame stays as it is. Clicks are ``"points": [[frame, x, y, 1 or 0], ...]`` of an
-annotation: pixels that belong to the object (1) or do not (0). Both supervise the models of their window.
+A mask that the input has for a frame stays as it is. All of them supervise the models of their window. Their form in
+the JSON is that of `mfvis.data.marks`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mfvis.data.augment import padded_size
-from mfvis.data.jsonfile import as_integer, is_finite, read_json
+from mfvis.data.jsonfile import read_json
+from mfvis.data.marks import Point, Scribble, read_marks, records_of
 from mfvis.data.masks import compress_masks
 from mfvis.data.rle import decode_mask, rle_box
 from mfvis.errors import DataError, Problem
 from mfvis.grid import STRIDE
 from mfvis.label.quality import score_of
-from mfvis.text import shortened
 from mfvis.types import Track, TrackResult, Video, VideoDataset
 
 WEIGHT = 2.0
@@ -35,31 +35,40 @@ CLICK = 0.04
 
 
 @dataclass(frozen=True)
-class Point:
-    """A click on a frame of a track."""
-
-    frame: int
-    x: float
-    y: float
-    positive: bool
-    """True if the pixel belongs to the object."""
-
-
-@dataclass(frozen=True)
 class Corrections:
     """Corrections of the tracks of one video, by the index of the track."""
 
     masks: Mapping[int, Mapping[int, dict[str, Any]]] = field(default_factory=dict)
     """Compressed RLE of each frame whose mask is given."""
     points: Mapping[int, Sequence[Point]] = field(default_factory=dict)
+    scribbles: Mapping[int, Sequence[Scribble]] = field(default_factory=dict)
+
+    def clicks(self, n: int, box_4: np.ndarray, frame: int) -> list[Point]:
+        """Clicks on a track in a frame, where it has this box. A scribble is a row of clicks that touch each other."""
+        spacing = max(1.0, CLICK / 2 * float(np.ptp(box_4.reshape(2, 2), 0).max()))
+        lines = [scribble.as_points(spacing) for scribble in self.scribbles.get(n, ()) if scribble.frame == frame]
+        return [*(p for p in self.points.get(n, ()) if p.frame == frame), *(p for line in lines for p in line)]
 
     def of(self, n: int, frames: range) -> list[Any]:
         """Corrections of one track in these frames as plain values, for a hash."""
         masks = [[t, rle["counts"]] for t, rle in sorted(self.masks.get(n, {}).items()) if t in frames]
-        return [masks, [[p.frame, p.x, p.y, p.positive] for p in self.points.get(n, ()) if p.frame in frames]]
+        points = [[p.frame, p.x, p.y, p.positive] for p in self.points.get(n, ()) if p.frame in frames]
+        lines = [[s.frame, s.xy, s.positive] for s in self.scribbles.get(n, ()) if s.frame in frames]
+        return [masks, points, lines] if lines else [masks, points]  # without scribbles as before there were any
+
+    def __or__(self, other: Corrections) -> Corrections:
+        """The corrections of both. Where both give a mask, that of `other` counts."""
+        return Corrections(
+            {n: {**self.masks.get(n, {}), **other.masks.get(n, {})} for n in {**self.masks, **other.masks}},
+            {n: (*self.points.get(n, ()), *other.points.get(n, ())) for n in {**self.points, **other.points}},
+            {
+                n: (*self.scribbles.get(n, ()), *other.scribbles.get(n, ()))
+                for n in {**self.scribbles, **other.scribbles}
+            },
+        )
 
     def __bool__(self) -> bool:
-        return bool(self.masks or self.points)
+        return bool(self.masks or self.points or self.scribbles)
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class CorrectionMaps:
 
 
 def read_corrections(
-    root: Mapping[str, Any], dataset: VideoDataset, labeled: Path, given_masks: bool
+    root: Mapping[str, Any], dataset: VideoDataset, labeled: Path | None, given_masks: bool
 ) -> dict[int, Corrections]:
     """Corrections of each video that has some, by its id.
 
@@ -97,7 +106,7 @@ def read_corrections(
     Args:
         root: content of the JSON file.
         dataset: the data set that was read from it.
-        labeled: JSON that an earlier run may have written.
+        labeled: JSON that an earlier run may have written, if any.
         given_masks: False ignores all masks.
 
     Raises:
@@ -105,20 +114,21 @@ def read_corrections(
     """
     problems: list[Problem] = []
     file = str(dataset.path)
-    records = _records(root)
-    written = _written(labeled)
+    records = records_of(root)
+    written = records_of(read_json(labeled, [])) if labeled and labeled.is_file() else {}
     found = {}
     for video in dataset.videos:
-        masks, points = {}, {}
+        masks, points, scribbles = {}, {}, {}
         for n, track in enumerate(video.tracks):
-            record = records.get((video.id, track.id), {})
-            if clicks := _points(record, f"annotation {track.id}", video, file, problems):
-                points[n] = clicks
+            key = (video.id, track.id)
+            marks = read_marks(records.get(key, {}), track, video, file, problems)
+            points |= {n: marks.points} if marks.points else {}
+            scribbles |= {n: marks.scribbles} if marks.scribbles else {}
             if given_masks and track.segmentations is not None:
-                rles = _given(record, track, video, written.get((video.id, track.id)), file, problems)
+                rles = _given_masks(marks.given, track, video, written.get(key), file, problems)
                 masks |= {n: rles} if rles else {}
-        if masks or points:
-            found[video.id] = Corrections(masks, points)
+        if masks or points or scribbles:
+            found[video.id] = Corrections(masks, points, scribbles)
     if problems:
         raise DataError(problems)
     return found
@@ -128,26 +138,17 @@ def summary(corrections: Mapping[int, Corrections], videos: Sequence[Video]) -> 
     """One line that counts the corrections; none without any. It names the remedy if there is nothing left to label."""
     masks = sum(len(frames) for video in corrections.values() for frames in video.masks.values())
     points = sum(len(clicks) for video in corrections.values() for clicks in video.points.values())
-    if not masks and not points:
+    lines = sum(len(lines) for video in corrections.values() for lines in video.scribbles.values())
+    if not corrections:
         return []
     boxes = sum(int(track.present_T.sum()) for video in videos for track in video.tracks)
     rest = f"; all {boxes} boxes have one: --no-given-masks labels them again" if masks >= boxes else ""
-    return [f"{masks} given masks are kept and learned from, and {points} clicks{rest}"]
+    strokes = f" and {lines} scribbles" if lines else ""
+    return [f"{masks} given masks are kept and learned from, and {points} clicks{strokes}{rest}"]
 
 
-def _records(root: Any) -> dict[tuple[int | None, int | None], dict[str, Any]]:
-    entries = root.get("annotations") if isinstance(root, dict) else None
-    entries = [entry for entry in entries or () if isinstance(entry, dict)]
-    return {(as_integer(entry.get("video_id")), as_integer(entry.get("id"))): entry for entry in entries}
-
-
-def _written(labeled: Path) -> dict[tuple[int | None, int | None], dict[str, Any]]:
-    """Annotations of an earlier run's result; empty without a readable one."""
-    return _records(read_json(labeled, [])) if labeled.is_file() else {}
-
-
-def _given(
-    record: Mapping[str, Any],
+def _given_masks(
+    flags: Sequence[bool] | None,
     track: Track,
     video: Video,
     written: Mapping[str, Any] | None,
@@ -156,11 +157,6 @@ def _given(
 ) -> dict[int, dict[str, Any]]:
     """Compressed masks of the frames whose masks are given."""
     name = f"annotation {track.id}"
-    flags = record.get("given")
-    if flags is not None and (not isinstance(flags, list) or len(flags) != video.length):
-        remedy = "Write true or false per frame, or leave it out: all masks are given then"
-        problems.append(Problem(file, name, f"given is not a list of {video.length} values", remedy))
-        return {}
     rles = compress_masks(
         [(f"{name}, frame {t}", mask, video.height, video.width) for t, mask in enumerate(track.segmentations or ())],
         file=file,
@@ -182,27 +178,6 @@ def _given(
 def _empty(video: Video) -> dict[str, Any]:
     mask = [("", {"size": [video.height, video.width], "counts": [video.height * video.width]})]
     return compress_masks([(*mask[0], video.height, video.width)], file="", problems=[]).rles[0] or {}
-
-
-def _points(
-    record: Mapping[str, Any], name: str, video: Video, file: str, problems: list[Problem]
-) -> tuple[Point, ...]:
-    clicks = record.get("points")
-    if clicks is None:
-        return ()
-    remedy = f"Write [frame, x, y, 1 or 0], with frames 0 to {video.length - 1}, in pixels of the frame"
-    points = []
-    for i, click in enumerate(clicks if isinstance(clicks, list) else [clicks]):
-        valid = isinstance(click, list) and len(click) == 4 and all(map(is_finite, click[:3])) and click[3] in (0, 1)
-        if valid:
-            frame, x, y, positive = click
-            valid = as_integer(frame) is not None and 0 <= frame < video.length
-            valid = valid and 0 <= x < video.width and 0 <= y < video.height
-        if not valid:
-            problems.append(Problem(file, f"{name}, points[{i}]", f"{shortened(click)} is not a click", remedy))
-            continue
-        points.append(Point(int(frame), float(x), float(y), bool(positive)))
-    return tuple(points)
 
 
 def with_given_boxes(video: Video, corrections: Corrections) -> Video:
@@ -240,11 +215,11 @@ def correction_maps(
                 mask_HW = torch.from_numpy(decode_mask(rle, video.height, video.width)).float()
                 target_NTHW[i, t - window.start] = _on_grid(mask_HW, size)
                 weight_NTHW[i, t - window.start] = near_NTHW[i, t - window.start].float().cpu()
-        for point in corrections.points.get(n, ()):
-            if point.frame in window:
-                t = point.frame - window.start
+        for frame in window:
+            box_4, t = video.tracks[n].boxes_T4[frame], frame - window.start
+            for point in corrections.clicks(n, box_4, frame):
                 scale = size[0] / video.height / STRIDE
-                side = float(np.ptp(video.tracks[n].boxes_T4[point.frame].reshape(2, 2), 0).max())
+                side = float(np.ptp(box_4.reshape(2, 2), 0).max())
                 disc_HW = _disc(point, scale, max(1.0, CLICK * side * scale), near_NTHW.shape[-2:])
                 target_NTHW[i, t][disc_HW] = float(point.positive)
                 weight_NTHW[i, t][disc_HW] = 1.0

@@ -123,8 +123,8 @@ def label_video(
             masks_THW[empty_T] = ellipses(boxes_T4[None, empty_T], *full_size)[0]
             for t, mask_HW in zip(window, masks_THW.numpy(), strict=True):
                 if video.tracks[n].present_T[t]:
-                    clicks = [point for point in corrections.points.get(n, ()) if point.frame == t]
-                    segmentations[n][t] = encode_mask(clicked_mask(mask_HW, clicks, video.tracks[n].boxes_T4[t]))
+                    box_4 = video.tracks[n].boxes_T4[t]
+                    segmentations[n][t] = encode_mask(clicked_mask(mask_HW, corrections.clicks(n, box_4, t), box_4))
             progress.advance(REFINEMENT, work[REFINEMENT] / len(group), part)
     values = [[None if np.isnan(value) else round(float(value), 3) for value in row] for row in quality]
     results = [

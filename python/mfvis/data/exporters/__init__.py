@@ -70,11 +70,14 @@ def write_export(content: Export, exporter: Exporter, out: Path, file: str, *, i
         ConfigError: `out` is in use by another run or holds other files.
         DataError: the format needs masks, and there are none.
     """
+    tracks = [track for video in content.videos for track in video.tracks]
+    marks = sum(len(track.marks) for track in tracks)
+    if marks and not exporter.marks:
+        content.note(f"clicks and scribbles were left out, as {exporter.name} has none", marks)
     if exporter.needs_masks:
         if not content.has_masks:
             remedy = f"Generate them first: mfvis label {file}"
             raise DataError([Problem(file, "file", f"has no masks, which {exporter.name} needs", remedy)])
-        tracks = [track for video in content.videos for track in video.tracks]
         bare = sum(int((track.present_T & [rle is None for rle in track.rles]).sum()) for track in tracks)
         if bare:
             content.note(f"boxes without a mask were left out, as {exporter.name} has masks only", bare)

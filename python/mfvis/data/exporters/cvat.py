@@ -10,6 +10,8 @@ from pycocotools import mask as coco_mask
 
 from mfvis.data.exporters.classes import renumbered
 from mfvis.data.exporters.source import Export, ExportedTrack, ExportedVideo, Rle, mask_box
+from mfvis.data.importers.cvat_marks import NEGATIVE
+from mfvis.data.marks import Point, Scribble
 from mfvis.data.outlines import connected, mask_polygons
 from mfvis.data.rle import decode_mask, uncompress
 from mfvis.errors import ConfigError
@@ -25,7 +27,8 @@ def write_cvat(export: Export, path: Path) -> None:
 
     CVAT has no mask tracks: it imports only the first mask of a track. Every mask is therefore a track of its own, as
     CVAT exports masks, and its ``group_id`` names the object. With ``--masks polygons``, an object is one track of
-    polygons. Frames with a box and no mask get the box.
+    polygons. Frames with a box and no mask get the box. Clicks are points and scribbles are polylines of the object's
+    group; the attribute ``negative`` says which of them are next to the object.
 
     Raises:
         ConfigError: The form of the masks is unknown to CVAT, or `path` is a file and there are several videos.
@@ -50,6 +53,11 @@ def _write_task(export: Export, video: ExportedVideo, path: Path) -> None:
             label = quoteattr(track.category.name)
             lines.append(f'<track id="{count}" label={label} source="file" group_id="{groups[track.id]}">')
             lines += [*_shapes(shapes, video.video.length), "</track>"]
+            count += 1
+        for mark in track.marks:
+            label = quoteattr(track.category.name)
+            lines.append(f'<track id="{count}" label={label} source="manual" group_id="{groups[track.id]}">')
+            lines += [*_mark(mark, video.video.length), "</track>"]
             count += 1
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join([*lines, "</annotations>", ""]), encoding="utf-8")
@@ -84,6 +92,19 @@ def _shape(kind: str, attributes: str, frame: int, outside: bool) -> str:
     return f'{head} z_order="0"></{kind}>'
 
 
+def _mark(mark: Point | Scribble, length: int) -> list[str]:
+    """A click or scribble in one frame, with its end."""
+    kind = "points" if isinstance(mark, Point) else "polyline"
+    points = ";".join(f"{x:.2f},{y:.2f}" for x, y in mark.xy)
+    negative = f'<attribute name="{NEGATIVE}">{"false" if mark.positive else "true"}</attribute>'
+    frames = [(mark.frame, 0), (mark.frame + 1, 1)][: length - mark.frame]
+    return [
+        f'<{kind} frame="{t}" keyframe="1" outside="{outside}" occluded="0" points="{points}" z_order="0">'
+        f"{negative}</{kind}>"
+        for t, outside in frames
+    ]
+
+
 def _mask(rle: Rle) -> str:
     """Runs of the pixels in the mask's box, row by row, the first run background."""
     left, top, width, height = (int(value) for value in mask_box(rle))
@@ -99,8 +120,13 @@ def _polygon(rle: Rle) -> str:
 
 
 def _meta(export: Export, video: ExportedVideo) -> str:
+    checkbox = (
+        f"<attribute><name>{NEGATIVE}</name><mutable>True</mutable><input_type>checkbox</input_type>"
+        "<default_value>false</default_value><values>false</values></attribute>"
+    )
+    attributes = checkbox if any(track.marks for track in video.tracks) else ""
     labels = "".join(
-        f"<label><name>{escape(c.name)}</name><attributes></attributes></label>" for c in export.categories
+        f"<label><name>{escape(c.name)}</name><attributes>{attributes}</attributes></label>" for c in export.categories
     )
     size = f"<width>{video.video.width}</width><height>{video.video.height}</height>"
     return (

@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from mfvis.data.exporters.source import Export, ExportedTrack, in_form, mask_box
 from mfvis.data.jsonfile import write_json
+from mfvis.data.marks import fields_of
 from mfvis.data.ytvis import file_name
 from mfvis.types import present
 
@@ -50,7 +51,10 @@ def write_coco(export: Export, path: Path) -> None:
 
 
 def write_youtube_vis(export: Export, path: Path) -> None:
-    """YouTube-VIS, a track per annotation. Masks are compressed RLEs unless another form is requested."""
+    """YouTube-VIS, a track per annotation. Masks are compressed RLEs unless another form is requested.
+
+    Clicks and scribbles are kept as label mode reads them (`mfvis.data.marks`).
+    """
     form = export.masks or "rle"
     videos, annotations = [], []
     for video in export.videos:
@@ -72,7 +76,8 @@ def write_youtube_vis(export: Export, path: Path) -> None:
                 "segmentations": [None if rle is None else in_form(rle, form) for rle in track.rles],
                 "areas": [None if rle is None else int(coco_mask.area(rle)) for rle in track.rles],
             }
-            annotations.append(fields | (masks if any(track.rles) else {}) | shape | _score(track))
+            marks = fields_of(track.marks)
+            annotations.append(fields | (masks if any(track.rles) else {}) | marks | shape | _score(track))
     write_json(path, {"videos": videos, "annotations": annotations, "categories": _categories(export)})
 
 

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from mfvis.data import coco, ytvis
 from mfvis.data.datasets import parse_spec
 from mfvis.data.jsonfile import as_integer, read_json
+from mfvis.data.marks import Point, Scribble, read_marks, records_of
 from mfvis.data.masks import compress_masks
 from mfvis.data.outlines import mask_polygons
 from mfvis.data.results import read_results
@@ -42,6 +43,8 @@ class ExportedTrack:
     """Compressed RLE of each frame; None without a mask."""
     score: float | None = None
     """Score of a predicted track."""
+    marks: tuple[Point | Scribble, ...] = ()
+    """Clicks and scribbles of a person."""
 
     @property
     def present_T(self) -> np.ndarray:
@@ -124,7 +127,9 @@ def read_export(
         original = _original_ids(root)
     else:
         dataset = spec.load("valid", frames)
-    return _export(dataset, original, results if isinstance(root, list) else None, min_score, masks, file)
+    return _export(
+        dataset, original, records_of(root), results if isinstance(root, list) else None, min_score, masks, file
+    )
 
 
 def _original_ids(root: dict[str, Any]) -> dict[int, int]:
@@ -140,6 +145,7 @@ def _original_ids(root: dict[str, Any]) -> dict[int, int]:
 def _export(
     dataset: VideoDataset,
     original: dict[int, int],
+    annotations: dict[tuple[int | None, int | None], dict[str, Any]],
     results: list[TrackResult] | None,
     min_score: float,
     masks: MaskForm | None,
@@ -178,7 +184,9 @@ def _export(
             rles = tuple(
                 rle if area else None for rle, area in zip(compressed.rles, compressed.area_N.tolist(), strict=True)
             )
-            tracks.append(ExportedTrack(id, names[track.category_id], track.boxes_T4, rles, score))
+            marks = read_marks(annotations.get((video.id, track.id), {}), track, video, file, problems)
+            strokes = (*marks.points, *marks.scribbles)
+            tracks.append(ExportedTrack(id, names[track.category_id], track.boxes_T4, rles, score, strokes))
         videos.append(ExportedVideo(video, stem, _file_names(video, stem, dataset.of_images), tuple(tracks)))
     if problems:
         raise DataError(problems)

@@ -31,12 +31,14 @@ class Exporter:
     """True if boxes without masks cannot be written."""
     mask_encodings: bool = False
     """True if the format has several encodings of masks, for `masks` to choose from."""
+    marks: bool = False
+    """True if the format has clicks and scribbles."""
 
 
 EXPORTERS = (
     Exporter("coco", "COCO JSON with track_id, an image per frame", (".json",), write_coco, mask_encodings=True),
-    Exporter("youtube-vis", "YouTube-VIS JSON", (".json",), write_youtube_vis, mask_encodings=True),
-    Exporter("cvat", "CVAT for video 1.1, an XML per video", (".xml", ""), write_cvat, mask_encodings=True),
+    Exporter("youtube-vis", "YouTube-VIS JSON", (".json",), write_youtube_vis, mask_encodings=True, marks=True),
+    Exporter("cvat", "CVAT for video 1.1, an XML per video", (".xml", ""), write_cvat, mask_encodings=True, marks=True),
     Exporter("yolo", "YOLO segmentation with data.yaml", ("",), write_yolo, "images/train", needs_masks=True),
     Exporter("davis", "DAVIS palette PNG", ("",), write_davis, "JPEGImages", needs_masks=True),
     Exporter("mots", "MOTS PNG with 16 bits", ("",), write_mots, "{video}/images", needs_masks=True),

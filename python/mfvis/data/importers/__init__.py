@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from mfvis.data.importers.source import ImportedFile
 from mfvis.data.importers.table import FORMATS, read_videos
 from mfvis.data.importers.track_lines import is_number
 from mfvis.data.jsonfile import write_json
+from mfvis.data.marks import Point, Scribble, fields_of, touches
 from mfvis.data.ytvis import file_name
 from mfvis.errors import ConfigError, DataError
 from mfvis.text import name_fault, shortened
@@ -76,7 +77,10 @@ def run(config: ImportConfig) -> None:
     masks = sum(bool(mask) for annotation in root["annotations"] for mask in annotation.get("segmentations", ()))
     classes = ", ".join(f"{counts[name]} {name}" for name in names.values())
     tracks = f"{len(root['annotations'])} tracks ({classes})"
-    counted = f"{boxes} boxes" + (f", {masks} masks" if masks else "")
+    marks = sum(len(annotation.get(key, ())) for annotation in root["annotations"] for key in ("points", "scribbles"))
+    counted = (
+        f"{boxes} boxes" + (f", {masks} masks" if masks else "") + (f", {marks} clicks and scribbles" if marks else "")
+    )
     print(f"{config.out}: {len(root['videos'])} videos, {tracks}, {counted}")
     for note in notes:
         print(f"note: {note}")
@@ -125,7 +129,8 @@ def import_tracks(
                 ids = {"id": 0, "track_id": int(track_id) if is_number(track_id) else track_id}
                 fields = {"video_id": record["id"], "category_id": category_ids[track.category], "iscrowd": 0}
                 shape = {key: record[key] for key in ("width", "height", "length")}
-                root["annotations"].append(ids | fields | {"bboxes": bboxes} | _masks(track, bboxes) | shape)
+                marks = fields_of(_marks(track, bboxes, record, source))
+                root["annotations"].append(ids | fields | {"bboxes": bboxes} | _masks(track, bboxes) | marks | shape)
     outside, boxes = (
         source.left_out["box", OUTSIDE],
         sum(len(t.boxes) for video in videos for t in video.tracks.values()),
@@ -190,6 +195,30 @@ def _masks(track: BoxTrack, bboxes: Sequence[list[float] | None]) -> dict[str, A
     """``segmentations`` of a track with masks: null in frames whose mask is unknown."""
     masks = [None if bbox is None else track.masks.get(t) for t, bbox in enumerate(bboxes)]
     return {"segmentations": masks} if any(mask is not None for mask in masks) else {}
+
+
+def _marks(
+    track: BoxTrack, bboxes: Sequence[list[float] | None], video: dict[str, Any], source: ImportedFile
+) -> list[Point | Scribble]:
+    """Clicks and scribbles of a track, moved into the picture. Those that label mode cannot use are left out."""
+    marks = []
+    for mark in track.marks:
+        noun = "click" if isinstance(mark, Point) else "scribble"
+        bbox = bboxes[mark.frame]
+        xy = [_inside(x, y, video["width"], video["height"]) for x, y in mark.xy]
+        moved = Point(mark.frame, *xy[0], mark.positive) if isinstance(mark, Point) else replace(mark, xy=tuple(xy))
+        if bbox is None:
+            source.leave_out("in a frame without a box of its track", noun)
+        elif mark.positive and not touches(moved, (bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3])):
+            source.leave_out("on the object but outside its box", noun)
+        else:
+            marks.append(moved)
+    return marks
+
+
+def _inside(x: float, y: float, width: int, height: int) -> tuple[float, float]:
+    """The nearest position in the picture, to a hundredth of a pixel."""
+    return min(max(x, 0.0), width - 0.01), min(max(y, 0.0), height - 0.01)
 
 
 def _assign_ids(annotations: Sequence[dict[str, Any]]) -> None:

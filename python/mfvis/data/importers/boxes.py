@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from mfvis.data.jsonfile import LARGEST
+from mfvis.data.marks import Point, Scribble
 from mfvis.types import Video
 
 Box = tuple[float, float, float, float]
@@ -28,6 +29,8 @@ class BoxTrack:
     """Boxes by frame index, from 0."""
     masks: dict[int, Any] = field(default_factory=dict)
     """Masks of some frames that have a box, as in the JSON: polygons or either RLE."""
+    marks: list[Point | Scribble] = field(default_factory=list)
+    """Clicks and scribbles. They may exceed the image, and lie in frames without a box."""
     votes: Counter[str] = field(default_factory=Counter)
     """Number of boxes of each category, for trackers that classify each box separately."""
 

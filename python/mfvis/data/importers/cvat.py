@@ -8,6 +8,7 @@ from pathlib import PurePath
 from xml.etree.ElementTree import Element
 
 from mfvis.data.importers.boxes import BoxTrack, BoxVideo
+from mfvis.data.importers.cvat_marks import attach_marks, is_marks, label_of_marks, read_marks
 from mfvis.data.importers.cvat_meta import Task, parse_xml, read_tasks, whole
 from mfvis.data.importers.cvat_objects import CvatObject, join_masks
 from mfvis.data.importers.cvat_shapes import READABLE, Shape, shape_of, visible_shapes
@@ -33,8 +34,8 @@ def read_cvat(source: ImportedFile) -> list[BoxVideo]:
     Boxes and ellipses are interpolated linearly between key frames. An "outside" key frame hides an object until the
     next key frame. The last key frame holds to the end, except in frames that CVAT wrote for other tracks. Shapes
     between key frames (keyframe="0") are CVAT's interpolation. They are compared with ours, or used if ours is unknown.
-    Rotated shapes, ellipses, polygons and masks become their bounding boxes, and polygons and masks are kept as masks;
-    tracks of other shapes are left out.
+    Rotated shapes, ellipses, polygons and masks become their bounding boxes, and polygons and masks are kept as masks.
+    Points and polylines become clicks and scribbles of the tracks below them; tracks of other shapes are left out.
     """
     root = parse_xml(source)
     if root is None:
@@ -62,14 +63,16 @@ def _tracks_by_task(root: Element, tasks: list[Task], source: ImportedFile) -> d
     """Tracks of each task, each with its name for messages. Tracks without a box are left out."""
     ids = {task.id for task in tasks}
     tracks = defaultdict(list)
+    labels = {element.get("label") for element in root.findall("track") if not is_marks(element)}
     for i, element in enumerate(root.findall("track")):
         label = element.get("label")
         record = f"track {element.get('id', f'at index {i}')}"
         task_id = element.get("task_id", "") if len(tasks) > 1 else tasks[0].id if tasks else ""
-        others = {child.tag for child in element} - READABLE
+        name = label_of_marks(label or "")[0] if is_marks(element) else label
+        others = set() if is_marks(element) else {child.tag for child in element} - READABLE
         if not label:
             source.report(record, "has no label", "Give it one")
-        elif source.unwanted(label):
+        elif name in labels and source.unwanted(name):
             continue
         elif tasks and task_id not in ids:
             source.report(record, f"task_id {task_id[:40]!r} is not a task of the project", "Export the project again")
@@ -84,8 +87,11 @@ def _tracks_by_task(root: Element, tasks: list[Task], source: ImportedFile) -> d
 
 def _box_video(video: Video, task: Task, tracks: list[tuple[str, Element]], source: ImportedFile) -> BoxVideo:
     result = BoxVideo(video)
-    written = {}
+    written, marks = {}, []
     for i, (record, element) in enumerate(tracks):
+        if is_marks(element):
+            marks += read_marks(element, record, task, video.length, source)
+            continue
         before = len(source.problems)
         shapes = _shapes(element, record, task, video.length, source)
         track_id = element.get("id", "")
@@ -104,13 +110,15 @@ def _box_video(video: Video, task: Task, tracks: list[tuple[str, Element]], sour
             source.report(where, "is not what its key frames make of it", 'Write keyframe="1" if it is meant')
         group = element.get("group_id", "")
         objects.append(CvatObject(track_id, element.get("label", ""), "" if group == "0" else group, visible))
-    for entry in join_masks(objects, source):
+    objects = join_masks(objects, source)
+    attached = attach_marks(marks, objects, source)
+    for entry in objects:
         boxes = {t: shape.box() for t, shape in entry.shapes.items()}
         sized = {t: box for t, box in boxes.items() if box[2] > box[0] and box[3] > box[1]}
         source.leave_out("without a size", count=len(boxes) - len(sized))
         masks = {t: entry.shapes[t].mask(video.height, video.width) for t in sized}
         known_masks = {t: mask for t, mask in masks.items() if mask is not None}
-        result.tracks[entry.id] = BoxTrack(entry.label, sized, known_masks)
+        result.tracks[entry.id] = BoxTrack(entry.label, sized, known_masks, attached.get(entry.id, []))
     return result
 
 
