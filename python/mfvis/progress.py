@@ -32,8 +32,6 @@ class Progress:
         self.visible = visible
         self.ahead: dict[str, float] = {}
         self.done, self.spent = Counter[str](), Counter[str]()
-        self.share = 0.0
-        """Fraction of the run's time that has passed, as far as it is known; it never falls."""
         self.last = time.perf_counter()
         self.next_shown = self.last + INTERVAL
         self.bar: tqdm | None = None
@@ -68,12 +66,12 @@ class Progress:
         if not self.visible or (self.bar is None and now < self.next_shown):
             return
         left, spent = self.seconds_left(), self.spent.total()
-        self.share = max(self.share, spent / max(spent + left, 1e-9))
+        share = spent / max(spent + left, 1e-9)
         if self.bar is None:
-            print(f"{self.share:4.0%}, {duration(left)} left: {text}", flush=True)
+            print(f"{share:4.0%}, {duration(left)} left: {text}", flush=True)
             self.next_shown = now + INTERVAL
         elif now >= self.next_shown or not self.bar.n:
-            self.bar.n = self.share
+            self.bar.n = share
             self.bar.set_description_str(f"{duration(left)} left: {text}")
             self.next_shown = now + REDRAW
 

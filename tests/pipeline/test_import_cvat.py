@@ -132,7 +132,7 @@ def test_cvat_points_and_polylines_become_clicks_and_scribbles(tmp_path: Path, s
     assert ["points" in annotation for annotation in only["annotations"]] == [True]
 
 
-def test_cvat_marks_between_key_frames_are_nobodys(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_marks_between_key_frames_are_not_imported(tmp_path: Path, six_pictures: Path) -> None:
     shapes = "".join(
         f'<points frame="{t}" keyframe="{int(t != 1)}" outside="0" points="{12 + t},12"/>' for t in range(3)
     )

@@ -61,7 +61,7 @@ class Scribble:
 
 
 class Place(NamedTuple):
-    """Where a mark is, for messages."""
+    """Location of a mark, for messages."""
 
     file: str
     record: str

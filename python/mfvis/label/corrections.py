@@ -142,9 +142,8 @@ def summary(corrections: Mapping[int, Corrections], videos: Sequence[Video]) -> 
     if not corrections:
         return []
     boxes = sum(int(track.present_T.sum()) for video in videos for track in video.tracks)
-    rest = f"; all {boxes} boxes have one: --no-given-masks labels them again" if masks >= boxes else ""
-    strokes = f" and {lines} scribbles" if lines else ""
-    return [f"{masks} given masks are kept and learned from, and {points} clicks{strokes}{rest}"]
+    rest = f"; all {boxes} boxes have a mask: --no-given-masks labels them again" if masks >= boxes else ""
+    return [f"corrections, kept and learned from: {masks} masks, {points} clicks, {lines} scribbles{rest}"]
 
 
 def _given_masks(

@@ -161,6 +161,7 @@ _NOTES = (
     "pixels, the sides of the box that the mask does not reach, the agreement of the models, changes between frames, "
     "and the size of the object. The score of a track is the mean over its masks. Both order masks; neither is a "
     "measurement.",
-    "To correct a track, give the right masks of one or two of its worst frames, or clicks, in the JSON that was "
-    "labeled, and run the same command again: given masks are kept, and the others learn from them.",
+    "To correct a track, give the right masks of one or two of its worst frames, or clicks or scribbles, in the JSON "
+    "that was labeled (mfvis data import reads them from CVAT), and run the same command again: given masks are kept, "
+    "and the others learn from them.",
 )

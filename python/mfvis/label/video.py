@@ -103,10 +103,8 @@ def label_video(
         part = f"{head} frames {window.start}-{window.stop - 1}"
         progress.advance(FEATURES, work[FEATURES], part)
         saved = state and state.of(video, corrections, window, group)
-        step = work[TRAINING] / (len(start.seeds) * config.optim.steps)
-        train = partial(_ensemble_logits, start, view, config, part, partial(progress.advance, TRAINING, step))
+        train = partial(_ensemble_logits, start, view, config, part, progress, work[TRAINING])
         logits_NTHW, disagreement_NT, prior_N = _window_logits(view, saved, train)
-        progress.advance(TRAINING, 0, part)  # the time of the models' masks
         if reader:
             logits_NTHW = logits_NTHW + _finite(reader.read(view), f"{part}, cross-video network", CROSS_VIDEO_REMEDY)
         logits_NTHW = resolve_overlaps(corrected_logits(logits_NTHW, maps), view.boxes_NT4 / STRIDE)
@@ -188,15 +186,18 @@ def prepare_window(
 
 
 def _ensemble_logits(
-    start: Start, view: WindowInputs, config: LabelConfig, head: str, after_step: Callable[[str], None]
+    start: Start, view: WindowInputs, config: LabelConfig, head: str, progress: Progress, work: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mask logits ``[N, T, H / 4, W / 4]``, averaged over the models (one per seed) whose masks fill the boxes; how
     much all models disagree with them ``[N, T]``; and the weight of the position prior for each track."""
     view, logits = add_propagated_background(view, config.propagation), []
+    progress.advance(FEATURES, 0.0, head)
+    after_step = partial(progress.advance, TRAINING, work / (len(start.seeds) * config.optim.steps))
     for i, seed in enumerate(start.seeds, start=1):
         model = start.model(seed, len(view.boxes_NT4))
         fit(model, view, replace(config, seed=seed), f"{head}, model {i}/{len(start.seeds)}", after_step)
         logits.append(segment(model, view, config))
+        progress.advance(TRAINING, 0.0, head)
     models_MNTHW, boxes_NT4 = torch.stack(logits), view.boxes_NT4 / STRIDE
     logits_NTHW = _finite(average_consistent_models(models_MNTHW, boxes_NT4), head)
     return logits_NTHW, disagreement(logits_NTHW, models_MNTHW, boxes_NT4), view.prior_N

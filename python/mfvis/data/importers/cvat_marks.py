@@ -41,7 +41,7 @@ def label_of_marks(label: str) -> tuple[str, bool]:
 
 
 def read_marks(element: Element, record: str, task: Task, length: int, source: ImportedFile) -> list[CvatMarks]:
-    """Marks of a track of points or polylines, from its key frames: what CVAT interpolates is nobody's click."""
+    """Marks of a track of points or polylines, from its key frames; interpolated ones are not clicks."""
     label, is_negative = label_of_marks(element.get("label", ""))
     group = element.get("group_id", "")
     found = []
