@@ -19,10 +19,10 @@ from machine import machine
 from mfvis.data.marks import Point
 from mfvis.data.rle import decode_mask, encode_mask
 from mfvis.data.ytvis import load_dataset
-from mfvis.label.config import LabelConfig
-from mfvis.label.corrections import Corrections
-from mfvis.label.run import initial_models
-from mfvis.label.video import label_video
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.corrections import Corrections
+from mfvis.labeling.run import initial_models
+from mfvis.labeling.video import label_video
 from mfvis.parsing import parse
 from mfvis.types import TrackResult, Video
 from report import add_out, write

@@ -26,8 +26,8 @@ from mfvis.data.rle import encode_mask
 from mfvis.data.video import read_frames
 from mfvis.data.ytvis import load_dataset
 from mfvis.eval.mean_j import MeanJ, TrackJ, filled_box, mean_j
-from mfvis.label.config import LabelConfig
-from mfvis.label.run import run
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.run import run
 from mfvis.parsing import parse
 from mfvis.types import TrackResult, Video, VideoDataset
 from report import add_out, write

@@ -15,7 +15,7 @@ import numpy as np
 from machine import machine
 from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
-from mfvis.label.quality import DOUBTFUL
+from mfvis.labeling.quality import DOUBTFUL
 from report import add_out, write
 from scipy.stats import spearmanr
 

@@ -11,8 +11,8 @@ import time
 import torch
 import torch.nn.functional as F
 from machine import machine
-from mfvis.label import refine as module
-from mfvis.label.config import RefineConfig
+from mfvis.labeling import refine as module
+from mfvis.labeling.config import RefineConfig
 from report import add_out, write
 from torch import Tensor
 

@@ -13,10 +13,10 @@ from mfvis.data.rle import mask_box
 from mfvis.data.synthetic import draw_video
 from mfvis.data.video import video_in_memory
 from mfvis.grid import STRIDE
-from mfvis.label.config import LabelConfig
-from mfvis.label.run import initial_models
-from mfvis.label.video import prepare_window
-from mfvis.label.window_inputs import add_propagated_background
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.run import initial_models
+from mfvis.labeling.video import prepare_window
+from mfvis.labeling.window_inputs import add_propagated_background
 from mfvis.parsing import build, load_preset
 from mfvis.types import Track
 from mfvis.vis.draw import color_of, enlarge, overlay, sheet

@@ -27,8 +27,8 @@ from machine import machine
 from mfvis.data.jsonfile import write_json
 from mfvis.data.ytvis import load_dataset
 from mfvis.eval.mean_j import mean_j
-from mfvis.label.config import LabelConfig
-from mfvis.label.run import run
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.run import run
 from mfvis.parsing import build
 from mfvis.types import VideoDataset
 from report import write

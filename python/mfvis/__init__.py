@@ -40,8 +40,6 @@ def __getattr__(name: str) -> Any:
             return metadata.version("mfvis-ext")
         except metadata.PackageNotFoundError:
             return "0+unknown"
-    if name == "label":
-        return importlib.import_module("mfvis.label")
     if name in __all__:
         return getattr(importlib.import_module("mfvis.api"), name)
     raise AttributeError(f"module 'mfvis' has no attribute {name!r}")

@@ -30,12 +30,12 @@ from mfvis.eval.mean_j import MeanJ
 from mfvis.eval.mots import MotsMetrics
 from mfvis.eval.run import measure
 from mfvis.eval.ytvis import evaluate as average_precision
-from mfvis.label.config import LabelConfig
-from mfvis.label.corrections import Corrections, read_corrections
-from mfvis.label.corrections_of_arrays import corrections_of_arrays
-from mfvis.label.plan import video_work as label_work
-from mfvis.label.run import initial_models
-from mfvis.label.video import label_video
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.corrections import Corrections, read_corrections
+from mfvis.labeling.corrections_of_arrays import corrections_of_arrays
+from mfvis.labeling.plan import video_work as label_work
+from mfvis.labeling.run import initial_models
+from mfvis.labeling.video import label_video
 from mfvis.parsing import build
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import predict_video as predict_tracks
@@ -57,7 +57,7 @@ class Labels(NamedTuple):
     masks: np.ndarray
     """bool ``[N, T, H, W]``; False everywhere in frames without a box."""
     quality: np.ndarray
-    """float32 ``[N, T]``, 0 to 1: expected J of the mask (`mfvis.label.quality`), to order masks for a check. NaN in
+    """float32 ``[N, T]``, 0 to 1: expected J of the mask (`mfvis.labeling.quality`), to order masks for a check. NaN in
     frames without a box."""
 
 
@@ -90,8 +90,8 @@ def label(
         scribbles: Lines ``(track, frame, [(x, y), ...], positive)`` through pixels of the object, or next to it.
         progress: Show the progress with the time left: on stderr if it is a terminal, else a line on stdout now and
             then.
-        **settings: Fields of `mfvis.label.config.LabelConfig` with another value than their default, which is that of
-            ``mfvis label``. Nested ones are dicts: ``optim={"steps": 40}``.
+        **settings: Fields of `mfvis.labeling.config.LabelConfig`. Their defaults are those of ``mfvis label``. Nested
+            ones are dicts: ``optim={"steps": 40}``.
 
     Returns:
         Masks, bool ``[N, T, H, W]``, and their quality, float32 ``[N, T]``.

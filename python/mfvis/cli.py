@@ -43,9 +43,9 @@ COMMANDS = {
     ),
     "label": Command(
         "generate masks for box tracks",
-        "mfvis.label.run:run",
-        "mfvis.label.config:LabelConfig",
-        plan="mfvis.label.plan:plan",
+        "mfvis.labeling.run:run",
+        "mfvis.labeling.config:LabelConfig",
+        plan="mfvis.labeling.plan:plan",
     ),
     "predict": Command(
         "find and segment the objects of videos", "mfvis.predict.run:run", "mfvis.predict.config:PredictConfig"

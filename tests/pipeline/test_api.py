@@ -9,21 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import mfvis
-import mfvis.label.run
+import mfvis.labeling.run
 import numpy as np
 import pytest
 import torch
 from mfvis import progress
 from mfvis.data.video import read_frames
 from mfvis.errors import ConfigError, DataError
-from mfvis.label.config import LabelConfig
+from mfvis.labeling.config import LabelConfig
 from mfvis.models.video_model import build_model
 from mfvis.parsing import parse
 from mfvis.train.checkpoint import TrainedModel
 from mfvis.train.config import Config
 from tiny import CATEGORIES, TINY
-
-import mfvis_ext
 
 FAST = {
     "backbone": {"name": "tiny", "weights": None, "frozen": False},
@@ -186,7 +184,3 @@ def test_exported_programs_give_the_outputs_of_the_model(name, tmp_path):
     torch.testing.assert_close(masks_BQTHW[0], expected.masks.all_queries(-1, 0))
     with pytest.raises(ConfigError, match=r"size is \(2, 30, 64\); expected .* multiples of 32"):
         mfvis.export_model(model, (2, 30, 64))
-
-
-def test_label_is_a_package_and_a_function():
-    assert callable(mfvis.label) and mfvis.label.run.label_video and mfvis_ext

@@ -15,15 +15,15 @@ from mfvis.data.augment import pad_frames
 from mfvis.data.rle import decode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import ConfigError, DataError, VideoError
-from mfvis.label import run as label
-from mfvis.label import video as video_module
-from mfvis.label.config import LabelConfig, LabelLossConfig, RefineConfig
-from mfvis.label.ensemble import ABSENT, average_consistent_models, resolve_overlaps
-from mfvis.label.fit import fit, segment
-from mfvis.label.model_factory import FinetunedModels
-from mfvis.label.models import PerTrackSegmenter, downsample_to_grid
-from mfvis.label.refine import refine
-from mfvis.label.window_inputs import add_propagated_background, prepare_window, select_clip
+from mfvis.labeling import run as label
+from mfvis.labeling import video as video_module
+from mfvis.labeling.config import LabelConfig, LabelLossConfig, RefineConfig
+from mfvis.labeling.ensemble import ABSENT, average_consistent_models, resolve_overlaps
+from mfvis.labeling.fit import fit, segment
+from mfvis.labeling.model_factory import FinetunedModels
+from mfvis.labeling.models import PerTrackSegmenter, downsample_to_grid
+from mfvis.labeling.refine import refine
+from mfvis.labeling.window_inputs import add_propagated_background, prepare_window, select_clip
 from mfvis.losses.background_propagation import camera_motion, inside_boxes, propagated_background, ring_around
 from mfvis.losses.negatives import negatives_loss
 from mfvis.losses.propagation import BackgroundPropagationConfig

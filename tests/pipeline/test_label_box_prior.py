@@ -7,16 +7,16 @@ import math
 import pytest
 import torch
 from mfvis.grid import STRIDE
-from mfvis.label.box_prior import (
+from mfvis.labeling.box_prior import (
     COVERAGE,
     SMALL_CELLS,
     confidence,
     ellipses,
     reliable_propagation,
 )
-from mfvis.label.config import BackgroundPropagationConfig, RefineConfig
-from mfvis.label.refine import refine
-from mfvis.label.window_inputs import add_propagated_background, crop_around_boxes, prepare_window, select_clip
+from mfvis.labeling.config import BackgroundPropagationConfig, RefineConfig
+from mfvis.labeling.refine import refine
+from mfvis.labeling.window_inputs import add_propagated_background, crop_around_boxes, prepare_window, select_clip
 from mfvis.losses.background_propagation import inside_boxes
 from mfvis.losses.box_positions import radius
 from mfvis.models.backbone import Backbone

@@ -15,11 +15,11 @@ import torch
 from mfvis.data.marks import Point, Scribble
 from mfvis.data.rle import decode_mask, encode_mask
 from mfvis.errors import ConfigError, DataError
-from mfvis.label import run as label
-from mfvis.label import video as video_module
-from mfvis.label.config import LabelConfig
-from mfvis.label.corrections import Corrections, correction_maps, corrections_loss, with_given_boxes
-from mfvis.label.quality import disagreement, expected_j, features
+from mfvis.labeling import run as label
+from mfvis.labeling import video as video_module
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.corrections import Corrections, correction_maps, corrections_loss, with_given_boxes
+from mfvis.labeling.quality import disagreement, expected_j, features
 from mfvis.types import Track, Video
 from tiny import tiny_label_config
 

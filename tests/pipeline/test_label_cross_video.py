@@ -10,12 +10,12 @@ import pytest
 import torch
 from mfvis.data.rle import encode_mask
 from mfvis.data.ytvis import load_dataset
-from mfvis.label import cross_video as shared
-from mfvis.label import cross_video_training
-from mfvis.label import run as label
-from mfvis.label import video as video_module
-from mfvis.label.config import LabelConfig
-from mfvis.label.cross_video import (
+from mfvis.labeling import cross_video as shared
+from mfvis.labeling import cross_video_training
+from mfvis.labeling import run as label
+from mfvis.labeling import video as video_module
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.cross_video import (
     Crops,
     CropSegmenter,
     concat,
@@ -24,8 +24,8 @@ from mfvis.label.cross_video import (
     select_examples,
     train_crop_segmenter,
 )
-from mfvis.label.ensemble import ABSENT
-from mfvis.label.window_inputs import WindowInputs, prepare_window
+from mfvis.labeling.ensemble import ABSENT
+from mfvis.labeling.window_inputs import WindowInputs, prepare_window
 from mfvis.losses.background_propagation import inside_boxes
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig

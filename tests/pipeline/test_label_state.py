@@ -14,11 +14,11 @@ import pytest
 import torch
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import CheckpointError, ConfigError, TrainingError, VideoError
-from mfvis.label import cross_video_training
-from mfvis.label import run as label
-from mfvis.label import video as video_module
-from mfvis.label.config import LabelConfig
-from mfvis.label.model_factory import FinetunedModels
+from mfvis.labeling import cross_video_training
+from mfvis.labeling import run as label
+from mfvis.labeling import video as video_module
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.model_factory import FinetunedModels
 from mfvis.models.mask2former import VideoMask2Former
 from mfvis.train.optim_config import OptimConfig
 from mfvis.weights.files import read_state_dict, save_safetensors

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from mfvis import progress as module
-from mfvis.label import run as label
-from mfvis.label.config import LabelConfig
+from mfvis.labeling import run as label
+from mfvis.labeling.config import LabelConfig
 from mfvis.progress import Progress, duration
 from tiny import tiny_label_config
 

@@ -14,11 +14,11 @@ from mfvis.data.augment import pad_frames, resize_frames
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import open_video, read_frames
 from mfvis.data.ytvis import load_dataset
-from mfvis.label.config import LabelConfig
-from mfvis.label.model_factory import FinetunedModels
-from mfvis.label.models import QuerySegmenter
-from mfvis.label.run import label_video
-from mfvis.label.window_inputs import prepare_window, select_clip
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.model_factory import FinetunedModels
+from mfvis.labeling.models import QuerySegmenter
+from mfvis.labeling.run import label_video
+from mfvis.labeling.window_inputs import prepare_window, select_clip
 from mfvis.losses.config import MatchConfig
 from mfvis.models.seqformer import SeqFormer
 from mfvis.models.video_model import build_model

@@ -14,8 +14,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 from mfvis.errors import ConfigError
-from mfvis.label import run as label
-from mfvis.label.config import LabelConfig, RefineConfig
+from mfvis.labeling import run as label
+from mfvis.labeling.config import LabelConfig, RefineConfig
 from mfvis.parsing import to_plain
 from mfvis.predict import run as predict
 from mfvis.predict.config import PredictConfig
@@ -70,8 +70,8 @@ TWO = """
 import json, os, sys
 import torch
 from pathlib import Path
-from mfvis.label import run as label
-from mfvis.label.config import LabelConfig
+from mfvis.labeling import run as label
+from mfvis.labeling.config import LabelConfig
 from mfvis.parsing import build
 from mfvis.predict import run as predict
 from mfvis.train.log import Log

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mfvis.label.config import LabelConfig, RefineConfig
+from mfvis.labeling.config import LabelConfig, RefineConfig
 from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.config import BackboneConfig, ModelConfig

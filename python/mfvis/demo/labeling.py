@@ -13,8 +13,8 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.demo.config import DemoConfig
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.eval.run import labeled_tracks
-from mfvis.label.config import LabelConfig
-from mfvis.label.run import run as label
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.run import run as label
 from mfvis.parsing import build, load_preset
 from mfvis.types import TrackResult, VideoDataset
 

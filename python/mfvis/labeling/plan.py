@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from mfvis.data.augment import fitted_size
 from mfvis.data.ytvis import load_dataset
-from mfvis.label.config import LabelConfig
-from mfvis.label.cross_video import select_examples
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.cross_video import select_examples
 from mfvis.progress import duration
 from mfvis.types import Video
 

@@ -23,7 +23,7 @@ from mfvis.data.masks import compress_masks
 from mfvis.data.rle import decode_mask, rle_box
 from mfvis.errors import DataError, Problem
 from mfvis.grid import STRIDE
-from mfvis.label.quality import score_of
+from mfvis.labeling.quality import score_of
 from mfvis.types import Track, TrackResult, Video, VideoDataset
 
 WEIGHT = 2.0

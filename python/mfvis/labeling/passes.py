@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mfvis.data.check import check_frames_of
 from mfvis.errors import DataError
-from mfvis.label.plan import DRAWING, REFINEMENT, drawing_work
-from mfvis.label.report import has_thumbnails, write_thumbnails
-from mfvis.label.state import SavedPass
+from mfvis.labeling.plan import DRAWING, REFINEMENT, drawing_work
+from mfvis.labeling.report import has_thumbnails, write_thumbnails
+from mfvis.labeling.state import SavedPass
 from mfvis.predict.saved_results import require_unchanged
 from mfvis.progress import Progress
 from mfvis.types import TrackResult, Video, VideoDataset

@@ -13,7 +13,7 @@ from mfvis.data.images import read_image, write_image
 from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
 from mfvis.eval.mean_j import MeanJ, mean_j
-from mfvis.label.quality import DOUBTFUL
+from mfvis.labeling.quality import DOUBTFUL
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.draw import overlay
 from mfvis.vis.report import Gallery, Picture, Report, Table, Tile, write_report

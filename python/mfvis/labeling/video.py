@@ -18,9 +18,9 @@ from mfvis.data.rle import encode_mask
 from mfvis.data.video import read_frames
 from mfvis.errors import TrainingError
 from mfvis.grid import STRIDE
-from mfvis.label.box_prior import ellipses
-from mfvis.label.config import LabelConfig
-from mfvis.label.corrections import (
+from mfvis.labeling.box_prior import ellipses
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.corrections import (
     Corrections,
     clicked_mask,
     corrected_logits,
@@ -28,15 +28,15 @@ from mfvis.label.corrections import (
     correction_maps,
     with_given_boxes,
 )
-from mfvis.label.cross_video import CROSS_VIDEO_REMEDY, CropSegmenter
-from mfvis.label.ensemble import ABSENT, average_consistent_models, resolve_overlaps
-from mfvis.label.fit import fit, segment
-from mfvis.label.model_factory import FinetunedModels, ScratchModels
-from mfvis.label.plan import FEATURES, REFINEMENT, TRAINING, video_work, window_work, windows_of_tracks
-from mfvis.label.quality import disagreement, expected_j, features
-from mfvis.label.refine import refine
-from mfvis.label.state import result_of
-from mfvis.label.window_inputs import WindowInputs, add_propagated_background
+from mfvis.labeling.cross_video import CROSS_VIDEO_REMEDY, CropSegmenter
+from mfvis.labeling.ensemble import ABSENT, average_consistent_models, resolve_overlaps
+from mfvis.labeling.fit import fit, segment
+from mfvis.labeling.model_factory import FinetunedModels, ScratchModels
+from mfvis.labeling.plan import FEATURES, REFINEMENT, TRAINING, video_work, window_work, windows_of_tracks
+from mfvis.labeling.quality import disagreement, expected_j, features
+from mfvis.labeling.refine import refine
+from mfvis.labeling.state import result_of
+from mfvis.labeling.window_inputs import WindowInputs, add_propagated_background
 from mfvis.losses.background_propagation import inside_boxes
 from mfvis.predict.saved_results import Inputs, hash_of, read_tensors_of, saved_inputs_of, write_tensors_of
 from mfvis.predict.upsample import at_original_size

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import mfvis_ext
 from mfvis.data.rle import decode_mask
-from mfvis.label.ensemble import ABSENT
-from mfvis.label.window_inputs import WindowInputs
+from mfvis.labeling.ensemble import ABSENT
+from mfvis.labeling.window_inputs import WindowInputs
 from mfvis.models.pyramid import FeaturePyramid
 from mfvis.train.optim import train_small
 from mfvis.train.optim_config import OptimConfig

@@ -9,9 +9,9 @@ from typing import Any
 
 from mfvis.data.jsonfile import read_json, write_json
 from mfvis.errors import ConfigError
-from mfvis.label.config import LabelConfig
-from mfvis.label.corrections import Corrections
-from mfvis.label.quality import score_of
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.corrections import Corrections
+from mfvis.labeling.quality import score_of
 from mfvis.parsing import changed_keys, to_plain
 from mfvis.predict.saved_results import Inputs, hash_of, read_part, write_part
 from mfvis.types import TrackResult, Video

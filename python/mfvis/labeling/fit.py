@@ -10,11 +10,11 @@ from torch import Tensor
 
 from mfvis.data.clips import starts_around
 from mfvis.grid import STRIDE
-from mfvis.label.config import LabelConfig
-from mfvis.label.corrections import corrections_loss
-from mfvis.label.ensemble import ABSENT
-from mfvis.label.models import PerTrackSegmenter, QuerySegmenter
-from mfvis.label.window_inputs import WindowInputs, crop_around_boxes, select_clip, to_batch
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.corrections import corrections_loss
+from mfvis.labeling.ensemble import ABSENT
+from mfvis.labeling.models import PerTrackSegmenter, QuerySegmenter
+from mfvis.labeling.window_inputs import WindowInputs, crop_around_boxes, select_clip, to_batch
 from mfvis.losses.box_positions import position_cost
 from mfvis.losses.criterion import Criterion
 from mfvis.losses.negatives import negatives_loss

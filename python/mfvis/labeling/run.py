@@ -18,16 +18,16 @@ from mfvis.data.results import write_labeled
 from mfvis.data.ytvis import load_dataset
 from mfvis.device import device_of
 from mfvis.errors import ConfigError
-from mfvis.label.config import LabelConfig
-from mfvis.label.corrections import read_corrections, summary
-from mfvis.label.cross_video import CropSegmenter
-from mfvis.label.cross_video_training import cross_video_network
-from mfvis.label.model_factory import FinetunedModels, ScratchModels
-from mfvis.label.passes import Pass, overlays_of
-from mfvis.label.plan import drawing_work, network_work, second_pass_work
-from mfvis.label.quality import warnings_of
-from mfvis.label.report import true_j, write_label_report
-from mfvis.label.state import (
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.corrections import read_corrections, summary
+from mfvis.labeling.cross_video import CropSegmenter
+from mfvis.labeling.cross_video_training import cross_video_network
+from mfvis.labeling.model_factory import FinetunedModels, ScratchModels
+from mfvis.labeling.passes import Pass, overlays_of
+from mfvis.labeling.plan import drawing_work, network_work, second_pass_work
+from mfvis.labeling.quality import warnings_of
+from mfvis.labeling.report import true_j, write_label_report
+from mfvis.labeling.state import (
     SavedPass,
     hashes_of,
     outdated_results,
@@ -35,7 +35,7 @@ from mfvis.label.state import (
     saved_results,
     selected_tracks,
 )
-from mfvis.label.video import Start, WindowState, label_video, work_ahead
+from mfvis.labeling.video import Start, WindowState, label_video, work_ahead
 from mfvis.predict.saved_results import Inputs, hash_all_frames, hash_of, hash_of_weights, saved_inputs_of
 from mfvis.progress import Progress
 from mfvis.sharding import Shard, sharded

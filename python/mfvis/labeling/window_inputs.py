@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mfvis.data.augment import pad_frames, padded_size, resize_frames
 from mfvis.grid import STRIDE, grid_colors
-from mfvis.label.box_prior import are_neighbors, confidence, reliable_propagation
-from mfvis.label.corrections import CorrectionMaps
+from mfvis.labeling.box_prior import are_neighbors, confidence, reliable_propagation
+from mfvis.labeling.corrections import CorrectionMaps
 from mfvis.losses.background_propagation import inside_boxes, propagated_background, ring_around
 from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.models.backbone import Backbone
@@ -44,7 +44,7 @@ class WindowInputs:
     others_NTHW: Tensor
     """bool: outside the box, but inside that of another object."""
     prior_N: Tensor
-    """float32: weight of the position prior (`mfvis.label.box_prior.confidence`)."""
+    """float32: weight of the position prior (`mfvis.labeling.box_prior.confidence`)."""
     corrections: CorrectionMaps | None = None
     """Labels that a person has given."""
 

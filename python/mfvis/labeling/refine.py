@@ -4,7 +4,7 @@ The network works on cells of four pixels and more, whereas colors are known for
 al., SIGGRAPH 2004), the object and its surroundings each get a color model, here histograms over a few adjacent frames.
 As in the fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011), but on a small neighborhood, mean-field steps
 smooth the labels of neighboring pixels of similar color. Where evidence is weak, a position prior decides
-(`mfvis.label.box_prior`).
+(`mfvis.labeling.box_prior`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfvis.label.box_prior import refinement_logits
-from mfvis.label.config import RefineConfig
+from mfvis.labeling.box_prior import refinement_logits
+from mfvis.labeling.config import RefineConfig
 
 BINS = 12
 """Bins per LAB axis in the color models."""
@@ -53,7 +53,7 @@ def refine(
         logits_THW: the network's mask logits at full size.
         lab_TCHW: colors at full size.
         boxes_T4: pixels; a frame without a box gets an empty mask.
-        confidence: Weight of the position prior (`mfvis.label.box_prior.confidence`).
+        confidence: Weight of the position prior (`mfvis.labeling.box_prior.confidence`).
     """
     frames, height, width = logits_THW.shape
     masks_THW = torch.zeros(logits_THW.shape, dtype=torch.bool, device=logits_THW.device)

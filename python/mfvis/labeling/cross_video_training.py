@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from mfvis.data.video import read_frames
-from mfvis.label.config import LabelConfig
-from mfvis.label.cross_video import (
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.cross_video import (
     CropSegmenter,
     concat,
     crop_windows,
@@ -19,9 +19,9 @@ from mfvis.label.cross_video import (
     select_examples,
     train_crop_segmenter,
 )
-from mfvis.label.model_factory import ScratchModels
-from mfvis.label.plan import FEATURES, NETWORK, NETWORK_STEP_SECONDS, feature_seconds
-from mfvis.label.video import prepare_window
+from mfvis.labeling.model_factory import ScratchModels
+from mfvis.labeling.plan import FEATURES, NETWORK, NETWORK_STEP_SECONDS, feature_seconds
+from mfvis.labeling.video import prepare_window
 from mfvis.predict.saved_results import Inputs, read_tensors_of, write_tensors_of
 from mfvis.progress import Progress
 from mfvis.types import TrackResult, Video

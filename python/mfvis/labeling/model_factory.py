@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mfvis.grid import STRIDE
-from mfvis.label.config import LabelConfig
-from mfvis.label.models import PerTrackSegmenter, QuerySegmenter, downsample_to_grid
-from mfvis.label.window_inputs import WindowInputs, prepare_window, span_of, upscale
+from mfvis.labeling.config import LabelConfig
+from mfvis.labeling.models import PerTrackSegmenter, QuerySegmenter, downsample_to_grid
+from mfvis.labeling.window_inputs import WindowInputs, prepare_window, span_of, upscale
 from mfvis.losses.config import MatchConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.video_model import VideoModel
@@ -42,8 +42,10 @@ class ScratchModels:
     def prepare_window(
         self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]
     ) -> WindowInputs:
-        """Inputs of a window (see `mfvis.label.window_inputs.prepare_window`), with the features of a frozen backbone
-        around the boxes."""
+        """Inputs of a window with the features of a frozen backbone around the boxes.
+
+        See `mfvis.labeling.window_inputs.prepare_window`.
+        """
         view = prepare_window(
             self.backbone, frames_TCHW, boxes_NT4, labels_N, size, self.config.zoom, with_features=False
         )
@@ -105,7 +107,7 @@ class FinetunedModels:
     def prepare_window(
         self, frames_TCHW: Tensor, boxes_NT4: Tensor, labels_N: Tensor, size: tuple[int, int]
     ) -> WindowInputs:
-        """Inputs of a window (see `mfvis.label.window_inputs.prepare_window`)."""
+        """Inputs of a window (see `mfvis.labeling.window_inputs.prepare_window`)."""
         return prepare_window(self.trained.backbone, frames_TCHW, boxes_NT4, labels_N, size, 1)
 
     def model(self, seed: int, tracks: int) -> QuerySegmenter:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mfvis.data.marks import Place, point_of, scribble_of
 from mfvis.data.rle import encode_mask
 from mfvis.errors import DataError, Problem
-from mfvis.label.corrections import Corrections
+from mfvis.labeling.corrections import Corrections
 from mfvis.text import shortened
 from mfvis.types import Video
 

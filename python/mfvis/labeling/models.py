@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfvis.grid import PADDING_COLOR, STRIDE
-from mfvis.label.window_inputs import WindowInputs, to_batch, upscale
+from mfvis.labeling.window_inputs import WindowInputs, to_batch, upscale
 from mfvis.losses.config import MatchConfig
 from mfvis.losses.matcher import match
 from mfvis.models.backbone import Backbone
