@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, redirect_stdout
+from typing import Any, TextIO
 
 from tqdm import tqdm
-from tqdm.contrib import DummyTqdmFile
 
 REDRAW = 0.2
 """Seconds between two states of the line on a terminal."""
@@ -42,7 +42,7 @@ class Progress:
             layout = "{percentage:3.0f}% |{bar:20}| {desc}"
             bar = tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, leave=False, file=sys.stderr)
             self.bar = self.stack.enter_context(bar)
-            self.stack.enter_context(redirect_stdout(DummyTqdmFile(sys.stdout)))
+            self.stack.enter_context(redirect_stdout(_LinesAbove(sys.stdout, bar)))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -82,6 +82,26 @@ class Progress:
             amount * (self.spent[kind] / self.done[kind] if self.done[kind] > 0 else pace)
             for kind, amount in self.ahead.items()
         )
+
+
+class _LinesAbove:
+    """Output stream whose lines appear above a bar, also where both go to one terminal."""
+
+    def __init__(self, stream: TextIO, bar: tqdm):
+        self.stream, self.bar, self.at_start = stream, bar, True
+
+    def write(self, text: str) -> int:
+        if self.at_start:
+            self.bar.clear()
+        self.stream.write(text)
+        self.at_start = text.endswith("\n")
+        if self.at_start:
+            self.stream.flush()
+            self.bar.refresh()
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -55,21 +56,24 @@ def test_the_time_left_follows_from_the_pace_of_each_kind_of_work(clock, capsys)
         assert progress.seconds_left() == 0 and capsys.readouterr().out == "100%, 0:00:00 left: c\n"
 
 
-def test_a_terminal_has_one_line_that_is_rewritten(clock, monkeypatch, capsys):
+def test_a_terminal_has_one_line_that_is_rewritten(clock, monkeypatch):
+    """Messages are lines of their own above it, although both go to one terminal."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
     with Progress() as progress:
         progress.plan({"training": 2.0})
         clock.now += 30
         progress.advance("training", 1.0, "first")
-        print("a message")
+        print("a", "message")
         clock.now += 30
         progress.advance("training", 1.0, "second")
-    shown = terminal.getvalue()
-    assert "50% |" in shown and "0:00:30 left: first" in shown and "0:00:00 left: second" in shown
-    assert "\n" not in shown and capsys.readouterr().out == "a message\n"
     print("afterwards")
-    assert capsys.readouterr().out == "afterwards\n"
+    before, after = terminal.getvalue().split("a message\n")
+    assert "50% |" in before and "0:00:30 left: first" in before and "\n" not in before
+    assert re.search(r"\r +\r$", before)  # the line is cleared first
+    assert "0:00:30 left: first" in after and "0:00:00 left: second" in after
+    assert after.endswith("\rafterwards\n") and after.count("\n") == 1
 
 
 def test_invisible_progress_prints_nothing(clock, monkeypatch, capsys):
