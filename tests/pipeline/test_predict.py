@@ -198,6 +198,18 @@ def killed_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_killed_run_resumes_bit_for_bit(config, monkeypatch, capsys):
+    plans, left = [], []
+
+    class Watched(predict.Progress):
+        def plan(self, ahead):
+            plans.append({kind: amount for kind, amount in ahead.items() if amount})
+            super().plan(ahead)
+
+        def __exit__(self, *error):
+            left.append(sum(self.ahead.values()))
+            super().__exit__(*error)
+
+    monkeypatch.setattr(predict, "Progress", Watched)
     whole = replace(config, out=config.out.with_name("whole"))
     predict.run(whole)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -209,6 +221,10 @@ def test_a_killed_run_resumes_bit_for_bit(config, monkeypatch, capsys):
         killed_after(1, patched)  # no more than the third is left to do
         predict.run(config)
     assert capsys.readouterr().out.count("from an earlier run") == 2
+    # The progress of a whole run counts all frames, that of the resumed one only what was left.
+    assert left[0] == left[2] == 0 and left[1] > 0
+    assert set(plans[0]) == {"features", "masks", "overlays"} == set(plans[2]) and plans[0] == plans[1]
+    assert plans[2]["features"] == plans[2]["masks"] == left[1] / 3 < plans[0]["features"]
     results, expected = files(config.out), files(whole.out)
     assert results == expected and {"results.json", "results.zip", "tracks.json", "a.mp4", "b.mp4"} < set(results)
 
