@@ -11,19 +11,12 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, ResNetConfig, SwinConfig
 
 from mfvis.errors import CheckpointError
-from mfvis.models.config import HUB_MODELS, NAMES, BackboneConfig
+from mfvis.models.config import HUB_MODELS, NAMES, RESNETS, SWINS, BackboneConfig
 from mfvis.weights import hub
 from mfvis.weights.files import LoadReport, load_weights, read_weights, require_finite
 from mfvis.weights.foreign import IMAGENET_MEAN, IMAGENET_STD, ConvertedWeights
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
-_RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-_SWIN = {
-    "swin-t": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24), "window_size": 7},
-    "swin-s": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "window_size": 7},
-    "swin-b": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "window_size": 12},
-    "swin-l": {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48), "window_size": 12},
-}
 
 
 def offline(config: BackboneConfig) -> BackboneConfig:
@@ -56,11 +49,11 @@ class Backbone(nn.Module):
             self.net = TinyNet() if config.name == "tiny" else MobileNetV2()
             mean = std = (127.5,) * 3
         elif config.name in NAMES:
-            if config.name in _RESNET_DEPTHS:
-                depths, first = _RESNET_DEPTHS[config.name], config.stride_in_1x1
+            if config.name in RESNETS:
+                depths, first = RESNETS[config.name], config.stride_in_1x1
                 architecture = ResNetConfig(depths=depths, downsample_in_bottleneck=first, out_features=_STAGES)
             else:
-                architecture = SwinConfig(**_SWIN[config.name], drop_path_rate=0.3, out_features=_STAGES)
+                architecture = SwinConfig(**SWINS[config.name], drop_path_rate=0.3, out_features=_STAGES)
             self.net = AutoBackbone.from_config(architecture)
             if hasattr(self.net, "swin"):
                 self.net.swin.layernorm = nn.Identity()  # belongs to a classifier; would never get a gradient

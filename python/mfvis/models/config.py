@@ -19,7 +19,15 @@ HUB_MODELS = {
 }
 """Hub names of the weights that "hub" selects."""
 NAMES = ("tiny", *HUB_MODELS)
-RESNETS = ("resnet50", "resnet101")
+RESNETS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+"""Depths of the stages."""
+SWINS = {
+    "swin-t": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24), "window_size": 7},
+    "swin-s": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "window_size": 7},
+    "swin-b": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "window_size": 12},
+    "swin-l": {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48), "window_size": 12},
+}
+"""Sizes, as `transformers.SwinConfig` names them."""
 
 
 @dataclass(frozen=True)
