@@ -17,11 +17,11 @@ from mfvis.losses.background_propagation import inside_boxes
 from mfvis.types import TrackResult, VideoDataset, present
 
 FEATURES = ("uncertainty", "misfit", "disagreement", "change", "smallness")
-COEFFICIENTS = (-0.19, -0.19, -0.05, -0.11, 0.19)
+COEFFICIENTS = (-0.26, -0.26, -0.07, -0.15, 0.11)
 """Factors of the measurements, in the order of `FEATURES`. That of smallness is positive because good masks of small
 objects have more uncertain pixels, too."""
-INTERCEPT = 0.83
-DOUBTFUL = 0.735
+INTERCEPT = 0.90
+DOUBTFUL = 0.75
 """Score below which a track is reported after the run."""
 SIDE = 24
 """Height and width in cells to which masks are resized before those of adjacent frames are compared."""
