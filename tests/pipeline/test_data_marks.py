@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from import_helpers import write_pictures
 from mfvis.data.check import check_file
@@ -19,6 +19,7 @@ from mfvis.data.join import JoinConfig
 from mfvis.data.join import run as join
 from mfvis.data.marks import Scribble, fields_of, read_marks
 from mfvis.data.rle import encode_mask
+from mfvis.errors import Problem
 from mfvis.types import Track, Video
 
 SIZE = {"width": 80, "height": 60}
@@ -91,6 +92,26 @@ def test_what_is_written_is_read_again():
     marks = read_marks({"points": POINTS, "scribbles": SCRIBBLES}, track, video, "x.json", [])
     assert fields_of((*marks.points, *marks.scribbles)) == {"points": POINTS, "scribbles": SCRIBBLES}
     assert fields_of(()) == {} and read_marks({}, track, video, "x.json", []).given is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=50)
+@given(points=JSON, scribbles=JSON, flags=JSON)
+def test_whatever_the_json_holds_is_read_or_reported(points, scribbles, flags):
+    track = Track(4, 1, np.array([[0, 0, 80, 60]] * 3, np.float32))
+    problems: list[Problem] = []
+    record = {"points": points, "scribbles": scribbles, "given": flags}
+    marks = read_marks(record, track, Video(1, "v", 80, 60, 3, ()), "x.json", problems)
+    lengths = [len(value) if isinstance(value, list) else int(value is not None) for value in (points, scribbles)]
+    kept = len(marks.points) + len(marks.scribbles) + (marks.given is not None)
+    assert kept + len(problems) >= sum(lengths) + (flags is not None)
+    assert all(str(problem) for problem in problems)
 
 
 def test_join_and_export_keep_marks_or_count_them(tmp_path, capsys):

@@ -223,7 +223,8 @@ def test_a_killed_run_resumes_bit_for_bit(config, monkeypatch, capsys):
     assert capsys.readouterr().out.count("from an earlier run") == 2
     # The progress of a whole run counts all frames, that of the resumed one only what was left.
     assert left[0] == left[2] == 0 and left[1] > 0
-    assert set(plans[0]) == {"features", "masks", "overlays"} == set(plans[2]) and plans[0] == plans[1]
+    assert set(plans[0]) == {"check of the frames", "features", "masks", "overlays"} == set(plans[2])
+    assert plans[0] == plans[1]
     assert plans[2]["features"] == plans[2]["masks"] == left[1] / 3 < plans[0]["features"]
     results, expected = files(config.out), files(whole.out)
     assert results == expected and {"results.json", "results.zip", "tracks.json", "a.mp4", "b.mp4"} < set(results)

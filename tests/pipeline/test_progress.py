@@ -91,7 +91,7 @@ def test_durations_have_hours():
 
 @pytest.fixture
 def config(demo_data, tmp_path: Path) -> LabelConfig:
-    return tiny_label_config(demo_data[1], tmp_path, given_masks=False, window=3, num_models=2)
+    return tiny_label_config(demo_data[1], tmp_path, given_masks=False, window=6)
 
 
 def test_a_run_counts_all_its_work_and_a_resumed_run_only_what_is_left(config, monkeypatch):
@@ -108,10 +108,10 @@ def test_a_run_counts_all_its_work_and_a_resumed_run_only_what_is_left(config, m
 
     monkeypatch.setattr(label, "Progress", Watched)
     label.run(config)
-    assert set(plans[0]) == {"features", "training", "refinement", "cross-video network"}
+    assert set(plans[0]) == {"check of the frames", "features", "training", "refinement", "cross-video network"}
     assert left == [{}]  # the run did exactly what was planned
     (config.out / "parts" / "2.json").unlink()
-    (config.out / "parts" / "tries" / "2-3-0.pt").unlink()
+    (config.out / "parts" / "tries" / "2-0-0.pt").unlink()
     plans.clear()
     label.run(config)
     assert left == [{}, {}]

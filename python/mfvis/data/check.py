@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +90,20 @@ def check_file(json_path: str | Path, frames_dir: str | Path | None = None) -> l
     return check_dataset(DatasetSpec(Path(json_path)), frames_dir)[1]
 
 
-def check_frames_of(videos: Sequence[Video]) -> list[Problem]:
-    """All problems of the frames of several videos that `check_frames` finds, using all CPU cores."""
+def check_frames_of(
+    videos: Sequence[Video], after_video: Callable[[Video], None] = lambda video: None
+) -> list[Problem]:
+    """All problems of the frames of several videos that `check_frames` finds, using all CPU cores.
+
+    after_video: called when a video has been checked.
+    """
     threads = min(16, len(os.sched_getaffinity(0)))
+    found = []
     with ThreadPoolExecutor(threads) as pool:  # decoding an image releases the GIL
-        return [problem for problems in pool.map(check_frames, videos) for problem in problems]
+        for video, problems in zip(videos, pool.map(check_frames, videos), strict=True):
+            found += problems
+            after_video(video)
+    return found
 
 
 def check_frames(video: Video) -> list[Problem]:

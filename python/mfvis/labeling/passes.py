@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mfvis.data.check import check_frames_of
 from mfvis.errors import DataError
-from mfvis.labeling.plan import DRAWING, REFINEMENT, drawing_work
+from mfvis.labeling.plan import CHECK, DRAWING, REFINEMENT, check_work, drawing_work
 from mfvis.labeling.report import has_thumbnails, write_thumbnails
 from mfvis.labeling.state import SavedPass
 from mfvis.predict.saved_results import require_unchanged
@@ -51,9 +51,14 @@ class Pass:
         names = {category.id: category.name for category in dataset.categories}
         kept = [self.saved.read(video) for video in own]
         ahead = [video for video, (results, _) in zip(own, kept, strict=True) if results is None]
-        if problems := check_frames_of(ahead):
+        others = check_work(ahead) + drawing_work(ahead, self.overlays) + (later or Counter())
+        progress.plan(sum(map(self.work, ahead), others))
+
+        def checked(video: Video) -> None:
+            progress.advance(CHECK, check_work([video]).total(), f"{heads[video.id]}: check of its frames")
+
+        if problems := check_frames_of(ahead, checked):
             raise DataError(problems)  # before hours of training, not after them
-        progress.plan(sum(map(self.work, ahead), (later or Counter()) + drawing_work(ahead, self.overlays)))
         found = []
         for video, (results, reason) in zip(own, kept, strict=True):
             head, frames = heads[video.id], self.saved.inputs[video.id]["frames"]

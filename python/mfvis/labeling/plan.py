@@ -12,6 +12,8 @@ from mfvis.labeling.cross_video import select_examples
 from mfvis.progress import duration
 from mfvis.types import Video
 
+CHECK_SECONDS = 4e-9
+"""Seconds per pixel of a frame that is checked before the run, on two CPU cores."""
 FEATURE_SECONDS = 0.9e-6
 """Seconds per pixel of a frame that the backbone sees (times zoom squared), on two CPU cores."""
 STEP_SECONDS = 1.5e-7
@@ -29,7 +31,8 @@ MASK_BYTES = 700
 OVERLAY_BYTES = 0.08
 """Bytes of an overlay per pixel and frame."""
 THUMBNAIL_BYTES = 20_000
-FEATURES, TRAINING, REFINEMENT, NETWORK, DRAWING = (
+CHECK, FEATURES, TRAINING, REFINEMENT, NETWORK, DRAWING = (
+    "check of the frames",
     "features",
     "training",
     "refinement",
@@ -88,6 +91,11 @@ def network_work(config: LabelConfig, videos: Sequence[Video]) -> Counter[str]:
     frames = map(len, select_examples(videos))
     features = sum(feature_seconds(config, *example) for example in zip(videos, frames, strict=True))
     return Counter({FEATURES: features, NETWORK: config.shared_steps * NETWORK_STEP_SECONDS})
+
+
+def check_work(videos: Sequence[Video]) -> Counter[str]:
+    """Estimated seconds of the check of the frames of these videos."""
+    return Counter({CHECK: sum(video.length * video.height * video.width for video in videos) * CHECK_SECONDS})
 
 
 def drawing_work(videos: Sequence[Video], overlays: object) -> Counter[str]:

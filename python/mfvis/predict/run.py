@@ -36,8 +36,10 @@ from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_paths, write_overlay
 from mfvis.writing import run_lock
 
-DRAWING = "overlays"
-"""Kind of work besides those of `predict_video`."""
+CHECK, DRAWING = "check of the frames", "overlays"
+"""Kinds of work besides those of `predict_video`."""
+CHECK_SHARE = 0.01
+"""Work of the check of a frame, as a share of that on its features, before anything is measured."""
 
 
 def run(config: PredictConfig) -> None:
@@ -80,13 +82,17 @@ def _run(config: PredictConfig, shard: Shard, progress: Progress) -> None:
     parts = [_Part(config.out / "parts", video, made_from) for video in videos]
     local = shard.own(range(len(videos)))
     kept = _saved(parts, local)
-    if problems := check_frames_of([videos[i] for i in local if kept[i] is None]):
+    ahead = [videos[i] for i in local if kept[i] is None]
+    progress.plan(sum((_work(video, overlays) for video in ahead), Counter()))
+
+    def checked(video: Video) -> None:
+        progress.advance(CHECK, video.length * CHECK_SHARE, f"{video.name}: check of its frames")
+
+    if problems := check_frames_of(ahead, checked):
         raise DataError(problems)
 
     # ---- Video by video: predict, draw, save --------------------------------------------------------------------
     names = {category.id: category.name for category in categories}
-    ahead = [video_work(videos[i]) | _drawing(videos[i], overlays) for i in local if kept[i] is None]
-    progress.plan(sum(ahead, Counter()))
     for i in local:
         video, part, tracks = videos[i], parts[i], kept[i]
         resumed = tracks is not None
@@ -135,9 +141,10 @@ def _run(config: PredictConfig, shard: Shard, progress: Progress) -> None:
     print(f"wrote {', '.join(written)}{counts} to {config.out}")
 
 
-def _drawing(video: Video, overlays: Sequence[Path]) -> Counter[str]:
-    """Work on the overlay of a video, in frames."""
-    return Counter({DRAWING: video.length if overlays else 0})
+def _work(video: Video, overlays: Sequence[Path]) -> Counter[str]:
+    """Work on a video by kind, in frames."""
+    others = Counter({CHECK: video.length * CHECK_SHARE, DRAWING: video.length if overlays else 0})
+    return video_work(video) + others
 
 
 def _load(texts: Sequence[str]) -> tuple[list[DatasetSpec], list[VideoDataset]]:
