@@ -34,7 +34,7 @@ def twins():
         decoder_layers=4, decoder_ffn_dim=80, num_queries=7,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(backbone._SWIN, "swin-t", small)
+        patch.setitem(backbone.SWINS, "swin-t", small)
         ours = VideoMask2Former(config, CLASSES).eval()
     report = load_weights(ours, from_foreign(theirs.state_dict()).tensors, "transformers")
     assert not report.missing and not report.unexpected

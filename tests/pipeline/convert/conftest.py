@@ -11,8 +11,8 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 @pytest.fixture(autouse=True)
 def small_backbones(monkeypatch):
-    monkeypatch.setitem(backbones._SWIN, "swin-t", SWIN)
-    monkeypatch.setitem(backbones._RESNET_DEPTHS, "resnet50", DEPTHS)
+    monkeypatch.setitem(backbones.SWINS, "swin-t", SWIN)
+    monkeypatch.setitem(backbones.RESNETS, "resnet50", DEPTHS)
     monkeypatch.setattr(backbones, "ResNetConfig", partial(ResNetConfig, **WIDTHS))
 
 

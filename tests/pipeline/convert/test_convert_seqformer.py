@@ -43,9 +43,9 @@ SIZES = ModelConfig(
 
 @pytest.fixture(autouse=True)
 def small_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(backbones._RESNET_DEPTHS, "resnet50", (1, 1, 1, 1))
+    monkeypatch.setitem(backbones.RESNETS, "resnet50", (1, 1, 1, 1))
     swin = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 4}
-    monkeypatch.setitem(backbones._SWIN, "swin-t", swin)
+    monkeypatch.setitem(backbones.SWINS, "swin-t", swin)
 
 
 def ours(backbone: str = "resnet50", classes: int = CLASSES) -> SeqFormer:

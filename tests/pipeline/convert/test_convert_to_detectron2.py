@@ -70,8 +70,8 @@ SWIN_NAMES = [
 
 @pytest.mark.parametrize(("name", "backbone"), [("resnet50", RESNET), ("swin-t", SWIN_NAMES)])
 def test_the_names_are_those_of_the_published_modules(name, backbone, monkeypatch):
-    monkeypatch.setitem(backbones._SWIN, "swin-t", SWIN | {"depths": (1, 1, 1, 1)})
-    monkeypatch.setitem(backbones._RESNET_DEPTHS, "resnet50", (1, 1, 1, 1))
+    monkeypatch.setitem(backbones.SWINS, "swin-t", SWIN | {"depths": (1, 1, 1, 1)})
+    monkeypatch.setitem(backbones.RESNETS, "resnet50", (1, 1, 1, 1))
     model = VideoMask2Former(
         ModelConfig(backbone=BackboneConfig(name), hidden_dim=32, encoder_layers=1, decoder_layers=1), 4
     )
