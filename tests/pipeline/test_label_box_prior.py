@@ -49,6 +49,17 @@ def test_background_in_the_corners_is_reliable_and_background_anywhere_is_not():
     assert reliable_propagation(corners_NTHW, absent_NT4).shape == (1,)
 
 
+def test_background_in_whole_rows_of_a_box_is_not_reliable():
+    """Each row of a box contains a part of its object. Rows with a gap may be background otherwise."""
+    whole_NTHW = torch.zeros(1, 4, 20, 30, dtype=torch.bool)
+    whole_NTHW[0, :2, 6:10, 4:24] = True
+    whole_NTHW[0, 2:, 12:16, 4:24] = True
+    gap_NTHW = whole_NTHW.clone()
+    gap_NTHW[..., 13:15] = False
+    assert not reliable_propagation(whole_NTHW, BOXES_NT4).item()
+    assert reliable_propagation(gap_NTHW, BOXES_NT4).item()
+
+
 def test_refinement_without_evidence_rounds_the_corners_off():
     logits_THW, lab_TCHW = torch.full((1, 60, 60), 1.0), torch.full((1, 3, 60, 60), 50.0)
     boxes_T4 = torch.tensor([[6.0, 6, 54, 54]])

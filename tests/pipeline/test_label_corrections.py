@@ -18,7 +18,14 @@ from mfvis.errors import ConfigError, DataError
 from mfvis.labeling import run as label
 from mfvis.labeling import video as video_module
 from mfvis.labeling.config import LabelConfig
-from mfvis.labeling.corrections import Corrections, correction_maps, corrections_loss, with_given_boxes
+from mfvis.labeling.corrections import (
+    CERTAIN,
+    Corrections,
+    corrected_logits,
+    correction_maps,
+    corrections_loss,
+    with_given_boxes,
+)
 from mfvis.labeling.quality import disagreement, expected_j, features
 from mfvis.types import Track, Video
 from tiny import tiny_label_config
@@ -129,7 +136,7 @@ def test_a_labeled_file_that_a_person_edited_has_only_the_edited_masks_as_given(
 
 
 def test_clicks_are_obeyed(config, trained):
-    before = annotations(config)[0]
+    before, *others = annotations(config)
     size, box = before["segmentations"][0]["size"], before["bboxes"][0]
     mask_HW = decode_mask(before["segmentations"][0], *size)
     x, y = box[0] + box[2] / 2, box[1] + box[3] / 2
@@ -137,7 +144,14 @@ def test_clicks_are_obeyed(config, trained):
     edit(config.data, lambda entries: entries[0].update(points=[[0, x, y, positive]]))
     label.run(config)
     assert decode_mask(annotations(config)[0]["segmentations"][0], *size)[int(y), int(x)] == bool(positive)
-    assert trained == ["[1/2] val0000 frames 0-2, model 1/1"]
+    assert not trained  # clicks change no network
+    for entry, other in zip(annotations(config), [before, *others], strict=True):
+        changed = [
+            t
+            for t, masks in enumerate(zip(entry["segmentations"], other["segmentations"], strict=True))
+            if masks[0] != masks[1]
+        ]
+        assert changed == ([0] if entry["id"] == before["id"] else [])
 
 
 def test_faulty_corrections_are_reported_together(config):
@@ -165,7 +179,7 @@ def test_scribbles_are_obeyed(config, trained, capsys):
     mask_HW = decode_mask(annotations(config)[0]["segmentations"][4], *size)
     (scribble,) = [Scribble(4, tuple(zip(xy[0::2], xy[1::2], strict=True)), False)]
     assert not any(mask_HW[int(point.y), int(point.x)] for point in scribble.as_points(0.5))
-    assert trained == ["[1/2] val0000 frames 3-5, model 1/1"]
+    assert not trained
     assert "0 masks, 0 clicks, 1 scribbles" in capsys.readouterr().out
 
 
@@ -225,37 +239,50 @@ def square(boxes: list[list[float]]) -> Video:
     return Video(1, "square", width=64, height=32, length=len(boxes), frames=(), tracks=(track,))
 
 
-def test_maps_lie_on_the_grid_and_the_loss_sees_only_them():
+def test_maps_lie_on_the_grid_and_the_loss_sees_only_given_masks():
     video = square([[8, 8, 24, 24], [8, 8, 24, 24], [0, 0, 0, 0]])
     mask_HW = np.zeros((32, 64), bool)
     mask_HW[8:24, 8:16] = True
     given = Corrections({0: {0: encode_mask(mask_HW)}}, {0: (Point(1, 12.0, 12.0, True),)})
     near_NTHW = torch.zeros(1, 3, 8, 16, dtype=torch.bool)
     near_NTHW[:, :2, 1:7, 1:7] = True
-    maps = correction_maps(given, video, [0], range(3), (32, 64), near_NTHW)
-    assert maps.frames_T.tolist() == [True, True, False]
+    lab_TCHW = torch.zeros(3, 3, 8, 16)
+    maps = correction_maps(given, video, [0], range(3), (32, 64), near_NTHW, lab_TCHW)
+    assert maps.frames_T.tolist() == [True, False, False]
     assert maps.target_NTHW[0, 0, 2:6, 2:4].eq(1).all() and maps.target_NTHW[0, 0].sum() == 8
-    assert torch.equal(maps.weight_NTHW[0, 0] > 0, near_NTHW[0, 0])
-    assert (maps.weight_NTHW[0, 1] > 0).sum() == 4 and maps.target_NTHW[0, 1, 2:4, 2:4].eq(1).all()
-    assert maps.target_NTHW[0, 1].sum() == 4
-    # 36 cells in and around the box: a mask counts as their mean, a click of four of them as a ninth of it.
-    assert maps.weight_NTHW.sum((0, 2, 3)).tolist() == pytest.approx([1, 4 / 36, 0])
+    assert maps.influence_NTHW[0, 0].equal(near_NTHW[0, 0].float())
+    torch.testing.assert_close(maps.weight_NTHW.sum((0, 2, 3)), torch.tensor([1.0, 0, 0]))
     logits = torch.zeros(1, 1, 3, 8, 16, requires_grad=True)
     corrections_loss(logits, maps, 1).backward()
     assert torch.equal(logits.grad[0] != 0, maps.weight_NTHW > 0)
-    assert correction_maps(given, video, [0], range(2, 3), (32, 64), near_NTHW[:, :1]) is None
+    no_near_NTHW = torch.zeros(1, 1, 8, 16, dtype=torch.bool)
+    assert correction_maps(given, video, [0], range(2, 3), (32, 64), no_near_NTHW, lab_TCHW[2:]) is None
 
 
-def test_a_scribble_weighs_as_its_cells_of_a_given_mask():
+def test_clicks_reach_as_far_as_their_color():
+    video = square([[0, 0, 64, 32]])
+    clicks = Corrections({}, {0: (Point(0, 18.0, 14.0, True), Point(0, 46.0, 14.0, False))})
+    lab_TCHW = torch.zeros(1, 3, 8, 16)
+    lab_TCHW[..., 4:, :] = 50  # another color below the clicks
+    near_NTHW = torch.ones(1, 1, 8, 16, dtype=torch.bool)
+    maps = correction_maps(clicks, video, [0], range(1), (32, 64), near_NTHW, lab_TCHW)
+    logits_HW = corrected_logits(torch.zeros(1, 1, 8, 16), maps)[0, 0]
+    assert logits_HW[3, 4] == CERTAIN and logits_HW[3, 11] == -CERTAIN
+    assert 0 < logits_HW[3, 7] < logits_HW[3, 6] < CERTAIN
+    assert logits_HW[5, 4].abs() < 1e-3 and logits_HW[3, 8].abs() < 1
+    assert not maps.weight_NTHW.any() and not maps.frames_T.any()
+
+
+def test_a_scribble_is_a_row_of_clicks():
     video = square([[8, 8, 24, 24]] * 2)
     line = Scribble(0, ((10.0, 10.0), (22.0, 10.0)), True)
     clicks = Corrections(points={0: tuple(line.as_points(1.0))})
     near_NTHW = torch.ones(1, 2, 8, 16, dtype=torch.bool)
     maps = [
-        correction_maps(given, video, [0], range(2), (32, 64), near_NTHW)
+        correction_maps(given, video, [0], range(2), (32, 64), near_NTHW, torch.zeros(2, 3, 8, 16))
         for given in (Corrections(scribbles={0: (line,)}), clicks)
     ]
-    assert torch.equal(maps[0].weight_NTHW, maps[1].weight_NTHW) and maps[0].frames_T.tolist() == [True, False]
+    assert torch.equal(maps[0].influence_NTHW, maps[1].influence_NTHW) and not maps[0].influence_NTHW[0, 1].any()
     assert (maps[0].target_NTHW[0, 0, 1:4, 2:6].sum(0) > 0).all()
 
 

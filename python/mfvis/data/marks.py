@@ -1,4 +1,4 @@
-"""Marks of a person on the frames of a track, which label mode learns from: clicks, scribbles, and given masks.
+"""Marks of a person on the frames of a track, which correct label mode: clicks, scribbles, and given masks.
 
 An annotation of a YouTube-VIS JSON may have, besides its boxes and masks,
 

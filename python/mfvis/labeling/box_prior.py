@@ -27,6 +27,8 @@ CORE = 0.3
 CORE_SHARE, EXPLAINED = 0.5, 0.3
 """Propagated background is reliable if its density in the core is below this share of that in the corners, or if the
 position in the box explains this share of its variance."""
+CONTRADICTION = 4.0
+"""Reduction of `CORE_SHARE`, times the share of the boxes' rows and columns that are background altogether."""
 NEAR_BY_CHANCE = 1.1
 """Frames are neighbors if more matches than this multiple of chance lie within one cell of the predicted position."""
 BOX_CELLS = 8
@@ -64,7 +66,7 @@ def reliable_propagation(propagated_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
 
     True background is found in the corners of the boxes rather than in their core, or else at the same positions of
     the box in all frames. Where an object looks like its surroundings, or frames are not neighbors in time, matches
-    are found anywhere.
+    are found anywhere, even in whole rows and columns of the boxes, each of which contains a part of the object.
     """
     height, width = propagated_NTHW.shape[-2:]
     radius_NTHW = radius(boxes_NT4, height, width)
@@ -80,7 +82,15 @@ def reliable_propagation(propagated_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
             for track_THW, boxes_T4 in zip(propagated_NTHW, boxes_NT4, strict=True)
         ]
     )
-    return (core_N < CORE_SHARE * corners_N) | (explained_N >= EXPLAINED)
+    largest_N = CORE_SHARE - CONTRADICTION * _covered_lines(inside_NTHW, propagated_NTHW)
+    return (core_N < largest_N * corners_N) | (explained_N >= EXPLAINED)
+
+
+def _covered_lines(inside_NTHW: Tensor, known_NTHW: Tensor) -> Tensor:
+    """float ``[N]``: share of the boxes' rows and columns whose cells are all known background."""
+    open_NTHW = inside_NTHW & ~known_NTHW
+    lines_N = sum(inside_NTHW.any(axis).sum((1, 2)) for axis in (2, 3))
+    return 1 - sum(open_NTHW.any(axis).sum((1, 2)) for axis in (2, 3)) / lines_N.clamp(min=1)
 
 
 def _explained_by_position(known_THW: Tensor, boxes_T4: Tensor) -> Tensor:
@@ -109,10 +119,15 @@ def confidence(propagated_NTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
     """
     inside_NTHW = inside_boxes(boxes_NT4, *propagated_NTHW.shape[-2:])
     covered_N = (propagated_NTHW & inside_NTHW).sum((1, 2, 3)) / inside_NTHW.sum((1, 2, 3)).clamp(min=1)
+    return torch.maximum((-covered_N / COVERAGE).exp(), smallness(boxes_NT4))
+
+
+def smallness(boxes_NT4: Tensor) -> Tensor:
+    """float ``[N]``: near 1 for tracks whose boxes are a few grid cells wide or high, 0 for large ones."""
     shorter_NT = (boxes_NT4[..., 2:] - boxes_NT4[..., :2]).amin(-1)
     present_NT = present(boxes_NT4)
     shorter_N = (shorter_NT * present_NT).sum(1) / present_NT.sum(1).clamp(min=1)
-    return torch.maximum((-covered_N / COVERAGE).exp(), (-((shorter_N / SMALL_CELLS) ** 2)).exp())
+    return (-((shorter_N / SMALL_CELLS) ** 2)).exp()
 
 
 def refinement_logits(box_4: Tensor, height: int, width: int, confidence: float) -> Tensor:

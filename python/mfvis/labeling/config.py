@@ -73,7 +73,7 @@ class LabelConfig:
 
     data: Annotated[Path, tyro.conf.Positional]
     """YouTube-VIS JSON with the videos and their box tracks. Masks, clicks and scribbles in it are corrections: they
-    are kept and learned from."""
+    are kept, and masks are learned from."""
     out: Path = Path("labels")
     """Directory for the completed JSON, report.html (doubtful masks first), the overlay videos, and the state from
     which an interrupted run resumes."""

@@ -1,7 +1,8 @@
 """Corrections: masks, clicks and scribbles of a person on some frames, which label mode keeps and learns from.
 
-A mask that the input has for a frame stays as it is. All of them supervise the models of their window. Their form in
-the JSON is that of `mfvis.data.marks`.
+A mask that the input has for a frame stays as it is, and supervises the models of its window. Clicks and scribbles
+change the mask of their frame, as in interactive segmentation: a few pixels are too little to train on, and a click
+must not change what was right elsewhere. Their form in the JSON is that of `mfvis.data.marks`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ CERTAIN = 6.0
 """Mask logit of pixels whose label a person has given."""
 CLICK = 0.04
 """Radius of a click, as a share of the box's longer side; at least one cell."""
+REACH = 0.1
+"""Standard deviation of a click's influence over positions, as a share of the box's longer side."""
+SIMILAR = 8.0
+"""Standard deviation of a click's influence over colors, as a LAB distance."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,15 @@ class Corrections:
         lines = [scribble.as_points(spacing) for scribble in self.scribbles.get(n, ()) if scribble.frame == frame]
         return [*(p for p in self.points.get(n, ()) if p.frame == frame), *(p for line in lines for p in line)]
 
+    def masks_of(self, n: int, frames: range) -> list[Any]:
+        """Given masks of one track in these frames as plain values, for a hash."""
+        return [[t, rle["counts"]] for t, rle in sorted(self.masks.get(n, {}).items()) if t in frames]
+
     def of(self, n: int, frames: range) -> list[Any]:
         """Corrections of one track in these frames as plain values, for a hash."""
-        masks = [[t, rle["counts"]] for t, rle in sorted(self.masks.get(n, {}).items()) if t in frames]
         points = [[p.frame, p.x, p.y, p.positive] for p in self.points.get(n, ()) if p.frame in frames]
         lines = [[s.frame, s.xy, s.positive] for s in self.scribbles.get(n, ()) if s.frame in frames]
+        masks = self.masks_of(n, frames)
         return [masks, points, lines] if lines else [masks, points]  # without scribbles as before there were any
 
     def __or__(self, other: Corrections) -> Corrections:
@@ -78,21 +87,26 @@ class CorrectionMaps:
     target_NTHW: Tensor
     """float, 0..1: coverage of each cell by the object."""
     weight_NTHW: Tensor
-    """float: 0 where nothing is known; elsewhere 1 / the number of cells in and around the box, so that a click weighs
-    as much as its cells in a given mask."""
+    """float: weight in training, 1 / the number of cells in and around the box at the cells of given masks, else 0."""
+    influence_NTHW: Tensor
+    """float, 0..1: share of the corrections in a cell's logit: 1 at given masks and clicks, less around clicks."""
 
     @property
     def frames_T(self) -> Tensor:
-        """bool ``[T]``: True in frames with a correction."""
+        """bool ``[T]``: True in frames with a given mask."""
         return self.weight_NTHW.amax((0, 2, 3)) > 0
 
     def select(self, objects: Tensor, frames: Tensor) -> CorrectionMaps:
         """Maps of these objects in these frames (int64 indices)."""
-        return CorrectionMaps(*(maps[objects[:, None], frames] for maps in (self.target_NTHW, self.weight_NTHW)))
+        return CorrectionMaps(*(maps[objects[:, None], frames] for maps in self._all))
 
     def crop(self, rows: slice, columns: slice) -> CorrectionMaps:
         """Maps of a part of the grid."""
-        return CorrectionMaps(self.target_NTHW[..., rows, columns], self.weight_NTHW[..., rows, columns])
+        return CorrectionMaps(*(maps[..., rows, columns] for maps in self._all))
+
+    @property
+    def _all(self) -> tuple[Tensor, ...]:
+        return self.target_NTHW, self.weight_NTHW, self.influence_NTHW
 
 
 def read_corrections(
@@ -199,34 +213,37 @@ def correction_maps(
     window: range,
     size: tuple[int, int],
     near_NTHW: Tensor,
+    lab_TCHW: Tensor,
 ) -> CorrectionMaps | None:
     """Corrections of the tracks of a group in a window, on the grid of the masks; None without any.
 
     Args:
         size: (height, width) to which the frames are scaled before they are padded.
         near_NTHW: bool, the box and its surroundings, where given masks supervise the models.
+        lab_TCHW: colors on the grid.
     """
-    target_NTHW = torch.zeros(near_NTHW.shape)
-    weight_NTHW = torch.zeros(near_NTHW.shape)
+    target_NTHW, weight_NTHW, influence_NTHW = (torch.zeros(near_NTHW.shape) for _ in range(3))
+    near_NTHW, lab_TCHW, device = near_NTHW.cpu(), lab_TCHW.cpu(), near_NTHW.device
+    cells_NT = near_NTHW.sum((2, 3)).clamp(min=1)
     for i, n in enumerate(group):
         for t, rle in corrections.masks.get(n, {}).items():
             if t in window:
                 mask_HW = torch.from_numpy(decode_mask(rle, video.height, video.width)).float()
-                target_NTHW[i, t - window.start] = _on_grid(mask_HW, size)
-                weight_NTHW[i, t - window.start] = near_NTHW[i, t - window.start].float().cpu()
+                at = (i, t - window.start)
+                target_NTHW[at] = _on_grid(mask_HW, size)
+                influence_NTHW[at] = near_NTHW[at].float()
+                weight_NTHW[at] = influence_NTHW[at] / cells_NT[at]
         for frame in window:
-            box_4, t = video.tracks[n].boxes_T4[frame], frame - window.start
+            box_4, at = video.tracks[n].boxes_T4[frame], (i, frame - window.start)
+            side = float(np.ptp(box_4.reshape(2, 2), 0).max())
             for point in corrections.clicks(n, box_4, frame):
-                scale = size[0] / video.height / STRIDE
-                side = float(np.ptp(box_4.reshape(2, 2), 0).max())
-                disc_HW = _disc(point, scale, max(1.0, CLICK * side * scale), near_NTHW.shape[-2:])
-                target_NTHW[i, t][disc_HW] = float(point.positive)
-                weight_NTHW[i, t][disc_HW] = 1.0
-    if not weight_NTHW.any():
+                around_HW = _influence(point, size[0] / video.height / STRIDE, side, lab_TCHW[at[1]])
+                stronger_HW = around_HW >= influence_NTHW[at].clamp(min=1e-3)
+                target_NTHW[at][stronger_HW] = float(point.positive)
+                influence_NTHW[at][stronger_HW] = around_HW[stronger_HW]
+    if not influence_NTHW.any():
         return None
-    device = near_NTHW.device
-    weight_NTHW = weight_NTHW.to(device) / near_NTHW.sum((2, 3), keepdim=True).clamp(min=1)
-    return CorrectionMaps(target_NTHW.to(device), weight_NTHW)
+    return CorrectionMaps(*(maps.to(device) for maps in (target_NTHW, weight_NTHW, influence_NTHW)))
 
 
 def _on_grid(mask_HW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -237,14 +254,24 @@ def _on_grid(mask_HW: Tensor, size: tuple[int, int]) -> Tensor:
     return F.avg_pool2d(padded, STRIDE)[0, 0]
 
 
-def _disc(point: Point, scale: float, radius: float, shape: Sequence[int]) -> Tensor:
-    """bool ``[H, W]``: cells whose centers lie within `radius` cells of a click."""
-    y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in shape), indexing="ij")
-    return (x - point.x * scale) ** 2 + (y - point.y * scale) ** 2 <= radius**2
+def _influence(point: Point, scale: float, side: float, lab_CHW: Tensor) -> Tensor:
+    """float ``[H, W]``, 0..1: influence of a click on each cell. 1 at the cells of the click, and less where position
+    and color differ.
+
+    Args:
+        scale: cells per pixel.
+        side: longer side of the box in pixels.
+    """
+    y, x = torch.meshgrid(*(torch.arange(length) + 0.5 for length in lab_CHW.shape[1:]), indexing="ij")
+    distance_HW = (x - point.x * scale) ** 2 + (y - point.y * scale) ** 2
+    disc_HW = distance_HW <= max(1.0, CLICK * side * scale) ** 2
+    unlike_HW = ((lab_CHW - lab_CHW[:, disc_HW].mean(1)[:, None, None]) ** 2).sum(0)
+    near_HW = (-distance_HW / (2 * (REACH * side * scale) ** 2 + 1e-6) - unlike_HW / (2 * SIMILAR**2)).exp()
+    return near_HW.masked_fill(disc_HW, 1.0)
 
 
 def corrections_loss(masks_LNTHW: Tensor, maps: CorrectionMaps, objects: int) -> Tensor:
-    """Cross-entropy at the cells whose label a person has given, divided by the cells in and around the box.
+    """Cross-entropy at the cells of given masks, divided by the cells in and around the box.
 
     Summed over frames and layers, divided by the number of objects, times `WEIGHT`. masks: logits.
     """
@@ -254,10 +281,11 @@ def corrections_loss(masks_LNTHW: Tensor, maps: CorrectionMaps, objects: int) ->
 
 
 def corrected_logits(logits_NTHW: Tensor, maps: CorrectionMaps | None) -> Tensor:
-    """The logits with those of the known cells replaced, so that the colors of given masks help their neighbors."""
+    """The logits with those of the known cells replaced, so that the colors of given masks and clicks help their
+    neighbors."""
     if maps is None:
         return logits_NTHW
-    return torch.where(maps.weight_NTHW > 0, (2 * maps.target_NTHW - 1) * CERTAIN, logits_NTHW)
+    return logits_NTHW.lerp((2 * maps.target_NTHW - 1) * CERTAIN, maps.influence_NTHW)
 
 
 def clicked_mask(mask_HW: np.ndarray, clicks: Sequence[Point], box_4: np.ndarray) -> np.ndarray:

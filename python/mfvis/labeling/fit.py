@@ -124,8 +124,9 @@ def _draw_clip(view: WindowInputs, config: LabelConfig, random: np.random.Genera
     span = (config.clip - 1) * stride
     if span >= frames:
         stride, span = 1, min(config.clip, frames) - 1
-    if view.corrections is not None and random.random() < 0.5:
-        seen = torch.nonzero(view.corrections.frames_T)[:, 0].tolist()
+    given = [] if view.corrections is None else torch.nonzero(view.corrections.frames_T)[:, 0].tolist()
+    if given and random.random() < 0.5:
+        seen = given
     anchor = int(random.choice(seen))
     # With a stride of 2, no clip that fits may contain the frame; the nearest clip is used instead.
     nearest = max(0, min(anchor, frames - 1 - span))

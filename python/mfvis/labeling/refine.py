@@ -43,6 +43,7 @@ def refine(
     boxes_T4: Tensor,
     config: RefineConfig,
     confidence: float = 0.0,
+    difference_THW: Tensor | None = None,
 ) -> Tensor:
     """Refined masks of one object, bool ``[T, H, W]``, confined to its boxes.
 
@@ -54,16 +55,18 @@ def refine(
         lab_TCHW: colors at full size.
         boxes_T4: pixels; a frame without a box gets an empty mask.
         confidence: Weight of the position prior (`mfvis.labeling.box_prior.confidence`).
+        difference_THW: logits of the background difference at full size (`mfvis.labeling.background_difference`).
     """
     frames, height, width = logits_THW.shape
     masks_THW = torch.zeros(logits_THW.shape, dtype=torch.bool, device=logits_THW.device)
     windows = [_surroundings(box, height, width) for box in boxes_T4.tolist()]
+    evidence_THW = logits_THW if difference_THW is None else logits_THW + difference_THW
     counts_2TM = torch.zeros(2, frames, BINS**3, device=logits_THW.device)
     bins_T: list[Tensor | None] = [None] * frames
     for t, window in enumerate(windows):
         if window is not None and config.color > 0 and config.steps > 0:
             rows, columns, inner = window
-            soft = _confined(logits_THW[t, rows, columns].sigmoid(), inner).flatten()
+            soft = _confined(evidence_THW[t, rows, columns].sigmoid(), inner).flatten()
             bins_T[t] = _color_bins(lab_TCHW[t, :, rows, columns])
             bins = bins_T[t].flatten().int()
             counts_2TM[0, t] = torch.bincount(bins, soft, BINS**3)
@@ -78,11 +81,12 @@ def refine(
         if config.steps > 0:
             box_4 = boxes_T4[t].cpu() - torch.tensor([columns.start, rows.start] * 2)
             prior_HW = refinement_logits(box_4, *logits_HW.shape, confidence).to(logits_HW)
-            unary_HW = config.network * logits_HW + prior_HW
+            start_HW = evidence_THW[t, rows, columns] + prior_HW
+            unary_HW = start_HW - (1 - config.network) * logits_HW
             if bins_T[t] is not None:
                 unary_HW = unary_HW + config.color * ratio_TM[t].take(bins_T[t].long())
             lab_CHW = lab_TCHW[t, :, rows, columns]
-            logits_HW = unary_HW + _smoothness(unary_HW, logits_HW + prior_HW, lab_CHW, inner, fraction, config)
+            logits_HW = unary_HW + _smoothness(unary_HW, start_HW, lab_CHW, inner, fraction, config)
         masks_THW[t, rows, columns] = _confined(logits_HW > 0, inner)
     return masks_THW
 

@@ -163,5 +163,5 @@ _NOTES = (
     "measurement.",
     "To correct a track, give the right masks of one or two of its worst frames, or clicks or scribbles, in the JSON "
     "that was labeled (mfvis data import reads them from CVAT), and run the same command again: given masks are kept, "
-    "and the others learn from them.",
+    "and the others learn from them; clicks and scribbles change the mask of their frame.",
 )

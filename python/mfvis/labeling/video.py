@@ -18,6 +18,7 @@ from mfvis.data.rle import encode_mask
 from mfvis.data.video import read_frames
 from mfvis.errors import TrainingError
 from mfvis.grid import STRIDE
+from mfvis.labeling.background_difference import background_difference
 from mfvis.labeling.box_prior import ellipses
 from mfvis.labeling.config import LabelConfig
 from mfvis.labeling.corrections import (
@@ -59,10 +60,10 @@ class WindowState:
 
     def of(self, video: Video, corrections: Corrections, window: range, group: Sequence[int]) -> tuple[Path, Inputs]:
         """File of a window's logits, and the hashes of its inputs: the video's, and the window's boxes and
-        corrections."""
+        given masks."""
         tracks = [(n, video.tracks[n]) for n in group]
         values = [
-            [n, track.category_id, track.boxes_T4[window.start : window.stop].tolist(), corrections.of(n, window)]
+            [n, track.category_id, track.boxes_T4[window.start : window.stop].tolist(), corrections.masks_of(n, window)]
             for n, track in tracks
         ]
         path = self.folder / f"{video.id}-{window.start}-{group[0]}.pt"
@@ -98,7 +99,7 @@ def label_video(
         frames_TCHW = read_frames(video, window)
         view = prepare_window(start, config, video, window, group, frames_TCHW)
         near_NTHW = view.ring_NTHW | view.unknown_NTHW
-        maps = correction_maps(corrections, video, group, window, view.size, near_NTHW)
+        maps = correction_maps(corrections, video, group, window, view.size, near_NTHW, view.lab_TCHW)
         view = replace(view, corrections=maps)
         part = f"{head} frames {window.start}-{window.stop - 1}"
         progress.advance(FEATURES, work[FEATURES], part)
@@ -111,11 +112,16 @@ def label_video(
         measured = features(logits_NTHW, disagreement_NT, view.boxes_NT4 / STRIDE)
         present_NT = present(view.boxes_NT4).cpu()
         quality[group, window.start : window.stop] = torch.where(present_NT, expected_j(measured).cpu(), torch.nan)
+        difference_NTHW = background_difference(view, config.propagation)
+        if maps is not None:
+            difference_NTHW = difference_NTHW * (1 - maps.influence_NTHW)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
-        for n, logits_THW, prior in zip(group, logits_NTHW, prior_N.tolist(), strict=True):
+        for i, (n, prior) in enumerate(zip(group, prior_N.tolist(), strict=True)):
             boxes_T4 = torch.from_numpy(video.tracks[n].boxes_T4[window.start : window.stop])
-            enlarged_THW = at_original_size(logits_THW, view.size, full_size)
-            masks_THW = refine(enlarged_THW, lab_TCHW, boxes_T4, config.refine, prior).cpu()
+            logits_THW, difference_THW = (
+                at_original_size(maps_NTHW[i], view.size, full_size) for maps_NTHW in (logits_NTHW, difference_NTHW)
+            )
+            masks_THW = refine(logits_THW, lab_TCHW, boxes_T4, config.refine, prior, difference_THW).cpu()
             # Where the mask is empty, the inscribed ellipse is the better guess.
             empty_T = ~masks_THW.flatten(1).any(1)
             masks_THW[empty_T] = ellipses(boxes_T4[None, empty_T], *full_size)[0]

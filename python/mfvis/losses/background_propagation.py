@@ -72,7 +72,7 @@ def outside_all_boxes(boxes_NT4: Tensor, content_HW: Tensor) -> Tensor:
     return content_HW & ~inside_boxes(boxes_NT4, *content_HW.shape).any(0)
 
 
-def _pairs(frames: int, gaps: tuple[int, ...], device: torch.device) -> Tensor:
+def frame_pairs(frames: int, gaps: tuple[int, ...], device: torch.device) -> Tensor:
     """int64 ``[P, 2]``: frames t and t + gap, for each gap. Made on the device: a copy to it would synchronize."""
     pairs = [
         torch.arange(frames - gap, device=device)[:, None] + gap * torch.arange(2, device=device)
@@ -99,7 +99,7 @@ def propagated_background(
     reach_NT11 = (shorter_NT / SHARE_OF_BOX).floor().clamp(1)[..., None, None]
     inside_NTHW = inside_boxes(boxes_NT4, height, width)
     pairs = [(t, t + gap) for gap in config.frame_gaps for t in range(frames - gap)]
-    pairs_P2 = _pairs(frames, config.frame_gaps, lab_TCHW.device)
+    pairs_P2 = frame_pairs(frames, config.frame_gaps, lab_TCHW.device)
     motion_P2 = camera_motion(lab_TCHW, background_THW, pairs_P2)
     pairs_P2, motion_P2 = torch.cat([pairs_P2, pairs_P2.flip(1)]), torch.cat([motion_P2, -motion_P2])
     pairs += [(source, target) for target, source in pairs]
