@@ -102,7 +102,7 @@ def test_given_masks_stay_as_they_are_and_teach_their_window(config, labeled, tr
     assert logits[0] != logits[2] and logits[1] == logits[3]
     assert trained == ["[1/2] val0000 frames 0-2, model 1/1"]
     said = capsys.readouterr().out
-    assert "corrections, kept and learned from: 2 masks, 0 clicks, 0 scribbles" in said
+    assert "corrections: 2 masks, kept and learned from; 0 clicks and 0 scribbles, obeyed" in said
     assert "its corrections of track 1 changed; labeled again" in said
     label.run(config)
     assert len(trained) == 1 and annotations(config) == after
@@ -180,7 +180,7 @@ def test_scribbles_are_obeyed(config, trained, capsys):
     (scribble,) = [Scribble(4, tuple(zip(xy[0::2], xy[1::2], strict=True)), False)]
     assert not any(mask_HW[int(point.y), int(point.x)] for point in scribble.as_points(0.5))
     assert not trained
-    assert "0 masks, 0 clicks, 1 scribbles" in capsys.readouterr().out
+    assert "0 clicks and 1 scribbles, obeyed" in capsys.readouterr().out
 
 
 def test_the_report_shows_the_most_doubtful_tracks_first_and_opens_the_overlays(config):

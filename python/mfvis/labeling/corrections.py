@@ -157,7 +157,7 @@ def summary(corrections: Mapping[int, Corrections], videos: Sequence[Video]) -> 
         return []
     boxes = sum(int(track.present_T.sum()) for video in videos for track in video.tracks)
     rest = f"; all {boxes} boxes have a mask: --no-given-masks labels them again" if masks >= boxes else ""
-    return [f"corrections, kept and learned from: {masks} masks, {points} clicks, {lines} scribbles{rest}"]
+    return [f"corrections: {masks} masks, kept and learned from; {points} clicks and {lines} scribbles, obeyed{rest}"]
 
 
 def _given_masks(
