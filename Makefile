@@ -18,13 +18,19 @@ build: .venv/built
 	touch $@
 
 .venv/built: .venv/packages $(SOURCES)
-	MFVIS_EMULATE=1 $(BIN)/python -m pip install --editable '.[train,dev]'
+	$(BIN)/python -m pip install --editable '.[train,dev]'
+	rm -f .venv/emulated
 	touch $@
+
+# The same with the CUDA kernels on the emulator, for the tests.
+.venv/emulated: .venv/packages $(SOURCES)
+	MFVIS_EMULATE=1 $(BIN)/python -m pip install --editable '.[train,dev]'
+	touch .venv/built $@
 
 demo: .venv/built
 	$(BIN)/mfvis demo --out demo
 
-test: .venv/built
+test: .venv/emulated
 	MFVIS_FAIL_WITHOUT_EMULATOR=1 $(BIN)/python -m pytest
 
 # The tests of the operators on the CPU, and those of the pipeline that take no training.

@@ -44,13 +44,13 @@ def make_film(path: Path, frames: int, size: tuple[int, int], seed: int) -> np.n
 
     Sixty frames are played to and fro, so that objects that drift away come back.
     """
-    pictures_THW3, masks_NTHW, _ = draw_video(np.random.default_rng(seed), 60, DRAWN, (3, 3))
+    images_THW3, masks_NTHW, _ = draw_video(np.random.default_rng(seed), 60, DRAWN, (3, 3))
     played = 59 - np.abs(np.arange(frames) % 118 - 59)
-    pictures_THW3, masks_NTHW = pictures_THW3[played], masks_NTHW[:, played]
+    images_THW3, masks_NTHW = images_THW3[played], masks_NTHW[:, played]
     with video_writer(path, 25, size) as write:
-        for picture_HW3 in pictures_THW3:
-            picture = torch.from_numpy(picture_HW3).permute(2, 0, 1)[None].float()
-            enlarged = torch.nn.functional.interpolate(picture, size, mode="bilinear", align_corners=False)
+        for image_HW3 in images_THW3:
+            image = torch.from_numpy(image_HW3).permute(2, 0, 1)[None].float()
+            enlarged = torch.nn.functional.interpolate(image, size, mode="bilinear", align_corners=False)
             write(enlarged[0].round().byte().permute(1, 2, 0).numpy())
     return masks_NTHW
 

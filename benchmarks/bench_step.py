@@ -76,19 +76,19 @@ def plain_pytorch() -> Iterator[None]:
 
 
 def batch_of(sizes: Sizes) -> Batch:
-    """Moving pictures with boxes that move along. They move by cells of the mask grid: between cells nothing would be
+    """Moving images with boxes that move along. They move by cells of the mask grid: between cells nothing would be
     found again, and matches that weigh nothing cost our operators nothing."""
     seeded = generator()
     height, width = sizes.height // STRIDE, sizes.width // STRIDE
     cells = torch.cat([moving_clip(seeded, sizes.frames, height, width) for _ in range(sizes.clips)])
-    pictures = cells.repeat_interleave(STRIDE, -1).repeat_interleave(STRIDE, -2)
+    images = cells.repeat_interleave(STRIDE, -1).repeat_interleave(STRIDE, -2)
     count = sizes.clips * sizes.objects
     size = torch.tensor([sizes.width, sizes.height])
     corner = torch.rand(count, 1, 2, generator=seeded) * 0.6 * size
     extent = (torch.rand(count, 1, 2, generator=seeded) * 0.2 + 0.15) * size
     moved = corner + 4 * torch.arange(sizes.frames)[None, :, None]
     return Batch(
-        frames_BTCHW=(2 * pictures).clamp(0, 255).byte(),
+        frames_BTCHW=(2 * images).clamp(0, 255).byte(),
         boxes_NT4=torch.cat([moved, moved + extent], -1),
         labels_N=torch.randint(40, (count,), generator=seeded),
         video_index_N=torch.arange(sizes.clips).repeat_interleave(sizes.objects),

@@ -47,13 +47,13 @@ def random_boxes(generator: torch.Generator, instances: int, frames: int, height
 
 
 def moving_clip(generator: torch.Generator, frames: int, height: int, width: int) -> Tensor:
-    """`[1, T, 3, H, W]`: a textured picture that moves by a pixel per frame, with noise.
+    """`[1, T, 3, H, W]`: a textured image that moves by a pixel per frame, with noise.
 
     Most candidates are bad and a part of the matches is good enough, as in a video.
     """
     coarse = torch.rand(1, 3, height // 6, width // 6, generator=generator) * 60
-    picture = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
-    clip = torch.stack([picture.roll((t, -t), (1, 2)) for t in range(frames)])
+    image = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
+    clip = torch.stack([image.roll((t, -t), (1, 2)) for t in range(frames)])
     return (clip + 0.5 * torch.randn(clip.shape, generator=generator))[None]
 
 

@@ -84,9 +84,9 @@ def _propagated(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     known = enlarge(inputs.propagated_NTHW.numpy(), factor, smooth=False)
     panels = []
     for t in SHOWN:
-        picture = enlarge(frames[t], ZOOM, smooth=True)
-        known_NHW = known[:, t, : picture.shape[0], : picture.shape[1]]
-        panels.append(overlay(picture, known_NHW, ZOOM * boxes[:, t], None, (0, 1)))
+        image = enlarge(frames[t], ZOOM, smooth=True)
+        known_NHW = known[:, t, : image.shape[0], : image.shape[1]]
+        panels.append(overlay(image, known_NHW, ZOOM * boxes[:, t], None, (0, 1)))
     return sheet([_row(panels)], [f"frame {t}" for t in SHOWN])
 
 

@@ -185,7 +185,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
-# ---- Pictures -------------------------------------------------------------------------------------------------------
+# ---- Images -------------------------------------------------------------------------------------------------------
 def _frames(study: Study, finished: dict[str, dict[int, Run]], truth: Truth) -> Image.Image:
     """A row for each domain: the true masks, then the best-fitting tubes of each variant's first seed."""
     videos: dict[str, Video] = {}
@@ -206,10 +206,10 @@ def _frames(study: Study, finished: dict[str, dict[int, Run]], truth: Truth) -> 
     for video, height in zip(videos.values(), heights, strict=True):
         seen = np.sum([track.present_T for track in video.tracks], axis=0)
         frame = int(np.flatnonzero(seen == seen.max())[np.count_nonzero(seen == seen.max()) // 2])
-        picture_HW3 = read_frames(video, [frame])[0].permute(1, 2, 0).numpy()
+        image_HW3 = read_frames(video, [frame])[0].permute(1, 2, 0).numpy()
         for column, name in enumerate(columns):
             x, masks_NHW = column * (TILE + gap), _masks(video, frame, fitting.get(name))
-            drawn = Image.fromarray(overlay(picture_HW3, masks_NHW, None, None, range(len(video.tracks))))
+            drawn = Image.fromarray(overlay(image_HW3, masks_NHW, None, None, range(len(video.tracks))))
             sheet.paste(drawn.resize((TILE, height), Image.Resampling.LANCZOS), (x, y))
             draw.text((x + 2, 2), name, fill="black", font=font)
         y += height + gap

@@ -55,7 +55,7 @@ def _check_rgb(frames: Tensor) -> None:
         return
     low, high = torch.stack(torch.aminmax(frames)).tolist()
     problem = f"mfvis::TKLoss: frames has values from {low:.4g} to {high:.4g}; expected RGB in 0..255"
-    # 1e-4: interpolation may round below 0, but LAB of a gray picture, with a from -0.0025, is not RGB.
+    # 1e-4: interpolation may round below 0, but LAB of a gray image, with a from -0.0025, is not RGB.
     # 256: 255 and a fraction in bfloat16.
     if not (low >= -1e-4 and high <= 256):
         raise ValueError(
@@ -92,8 +92,8 @@ class TKLoss(nn.Module):
 
         import torch, mfvis_ext
 
-        picture = torch.randint(0, 256, (1, 1, 3, 96, 128), dtype=torch.uint8)
-        frames = picture.expand(1, 5, 3, 96, 128)  # [B, T, 3, H, W], RGB in 0..255
+        image = torch.randint(0, 256, (1, 1, 3, 96, 128), dtype=torch.uint8)
+        frames = image.expand(1, 5, 3, 96, 128)  # [B, T, 3, H, W], RGB in 0..255
         boxes = torch.tensor([[4.0, 3.0, 20.0, 18.0]]).expand(1, 5, 4)  # [N, T, 4], in mask pixels
         video_index = torch.tensor([0])  # [N], the video of each instance
         logits = torch.randn(1, 5, 24, 32, requires_grad=True)  # [N, T, H / 4, W / 4], your model's
@@ -144,9 +144,9 @@ class TKLoss(nn.Module):
             raise ValueError(f"frames has shape {list(frames.shape)}; expected [B, T, 3, H, W]")
         if self.rgb:
             _check_rgb(frames)
-        pictures = rgb_to_lab(frames, self.downsample) if self.rgb else frames
+        images = rgb_to_lab(frames, self.downsample) if self.rgb else frames
         pairs = tube_pairs(frames.shape[1], self.tube, frames.device)
-        distance, offset = temporal_topk(pictures, pairs, self.patch_size, self.radius, self.dilation, self.k, shift)
+        distance, offset = temporal_topk(images, pairs, self.patch_size, self.radius, self.dilation, self.k, shift)
         return Matches(offset, match_weight(distance, self.threshold), pairs, shift)
 
     def forward(self, mask_logits: Tensor, boxes: Tensor, video_index: Tensor, matches: Matches) -> Tensor:

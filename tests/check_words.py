@@ -18,6 +18,7 @@ WORDS = {
     r"anew": "again",
     r"beside": "next to, besides",
     r"nobody|whom|somebody": "say who",
+    r"pictures?": "image, frame, figure",
     r"told|tells|tell of|is told": "report, given",
     r"wants|wanted": "needs, expected, requested",
     r"(?<!there )is no (?!longer|more|less|other|better|worse|slower|faster|larger|smaller)\w+": "is not a",

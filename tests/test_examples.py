@@ -30,11 +30,11 @@ def test_masks_of_a_plain_training_loop_are_better_than_filled_boxes() -> None:
 def test_arrays_are_labeled(tmp_path: Path) -> None:
     example = load("label_videos")
     quality = example.main(tmp_path, short_side=64, optim={"steps": 8, "warmup": 1})
-    pictures, _, truth = example.generate()
+    images, _, truth = example.generate()
     assert 0 < quality <= 1
-    assert np.load(tmp_path / "masks.npy").shape == truth.shape == (2, 12, *pictures.shape[1:3])
-    with Image.open(tmp_path / "masks.png") as picture:
-        assert picture.height == 3 * pictures.shape[1]
+    assert np.load(tmp_path / "masks.npy").shape == truth.shape == (2, 12, *images.shape[1:3])
+    with Image.open(tmp_path / "masks.png") as image:
+        assert image.height == 3 * images.shape[1]
 
 
 def test_own_tracks_are_imported_trained_on_and_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

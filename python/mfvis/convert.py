@@ -16,6 +16,7 @@ from mfvis.models import pixel_decoder, seqformer_encoder
 from mfvis.models.backbone import Backbone, offline
 from mfvis.models.config import NAMES, BackboneConfig, ModelConfig
 from mfvis.models.video_model import build_model
+from mfvis.text import counted
 from mfvis.train import checkpoint
 from mfvis.train.config import Config
 from mfvis.types import Category
@@ -49,7 +50,7 @@ def run(config: ConvertConfig) -> None:
     print(f"{config.source}: {weights.format}")
     if weights.backbone_only:
         backbone = find_backbone(weights, config.source)
-        print(f"only the backbone, {backbone.name}: {len(weights.tensors)} tensors")
+        print(f"only the backbone, {backbone.name}: {counted(len(weights.tensors), 'tensor')}")
         if config.classes is not None:
             raise ConfigError(f"classes is {config.classes}, but {config.source} has no class head")
         _write(config, weights.tensors, weights)
@@ -63,7 +64,7 @@ def run(config: ConvertConfig) -> None:
     if config.to == "seqformer" and model.name != "seqformer":
         raise ConfigError(f"to is seqformer, but {config.source} is a {model.name}; use --to detectron2")
     print(
-        f"{model.backbone.name}, {classes} classes, {model.num_queries} queries, "
+        f"{model.backbone.name}, {counted(classes, 'class')}, {counted(model.num_queries, 'query')}, "
         f"{model.decoder_layers} decoder layers, width {model.hidden_dim}"
     )
     with torch.device("meta"):
@@ -91,7 +92,8 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], weights: Conver
         tensors, unmapped = to_detectron2(tensors)
         without += unmapped
     if without:
-        print(f"{len(without)} tensors left out ({', '.join(without[:5])}{', ...' if len(without) > 5 else ''})")
+        more = ", ..." if len(without) > 5 else ""
+        print(f"{counted(len(without), 'tensor')} left out ({', '.join(without[:5])}{more})")
     if config.out.suffix == ".safetensors":
         strides = {} if weights.stride_in_1x1 is None else {STRIDE_KEY: str(weights.stride_in_1x1)}
         save_safetensors(config.out, tensors, strides)
@@ -110,7 +112,7 @@ def _write(config: ConvertConfig, tensors: Mapping[str, Tensor], weights: Conver
             "it strides in the first 1x1 of a stage: set model.backbone.stride_in_1x1, or RESNETS.STRIDE_IN_1X1 in "
             "detectron2, which must now give it RGB divided by the standard deviation"
         )
-    print(f"{len(tensors)} tensors under {config.to}'s names: {config.out}")
+    print(f"{counted(len(tensors), 'tensor')} under {config.to}'s names: {config.out}")
 
 
 def _write_run(config: ConvertConfig, model: ModelConfig, tensors: Mapping[str, Tensor], classes: int) -> None:

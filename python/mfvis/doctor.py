@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mfvis.text import counted
+
 PACKAGES = {
     "transformers": "backbones",
     "accelerate": "training",
@@ -17,7 +19,7 @@ PACKAGES = {
     "scipy": "matching",
     "pycocotools": "masks in JSON",
     "av": "video files",
-    "pillow": "pictures",
+    "pillow": "images",
     "pyyaml": "presets",
     "tqdm": "progress bars",
     "tyro": "flags",
@@ -81,7 +83,7 @@ def _torch() -> bool:
         print(f"torch         does not load: {error}")
         return False
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-    print(f"torch         {torch.__version__}, {cuda}, {torch.get_num_threads()} threads")
+    print(f"torch         {torch.__version__}, {cuda}, {counted(torch.get_num_threads(), 'thread')}")
     print(f"CPU           {torch.backends.cpu.get_cpu_capability()} as torch sees it")
     return True
 

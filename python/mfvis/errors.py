@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from mfvis.text import printable
+from mfvis.text import counted, printable
 
 
 class MfvisError(Exception):
@@ -58,7 +58,7 @@ class DataError(MfvisError):
         self.problems = tuple(problems)
         listed = "\n".join(f"  {problem}" for problem in self.problems[:20])
         more = f"\n  ... and {len(self.problems) - 20} more" if len(self.problems) > 20 else ""
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        count = counted(len(self.problems), "problem")
         super().__init__(f"{count} in the data:\n{listed}{more}")
 
     def __reduce__(self) -> tuple[type[DataError], tuple[tuple[Problem, ...]]]:

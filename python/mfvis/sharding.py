@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from mfvis.errors import ConfigError
+from mfvis.text import counted
 
 Item = TypeVar("Item")
 POLL = 0.2
@@ -57,8 +58,8 @@ class Shard:
             return []
         own = len(self.own(range(count)))
         if self.launched:
-            return [f"{self.count} processes share {count} videos"]
-        return [f"shard {self} (from {self.origin}): {own} of {count} videos"]
+            return [f"{self.count} processes share {counted(count, 'video')}"]
+        return [f"shard {self} (from {self.origin}): {own} of {counted(count, 'video')}"]
 
     def say(self, *lines: str) -> None:
         """Print lines that concern the whole run, once."""

@@ -80,6 +80,14 @@ def shortened(value: Any, longest: int = 60) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun in the singular or plural, such as "1 box" or "2 boxes"."""
+    if count == 1:
+        return f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
+    return f"{count} {plural}"
+
+
 def name_fault(name: str) -> str | None:
     """Reason why a video, a class or a frame cannot have this name; None if it can."""
     if len(name) > LONGEST_NAME:

@@ -120,22 +120,22 @@ def test_malformed():
         TKLoss().terms(logits, boxes, index, [])
 
 
-PICTURE = torch.randint(0, 256, (1, 2, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGE = torch.randint(0, 256, (1, 2, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 MEAN_STD = (torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375]))
 
 
 @pytest.mark.parametrize(
     ("frames", "remedy"),
     [
-        (rgb_to_lab(PICTURE), "Match LAB and other features with rgb=False"),
-        (rgb_to_lab(PICTURE[:, :, :1].expand(-1, -1, 3, -1, -1)), "with rgb=False"),  # gray: a and b are nearly 0
-        (rgb_to_lab(PICTURE).half(), "with rgb=False"),
-        ((PICTURE - MEAN_STD[0].view(3, 1, 1)) / MEAN_STD[1].view(3, 1, 1), "undo the mean and standard deviation"),
-        (PICTURE / 127.5 - 1, "undo the mean"),
-        (PICTURE * 257.0, "from [0-9.]+ to 6.5[0-9]+e[+]04; expected RGB in 0..255"),
-        (PICTURE.float() * torch.nan, "from nan to nan; expected RGB in 0..255"),
-        (PICTURE / 255, "from [0-9.]+ to 1; expected RGB in 0..255. Multiply images in 0..1 by 255"),
-        ((PICTURE / 300).bfloat16(), "Multiply images in 0..1 by 255"),
+        (rgb_to_lab(IMAGE), "Match LAB and other features with rgb=False"),
+        (rgb_to_lab(IMAGE[:, :, :1].expand(-1, -1, 3, -1, -1)), "with rgb=False"),  # gray: a and b are nearly 0
+        (rgb_to_lab(IMAGE).half(), "with rgb=False"),
+        ((IMAGE - MEAN_STD[0].view(3, 1, 1)) / MEAN_STD[1].view(3, 1, 1), "undo the mean and standard deviation"),
+        (IMAGE / 127.5 - 1, "undo the mean"),
+        (IMAGE * 257.0, "from [0-9.]+ to 6.5[0-9]+e[+]04; expected RGB in 0..255"),
+        (IMAGE.float() * torch.nan, "from nan to nan; expected RGB in 0..255"),
+        (IMAGE / 255, "from [0-9.]+ to 1; expected RGB in 0..255. Multiply images in 0..1 by 255"),
+        ((IMAGE / 300).bfloat16(), "Multiply images in 0..1 by 255"),
     ],
 )
 def test_frames_that_cannot_be_rgb_are_refused(frames, remedy):
@@ -149,12 +149,12 @@ def test_frames_that_cannot_be_rgb_are_refused(frames, remedy):
 @pytest.mark.parametrize(
     "frames",
     [
-        PICTURE,
-        PICTURE * 0,  # black
-        PICTURE % 2,  # black but for noise: 0 and 1
-        PICTURE * 0 + 255,
-        torch.nn.functional.interpolate(PICTURE[0].float(), scale_factor=1.3, mode="bilinear")[None],
-        PICTURE[:0],
+        IMAGE,
+        IMAGE * 0,  # black
+        IMAGE % 2,  # black but for noise: 0 and 1
+        IMAGE * 0 + 255,
+        torch.nn.functional.interpolate(IMAGE[0].float(), scale_factor=1.3, mode="bilinear")[None],
+        IMAGE[:0],
     ],
 )
 def test_frames_in_rgb_are_accepted_in_every_dtype(frames, dtype):
@@ -167,6 +167,6 @@ def test_frames_in_rgb_are_accepted_in_every_dtype(frames, dtype):
 def test_frames_are_not_checked_in_a_compiled_graph():
     module = TKLoss(radius=1, k=1)
     compiled = torch.compile(module.match, fullgraph=True, backend="aot_eager")
-    frames = PICTURE.float()
+    frames = IMAGE.float()
     assert torch.equal(compiled(frames).weight, module.match(frames).weight)
     assert compiled(frames / 255).weight.all()

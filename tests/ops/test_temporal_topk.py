@@ -106,9 +106,9 @@ def test_ties_go_to_the_smaller_offset_as_in_the_reference(k, channels):
 
 
 def test_a_moved_frame_is_matched():
-    picture = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    image = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     pairs = torch.tensor([[0, 1]], device=DEVICE)
-    frames = torch.stack([picture[:, 5:35, 5:45], picture[:, 3:33, 8:48]])[None]  # moved by dy = 2, dx = -3
+    frames = torch.stack([image[:, 5:35, 5:45], image[:, 3:33, 8:48]])[None]  # moved by dy = 2, dx = -3
     distance, offset = temporal_topk(frames, pairs, radius=4, k=1)
     inner = (0, 0, 0, slice(1, -4), slice(4, -1))
     assert not distance[inner].any()

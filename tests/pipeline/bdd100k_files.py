@@ -51,9 +51,9 @@ def publish(root: Path, *, boxes: bool = True, masks: bool = True) -> None:
             write_bitmask(
                 root / FOLDERS["bitmasks"] / "train" / video / f"{name}.png", category_HW, attributes_HW, id_HW
             )
-            picture = root / "images" / "seg_track_20" / "train" / video / f"{name}.jpg"
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (WIDTH, HEIGHT)).save(picture)
+            image = root / "images" / "seg_track_20" / "train" / video / f"{name}.jpg"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (WIDTH, HEIGHT)).save(image)
         file = root / FOLDERS["rles"] / "train" / f"{video}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, {"frames": frames, "config": {"imageSize": {"width": WIDTH, "height": HEIGHT}}})

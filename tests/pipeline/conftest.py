@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from import_helpers import write_pictures
+from import_helpers import write_images
 from mfvis.data.config import SyntheticConfig
 from mfvis.data.synthetic import write_demo
 
@@ -20,9 +20,9 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
-def six_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def six_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with six frames, 80 x 60. Do not write there."""
-    return write_pictures(tmp_path_factory.mktemp("frames") / "clip")
+    return write_images(tmp_path_factory.mktemp("frames") / "clip")
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def png_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def png_changed(content: bytes, chance: random.Random) -> bytes:
-    """Pictures with valid checksums: other pixels, other modes, other headers, chunks that lack or are out of order."""
+    """Images with valid checksums: other pixels, other modes, other headers, chunks that lack or are out of order."""
     way = chance.randrange(4)
     if way == 0:
         pixels = np.asarray(Image.open(io.BytesIO(content))).copy()

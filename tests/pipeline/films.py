@@ -15,7 +15,7 @@ from PIL import Image
 HEIGHT, WIDTH, LENGTH = 48, 64, 24
 
 
-def picture(t: int) -> np.ndarray:
+def image(t: int) -> np.ndarray:
     """A frame whose lower right quarter says which it is, and which moves elsewhere."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), np.uint8))
@@ -25,7 +25,7 @@ def picture(t: int) -> np.ndarray:
 
 
 def number(frame_HW3: np.ndarray) -> int:
-    """Index of a frame of `picture`."""
+    """Index of a frame of `image`."""
     return round((float(frame_HW3[-12:, -12:].mean()) - 20) / 9)
 
 
@@ -40,15 +40,15 @@ def write_film(
     container: str | None = None,
     flags: dict[str, str] | None = None,
 ) -> Path:
-    """A film of some frames of `picture`; `flags` are options of the container."""
+    """A film of some frames of `image`; `flags` are options of the container."""
     with av.open(str(path), "w", format=container, options=flags or {}) as output:
         stream = output.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
         for t in frames:
-            frame = av.VideoFrame.from_ndarray(picture(t), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image(t), format="rgb24")
             if pixels == "pal8":
                 grays = np.arange(255, -1, -1, dtype=np.uint8)[:, None].repeat(4, 1)
-                frame = av.VideoFrame.from_ndarray((255 - picture(t)[..., 1], grays), format="pal8")
+                frame = av.VideoFrame.from_ndarray((255 - image(t)[..., 1], grays), format="pal8")
             output.mux(stream.encode(frame.reformat(format=pixels)))
         output.mux(stream.encode(None))
     return path
@@ -107,7 +107,7 @@ def with_display_matrix(film: Path, target: Path, matrix: tuple[int, int, int, i
 
 
 def with_cover(film: Path, target: Path) -> Path:
-    """An MP4 with an attached picture, which comes first of its streams."""
+    """An MP4 with an attached image, which comes first of its streams."""
 
     def atom(name: bytes, *contents: bytes) -> bytes:
         body = b"".join(contents)

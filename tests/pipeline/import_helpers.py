@@ -20,7 +20,7 @@ MOT = """1,1,11,21,30,20,1,1,0.9
 """
 
 
-def write_pictures(folder: Path, length: int = LENGTH, start: int = 1) -> Path:
+def write_images(folder: Path, length: int = LENGTH, start: int = 1) -> Path:
     folder.mkdir(parents=True)
     for t in range(start, start + length):
         Image.new("RGB", (WIDTH, HEIGHT), (t, 0, 0)).save(folder / f"{t:06d}.jpg")
@@ -66,7 +66,7 @@ def problems_of(file: Path, frames: Path, **options: Any) -> str:
     return str(error.value)
 
 
-def check_problems(folder: Path, pictures: Path, content: Any, messages: list[str]) -> None:
+def check_problems(folder: Path, images: Path, content: Any, messages: list[str]) -> None:
     """Asserts that importing a file reports all its faults."""
-    problems = problems_of(write(folder / "file", content), pictures)
+    problems = problems_of(write(folder / "file", content), images)
     assert [message for message in messages if message not in problems] == [], problems

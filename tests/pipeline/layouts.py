@@ -61,7 +61,7 @@ def _with_classes(name: str, made: Path) -> dict[str, Any]:
 
 
 def _publish_coco(root: Path, contents: dict[str, Any]) -> str:
-    """Every frame a picture; masks as listed runs, polygons and compressed runs in turns."""
+    """Every frame an image; masks as listed runs, polygons and compressed runs in turns."""
     (root / "annotations").mkdir()
     for split, content in contents.items():
         folder = {"train": "train2017", "valid": "val2017"}[split]

@@ -106,7 +106,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pipe": (lambda f: ((f / "training.pt").unlink(), os.mkfifo(f / "training.pt")), "no regular file"),
     "a byte of the weights": (lambda f: flip(f / "model.safetensors"), "the checksum in its metadata is another"),
     "a byte of the training state": (lambda f: flip(f / "training.pt"), "checksum"),
-    "weights that are not finite": (lambda f: poison(f / "model.safetensors"), "1 tensors hold NaN or infinity"),
+    "weights that are not finite": (lambda f: poison(f / "model.safetensors"), "NaN or infinity in 1 tensor"),
     "other size": (edit(lambda c: c["config"]["model"].update(hidden_dim=32)), "does not fit the model"),
     "fewer classes": (edit(lambda c: c["categories"].pop()), "does not fit the model"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no such weights file"),

@@ -191,7 +191,7 @@ def test_dry_run_shows_derived_numbers_and_trains_nothing(
     argv = ["train", "--preset", "test", "--data", str(demo_data[0]), "--out", str(tmp_path / "run"), "--dry-run"]
     assert main(argv) == 0
     printed = capsys.readouterr().out
-    assert "batch 2 = 1 clips x 1 processes x 2 forward passes" in printed
+    assert "batch 2 = 1 clip x 1 process x 2 forward passes" in printed
     assert "epochs 3.0 = 12 clips / 4 videos" in printed
     assert "hidden_dim: 16" in printed
     assert not (tmp_path / "run").exists()

@@ -124,13 +124,11 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [10**6, 2**31 - 1])
-def test_pictures_of_absurd_sizes(tmp_path: Path, side: int) -> None:
+def test_images_of_absurd_sizes(tmp_path: Path, side: int) -> None:
     (tmp_path / "0.png").write_bytes(png(side, side))
-    with pytest.raises(VideoError, match=r"0.png: the picture (cannot be decoded|is \d+ x \d+, too large)"):
+    with pytest.raises(VideoError, match=r"0.png: the image (cannot be decoded|is \d+ x \d+, too large)"):
         read_image(tmp_path / "0.png")
-    assert "0.png: video 1, frame 0: the picture" in str(
-        check_frames(Video(1, "0", 64, 48, 1, (tmp_path / "0.png",)))[0]
-    )
+    assert "0.png: video 1, frame 0: the image" in str(check_frames(Video(1, "0", 64, 48, 1, (tmp_path / "0.png",)))[0])
 
 
 def test_a_film_of_absurd_size(tmp_path: Path) -> None:
@@ -177,7 +175,7 @@ def test_names_that_programs_take_for_something_else(
 def test_a_name_with_a_colon_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with video_writer("http:film.mp4", 10, (48, 64)) as write:
-        write(films.picture(3))
+        write(films.image(3))
     assert open_video("http:film.mp4").length == 1
 
 
@@ -200,7 +198,7 @@ def test_no_playlist_and_no_text_is_a_film(tmp_path: Path, kind: str, suffix: st
         open_video(path)
 
 
-def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow gives EPS to Ghostscript, whatever the file's name is."""
     script = tmp_path / "gs"
     script.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\necho 10.0\n")
@@ -208,30 +206,30 @@ def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     eps = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\n(x) print\n%%EOF\n"
     (tmp_path / "0.jpg").write_text(eps)
-    with pytest.raises(VideoError, match="0.jpg: the picture cannot be decoded"):
+    with pytest.raises(VideoError, match="0.jpg: the image cannot be decoded"):
         read_image(tmp_path / "0.jpg")
-    assert "the picture cannot be decoded" in str(check_frames(Video(1, "0", 64, 48, 1, (tmp_path / "0.jpg",)))[0])
+    assert "the image cannot be decoded" in str(check_frames(Video(1, "0", 64, 48, 1, (tmp_path / "0.jpg",)))[0])
     assert not (tmp_path / "called").exists()
 
 
 def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
     for t in range(3):
-        Image.fromarray(films.picture(t)).save(tmp_path / f"{t}.PNG")
+        Image.fromarray(films.image(t)).save(tmp_path / f"{t}.PNG")
         (tmp_path / f"._{t}.PNG").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(40))
     video = open_video(tmp_path)
     assert [path.name for path in video.frames] == ["0.PNG", "1.PNG", "2.PNG"]
     assert check_frames(video) == []
 
 
-def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
-    Image.fromarray(films.picture(4)).save(tmp_path / "one.png")
+def test_a_image_is_a_video_of_one_frame(tmp_path: Path) -> None:
+    Image.fromarray(films.image(4)).save(tmp_path / "one.png")
     video = open_video(tmp_path / "one.png")
     assert (video.length, video.frames) == (1, (tmp_path / "one.png",))
-    assert np.array_equal(read_frames(video, [0])[0].permute(1, 2, 0), films.picture(4))
+    assert np.array_equal(read_frames(video, [0])[0].permute(1, 2, 0), films.image(4))
 
 
-def damage_picture(film: Path, frame: int) -> None:
-    """Overwrite data within a picture, where the container and the lengths of the NAL units remain valid."""
+def damage_image(film: Path, frame: int) -> None:
+    """Overwrite data within an image, where the container and the lengths of the NAL units remain valid."""
     with av.open(str(film)) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
     data = packets[index_video(film).packets_T[frame]][-150:-30]
@@ -245,9 +243,9 @@ ONE_KEY_FRAME = {"g": "250", "crf": "1", "threads": "1", "sc_threshold": "0"}
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4", "flv"])
-def test_damage_within_a_picture_of_h264(tmp_path: Path, suffix: str) -> None:
+def test_damage_within_a_image_of_h264(tmp_path: Path, suffix: str) -> None:
     film = write_film(tmp_path / f"film.{suffix}", "libx264", {"bf": "0"} | ONE_KEY_FRAME)
-    damage_picture(film, 12)
+    damage_image(film, 12)
     assert f"film.{suffix}: video 1: frame 12 cannot be decoded (the data of frame 12 is damaged)" in problem_of(film)
     video = open_video(film)
     assert number(read_frames(video, [11])[0].permute(1, 2, 0).numpy()) == 11
@@ -261,7 +259,7 @@ def test_frames_that_depend_on_a_damaged_one_displayed_later(tmp_path: Path, suf
     film = write_film(tmp_path / f"film.{suffix}", "libx264", {"bf": "3", "b-adapt": "0"} | ONE_KEY_FRAME)
     order = index_video(film).packets_T.tolist()
     damaged = next(frame for frame in range(8, LENGTH) if order[frame] < min(order[frame - 3 : frame]))
-    damage_picture(film, damaged)
+    damage_image(film, damaged)
     video = open_video(film)
     for frame in (damaged - 3, damaged - 1, damaged):
         with pytest.raises(VideoError, match=f"frame {frame} cannot be decoded .the data of frame {damaged} is"):
@@ -273,7 +271,7 @@ def test_frames_that_depend_on_a_damaged_one_displayed_later(tmp_path: Path, suf
 def test_a_film_whose_first_frame_is_damaged_is_opened(tmp_path: Path) -> None:
     """Its size and length are known; reading it says what is wrong."""
     film = write_film(tmp_path / "film.mkv", "libx264", {"bf": "0"} | ONE_KEY_FRAME)
-    damage_picture(film, 0)
+    damage_image(film, 0)
     video = open_video(film)
     assert (video.width, video.height, video.length) == (films.WIDTH, films.HEIGHT, LENGTH)
     with pytest.raises(VideoError, match="frame 0 cannot be decoded .the data of frame 0 is damaged"):

@@ -72,7 +72,7 @@ def test_resized_boxes_stay_around_their_masks(clip: Clip, height: int, width: i
     assert resized.frames_TCHW.dtype == torch.uint8
     old_height, old_width = clip.frames_TCHW.shape[-2:]
     pixel = max(1.0, height / old_height, width / old_width)
-    # Within a pixel of whichever picture is the coarser.
+    # Within a pixel of whichever image is the coarser.
     assert (boxes_of_masks(resized) - resized.boxes_NT4).abs().le(pixel).all()
     absent = clip.boxes_NT4.eq(0).all(-1)
     assert resized.boxes_NT4[absent].eq(0).all()

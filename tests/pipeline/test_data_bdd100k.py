@@ -82,14 +82,14 @@ def test_box_tracks_and_polygons(tmp_path: Path) -> None:
     assert load_bdd100k(tmp_path, "val").videos[0].tracks[0].boxes_T4.tolist() == [[0, 0, 4, 5]]
 
 
-def test_boxes_outside_their_picture_are_left_out_and_reported(tmp_path: Path) -> None:
+def test_boxes_outside_their_image_are_left_out_and_reported(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / FOLDERS["boxes"]).mkdir(parents=True)
     outside = label(id="8", box2d={"x1": 2000, "y1": 0, "x2": 2010, "y2": 9})
     write(tmp_path / FOLDERS["boxes"] / "box_track_train.json", frames(label(), outside))
     dataset = load_bdd100k(tmp_path)
     assert len(dataset.videos[0].tracks) == 1
-    assert dataset.notes == ("1 boxes outside their picture, left out",)
+    assert dataset.notes == ("1 box outside the image, left out",)
 
 
 def test_a_video_in_two_files_and_all_problems_of_a_folder(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_problems_of_published_labels(tmp_path: Path, value: Any, message: str) 
     assert message in str(error.value)
 
 
-def test_test_split_has_pictures_only(tmp_path: Path) -> None:
+def test_test_split_has_images_only(tmp_path: Path) -> None:
     publish(tmp_path)
     (tmp_path / "images" / "seg_track_20" / "train").rename(tmp_path / "images" / "seg_track_20" / "test")
     dataset = load_bdd100k(tmp_path, "test")

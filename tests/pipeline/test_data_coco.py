@@ -1,4 +1,4 @@
-"""COCO's pictures as videos of one frame, and every way in which its file can be broken."""
+"""COCO's images as videos of one frame, and every way in which its file can be broken."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load(tmp_path: Path, content: Any, **options: Any):
     return load_coco(path, tmp_path, **options)
 
 
-def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
+def test_a_image_is_a_video_of_one_frame(tmp_path: Path) -> None:
     dataset = load(tmp_path, valid())
     (video,) = dataset.videos
     assert (video.id, video.name, video.length, video.frames) == (9, "9", 1, (tmp_path / "9.jpg",))
@@ -47,7 +47,7 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
     assert dog.areas == (118.5,) and crowd.areas is None
 
 
-def test_pictures_of_one_name_in_two_folders_are_distinguished(tmp_path: Path) -> None:
+def test_images_of_one_name_in_two_folders_are_distinguished(tmp_path: Path) -> None:
     """Their overlays lie in one folder."""
     images = [
         {"id": number, "width": 4, "height": 4, "file_name": name} for number, name in enumerate(["a/1.jpg", "b/1.jpg"])
@@ -72,7 +72,7 @@ def test_masks_need_not_be_kept(tmp_path: Path) -> None:
     assert all(track.segmentations is None for track in video.tracks)
 
 
-def test_pictures_without_annotations_can_be_predicted(tmp_path: Path) -> None:
+def test_images_without_annotations_can_be_predicted(tmp_path: Path) -> None:
     assert load(tmp_path, {"images": valid()["images"], "categories": []}).videos[0].tracks == ()
 
 
@@ -90,10 +90,10 @@ def test_a_box_without_size_is_absent_and_noted(tmp_path: Path) -> None:
     content["annotations"][0]["bbox"] = [3, 4, 5, 0]
     dataset = load(tmp_path, content)
     assert not dataset.videos[0].tracks[0].present_T.any()
-    assert "1 boxes without size" in dataset.notes[0]
+    assert "boxes without size, taken as absent (1)" in dataset.notes[0]
 
 
-def test_where_the_pictures_of_an_own_file_lie(tmp_path: Path) -> None:
+def test_where_the_images_of_an_own_file_lie(tmp_path: Path) -> None:
     content = valid()
     (tmp_path / "annotations").mkdir()
     path = tmp_path / "annotations" / "instances_night.json"
@@ -107,7 +107,7 @@ def test_where_the_pictures_of_an_own_file_lie(tmp_path: Path) -> None:
         load_coco(path, tmp_path / "nowhere")
 
 
-def test_lvis_names_its_pictures_by_their_addresses(tmp_path: Path) -> None:
+def test_lvis_names_its_images_by_their_addresses(tmp_path: Path) -> None:
     content = valid()
     content["images"][0] = {
         "id": 9,
@@ -121,7 +121,7 @@ def test_lvis_names_its_pictures_by_their_addresses(tmp_path: Path) -> None:
     dataset = load(tmp_path, content)
     assert dataset.videos[0].frames == (tmp_path / "train2017/000000000009.jpg",)
     assert dataset.videos[0].tracks[0].iscrowd is False
-    assert "1 file of LVIS: it is evaluated as COCO is" in dataset.notes[0]
+    assert "files of LVIS: evaluated as COCO" in dataset.notes[0]
 
 
 def test_what_exporters_write_is_read(tmp_path: Path) -> None:
@@ -135,15 +135,15 @@ def test_what_exporters_write_is_read(tmp_path: Path) -> None:
     assert [category.name for category in dataset.categories] == ["1", "7"]
     assert [track.id for track in dataset.videos[0].tracks] == [5, 6] and dataset.videos[0].width == 40
     assert [note.split(": ")[1] for note in dataset.notes] == [
-        "1 categories without a name, called by their ids",
-        "2 ids and sizes that are texts, read as the numbers that they say",
+        "categories without a name, called by their ids (1)",
+        "ids and sizes that are texts, read as the numbers that they say (2)",
     ]
 
 
-def test_shares_of_the_picture_are_not_taken_for_pixels(tmp_path: Path) -> None:
+def test_shares_of_the_image_are_not_taken_for_pixels(tmp_path: Path) -> None:
     content = valid()
     content["annotations"][0]["bbox"], content["annotations"][1]["bbox"] = [0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]
-    with pytest.raises(DataError, match="images: no box is as large as a pixel: are these shares of the picture?"):
+    with pytest.raises(DataError, match="images: no box is as large as a pixel: are these shares of the image?"):
         load(tmp_path, content)
     content["annotations"][1]["bbox"] = [3, 4, 5, 6]
     assert load(tmp_path, content).videos[0].tracks[0].present_T.all(), "a tiny box among others is a box"

@@ -158,8 +158,8 @@ def test_problems_without_a_remedy_are_noted(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps(content))
     dataset = DatasetSpec(tmp_path, "ytvis2019").load()
     assert [note.split(": ")[1] for note in dataset.notes] == [
-        "1 boxes without size, taken as absent",
-        "1 boxes that reached outside their picture, clipped to it",
+        "boxes without size, taken as absent (1)",
+        "boxes that reached outside their image, clipped to it (1)",
     ]
     by_file = DatasetSpec(tmp_path / "train.json").load()
     assert by_file.notes == dataset.notes

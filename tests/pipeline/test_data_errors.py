@@ -19,6 +19,7 @@ from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames, video_writer
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import DataError, VideoError
+from mfvis.text import counted
 from PIL import ExifTags, Image
 
 SOUND: dict[str, Any] = {
@@ -56,10 +57,10 @@ STRUCTURE = {
     "id as text": (change("videos", id="seven"), ["videos[0]", "id is 'seven', expected an integer"]),
     "id between integers": (change("videos", id=7.5), ["videos[0]", "id is 7.5, expected an integer"]),
     "no width": (change("videos", width=None), ["videos[0]", "has no 'width'"]),
-    "height of zero": (change("videos", height=0), ["video 7", "height is 0", "size of the pictures"]),
+    "height of zero": (change("videos", height=0), ["video 7", "height is 0", "size of the images"]),
     "a trillion pixels": (
         change("videos", width=10**6, height=10**6),
-        ["video 7", "a picture of 1000000 x 1000000 pixels is more than can be worked with", "Write the true size"],
+        ["video 7", "an image of 1000000 x 1000000 pixels is more than can be worked with", "Write the true size"],
     ),
     "no file_names": (change("videos", file_names=None), ["video 7", "file_names is not a list of file names"]),
     "length against file_names": (change("videos", length=3), ["video 7", "length is 3 but file_names has 2"]),
@@ -78,7 +79,7 @@ STRUCTURE = {
     ),
     "too few boxes": (
         change("annotations", bboxes=[None]),
-        ["annotation 3", "bboxes has 1 entries, the video 2 frames"],
+        ["annotation 3", "bboxes has 1 entry, the video 2 frames"],
     ),
     "too many masks": (
         change("annotations", segmentations=[None] * 3),
@@ -100,15 +101,15 @@ STRUCTURE = {
     ),
     "boxes as shares": (
         change("annotations", bboxes=[[0.1, 0.2, 0.3, 0.8], [0, 0, 1, 1]]),
-        ["video 7", "no box is as large as a pixel: are these shares of the picture? Multiply by its size"],
+        ["video 7", "no box is as large as a pixel: are these shares of the image? Multiply by its size"],
     ),
     "box outside": (
         change("annotations", bboxes=[[35, 2, 10, 4], None]),
-        ["annotation 3, frame 0", "the box [35, 2, 10, 4] reaches outside the picture, 40 x 30", "Clip it"],
+        ["annotation 3, frame 0", "the box [35, 2, 10, 4] reaches outside the image, 40 x 30", "Clip it"],
     ),
     "box far outside": (
         change("annotations", bboxes=[[99, 2, 10, 4], None]),
-        ["frame 0", "reaches outside the picture"],
+        ["frame 0", "reaches outside the image"],
     ),
     "crowd of two": (change("annotations", iscrowd=2), ["annotation 3", "iscrowd is 2, expected 0 or 1"]),
 }
@@ -116,34 +117,40 @@ STRUCTURE = {
 # What published files and common converters write: read, with a note of what was made of it.
 READABLE = {
     # all annotations of YouTube-VIS 2019, whatever the video's length
-    "length of 1": (change("annotations", length=1), ["1 annotations whose length is not that of their video"]),
+    "length of 1": (
+        change("annotations", length=1),
+        ["annotations whose length is not that of their video, which counts (1)"],
+    ),
     "size of another": (
         change("annotations", width=1, height=2),
-        ["1 annotations whose width is not that", "1 annotations whose height is not that"],
+        [f"annotations whose {side} is not that of their video, which counts (1)" for side in ("width", "height")],
     ),
     "the video's fields": (change("annotations", length=2, width=40, height=30), []),
     "ids of floats": (change("annotations", id=3.0, video_id=7.0, category_id=1.0), []),
     "sizes of floats": (change("videos", width=40.0, height=30.0, length=2.0), []),
-    "ids as texts": (change("annotations", id="3", video_id="7"), ["2 ids and sizes that are texts"]),
+    "ids as texts": (
+        change("annotations", id="3", video_id="7"),
+        ["ids and sizes that are texts, read as the numbers that they say (2)"],
+    ),
     "iscrowd of null": (change("annotations", iscrowd=False), []),
-    "fps of zero": (change("videos", fps=0), ["1 videos whose fps is not a positive number"]),
-    "category without name": (change("categories", name=None), ["1 categories without a name, called by their ids"]),
+    "fps of zero": (change("videos", fps=0), ["videos whose fps is not a positive number, which is not used (1)"]),
+    "category without name": (change("categories", name=None), ["categories without a name, called by their ids (1)"]),
     "absent as zeros": (
         change("annotations", bboxes=[[5, 5, 10, 10], [0, 0, 0, 0]]),
-        ["1 boxes without size, taken as absent"],
+        ["boxes without size, taken as absent (1)"],
     ),
     "absent as NaN": (
         change("annotations", bboxes=[[5, 5, 10, 10], [float("nan")] * 4]),
-        ["1 boxes of NaN, taken as absent"],
+        ["boxes of NaN, taken as absent (1)"],
     ),
     "absent as nothing": (change("annotations", bboxes=[[5, 5, 10, 10], []]), []),
     "null lists": (change("annotations", segmentations=None, areas=None), []),
     "other keys": (change("annotations", tracker="x", attributes={"a": []}), []),
     "backslashes": (
         change("videos", file_names=["cat\\0.png", "cat\\1.png"]),
-        ["1 videos whose file names have backslashes, read as folders"],
+        ["videos whose file names have backslashes, read as folders (1)"],
     ),
-    "annotation of id 0": (change("annotations", id=0), ["1 annotation of id 0, which the field's programs never"]),
+    "annotation of id 0": (change("annotations", id=0), ["annotations of id 0: number them from 1"]),
 }
 
 TEXTS = {
@@ -218,7 +225,7 @@ def test_some_boxes_outside_are_clipped_and_noted_but_most_are_a_mistake(tmp_pat
     path.write_text(json.dumps(root))
     dataset = load_dataset(path)
     assert dataset.videos[0].tracks[0].boxes_T4[0].tolist() == [30, 20, 40, 25]
-    assert dataset.notes == (f"{path}: 1 boxes that reached outside their picture, clipped to it",)
+    assert dataset.notes == (f"{path}: boxes that reached outside their image, clipped to it (1)",)
     root["annotations"][0]["bboxes"] = boxes
     path.write_text(json.dumps(root))
     with pytest.raises(DataError, match="2 problems") as error:
@@ -271,8 +278,8 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A valid data set with its two pictures."""
+def images(tmp_path: Path) -> Path:
+    """A valid data set with its two images."""
     (tmp_path / "cat").mkdir()
     for frame in range(2):
         noise = np.random.default_rng(frame).integers(0, 255, (30, 40, 3), dtype=np.uint8)
@@ -287,70 +294,68 @@ def only_problem(path: Path) -> str:
     return str(problems[0])
 
 
-def test_check_sound(pictures: Path) -> None:
-    assert check_file(pictures) == []
+def test_check_sound(images: Path) -> None:
+    assert check_file(images) == []
 
 
-def test_check_missing_frame(pictures: Path) -> None:
-    (pictures.parent / "cat/1.png").unlink()
-    assert "1.png: video 7, frame 1: the frame's file does not exist" in only_problem(pictures)
+def test_check_missing_frame(images: Path) -> None:
+    (images.parent / "cat/1.png").unlink()
+    assert "1.png: video 7, frame 1: the frame's file does not exist" in only_problem(images)
 
 
-def test_check_no_frames_at_all(pictures: Path) -> None:
+def test_check_no_frames_at_all(images: Path) -> None:
     for frame in range(2):
-        (pictures.parent / f"cat/{frame}.png").unlink()
-    assert "none of its 2 frame files exists. Copy them there, or name the right frames folder" in only_problem(
-        pictures
-    )
+        (images.parent / f"cat/{frame}.png").unlink()
+    assert "none of its 2 frame files exists. Copy them there, or name the right frames folder" in only_problem(images)
 
 
-def test_check_frame_cut_off(pictures: Path) -> None:
-    file = pictures.parent / "cat/0.png"
+def test_check_frame_cut_off(images: Path) -> None:
+    file = images.parent / "cat/0.png"
     file.write_bytes(file.read_bytes()[:600])
-    assert "0.png: video 7, frame 0: the picture cannot be decoded" in only_problem(pictures)
+    assert "0.png: video 7, frame 0: the image cannot be decoded" in only_problem(images)
 
 
-def test_check_frame_of_another_size(pictures: Path) -> None:
-    Image.new("RGB", (30, 40)).save(pictures.parent / "cat/1.png")
-    assert "the picture is 30 x 40, the video is declared 40 x 30" in only_problem(pictures)
+def test_check_frame_of_another_size(images: Path) -> None:
+    Image.new("RGB", (30, 40)).save(images.parent / "cat/1.png")
+    assert "the image is 30 x 40, the video is declared 40 x 30" in only_problem(images)
 
 
-def test_check_frame_that_its_exif_turns(pictures: Path) -> None:
+def test_check_frame_that_its_exif_turns(images: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8
-    Image.new("RGB", (40, 30)).save(pictures.parent / "cat/1.png", exif=exif)
-    assert "the picture is 30 x 40 (turned as its EXIF says), the video is declared 40 x 30" in only_problem(pictures)
+    Image.new("RGB", (40, 30)).save(images.parent / "cat/1.png", exif=exif)
+    assert "the image is 30 x 40 (turned as its EXIF says), the video is declared 40 x 30" in only_problem(images)
     with pytest.raises(VideoError, match="frame 1 is 30 x 40 pixels, but video cat is 40 x 30"):
-        read_frames(load_dataset(pictures).videos[0], [1])
+        read_frames(load_dataset(images).videos[0], [1])
 
 
-def test_check_frame_of_32_bits(pictures: Path) -> None:
-    Image.new("F", (40, 30)).save(pictures.parent / "cat/1.tiff")
-    pictures.write_text(pictures.read_text().replace("cat/1.png", "cat/1.tiff"))
-    assert "1.tiff: video 7, frame 1: the picture has 32 bits a pixel. Save it with 8" in only_problem(pictures)
+def test_check_frame_of_32_bits(images: Path) -> None:
+    Image.new("F", (40, 30)).save(images.parent / "cat/1.tiff")
+    images.write_text(images.read_text().replace("cat/1.png", "cat/1.tiff"))
+    assert "1.tiff: video 7, frame 1: the image has 32 bits a pixel. Save it with 8" in only_problem(images)
 
 
-def test_check_film(pictures: Path) -> None:
+def test_check_film(images: Path) -> None:
     root = change("videos", file_names=["film.mp4"])(copy.deepcopy(SOUND))
-    pictures.write_text(json.dumps(root))
-    assert "film.mp4: video 7: the video file does not exist" in only_problem(pictures)
-    (pictures.parent / "film.mp4").write_bytes(b"no film at all")
-    assert "film.mp4: video 7: not a video file, or a damaged one" in only_problem(pictures)
+    images.write_text(json.dumps(root))
+    assert "film.mp4: video 7: the video file does not exist" in only_problem(images)
+    (images.parent / "film.mp4").write_bytes(b"no film at all")
+    assert "film.mp4: video 7: not a video file, or a damaged one" in only_problem(images)
 
 
 @pytest.mark.parametrize(
     ("frames", "remedy"), [(1, "give the whole video"), (2, None), (3, "cut the file to the frames that have entries")]
 )
-def test_check_length_of_a_film(pictures: Path, frames: int, remedy: str | None) -> None:
-    pictures.write_text(json.dumps(change("videos", file_names=["film.mp4"])(copy.deepcopy(SOUND))))
-    with video_writer(pictures.parent / "film.mp4", 10, (30, 40)) as write:
+def test_check_length_of_a_film(images: Path, frames: int, remedy: str | None) -> None:
+    images.write_text(json.dumps(change("videos", file_names=["film.mp4"])(copy.deepcopy(SOUND))))
+    with video_writer(images.parent / "film.mp4", 10, (30, 40)) as write:
         for _ in range(frames):
             write(np.zeros((30, 40, 3), np.uint8))
     if remedy is None:
-        assert check_file(pictures) == []
+        assert check_file(images) == []
     else:
-        problem = f"the video file has {frames} frames, the video is declared to have 2. Correct length, or {remedy}"
-        assert f"film.mp4: video 7: {problem}" in only_problem(pictures)
+        problem = f"the video file has {counted(frames, 'frame')}, the video is declared to have 2"
+        assert f"film.mp4: video 7: {problem}. Correct length, or {remedy}" in only_problem(images)
 
 
 @pytest.mark.parametrize(
@@ -365,9 +370,9 @@ def test_check_length_of_a_film(pictures: Path, frames: int, remedy: str | None)
         ([None, rle(3)], "annotation 3, frame 1: has a mask but no box. Write the mask's box, [0.0, 0.0, 1.0, 3.0]"),
     ],
 )
-def test_check_masks(pictures: Path, segmentations: list, fragment: str) -> None:
-    pictures.write_text(json.dumps(change("annotations", segmentations=segmentations)(copy.deepcopy(SOUND))))
-    assert fragment in only_problem(pictures)
+def test_check_masks(images: Path, segmentations: list, fragment: str) -> None:
+    images.write_text(json.dumps(change("annotations", segmentations=segmentations)(copy.deepcopy(SOUND))))
+    assert fragment in only_problem(images)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +384,7 @@ def test_check_masks(pictures: Path, segmentations: list, fragment: str) -> None
         ([{"video_id": 7, "category_id": 1, "score": 0.5}], "results[0]: has no segmentations"),
         (
             [{"video_id": 7, "category_id": 1, "score": 0.5, "segmentations": [None]}],
-            "has 1 entries, the video 2 frames",
+            "has 1 entry, the video 2 frames",
         ),
         (
             [{"video_id": 7, "category_id": 1, "score": 0.5, "segmentations": [3, None]}],
@@ -387,30 +392,30 @@ def test_check_masks(pictures: Path, segmentations: list, fragment: str) -> None
         ),
     ],
 )
-def test_malformed_results(pictures: Path, results: Any, fragment: str) -> None:
-    path = pictures.with_name("results.json")
+def test_malformed_results(images: Path, results: Any, fragment: str) -> None:
+    path = images.with_name("results.json")
     path.write_text(json.dumps(results))
     with pytest.raises(DataError) as error:
-        read_results(path, load_dataset(pictures))
+        read_results(path, load_dataset(images))
     assert len(error.value.problems) == 1
     assert fragment in str(error.value)
 
 
-def test_check_command(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "check", str(pictures)]) == 0
-    assert "1 videos, 1 tracks, 1 boxes, no problem" in capsys.readouterr().out
-    (pictures.parent / "cat/0.png").unlink()
-    (pictures.parent / "cat/1.png").write_text("no picture")
-    assert main(["data", "check", str(pictures)]) == 1
+def test_check_command(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(images)]) == 0
+    assert "1 video, 1 track, 1 box, no problem" in capsys.readouterr().out
+    (images.parent / "cat/0.png").unlink()
+    (images.parent / "cat/1.png").write_text("no image")
+    assert main(["data", "check", str(images)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert "frame 0: the frame's file does not exist" in lines[0] and "frame 1: the picture cannot" in lines[1]
+    assert "frame 0: the frame's file does not exist" in lines[0] and "frame 1: the image cannot" in lines[1]
     assert lines[2:] == ["2 problems"]
 
 
 def test_demo_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--videos", "1", "--val-videos", "1", "--frames", "2", "--height", "32", "--width", "48"]
     assert main(["data", "demo", str(tmp_path / "demo"), *flags]) == 0
-    assert "train.json (1 videos)" in capsys.readouterr().out
+    assert "train.json (1 video)" in capsys.readouterr().out
     assert check_file(tmp_path / "demo/val.json") == []
     assert main(["data", "demo", str(tmp_path), "--height", "3", "--min-objects", "5"]) == 2
     message = capsys.readouterr().err

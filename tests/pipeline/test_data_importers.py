@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from import_helpers import MOT, check_problems, problems_of, write, write_pictures
+from import_helpers import MOT, check_problems, problems_of, write, write_images
 from mfvis.cli import main
 from mfvis.data.check import check_file
 from mfvis.data.ytvis import load_dataset
 
 
 def test_command_writes_what_the_reader_and_the_check_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_pictures(tmp_path / "frames")
+    write_images(tmp_path / "frames")
     file, out = write(tmp_path / "gt.txt", MOT + "4,2,200,1,5,5,1,3,1\n"), tmp_path / "data" / "train.json"
     argv = ["data", "import", str(file), "--frames", str(tmp_path / "frames"), "--out", str(out)]
     assert main([*argv, "--categories", "pedestrian", "car"]) == 0
     printed = capsys.readouterr().out
-    assert "1 videos, 2 tracks (1 pedestrian, 1 car), 3 boxes" in printed
-    assert "note: 1 box outside the picture was left out" in printed
+    assert "1 video, 2 tracks (1 pedestrian, 1 car), 3 boxes" in printed
+    assert "note: 1 box outside the image was left out" in printed
     assert check_file(out) == []
     dataset = load_dataset(out)
     assert [category.name for category in dataset.categories] == ["pedestrian", "car"]
@@ -29,13 +29,13 @@ def test_command_writes_what_the_reader_and_the_check_take(tmp_path: Path, capsy
     assert "is not whole XML" in capsys.readouterr().err
 
 
-def test_missing_files_and_pictures(tmp_path: Path, six_pictures: Path) -> None:
-    assert "does not exist" in problems_of(tmp_path / "gone.txt", six_pictures)
+def test_missing_files_and_images(tmp_path: Path, six_images: Path) -> None:
+    assert "does not exist" in problems_of(tmp_path / "gone.txt", six_images)
     file = write(tmp_path / "gt.txt", MOT)
-    assert "its pictures cannot be read" in problems_of(file, tmp_path / "gone")
+    assert "its images cannot be read" in problems_of(file, tmp_path / "gone")
     (tmp_path / "empty").mkdir()
     assert "no video in" in problems_of(file, tmp_path / "empty")
-    assert "has none of dog, but car, pedestrian" in problems_of(file, six_pictures, categories=["dog"])
+    assert "has none of dog, but car, pedestrian" in problems_of(file, six_images, categories=["dog"])
 
 
 FAULTS = {
@@ -51,5 +51,5 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_problems(tmp_path, six_pictures, *FAULTS[name])
+def test_malformed_boxes(tmp_path: Path, six_images: Path, name: str) -> None:
+    check_problems(tmp_path, six_images, *FAULTS[name])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from import_helpers import write, write_pictures
+from import_helpers import write, write_images
 from mfvis.cli import main
 from mfvis.data.ytvis import load_dataset
 
@@ -16,7 +16,7 @@ def annotations(folder: Path, name: str, categories: dict[int, str], ids: tuple[
     """A JSON of one video with one track of the last of the categories, next to its frames."""
     video_id, annotation_id = ids
     if not (folder / name).exists():
-        write_pictures(folder / name, length=1)
+        write_images(folder / name, length=1)
     video = {"id": video_id, "name": name, "width": 80, "height": 60, "file_names": [f"{name}/000001.jpg"], "mine": 5}
     track = {"id": annotation_id, "video_id": video_id, "category_id": [*categories][-1], "bboxes": [[1, 2, 3, 4]]}
     names = [{"id": id, "name": category} for id, category in categories.items()]
@@ -45,7 +45,7 @@ def test_files_are_joined_and_frames_found(tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert "2 videos, 2 tracks, 3 categories of 2 files" in printed
     assert f"category 'cat' of {second} has id 2, not 1" in printed
-    assert "1 videos have the id of another file's, so that all 2 videos were numbered from 1" in printed
+    assert "videos have ids of another file's (1), so that all 2 videos were numbered from 1" in printed
 
 
 def test_unique_ids_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

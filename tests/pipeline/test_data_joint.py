@@ -102,7 +102,7 @@ def test_the_epochs_of_each_data_set_are_printed(tmp_path: Path) -> None:
 
 
 def test_a_batch_mixes_data_sets_lengths_and_supervision(published: Path, tmp_path: Path) -> None:
-    """Videos from boxes, three frames a clip; pictures from masks, two frames a pseudo-clip; resumed to the same."""
+    """Videos from boxes, three frames a clip; images from masks, two frames a pseudo-clip; resumed to the same."""
     data = (f"ytvis2019:{published}/ytvis2019@0.5,length=3", f"coco:{published}/coco@0.5,supervision=masks,length=2")
     config = configure(tmp_path / "run", *data)
     config = replace(
@@ -129,7 +129,7 @@ def test_a_batch_mixes_data_sets_lengths_and_supervision(published: Path, tmp_pa
         train(replace(config, resume=True, data=changed))
 
 
-def test_pictures_of_own_classes_train_by_themselves_and_with_others(published: Path, tmp_path: Path) -> None:
+def test_images_of_own_classes_train_by_themselves_and_with_others(published: Path, tmp_path: Path) -> None:
     """COCO's layout is not COCO's classes: any list is read, and joined with another by name."""
     content = json.loads((published / "coco/annotations/instances_train2017.json").read_text())
     names = {1: "person", 4: "sedan", 90: "pothole"}
@@ -165,7 +165,7 @@ def test_losses_of_a_mixed_batch_are_of_the_size_of_its_parts(published: Path, t
         assert one[term] == pytest.approx(two[term], rel=0.1), term
 
 
-def test_pictures_have_projection_and_pairwise_terms_only(published: Path, tmp_path: Path) -> None:
+def test_images_have_projection_and_pairwise_terms_only(published: Path, tmp_path: Path) -> None:
     config = configure(tmp_path, f"coco:{published}/coco@length=1")
     train(replace(config, train=replace(config.train, steps=2)))
     for record in records(tmp_path):
@@ -233,7 +233,7 @@ def test_the_losses_of_a_batch_do_not_see_garbage(demo_data: tuple[Path, Path]) 
 # ---- Pseudo-clips -----------------------------------------------------------------------------------------------
 
 
-def picture(height: int, width: int, boxes: list[list[float]], with_masks: bool = True) -> Clip:
+def image(height: int, width: int, boxes: list[list[float]], with_masks: bool = True) -> Clip:
     """One frame; objects are ellipses that fill their boxes, each bright in a channel of its own."""
     y, x = np.mgrid[:height, :width] + 0.5
     frame = np.full((3, height, width), 40, np.uint8)
@@ -249,12 +249,12 @@ def picture(height: int, width: int, boxes: list[list[float]], with_masks: bool 
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_boxes_follow_what_turns_in_the_picture(seed: int) -> None:
+def test_boxes_follow_what_turns_in_the_image(seed: int) -> None:
     """Without masks, the boxes of turned ellipses are exact, and the same as those of the turned masks."""
     boxes = [[70.0, 60.0, 130.0, 90.0], [140.0, 70.0, 160.0, 130.0]]
     draw = {"rotation": 20.0, "smallest_crop": 0.9}
     blind, seeing = (
-        pan(picture(200, 240, boxes, masks), 4, np.random.default_rng(seed), **draw) for masks in (False, True)
+        pan(image(200, 240, boxes, masks), 4, np.random.default_rng(seed), **draw) for masks in (False, True)
     )
     assert blind.frames_TCHW.shape[0] == 4 and torch.equal(blind.frames_TCHW, seeing.frames_TCHW)
     assert blind.frame_indices == (0, 0, 0, 0) and blind.track_ids == seeing.track_ids == (1, 2)
@@ -267,17 +267,17 @@ def test_boxes_follow_what_turns_in_the_picture(seed: int) -> None:
 
 def test_angles_and_window_move_one_way() -> None:
     clip = pan(
-        picture(200, 240, [[100.0, 90.0, 140.0, 110.0]]), 5, np.random.default_rng(2), rotation=0.0, smallest_crop=0.6
+        image(200, 240, [[100.0, 90.0, 140.0, 110.0]]), 5, np.random.default_rng(2), rotation=0.0, smallest_crop=0.6
     )
     left = clip.boxes_NT4[0, :, 0]
     steps = left.diff()
     assert (steps >= 0).all() or (steps <= 0).all()
     assert steps.abs().max() - steps.abs().min() < 1.1, "evenly"
-    still = pan(picture(20, 24, [[3.0, 4.0, 9.0, 9.0]]), 3, np.random.default_rng(0), rotation=0.0, smallest_crop=1.0)
-    assert torch.equal(still.frames_TCHW, picture(20, 24, [[3.0, 4.0, 9.0, 9.0]]).frames_TCHW.expand(3, -1, -1, -1))
+    still = pan(image(20, 24, [[3.0, 4.0, 9.0, 9.0]]), 3, np.random.default_rng(0), rotation=0.0, smallest_crop=1.0)
+    assert torch.equal(still.frames_TCHW, image(20, 24, [[3.0, 4.0, 9.0, 9.0]]).frames_TCHW.expand(3, -1, -1, -1))
 
 
-def test_a_data_set_of_pictures_gives_pseudo_clips(published: Path) -> None:
+def test_a_data_set_of_images_gives_pseudo_clips(published: Path) -> None:
     dataset = load_coco(
         published / "coco" / "annotations" / "instances_train2017.json", published / "coco" / "train2017"
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from import_helpers import write_pictures
+from import_helpers import write_images
 from mfvis.data.check import check_file
 from mfvis.data.exporters import ExportConfig
 from mfvis.data.exporters import run as export
@@ -28,9 +28,9 @@ SCRIBBLES = [[0, [12.0, 20.0, 20.0, 30.0], 1], [2, [5.0, 5.0], 0]]
 
 
 def file_with(folder: Path, name: str = "a", **fields: Any) -> Path:
-    """A JSON of one video of six pictures with one track, which has a box in the frames 0 to 2."""
-    pictures = write_pictures(folder / name)
-    files = sorted(f"{name}/{path.name}" for path in pictures.iterdir())
+    """A JSON of one video of six images with one track, which has a box in the frames 0 to 2."""
+    images = write_images(folder / name)
+    files = sorted(f"{name}/{path.name}" for path in images.iterdir())
     boxes = [[10, 10, 20, 30]] * 3 + [None] * 3
     annotation = {"id": 4, "video_id": 1, "category_id": 1, "bboxes": boxes} | fields
     video = {"id": 1, "name": name, "file_names": files, **SIZE}
@@ -68,7 +68,7 @@ def test_every_faulty_mark_is_reported_at_once(tmp_path):
         *(f"annotation 4, scribbles[{i}]" for i in range(5)),
     ]
     texts = [problem.problem for problem in problems]
-    assert texts[0] == "given is true in 1 frames without a mask, such as frame 0"
+    assert texts[0] == "given is true in 1 frame without a mask, such as frame 0"
     assert "[0, 80, 5, 0] is not a click" in texts[1] and "where the track has no box" in texts[7]
     assert "outside its box [10.0, 10.0, 30.0, 40.0]" in texts[8] and "outside its box" in texts[13]
     assert check_file(file_with(tmp_path, "b", points=7, given=[True]))[1].record == "annotation 4, points[0]"

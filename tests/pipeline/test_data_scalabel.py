@@ -85,7 +85,7 @@ def test_hidden_files_are_not_read(tmp_path: Path) -> None:
     assert len(read_scalabel(tmp_path)) == 1
 
 
-def test_pictures_without_a_video_may_say_so_with_an_empty_name(tmp_path: Path) -> None:
+def test_images_without_a_video_may_say_so_with_an_empty_name(tmp_path: Path) -> None:
     (frame,) = read_scalabel(write(tmp_path / "a.json", frames(label(), videoName="")))
     assert frame.video is None
 

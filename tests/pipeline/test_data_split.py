@@ -53,7 +53,7 @@ def test_both_files_are_data_sets_with_their_frames(tmp_path: Path, capsys: pyte
     publish("ovis", tmp_path / "ovis", videos=5)
     out = tmp_path / "elsewhere" / "split"
     assert main(["data", "split", f"ovis:{tmp_path / 'ovis'}", "--out", str(out), "--share", "0.2"]) == 0
-    assert "val.json: 1 videos" in capsys.readouterr().out
+    assert "val.json: 1 video" in capsys.readouterr().out
     train, val = (load_dataset(out / name) for name in ("train.json", "val.json"))
     whole = load_dataset(tmp_path / "ovis" / "annotations_train.json", tmp_path / "ovis" / "train")
     assert sorted(video.id for part in (train, val) for video in part.videos) == [v.id for v in whole.videos]

@@ -41,8 +41,8 @@ def videos() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 def test_masks_are_exclusive_and_non_convex(videos: list) -> None:
     fill, shapes = [], set()
-    for pictures_THW3, masks_NTHW, shapes_N in videos:
-        assert pictures_THW3.shape == (6, 96, 160, 3) and pictures_THW3.dtype == np.uint8
+    for images_THW3, masks_NTHW, shapes_N in videos:
+        assert images_THW3.shape == (6, 96, 160, 3) and images_THW3.dtype == np.uint8
         assert len(masks_NTHW) == len(shapes_N) >= 1
         assert masks_NTHW.sum(0).max() <= 1, "each pixel belongs to the front object only"
         shapes |= set(shapes_N.tolist())
@@ -57,8 +57,8 @@ def test_objects_share_a_color_with_the_ground_unless_it_is_turned_off(videos: l
     shares = []
     for drawn in (videos, own):
         found = []
-        for pictures_THW3, masks_NTHW, _ in drawn:
-            bins_HW3 = pictures_THW3[0] // 32
+        for images_THW3, masks_NTHW, _ in drawn:
+            bins_HW3 = images_THW3[0] // 32
             frequent, counts = np.unique(bins_HW3[~masks_NTHW[:, 0].any(0)], axis=0, return_counts=True)
             ground = {tuple(color) for color in frequent[counts > 30].tolist()}
             found += [tuple(color) in ground for color in bins_HW3[masks_NTHW[:, 0].any(0)].tolist()]
@@ -68,8 +68,8 @@ def test_objects_share_a_color_with_the_ground_unless_it_is_turned_off(videos: l
 
 def test_things_move_and_carry_their_texture(videos: list) -> None:
     moved = []
-    for pictures_THW3, masks_NTHW, _ in videos:
-        gray_THW = pictures_THW3.astype(np.float32).mean(-1)
+    for images_THW3, masks_NTHW, _ in videos:
+        gray_THW = images_THW3.astype(np.float32).mean(-1)
         for masks_THW in masks_NTHW:
             whole = [t for t in range(6) if masks_THW[t].sum() > 300]
             moved += [np.abs(_center(masks_THW[a]) - _center(masks_THW[b])).max() for a, b in pairwise(whole)]
@@ -81,14 +81,14 @@ def test_things_move_and_carry_their_texture(videos: list) -> None:
 def test_patches_are_found_again_in_the_next_frame(videos: list) -> None:
     """The best match within five pixels of a patch inside an object lies on that object far more often than chance."""
     hits = total = chance = 0
-    for pictures_THW3, masks_NTHW, _ in videos[:6]:
-        picture_THW3 = pictures_THW3.astype(np.float32)
+    for images_THW3, masks_NTHW, _ in videos[:6]:
+        image_THW3 = images_THW3.astype(np.float32)
         for masks_THW in masks_NTHW:
             y, x = np.nonzero(masks_THW[0, 7:-7, 7:-7])
             for i, j in zip(y[::37] + 7, x[::37] + 7, strict=True):
-                patch = picture_THW3[0, i - 1 : i + 2, j - 1 : j + 2]
+                patch = image_THW3[0, i - 1 : i + 2, j - 1 : j + 2]
                 distance = {
-                    (di, dj): np.square(picture_THW3[1, i + di - 1 : i + di + 2, j + dj - 1 : j + dj + 2] - patch).sum()
+                    (di, dj): np.square(image_THW3[1, i + di - 1 : i + di + 2, j + dj - 1 : j + dj + 2] - patch).sum()
                     for di in range(-5, 6)
                     for dj in range(-5, 6)
                 }

@@ -81,7 +81,7 @@ def test_folder_in_natural_order(tmp_path: Path) -> None:
     assert read_frames(video, []).shape == (0, 3, 34, 48)
 
 
-def test_gray_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
+def test_gray_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     Image.new("L", (6, 4), 77).save(tmp_path / "0.png")
     Image.new("RGBA", (6, 4), (1, 2, 3, 0)).save(tmp_path / "1.png")
     frames_TCHW = read_frames(open_video(tmp_path), [0, 1])
@@ -95,13 +95,13 @@ def test_sixteen_bits_become_eight_and_thirty_two_are_refused(tmp_path: Path) ->
     assert read_image(tmp_path / "16.png")[..., 1].tolist() == (ramp // 256).tolist()
     for kind in (np.int32, np.float32):
         Image.fromarray(ramp.astype(kind)).save(tmp_path / "32.tiff")
-        with pytest.raises(VideoError, match="32.tiff: the picture has 32 bits a pixel. Save it with 8"):
+        with pytest.raises(VideoError, match="32.tiff: the image has 32 bits a pixel. Save it with 8"):
             read_image(tmp_path / "32.tiff")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("number", range(10))
-def test_pictures_are_turned_as_their_exif_says(tmp_path: Path, number: int, suffix: str) -> None:
+def test_images_are_turned_as_their_exif_says(tmp_path: Path, number: int, suffix: str) -> None:
     """0 and 9 mean nothing."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = number
@@ -119,12 +119,12 @@ def test_pictures_are_turned_as_their_exif_says(tmp_path: Path, number: int, suf
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0rubbish", b"rubbish all over", b"Exif\0\0MM\0*\xff\xff\xff\xff"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_does_a_picture_no_harm(tmp_path: Path, exif: bytes, suffix: str) -> None:
+def test_damaged_exif_does_a_image_no_harm(tmp_path: Path, exif: bytes, suffix: str) -> None:
     Image.new("RGB", (48, 34), (70, 70, 70)).save(tmp_path / f"0.{suffix}", exif=exif)
     assert read_image(tmp_path / f"0.{suffix}").shape == (34, 48, 3)
 
 
-def test_a_lying_picture_of_sixteen_bits(tmp_path: Path) -> None:
+def test_a_lying_image_of_sixteen_bits(tmp_path: Path) -> None:
     ramp, exif = np.arange(24, dtype=np.uint16).reshape(4, 6) * 2700, Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # a quarter, clockwise
     Image.fromarray(ramp).save(tmp_path / "16.png", exif=exif)
@@ -181,7 +181,7 @@ def test_malformed_videos(name: str, tmp_path: Path, film: Path) -> None:
 
 def test_malformed_folder_and_sound_without_video(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(VideoError, match="folder: the folder has no picture"):
+    with pytest.raises(VideoError, match="folder: the folder has no image"):
         open_video(tmp_path / "folder")
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
@@ -223,9 +223,9 @@ def test_malformed_wishes_of_a_film(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda picture: picture.unlink(), "1.jpg: the frame's file does not exist"),
-        (lambda picture: picture.write_bytes(picture.read_bytes()[:500]), "1.jpg: the picture cannot be decoded"),
-        (lambda picture: Image.fromarray(numbered(1)[:, :20]).save(picture), "1.jpg: frame 1 is 20 x 34 pixels"),
+        (lambda image: image.unlink(), "1.jpg: the frame's file does not exist"),
+        (lambda image: image.write_bytes(image.read_bytes()[:500]), "1.jpg: the image cannot be decoded"),
+        (lambda image: Image.fromarray(numbered(1)[:, :20]).save(image), "1.jpg: frame 1 is 20 x 34 pixels"),
     ],
     ids=["gone", "cut off", "of another size"],
 )

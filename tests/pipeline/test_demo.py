@@ -82,9 +82,9 @@ def test_masks_come_from_boxes_that_no_masks_accompany(folder: Path) -> None:
     assert 0 < metrics["j"] < 1
     assert 0 < metrics["filled_box_j"] < 1
     assert f"mfvis label {folder / 'videos' / 'boxes.json'} --preset demo-label" in metrics["command"]
-    with Image.open(folder / demo.PICTURE) as picture:
+    with Image.open(folder / demo.IMAGE) as image:
         # One row for each of two videos, of three panels, under the captions; 64 pixels are enlarged to 256.
-        assert picture.size == (3 * 256 + 2 * 6, 44 + 2 * 256 + 6)
+        assert image.size == (3 * 256 + 2 * 6, 44 + 2 * 256 + 6)
 
 
 def test_the_demo_ends_in_a_report_and_a_second_one_replaces_it(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -132,6 +132,6 @@ def test_a_drawn_track_has_its_true_tracks_color_whatever_was_not_drawn(monkeypa
     monkeypatch.setattr(
         demo_page, "side_by_side", lambda frame_HW3, boxes_N4, ids, masks, with_frame: seen.update(ids=ids, masks=masks)
     )
-    demo_page._detected_picture(video, found)
+    demo_page._detected_figure(video, found)
     (_, predicted_ids), (_, true_ids) = seen["masks"]
     assert list(predicted_ids) == list(true_ids) == list(seen["ids"]) == [0]

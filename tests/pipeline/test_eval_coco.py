@@ -1,4 +1,4 @@
-"""AP of pictures against pycocotools' own evaluation."""
+"""AP of images against pycocotools' own evaluation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def random_files(folder: Path, seed: int) -> tuple[Path, Path, Path]:
     """Annotations with crowds and polygons, and the same results as COCO and as YouTube-VIS have them."""
     rng = np.random.default_rng(seed)
     images = [{"id": n, "width": SIDE, "height": SIDE, "file_name": f"{n}.jpg"} for n in rng.permutation(6).tolist()]
-    annotations, pictures, videos = [], [], []
+    annotations, of_images, videos = [], [], []
     for image in images:
         for _ in range(rng.integers(0, 6)):
             box = np.array([*rng.integers(0, 40, 2), *rng.choice(SIZES, 2)])
@@ -59,19 +59,19 @@ def random_files(folder: Path, seed: int) -> tuple[Path, Path, Path]:
                     found[2:] = np.maximum(found[2:] // 2, 1)  # mostly inside: by IoU it would be a false alarm
                 found[rng.integers(0, 4)] += rng.choice([0, 1, 3, 6])
                 fields = {"category_id": category, "score": float(rng.choice([0.2, 0.5, 0.7, 0.9]))}
-                pictures.append({"image_id": image["id"], "segmentation": encoded(found)} | fields)
+                of_images.append({"image_id": image["id"], "segmentation": encoded(found)} | fields)
                 videos.append({"video_id": image["id"], "segmentations": [encoded(found)]} | fields)
     categories = [{"id": number, "name": name} for number, name in CATEGORIES.items()]
     content = {"images": images, "categories": categories, "annotations": annotations}
-    paths = tuple(folder / name for name in ("instances.json", "pictures.json", "videos.json"))
-    for path, value in zip(paths, (content, pictures, videos), strict=True):
+    paths = tuple(folder / name for name in ("instances.json", "images.json", "videos.json"))
+    for path, value in zip(paths, (content, of_images, videos), strict=True):
         path.write_text(json.dumps(value))
     return paths
 
 
-def reference(annotations: Path, pictures: Path) -> list[float]:
+def reference(annotations: Path, images: Path) -> list[float]:
     true = COCO(str(annotations))
-    evaluator = COCOeval(true, true.loadRes(str(pictures)), "segm")
+    evaluator = COCOeval(true, true.loadRes(str(images)), "segm")
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
@@ -80,10 +80,10 @@ def reference(annotations: Path, pictures: Path) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_equals_pycocotools(seed: int, tmp_path: Path) -> None:
-    annotations, pictures, videos = random_files(tmp_path, seed)
+    annotations, images, videos = random_files(tmp_path, seed)
     with contextlib.redirect_stdout(io.StringIO()):
-        expected = reference(annotations, pictures)
-        numbers, same = (run(EvalConfig(results, f"coco:{annotations}")).as_dict() for results in (pictures, videos))
+        expected = reference(annotations, images)
+        numbers, same = (run(EvalConfig(results, f"coco:{annotations}")).as_dict() for results in (images, videos))
     assert list(numbers.values()) == approx(expected, abs=1e-12)
     assert same == numbers
     assert 0 < numbers["AP"] < 1
@@ -91,11 +91,11 @@ def test_equals_pycocotools(seed: int, tmp_path: Path) -> None:
 
 def test_a_bbox_next_to_the_mask_changes_nothing(tmp_path: Path) -> None:
     """pycocotools would sort by the area of the bbox, and its users delete it before: so do detectron2 and mmdet."""
-    annotations, pictures, _ = random_files(tmp_path, 3)
-    expected = run(EvalConfig(pictures, f"coco:{annotations}"))
-    entries = [entry | {"bbox": [0, 0, 5, 5]} for entry in json.loads(pictures.read_text())]
-    pictures.write_text(json.dumps(entries))
-    assert run(EvalConfig(pictures, f"coco:{annotations}")) == expected
+    annotations, images, _ = random_files(tmp_path, 3)
+    expected = run(EvalConfig(images, f"coco:{annotations}"))
+    entries = [entry | {"bbox": [0, 0, 5, 5]} for entry in json.loads(images.read_text())]
+    images.write_text(json.dumps(entries))
+    assert run(EvalConfig(images, f"coco:{annotations}")) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_a_bbox_next_to_the_mask_changes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_results(change: dict, message: str, tmp_path: Path) -> None:
-    annotations, pictures, _ = random_files(tmp_path, 3)
-    entries = json.loads(pictures.read_text())
-    pictures.write_text(json.dumps([*entries[:-1], entries[-1] | change]))
+    annotations, images, _ = random_files(tmp_path, 3)
+    entries = json.loads(images.read_text())
+    images.write_text(json.dumps([*entries[:-1], entries[-1] | change]))
     with pytest.raises(DataError, match=message) as caught:
-        run(EvalConfig(pictures, f"coco:{annotations}"))
+        run(EvalConfig(images, f"coco:{annotations}"))
     assert [problem.record.split(",")[0] for problem in caught.value.problems] == [f"results[{len(entries) - 1}]"]

@@ -62,7 +62,7 @@ def test_500_mutated_strings_are_judged_as_the_decoder_judges_them():
 
 
 def test_two_wrongs_that_add_up_are_not_right():
-    # Runs 10, -5, 20, 375: the sum is that of the picture.
+    # Runs 10, -5, 20, 375: the sum is that of the image.
     strings = [compressed(10, -5, 20, 380), compressed(10, 5, 20, 360), "", "o", "12\u00e9"]
     valid, area = check_counts(strings, np.full(5, 400))
     assert valid.tolist() == [False, True, False, False, False] and area[1] == 370
@@ -80,7 +80,7 @@ def test_runs_of_length_zero_are_refused_inside_and_mended_at_the_end():
     assert all("runs of length 0 inside" in problem.problem for problem in problems)
 
 
-def test_pictures_beyond_any_memory_are_refused_unseen():
+def test_images_beyond_any_memory_are_refused_unseen():
     problems = []
     huge = {"size": [10**6, 10**6], "counts": [10**12]}
     assert compress_masks([("one", huge, 10**6, 10**6)], file="a.json", problems=problems).rles == [None]

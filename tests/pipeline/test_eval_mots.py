@@ -278,7 +278,7 @@ def test_a_frame_whose_predictions_overlap_loses_them_all_and_says_so(tmp_path):
     overlapping = ([Thing(1, 3, A)], [Thing(1, 3, A), Thing(2, 4, rectangle(7, 7, 9, 9))])
     metrics = from_scalabel(tmp_path, one_video(overlapping, ([Thing(1, 3, A)], [Thing(1, 3, A)])))
     assert (metrics.clear["car"].FN, metrics.clear["truck"].FP) == (1, 0)
-    assert "in 1 frames predicted masks overlap" in metrics.notes[0]
+    assert "in 1 frame predicted masks overlap" in metrics.notes[0]
 
 
 def test_a_video_without_predictions_is_empty_and_text_ids_are_fine_where_it_is_annotated(tmp_path):

@@ -30,8 +30,8 @@ def test_the_command_takes_either_form_and_writes_all_numbers(tmp_path, capsys):
     assert written["TrackEval"]["HOTA"]["car"] == 1
     assert written["TrackEval"]["HOTA(0)"]["cls_comb_cls_av"] == approx(1 / 8)
     annotated, predicted = write_bitmasks(tmp_path / "bits", case)
-    by_pictures = run(EvalConfig(predicted, str(annotated)))
-    assert flat(by_pictures) == approx(flat(by_runs), nan_ok=True)
+    by_images = run(EvalConfig(predicted, str(annotated)))
+    assert flat(by_images) == approx(flat(by_runs), nan_ok=True)
 
 
 def test_the_command_finds_the_labels_in_the_published_folders(tmp_path):
@@ -68,7 +68,7 @@ def test_scalabel_frames_are_paired_by_their_index(tmp_path):
         (1, lambda frames: frames[0]["labels"][0].update(id="x1"), "its id is not a whole number"),
         (0, lambda frames: frames[0]["labels"][0].update(id=str(2**31)), "does not fit into 32 bits"),
         (1, lambda frames: frames[0].update(videoName="other"), "video other: is not annotated"),
-        (1, lambda frames: frames.pop(), "has 1 frames, 2 are annotated"),
+        (1, lambda frames: frames.pop(), "has 1 frame, 2 are annotated"),
         (1, lambda frames: frames[0].update(frameIndex=7), "or their frameIndex differ"),
         (0, lambda frames: frames[0].pop("videoName"), "has no videoName"),
         (1, lambda frames: frames[0]["labels"].append(frames[0]["labels"][0]), "occurs twice in this frame"),
@@ -115,7 +115,7 @@ def test_bitmasks_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(DataError, match=r"is \(8, 8\), the annotation \(32, 24\)"):
         read_bitmask_tracks(predicted, annotated)
     (predicted / "b" / "b-0000001.png").unlink()
-    with pytest.raises(DataError, match="has 1 videos, the annotations 2; in one only: b"):
+    with pytest.raises(DataError, match="has 1 video, the annotations 2; in one only: b"):
         read_bitmask_tracks(predicted, annotated)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from import_helpers import WIDTH, write, write_pictures
+from import_helpers import WIDTH, write, write_images
 from mfvis.cli import main
 from mfvis.data.exporters.label_studio import brush_rle
 from mfvis.data.exporters.table import EXPORTERS
@@ -48,7 +48,7 @@ def labeled(tmp_path: Path) -> Path:
     """Two videos with frames of the same names, two tracks each, with masks."""
     videos, annotations = [], []
     for v in range(2):
-        write_pictures(tmp_path / "frames" / f"video {v}", length=LENGTH)
+        write_images(tmp_path / "frames" / f"video {v}", length=LENGTH)
         names = [f"frames/video {v}/{t:06d}.jpg" for t in range(1, LENGTH + 1)]
         shape = {"width": WIDTH, "height": HEIGHT, "length": LENGTH}
         videos.append({"id": v + 1, "file_names": names, "name": f"video {v}"} | shape)
@@ -206,7 +206,7 @@ def test_yolo_polygons_are_those_that_users_read(labeled: Path, capsys: pytest.C
     assert dataset.classes == list(CLASSES) and sum(len(detections) for *_, detections in dataset) == 5
 
 
-def test_davis_pictures_have_the_ids(labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_davis_images_have_the_ids(labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = export(labeled, "davis", "davis")
     with Image.open(folder / "Annotations" / "video 1" / "000003.png") as image:
         ids_HW, palette = np.asarray(image), image.getpalette()

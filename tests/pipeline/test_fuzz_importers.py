@@ -13,7 +13,7 @@ from import_helpers import write
 from mfvis.data.importers import import_tracks
 from mfvis.data.ytvis import load_dataset
 from mfvis.errors import MfvisError
-from test_import_coco_tracks import coco_pictures
+from test_import_coco_tracks import coco_images
 from test_import_containers import zipped
 from test_import_sav import sav
 from test_import_ultralytics import FRAMES
@@ -30,7 +30,7 @@ FILES: dict[str, Any] = {
     "sa-v.json": sav(),
     "ultralytics.json": FRAMES,
     "via.json": via(*REGIONS),
-    "coco.json": coco_pictures((2, 0, [1, 2, 8, 9], {}), (1, 0, [2, 2, 8, 9], {"rotation": 9.0})),
+    "coco.json": coco_images((2, 0, [1, 2, 8, 9], {}), (1, 0, [2, 2, 8, 9], {"rotation": 9.0})),
     "rows.json": ROWS,
     "visdrone.txt": "".join(f"{t},{i},{9 + t},2,30,5,1,{4 + i},0,1\n" for i in (1, 2) for t in range(1, 7)),
     "groundtruth.txt": "".join(f"{t},2,9,{t + 3}.5\n" for t in range(6)),
@@ -40,7 +40,7 @@ FILES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_damaged_files(tmp_path: Path, six_pictures: Path, name: str) -> None:
+def test_damaged_files(tmp_path: Path, six_images: Path, name: str) -> None:
     file = write(tmp_path / name, FILES[name])
     if name == "gt.zip":
         zipped(file, **{"gt/gt.txt": "1,1,10,20,30,40,1,2,1.0\n", "gt/labels.txt": "cat\ndog\n"})
@@ -52,7 +52,7 @@ def test_damaged_files(tmp_path: Path, six_pictures: Path, name: str) -> None:
         file.write_bytes(way(content, random.Random(f"{name} {case}")))
         try:
             root, notes = import_tracks(
-                file, six_pictures, out, categories=("thing",) * (name in ("sa-v.json", "groundtruth.txt"))
+                file, six_images, out, categories=("thing",) * (name in ("sa-v.json", "groundtruth.txt"))
             )
         except MfvisError as error:
             assert file.name in str(error) and str(error).encode(), f"case {case}: {error!r}"

@@ -193,7 +193,7 @@ def fuzz(name: str, path: Path, target: Target) -> None:
 
 @pytest.fixture
 def ground(tmp_path: Path) -> Path:
-    """The other files that the readers look for: frames, a folder of pictures, the truth of results."""
+    """The other files that the readers look for: frames, a folder of images, the truth of results."""
     (tmp_path / "frames").mkdir()
     (tmp_path / "images").mkdir()
     (tmp_path / "in").mkdir()

@@ -151,11 +151,11 @@ def test_hostile_json(content: str, message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "valid"), [(2**128 - 1, True), (10**300, False), (-(10**300), False)])
-def test_ids_are_at_most_as_long_as_uuids(value: int, valid: bool, six_pictures: Path, tmp_path: Path) -> None:
-    names = [path.name for path in sorted(six_pictures.iterdir())]
+def test_ids_are_at_most_as_long_as_uuids(value: int, valid: bool, six_images: Path, tmp_path: Path) -> None:
+    names = [path.name for path in sorted(six_images.iterdir())]
     video = {"id": value, "width": 80, "height": 60, "file_names": names}
     (tmp_path / "a.json").write_text(json.dumps({"videos": [video]}))
-    dataset, problems = parse_ytvis(tmp_path / "a.json", six_pictures)
+    dataset, problems = parse_ytvis(tmp_path / "a.json", six_images)
     assert len(dataset.videos) == valid
     assert [problem.remedy for problem in problems] == ["Write an integer of at most 38 digits"] * (not valid)
 

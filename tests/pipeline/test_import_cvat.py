@@ -17,7 +17,7 @@ from import_helpers import (
     problems_of,
     tracks_of,
     write,
-    write_pictures,
+    write_images,
 )
 from mfvis.data.rle import decode_mask
 
@@ -43,33 +43,33 @@ def box(frame: int, xtl: float, *, key: int = 1, out: int = 0, **more: str) -> s
         (box(4, 20) + box(5, 20, out=1), [None, None, None, None, 20, None]),
     ],
 )
-def test_cvat_key_frames(tmp_path: Path, six_pictures: Path, boxes: str, expected: list[Any]) -> None:
+def test_cvat_key_frames(tmp_path: Path, six_images: Path, boxes: str, expected: list[Any]) -> None:
     file = write(tmp_path / "annotations.xml", cvat(f'<track id="0" label="car">{boxes}</track>'))
-    assert left_sides(imported(file, six_pictures)) == expected
+    assert left_sides(imported(file, six_images)) == expected
 
 
-def test_cvat_turned_boxes_become_the_boxes_around_them(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_turned_boxes_become_the_boxes_around_them(tmp_path: Path, six_images: Path) -> None:
     # 20 x 20 about its center (20, 20), from 350 to 80 degrees on the short way: 35 degrees in the middle.
     turned = box(0, 10, rotation="350") + box(2, 10, rotation="80.00") + box(3, 10, out=1)
-    root = imported(write(tmp_path / "a.xml", cvat(f'<track label="car">{turned}</track>')), six_pictures)
+    root = imported(write(tmp_path / "a.xml", cvat(f'<track label="car">{turned}</track>')), six_images)
     ((_, bboxes),) = tracks_of(root)
     side = 20 * (math.cos(math.radians(35)) + math.sin(math.radians(35)))
     assert bboxes[1] == pytest.approx([20 - side / 2, 20 - side / 2, side, side])
     assert bboxes[3:] == [None] * 3
 
 
-def test_cvat_frames_of_a_task_with_start_and_step(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_frames_of_a_task_with_start_and_step(tmp_path: Path, six_images: Path) -> None:
     meta = "<size>6</size><start_frame>10</start_frame><frame_filter>step=5</frame_filter>"
     meta += "<original_size><width>80</width><height>60</height></original_size><source>walk.mp4</source>"
     track = f'<track label="car">{box(10, 10)}{box(20, 30)}{box(25, 30, out=1)}</track>'
-    root = imported(write(tmp_path / "a.xml", cvat(track, meta)), six_pictures)
+    root = imported(write(tmp_path / "a.xml", cvat(track, meta)), six_images)
     assert left_sides(root) == [10, 20, 30, None, None, None]
     assert root["videos"][0]["name"] == "walk"
     off = write(tmp_path / "b.xml", cvat(f'<track label="car">{box(11, 10)}</track>', meta))
-    assert "track at index 0, frame 11: is none of the video's 6 frames" in problems_of(off, six_pictures)
+    assert "track at index 0, frame 11: is none of the video's 6 frames" in problems_of(off, six_images)
 
 
-def test_cvat_tracks_that_have_no_box_are_left_out(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_tracks_that_have_no_box_are_left_out(tmp_path: Path, six_images: Path) -> None:
     others = "".join(
         f'<track id="{i}" label="car"><{tag} frame="0" keyframe="1" outside="0" points="1,2;3,4"/></track>'
         for i, tag in enumerate(("polyline", "polyline", "points", "skeleton"), 1)
@@ -77,9 +77,9 @@ def test_cvat_tracks_that_have_no_box_are_left_out(tmp_path: Path, six_pictures:
     file = write(
         tmp_path / "a.xml", cvat(f'<track id="7" label="car">{box(0, 10)}</track>{others}<track label="car"/>')
     )
-    root = imported(file, six_pictures)
+    root = imported(file, six_images)
     assert left_sides(root) == [10] * 6 and ids_of(root) == [(7, 7)]
-    notes = notes_of(file, six_pictures)
+    notes = notes_of(file, six_images)
     for note in (
         "2 scribbles without a track below it in its frame were left out",
         "2 clicks without a track below it in its frame were left out",
@@ -87,7 +87,7 @@ def test_cvat_tracks_that_have_no_box_are_left_out(tmp_path: Path, six_pictures:
         "1 track without a shape was left out",
     ):
         assert note in notes
-    root = imported(file, six_pictures, categories=["truck", "car"])
+    root = imported(file, six_images, categories=["truck", "car"])
     assert [category["name"] for category in root["categories"]] == ["truck", "car"]
     assert [annotation["category_id"] for annotation in root["annotations"]] == [2]
 
@@ -103,7 +103,7 @@ def marks(tag: str, label: str, frame: int, points: str, negative: str = "", **m
     return f'<track id="{label}{frame}" label="{label}"{extra}>{shapes}</track>'
 
 
-def test_cvat_points_and_polylines_become_clicks_and_scribbles(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_points_and_polylines_become_clicks_and_scribbles(tmp_path: Path, six_images: Path) -> None:
     tracks = (
         f'<track id="1" label="car">{box(0, 10)}{box(5, 10)}</track>'
         f'<track id="2" label="dog">{box(0, 15)}{box(4, 15, out=1)}</track>'
@@ -117,34 +117,34 @@ def test_cvat_points_and_polylines_become_clicks_and_scribbles(tmp_path: Path, s
         + marks("points", "dog", 4, "16,12")  # the dog has gone
     )
     file = write(tmp_path / "a.xml", cvat(tracks))
-    root = imported(file, six_pictures)
+    root = imported(file, six_images)
     by_id = {annotation["id"]: annotation for annotation in root["annotations"]}
     assert by_id[1]["points"] == [[0, 16, 12, 1], [0, 17, 13.5, 1]]
     assert by_id[1]["scribbles"] == [[2, [12, 12, 11, 11], 0]]
     assert by_id[2]["points"] == [[1, 16, 12, 0]] and by_id[2]["scribbles"] == [[2, [5, 20, 30, 25], 0]]
     assert by_id[7]["points"] == [[3, 52, 12, 1]] * 2 if 7 in by_id else by_id[3]["points"] == [[3, 52, 12, 1]] * 2
-    notes = notes_of(file, six_pictures)
+    notes = notes_of(file, six_images)
     assert "1 click without a track below it in its frame was left out" in notes
     assert "1 click on the object but outside its box was left out" in notes
     assert "8 points and polylines became clicks and scribbles of the tracks below them" in notes
-    check_problems(tmp_path, six_pictures, root, [])
-    only = imported(file, six_pictures, categories=["dog"])
+    check_problems(tmp_path, six_images, root, [])
+    only = imported(file, six_images, categories=["dog"])
     assert ["points" in annotation for annotation in only["annotations"]] == [True]
 
 
-def test_cvat_marks_between_key_frames_are_not_imported(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_marks_between_key_frames_are_not_imported(tmp_path: Path, six_images: Path) -> None:
     shapes = "".join(
         f'<points frame="{t}" keyframe="{int(t != 1)}" outside="0" points="{12 + t},12"/>' for t in range(3)
     )
     track = f'<track label="car">{box(0, 10)}</track><track label="car">{shapes}</track>'
-    (annotation,) = imported(write(tmp_path / "a.xml", cvat(track)), six_pictures)["annotations"]
+    (annotation,) = imported(write(tmp_path / "a.xml", cvat(track)), six_images)["annotations"]
     assert annotation["points"] == [[0, 12, 12, 1], [2, 14, 12, 1]]
     broken = track.replace('points="12,12"', 'points="12;12"').replace('frame="2"', 'frame="9"')
-    problems = problems_of(write(tmp_path / "b.xml", cvat(broken)), six_pictures)
+    problems = problems_of(write(tmp_path / "b.xml", cvat(broken)), six_images)
     assert "frame 0: has no valid points" in problems and "frame 9: is none of the video's 6 frames" in problems
 
 
-def test_cvat_boxes_around_other_shapes(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_boxes_around_other_shapes(tmp_path: Path, six_images: Path) -> None:
     flags = 'outside="0" occluded="0"'
     ellipse = f'<ellipse frame="{{}}" keyframe="1" {flags} cx="{{}}" cy="30" rx="10" ry="5" rotation="{{}}"/>'
     masks = f'<mask frame="1" keyframe="1" {flags} rle="2, 4" left="5" top="6" width="3" height="2"/>'
@@ -154,7 +154,7 @@ def test_cvat_boxes_around_other_shapes(tmp_path: Path, six_pictures: Path) -> N
     )
 
     def boxes(shapes: str) -> Any:
-        return tracks_of(imported(write(tmp_path / "a.xml", cvat(f'<track label="a">{shapes}</track>')), six_pictures))[
+        return tracks_of(imported(write(tmp_path / "a.xml", cvat(f'<track label="a">{shapes}</track>')), six_images))[
             0
         ][1]
 
@@ -167,7 +167,7 @@ def test_cvat_boxes_around_other_shapes(tmp_path: Path, six_pictures: Path) -> N
     assert boxes(polygons) == [[4, 4, 16, 26], [3, 3, 17, 27], *[[2, 2, 18, 28]] * 4]
     sparse = polygons.replace('keyframe="0"', 'keyframe="1"').replace('frame="2"', 'frame="3"')
     assert boxes(sparse)[2] is None and boxes(sparse)[4] == [2, 2, 18, 28]
-    assert "1 frame between key frames of an outline was left out" in notes_of(tmp_path / "a.xml", six_pictures)
+    assert "1 frame between key frames of an outline was left out" in notes_of(tmp_path / "a.xml", six_images)
 
 
 def mask(frame: int, left: int, rle: str = "0, 6") -> str:
@@ -176,7 +176,7 @@ def mask(frame: int, left: int, rle: str = "0, 6") -> str:
     return f'<mask frame="{frame}" {flags}/>{end}'
 
 
-def test_cvat_masks_are_kept_and_joined_to_objects(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_masks_are_kept_and_joined_to_objects(tmp_path: Path, six_images: Path) -> None:
     """CVAT exports each mask as a track of one frame, without an end in the last frames."""
     tracks = "".join(
         f'<track id="{i}" label="car"{group}>{mask(t, left, rle)}</track>'
@@ -187,42 +187,42 @@ def test_cvat_masks_are_kept_and_joined_to_objects(tmp_path: Path, six_pictures:
     )
     boxes = '<box frame="0" keyframe="1" outside="0" occluded="0" xtl="12" ytl="6" xbr="15.5" ybr="8"/>'
     file = write(tmp_path / "a.xml", cvat(f'{tracks}<track id="9" label="car">{boxes}</track>'))
-    root = imported(file, six_pictures)
+    root = imported(file, six_images)
     rows = {a["track_id"]: a for a in root["annotations"]}
     assert [bbox and bbox[0] for bbox in rows[44]["bboxes"]] == [5, None, None, None, 6, 7]
     decoded = [None if s is None else decode_mask(s, 60, 80) for s in rows[44]["segmentations"]]
     assert np.argwhere(decoded[0]).tolist() == [[6, 6], [6, 7], [7, 5], [7, 6], [7, 7]]
     assert np.argwhere(decoded[4]).tolist() == [[6, 6], [6, 7], [7, 7], [7, 8]]
     # A mask that overlaps a box track corrects it; the box track keeps its other boxes.
-    assert "1 outlines of single frames became masks of the tracks that they overlap" in notes_of(file, six_pictures)
+    assert "outlines of single frames became masks of the tracks that they overlap (1)" in notes_of(file, six_images)
     assert [s is not None for s in rows[9]["segmentations"]] == [False, False, True, False, False, False]
     assert [bbox[2] for bbox in rows[9]["bboxes"]] == [3.5, 3.5, 3, 3.5, 3.5, 3.5]
-    assert len(rows) == 4 and "2 outlines have no group and overlap no track" in notes_of(file, six_pictures)
+    assert len(rows) == 4 and "2 outlines have no group and overlap no track" in notes_of(file, six_images)
 
 
-def test_cvat_polygons_are_kept_as_masks(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_polygons_are_kept_as_masks(tmp_path: Path, six_images: Path) -> None:
     polygons = "".join(
         f'<polygon frame="{t}" keyframe="1" outside="0" occluded="0" points="{points}"/>'
         for t, points in ((0, "4,10;20,10;15,30"), (2, "4,10;20,10;15.5,30"), (3, "4,10;20,10"))
     )
-    root = imported(write(tmp_path / "a.xml", cvat(f'<track label="a">{polygons}</track>')), six_pictures)
+    root = imported(write(tmp_path / "a.xml", cvat(f'<track label="a">{polygons}</track>')), six_images)
     (row,) = root["annotations"]
     assert row["segmentations"] == [[[4, 10, 20, 10, 15, 30]], None, [[4, 10, 20, 10, 15.5, 30]], None, None, None]
     assert row["bboxes"][1] == [4, 10, 16, 20]  # the box is the same in both key frames, the outline is not
 
 
-def test_cvat_boxes_without_a_size(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_boxes_without_a_size(tmp_path: Path, six_images: Path) -> None:
     thin = box(2, 30).replace("50.00", "30.00")
     file = write(tmp_path / "a.xml", cvat(f'<track label="a">{box(0, 10)}{box(1, 10, out=1)}{thin}</track>'))
-    assert left_sides(imported(file, six_pictures)) == [10, None, None, None, None, None]
-    assert "4 boxes without a size were left out" in notes_of(file, six_pictures)
+    assert left_sides(imported(file, six_images)) == [10, None, None, None, None, None]
+    assert "4 boxes without a size were left out" in notes_of(file, six_images)
 
 
-def test_cvat_half_turns_are_read_as_they_were_exported(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_half_turns_are_read_as_they_were_exported(tmp_path: Path, six_images: Path) -> None:
     def turned(angles: dict[int, float]) -> Any:
         keys = "".join(box(t, 10, key=int(t in (0, 2)), rotation=f"{angle}") for t, angle in angles.items())
         file = write(tmp_path / "a.xml", cvat(f'<track label="a">{keys}{box(3, 10, out=1)}</track>'))
-        return tracks_of(imported(file, six_pictures))[0][1]
+        return tracks_of(imported(file, six_images))[0][1]
 
     quarter = [20 - math.hypot(10, 10), 20 - math.hypot(10, 10), 2 * math.hypot(10, 10), 2 * math.hypot(10, 10)]
     for start, end in ((0, 180), (180, 0), (270, 90)):
@@ -231,7 +231,7 @@ def test_cvat_half_turns_are_read_as_they_were_exported(tmp_path: Path, six_pict
     assert turned({0: 0, 1: 45, 2: 180})[1] == pytest.approx(quarter)  # as CVAT's server may have it
 
 
-def test_cvat_frames_that_were_deleted(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_frames_that_were_deleted(tmp_path: Path, six_images: Path) -> None:
     """CVAT leaves out what lies on deleted frames, key frames and ends among it, and writes all others."""
     text = cvat(
         # a key frame deleted in frame 2; the end deleted there; the first key frame deleted there
@@ -240,7 +240,7 @@ def test_cvat_frames_that_were_deleted(tmp_path: Path, six_pictures: Path) -> No
         f'<track id="2" label="a">{box(0, 30)}{box(1, 31, key=0)}</track>'
         f'<track id="3" label="a">{box(3, 50, key=0)}{box(4, 50, key=0)}{box(5, 50, key=0)}</track>'
     )
-    root = imported(write(tmp_path / "a.xml", text), six_pictures)
+    root = imported(write(tmp_path / "a.xml", text), six_images)
     lefts = [[bbox and bbox[0] for bbox in bboxes] for _, bboxes in tracks_of(root)]
     assert lefts[0] == [10, 12, pytest.approx(13.5), 15, 16, 16]
     assert lefts[1:] == [[30, 31, 31, None, None, None], [None, None, None, 50, 50, 50]]
@@ -251,7 +251,7 @@ def project(*tasks: str, tracks: str) -> str:
     return f"<annotations><meta><project><name>p</name><tasks>{inner}</tasks></project></meta>{tracks}</annotations>"
 
 
-def test_cvat_projects(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_projects(tmp_path: Path, six_images: Path) -> None:
     # the frames of a task are numbered after those of the tasks of its subset before it
     first = "<id>4</id><name>one</name><size>2</size><subset>train</subset><start_frame>1</start_frame>"
     first += "<frame_filter>step=2</frame_filter><source>one.mp4</source>"
@@ -262,34 +262,34 @@ def test_cvat_projects(tmp_path: Path, six_pictures: Path) -> None:
         f'<track id="1" label="a" task_id="6">{box(5, 10)}{box(9, 30)}{box(10, 30, out=1)}</track>'
     )
     file = write(tmp_path / "a.xml", project(first, second, other, tracks=tracks))
-    write_pictures(tmp_path / "frames" / "one", length=2)
-    write_pictures(tmp_path / "frames" / "two")
+    write_images(tmp_path / "frames" / "one", length=2)
+    write_images(tmp_path / "frames" / "two")
     root = imported(file, tmp_path / "frames")
     assert [video["name"] for video in root["videos"]] == ["one", "two"]
     lefts = [[bbox and bbox[0] for bbox in bboxes] for _, bboxes in tracks_of(root)]
     assert lefts == [[10, 20], [10, 15, 20, 25, 30, None]]
     assert "1 task without a track to import was left out" in notes_of(file, tmp_path / "frames")
-    assert "no video in" in problems_of(file, six_pictures)
+    assert "no video in" in problems_of(file, six_images)
     one = write(tmp_path / "b.xml", project(second, tracks=f'<track id="3" label="a">{box(0, 10)}</track>'))
-    assert left_sides(imported(one, six_pictures)) == [10] * 6
+    assert left_sides(imported(one, six_images)) == [10] * 6
     lost = write(tmp_path / "c.xml", project(first, second, tracks='<track label="a" task_id="5"/>'))
     assert "track at index 0: task_id '5' is not a task of the project" in problems_of(lost, tmp_path / "frames")
 
 
-def test_cvat_jobs_have_their_size_next_to_them(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_jobs_have_their_size_next_to_them(tmp_path: Path, six_images: Path) -> None:
     size = "<original_size><width>160</width><height>120</height></original_size><source>d\\walk.mp4</source>"
     track = f'<track label="a">{box(10, 10)}</track>'
     job = "<job><size>6</size><start_frame>10</start_frame></job>"
     file = write(tmp_path / "a.xml", f"<annotations><meta>{job}{size}</meta>{track}</annotations>")
-    assert "the task is 160 x 120, the video 80 x 60" in problems_of(file, six_pictures)
+    assert "the task is 160 x 120, the video 80 x 60" in problems_of(file, six_images)
     write(file, file.read_text().replace("160", "80").replace("120", "60"))
-    root = imported(file, six_pictures)
+    root = imported(file, six_images)
     assert left_sides(root) == [10] * 6 and root["videos"][0]["name"] == "walk"
 
 
-def test_cvat_takes_no_first_frame(tmp_path: Path, six_pictures: Path) -> None:
+def test_cvat_takes_no_first_frame(tmp_path: Path, six_images: Path) -> None:
     file = write(tmp_path / "a.xml", cvat(""))
-    assert "is cvat, in which --first-frame has no meaning" in problems_of(file, six_pictures, first_frame=1)
+    assert "is cvat, in which --first-frame has no meaning" in problems_of(file, six_images, first_frame=1)
 
 
 LAUGHS = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>'
@@ -300,10 +300,10 @@ THIEF = '<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
 
 @pytest.mark.parametrize("doctype", [LAUGHS, THIEF, '<!DOCTYPE annotations SYSTEM "http://localhost/a.dtd">'])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_cvat_refuses_declarations(tmp_path: Path, six_pictures: Path, doctype: str, encoding: str) -> None:
+def test_cvat_refuses_declarations(tmp_path: Path, six_images: Path, doctype: str, encoding: str) -> None:
     text = f'<?xml version="1.0" encoding="{encoding}"?>{doctype}<annotations>&b;&a;</annotations>'
     file = write(tmp_path / "a.xml", text.encode(encoding))
-    assert "has a DOCTYPE" in problems_of(file, six_pictures, format="cvat")
+    assert "has a DOCTYPE" in problems_of(file, six_images, format="cvat")
 
 
 FAULTS = {
@@ -340,5 +340,5 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_problems(tmp_path, six_pictures, *FAULTS[name])
+def test_malformed_boxes(tmp_path: Path, six_images: Path, name: str) -> None:
+    check_problems(tmp_path, six_images, *FAULTS[name])

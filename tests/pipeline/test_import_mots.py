@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from import_helpers import HEIGHT, WIDTH, ids_of, imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import HEIGHT, WIDTH, ids_of, imported, notes_of, problems_of, tracks_of, write, write_images
 from mfvis.data.rle import encode_mask
 from PIL import Image
 
@@ -20,10 +20,10 @@ def write_masks(path: Path, **boxes: tuple[int, int, int, int]) -> None:
     Image.fromarray(ids_HW).save(path)
 
 
-def test_pictures_of_masks(tmp_path: Path) -> None:
+def test_images_of_masks(tmp_path: Path) -> None:
     masks = tmp_path / "instances"
     for name in ("0002", "0006"):
-        write_pictures(tmp_path / "image_02" / name, length=2, start=0)
+        write_images(tmp_path / "image_02" / name, length=2, start=0)
         write_masks(masks / name / "000000.png", i1003=(1, 2, 9, 11), i2001=(20, 20, 40, 30), i10000=(50, 50, 60, 60))
         write_masks(masks / name / "000001.png", i1003=(3, 2, 9, 11))
     root = imported(masks, tmp_path / "image_02")
@@ -34,12 +34,12 @@ def test_pictures_of_masks(tmp_path: Path) -> None:
     assert "2 regions that the file marks as ignored were left out" in notes_of(masks, tmp_path / "image_02")
 
 
-def test_masks_of_cvat_and_datumaro(tmp_path: Path, six_pictures: Path) -> None:
+def test_masks_of_cvat_and_datumaro(tmp_path: Path, six_images: Path) -> None:
     masks = tmp_path / "export" / "default" / "instances"
     write(masks / "labels.txt", "dog\ncat")
     write_masks(masks / "frame_000000.png", i1000=(1, 2, 9, 11), i2001=(20, 20, 40, 30))
     write_masks(masks / "frame_000005.png", i1000=(1, 2, 9, 11))
-    root = imported(tmp_path / "export", six_pictures)
+    root = imported(tmp_path / "export", six_images)
     none = [None] * 4
     assert tracks_of(root) == [
         ("dog", [[1, 2, 8, 9], *none, [1, 2, 8, 9]]),
@@ -47,13 +47,13 @@ def test_masks_of_cvat_and_datumaro(tmp_path: Path, six_pictures: Path) -> None:
     ]
     (masks / "labels.txt").unlink()
     write_masks(masks / "frame_000005.png", i3000=(1, 2, 9, 11))
-    assert "has class 3 without a name" in problems_of(tmp_path / "export", six_pictures, categories=["dog"])
+    assert "has class 3 without a name" in problems_of(tmp_path / "export", six_images, categories=["dog"])
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(masks / "frame_000004.png")
-    assert "frame_000004.png: is 9 x 9 (I;16), the video 80 x 60" in problems_of(tmp_path / "export", six_pictures)
+    assert "frame_000004.png: is 9 x 9 (I;16), the video 80 x 60" in problems_of(tmp_path / "export", six_images)
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_text(tmp_path: Path, six_pictures: Path, first: int) -> None:
+def test_text(tmp_path: Path, six_images: Path, first: int) -> None:
     mask_HW = np.zeros((HEIGHT, WIDTH), bool)
     mask_HW[2:11, 1:9] = True
     counts = encode_mask(mask_HW)["counts"]
@@ -61,9 +61,9 @@ def test_text(tmp_path: Path, six_pictures: Path, first: int) -> None:
     text = "".join(f"{t} {i} {c} {HEIGHT} {WIDTH} {counts}\n" for t, i, c in rows)
     file = write(tmp_path / "0002.txt", text)
     box, none = [1, 2, 8, 9], [None] * 4
-    assert tracks_of(imported(file, six_pictures)) == [("car", [box, *none, box]), ("pedestrian", [box, *none, None])]
-    assert "1 region that the file marks as ignored was left out" in notes_of(file, six_pictures)
-    problems = problems_of(write(file, text.replace(f"{HEIGHT} {WIDTH}", "9 9", 1)), six_pictures)
+    assert tracks_of(imported(file, six_images)) == [("car", [box, *none, box]), ("pedestrian", [box, *none, None])]
+    assert "1 region that the file marks as ignored was left out" in notes_of(file, six_images)
+    problems = problems_of(write(file, text.replace(f"{HEIGHT} {WIDTH}", "9 9", 1)), six_images)
     assert "line 1: the mask is 9 x 9, the video 80 x 60" in problems
-    problems = problems_of(write(file, text.replace(counts, "\x7f~~", 1) + "0 1 2\n"), six_pictures)
+    problems = problems_of(write(file, text.replace(counts, "\x7f~~", 1) + "0 1 2\n"), six_images)
     assert "line 1: " in problems and "line 5: '0 1 2' is not frame, id, class" in problems

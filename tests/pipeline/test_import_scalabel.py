@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from import_helpers import check_problems, imported, tracks_of, write, write_pictures
+from import_helpers import check_problems, imported, tracks_of, write, write_images
 
 
 def scalabel_frames(*boxes: Any, name: str = "clip") -> list[dict[str, Any]]:
@@ -22,8 +22,8 @@ def scalabel_frames(*boxes: Any, name: str = "clip") -> list[dict[str, Any]]:
 
 
 def test_scalabel(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "frames" / "one")
-    write_pictures(tmp_path / "frames" / "two")
+    write_images(tmp_path / "frames" / "one")
+    write_images(tmp_path / "frames" / "two")
     corners = {"x1": 10, "y1": 20, "x2": 29, "y2": 39}
     ignored = {"id": "b", "category": "van", "attributes": {"crowd": True}, "box2d": corners}
     masked = {"id": "c", "category": "bus"}
@@ -45,19 +45,19 @@ def test_scalabel(tmp_path: Path) -> None:
 FAULTS = {
     "scalabel": (
         scalabel_frames({"x1": 1, "y1": 1, "x2": 5, "y2": 5}) * 2,
-        ["names a picture twice"],
+        ["names an image twice"],
     ),
     "scalabel missing": (
         [scalabel_frames(None)[0] | {"name": "x.jpg"}],
-        ["video 'clip': has no picture 'x.jpg'"],
+        ["video 'clip': has no image 'x.jpg'"],
     ),
     "scalabel size": (
         [scalabel_frames(None)[0] | {"size": {"width": 7, "height": 7}}],
-        ["is (7, 7) (height, width), its pictures (60, 80)"],
+        ["is (7, 7) (height, width), its images (60, 80)"],
     ),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_malformed_boxes(tmp_path: Path, six_pictures: Path, name: str) -> None:
-    check_problems(tmp_path, six_pictures, *FAULTS[name])
+def test_malformed_boxes(tmp_path: Path, six_images: Path, name: str) -> None:
+    check_problems(tmp_path, six_images, *FAULTS[name])

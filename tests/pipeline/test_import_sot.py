@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from import_helpers import imported, notes_of, problems_of, tracks_of, write, write_pictures
+from import_helpers import imported, notes_of, problems_of, tracks_of, write, write_images
 
 BALL = {"categories": ["ball"]}
 
 
 def test_lasot(tmp_path: Path) -> None:
     sequence = tmp_path / "LaSOT" / "bear-1"
-    write_pictures(sequence / "img", length=4)
+    write_images(sequence / "img", length=4)
     write(sequence / "groundtruth.txt", "1,2,8,9\n2,2,8,9\n3,2,8,9\n0,0,0,0\n")
     write(sequence / "full_occlusion.txt", "0,0,1,0")
     write(sequence / "out_of_view.txt", "0,0,0,1")
@@ -28,7 +28,7 @@ def test_lasot(tmp_path: Path) -> None:
 
 def test_got10k(tmp_path: Path) -> None:
     sequence = tmp_path / "GOT-10k_Train_000001"
-    write_pictures(sequence, length=3)
+    write_images(sequence, length=3)
     write(sequence / "groundtruth.txt", "1.0000,2.0000,8.5000,9.0000\n2.0,2.0,8.5,9.0\n-1,-1,-1,-1\n")
     write(sequence / "meta_info.ini", "[METAINFO]\nurl: x\nobject_class: polar bear\n")
     write(sequence / "absence.label", "0\n1\n0\n")
@@ -44,7 +44,7 @@ def test_got10k(tmp_path: Path) -> None:
     ],
 )
 def test_pixels_from_zero_where_a_box_begins_there(tmp_path: Path, rows: str) -> None:
-    write_pictures(tmp_path / "frames", length=3)
+    write_images(tmp_path / "frames", length=3)
     file = write(tmp_path / "groundtruth_rect.txt", rows)
     assert tracks_of(imported(file, tmp_path / "frames", **BALL)) == [
         ("ball", [[0, 10, 20, 20], [5, 10, 20, 20], None])
@@ -53,11 +53,9 @@ def test_pixels_from_zero_where_a_box_begins_there(tmp_path: Path, rows: str) ->
     assert tracks_of(root)[0][1][1] == [4, 9, 20, 20]
 
 
-def test_malformed_boxes(tmp_path: Path, six_pictures: Path) -> None:
+def test_malformed_boxes(tmp_path: Path, six_images: Path) -> None:
     file = write(tmp_path / "clip.txt", "1,1,9,9\n" * 5)
-    assert "has 5 lines, the video 6 frames. Give the frames of this sequence" in problems_of(
-        file, six_pictures, **BALL
-    )
+    assert "has 5 lines, the video 6 frames. Give the frames of this sequence" in problems_of(file, six_images, **BALL)
     write(file, "1,1,9,9\n" * 5 + "1,1,9\n")
-    text = problems_of(file, six_pictures)
+    text = problems_of(file, six_images)
     assert "line 6: '1,1,9' is not left, top, width, height" in text and "has no class. Name the one class" in text

@@ -166,7 +166,7 @@ def test_frames_that_cannot_be_read_are_reported_before_anything_is_trained(conf
     frames = shutil.copytree(config.frames, tmp_path / "frames")
     names = json.loads(config.data.read_text())["videos"][1]["file_names"]
     (frames / names[2]).unlink()
-    (frames / names[3]).write_text("no picture")
+    (frames / names[3]).write_text("no image")
     with pytest.raises(DataError) as error:
         label.run(replace(config, frames=frames))
     assert [problem.file for problem in error.value.problems] == [str(frames / name) for name in names[2:4]]

@@ -180,7 +180,7 @@ def test_scribbles_are_obeyed(config, trained, capsys):
     (scribble,) = [Scribble(4, tuple(zip(xy[0::2], xy[1::2], strict=True)), False)]
     assert not any(mask_HW[int(point.y), int(point.x)] for point in scribble.as_points(0.5))
     assert not trained
-    assert "0 clicks and 1 scribbles, obeyed" in capsys.readouterr().out
+    assert "0 clicks and 1 scribble, obeyed" in capsys.readouterr().out
 
 
 def test_the_report_shows_the_most_doubtful_tracks_first_and_opens_the_overlays(config):
@@ -223,7 +223,10 @@ def test_a_first_run_of_one_video_has_no_other_masks(config, capsys):
     entries = annotations(config)
     assert ["segmentations" in entry for entry in entries] == [False] * 3 + [True] * (len(entries) - 3)
     said = capsys.readouterr().out
-    assert "1 videos have no masks yet" in said and "the cross-video network needs all videos" in said
+    assert (
+        "no masks yet for 1 video: run again without --only" in said
+        and "the cross-video network needs all videos" in said
+    )
 
 
 def test_the_state_is_small_and_gone_where_it_is_not_needed(config):

@@ -70,7 +70,7 @@ def test_learns_what_fills_a_box_and_says_it_of_another_video(monkeypatch):
     assert (logits_THW[2] == ABSENT).all()
 
 
-def test_a_mirrored_picture_has_the_mirrored_logits():
+def test_a_mirrored_image_has_the_mirrored_logits():
     view, _ = disc(1)
     torch.manual_seed(0)
     reader = CropSegmenter([level.shape[1] for level in view.features]).eval()

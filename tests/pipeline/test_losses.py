@@ -33,8 +33,8 @@ def make_batch(objects: tuple[int, ...] = (2, 1), frames: int = 3, classes: int 
     random = torch.Generator().manual_seed(seed)
     colors = torch.randint(20, 236, (len(objects), 3, H // 4, W // 4), generator=random)
     blocks = colors.repeat_interleave(16, -1).repeat_interleave(16, -2)
-    pictures = torch.stack([blocks.roll(4 * t, -1) for t in range(frames)], 1)
-    noise = torch.randint(-3, 4, pictures.shape, generator=random)
+    images = torch.stack([blocks.roll(4 * t, -1) for t in range(frames)], 1)
+    noise = torch.randint(-3, 4, images.shape, generator=random)
     count = sum(objects)
     corner = torch.randint(0, 5, (count, frames, 2), generator=random).float()
     size = torch.randint(2, 4, (count, frames, 2), generator=random).float()
@@ -42,7 +42,7 @@ def make_batch(objects: tuple[int, ...] = (2, 1), frames: int = 3, classes: int 
     y, x = torch.arange(4 * H)[:, None] + 0.5, torch.arange(4 * W) + 0.5
     x1, y1, x2, y2 = (side[..., None, None] for side in boxes.unbind(-1))
     return Batch(
-        frames_BTCHW=(pictures + noise).to(torch.uint8),
+        frames_BTCHW=(images + noise).to(torch.uint8),
         boxes_NT4=boxes,
         labels_N=torch.randint(0, classes, (count,), generator=random),
         video_index_N=torch.repeat_interleave(torch.tensor(objects)),
@@ -98,13 +98,13 @@ def test_background_counts_outside_pixels_only() -> None:
     assert background_loss(masks, boxes, 1.0).item() == pytest.approx(math.log(2) * (H * W - 16) / outside, rel=1e-5)
 
 
-def test_background_of_a_box_as_large_as_the_picture_is_zero() -> None:
+def test_background_of_a_box_as_large_as_the_image_is_zero() -> None:
     assert background_loss(torch.zeros(1, 1, H, W), torch.tensor([[[0.0, 0, W, H]]]), 1.0).item() == pytest.approx(
         0, abs=1e-6
     )
 
 
-def test_pairwise_of_a_constant_picture_is_the_mean_disagreement() -> None:
+def test_pairwise_of_a_constant_image_is_the_mean_disagreement() -> None:
     boxes = torch.tensor([[[0.0, 0, W, H]]])
     lab = torch.zeros(1, 1, 3, H, W)
     loss, count = mfvis_ext.pairwise_loss_terms(torch.zeros(1, 1, H, W), lab, boxes, torch.zeros(1, dtype=torch.int64))
@@ -127,7 +127,7 @@ def test_temporal_term_is_the_tk_loss_of_all_layers(tube: str) -> None:
     assert terms.by_name["temporal"].item() == pytest.approx(0.7 * layers * expected.item(), rel=1e-5)
 
 
-def test_temporal_terms_of_a_still_picture() -> None:
+def test_temporal_terms_of_a_still_image() -> None:
     tk_loss = TemporalConfig(radius=0, k=1).tk_loss()
     lab = torch.randn(1, 1, 3, H, W).repeat(1, 2, 1, 1, 1) * 20
     boxes = torch.tensor([[[2.0, 1, 6, 5], [2.0, 1, 6, 5]]])
@@ -378,8 +378,8 @@ def test_pairwise_term_waits_for_its_start() -> None:
 def left_behind() -> tuple[Batch, Prediction]:
     """A still camera and an object that moves from the left part of its box to elsewhere: one clip of two frames."""
     batch = make_batch((1,), frames=2)
-    picture = torch.randint(0, 200, (3, 4 * H, 4 * W), generator=torch.Generator().manual_seed(3))
-    frames = torch.stack([picture, picture])[None]
+    image = torch.randint(0, 200, (3, 4 * H, 4 * W), generator=torch.Generator().manual_seed(3))
+    frames = torch.stack([image, image])[None]
     frames[0, 0, :, 8:16, 4:12] = frames[0, 1, :, 8:16, 36:44] = 255
     boxes = torch.tensor([[[4.0, 8, 20, 16], [28.0, 8, 44, 16]]])
     return replace(batch, frames_BTCHW=frames.to(torch.uint8), boxes_NT4=boxes), make_prediction(batch)
@@ -406,7 +406,7 @@ def test_background_that_another_frame_of_the_clip_shows_is_a_negative() -> None
 
 
 def test_search_follows_the_camera() -> None:
-    """The camera moves by 8 pixels, thus 2 cells, to the right, so the picture moves to the left."""
+    """The camera moves by 8 pixels, thus 2 cells, to the right, so the image moves to the left."""
     batch = make_batch((0,), frames=2)
     world = torch.randint(0, 256, (3, 4 * H, 4 * W + 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     batch = replace(batch, frames_BTCHW=torch.stack([world[..., :-8], world[..., 8:]])[None])
@@ -442,7 +442,7 @@ def test_no_objects_and_single_frames(objects: tuple[int, ...], frames: int, wit
 
 
 def test_padding_is_never_matched_nor_paired() -> None:
-    """The black padding of a picture, black itself at the edge, changes no loss."""
+    """The black padding of an image, black itself at the edge, changes no loss."""
     batch = make_batch((1,), frames=2)
     content = replace(batch, frames_BTCHW=batch.frames_BTCHW.clone(), sizes_B2=torch.tensor([[4 * H, 4 * W - 16]]))
     content.frames_BTCHW[..., -24:] = 0

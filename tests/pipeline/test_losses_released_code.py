@@ -45,7 +45,7 @@ def made(frames: int) -> tuple[Batch, Prediction, Match]:
     """Two padded clips of gradients with texture that move; boxes at odd places, some absent; one query per object."""
     t, c, y, x = torch.meshgrid(*(torch.arange(n) for n in (frames, 3, H, W)), indexing="ij")
     texture = (7 * x * x + 13 * y * y + 5 * x * y + t) % 11
-    picture = (30 + triangle(2 * x + t + 31 * c) + triangle(5 * y + 17 * c) // 2 + texture).to(torch.uint8)
+    image = (30 + triangle(2 * x + t + 31 * c) + triangle(5 * y + 17 * c) // 2 + texture).to(torch.uint8)
     corners = torch.tensor([[3.2, 5.5, 60.1, 50.9], [20.4, 10.1, 93.0, 61.0], [1.0, 2.0, 33.7, 40.2], [9, 9, 10.2, 60]])
     boxes = corners[:, None] + 1.7 * torch.arange(frames)[None, :, None]
     boxes[1, :1], boxes[3, 1:2] = 0, 0
@@ -53,7 +53,7 @@ def made(frames: int) -> tuple[Batch, Prediction, Match]:
     count = LAYERS * 4 * frames * (H // 4) * (W // 4)
     masks = ((torch.arange(count) * 37 % 1009 - 504) / 120).view(LAYERS, 4, frames, H // 4, W // 4)
     batch = Batch(
-        frames_BTCHW=torch.stack([picture, picture.flip(1)]),
+        frames_BTCHW=torch.stack([image, image.flip(1)]),
         boxes_NT4=boxes,
         labels_N=torch.tensor([0, 1, 2, 0]),
         video_index_N=torch.tensor([0, 0, 1, 1]),
@@ -212,7 +212,7 @@ def test_other_clips_are_refused() -> None:
     batch, prediction, matched = made(3)
     two = replace(prediction, masks=DenseMasks(prediction.masks.logits_LBQTHW[:, :, :, :2]))
     batch = replace(batch, frames_BTCHW=batch.frames_BTCHW[:, :2], boxes_NT4=batch.boxes_NT4[:, :2])
-    with pytest.raises(ConfigError, match="a clip has 2 frames; the released code takes 1, 3 or 5: set clip.frames"):
+    with pytest.raises(ConfigError, match="a clip has 2 frames; the code takes 1, 3 or 5: set clip.frames"):
         Criterion(preset(), CLASSES)(two, batch, 0, matched)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from import_helpers import write_pictures
+from import_helpers import write_images
 from mfvis.cli import main
 from mfvis.data.bdd100k_results import write_bdd100k_results
 from mfvis.data.datasets import parse_spec
@@ -87,7 +87,7 @@ def run(capsys: pytest.CaptureFixture[str]):
 
 def annotations(folder: Path, **changes: str) -> Path:
     """A JSON with one video of two frames, whose names are as in `changes`: of the video, its category, its files."""
-    frames = write_pictures(folder / "fr", 2)
+    frames = write_images(folder / "fr", 2)
     files = [f"fr/{path.name}" for path in sorted(frames.iterdir())]
     video = {"id": 1, "width": 80, "height": 60, "length": 2, "file_names": files}
     video["file_names"] = [changes.get("file", files[0]), files[1]]
@@ -153,12 +153,12 @@ def video_film(demo_data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_imported_names(name: str, six_pictures: Path, tmp_path: Path, run) -> None:
+def test_imported_names(name: str, six_images: Path, tmp_path: Path, run) -> None:
     table = tmp_path / "boxes.csv"
     quoted = name.replace('"', '""')
     rows = ["frame,id,x,y,w,h,class", f'0,1,1,1,5,5,"{quoted}"']
     table.write_bytes("\n".join(rows).encode("utf-8", "surrogatepass"))
-    status, said = run("data", "import", table, "--frames", six_pictures, "--out", tmp_path / "out.json")
+    status, said = run("data", "import", table, "--frames", six_images, "--out", tmp_path / "out.json")
     if status == 0:
         assert run("data", "check", tmp_path / "out.json")[0] == 0
 
@@ -181,8 +181,8 @@ def test_a_report_holds_names_as_text(tmp_path: Path) -> None:
     assert not CONTROLS.search(page)
 
 
-def test_overlays_never_share_a_file(six_pictures: Path, tmp_path: Path) -> None:
-    video = open_video(six_pictures)
+def test_overlays_never_share_a_file(six_images: Path, tmp_path: Path) -> None:
+    video = open_video(six_images)
     names = [*NAMES.values(), "a", "A", "a-2", "é", "e\u0301", "..", ".", "", "x" * 249 + "y"]
     paths = overlay_paths(tmp_path, [replace(video, id=place, name=name) for place, name in enumerate(names)])
     assert len({path.name.casefold() for path in paths}) == len(names)
@@ -192,15 +192,15 @@ def test_overlays_never_share_a_file(six_pictures: Path, tmp_path: Path) -> None
 
 
 def test_an_overlay_replaces_no_other_film(tmp_path: Path) -> None:
-    frames = write_pictures(tmp_path / "frames", 2)
+    frames = write_images(tmp_path / "frames", 2)
     (tmp_path / "b.mp4").touch()
     folder, film = open_video(frames), replace(open_video(frames), id=2, name="c", frames=tmp_path / "b.mp4")
     with pytest.raises(ConfigError, match="would replace .*b.mp4 itself"):
         overlay_paths(tmp_path, [replace(folder, name="b"), film])
 
 
-def test_a_bitmask_folder_stays_in_its_place(six_pictures: Path, tmp_path: Path) -> None:
-    video = replace(open_video(six_pictures), name="../../up")
+def test_a_bitmask_folder_stays_in_its_place(six_images: Path, tmp_path: Path) -> None:
+    video = replace(open_video(six_images), name="../../up")
     write_bdd100k_results(tmp_path / "a" / "b", VideoDataset(tmp_path, (), (video,)), [], "bitmask")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert len(list((tmp_path / "a" / "b").glob("*/*.png"))) == 6
@@ -217,12 +217,12 @@ def test_videos_of_one_name_get_different_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("digits", ["²3", "٣", "9" * 400])
-def test_digits_that_are_no_numbers(digits: str, six_pictures: Path, tmp_path: Path, run) -> None:
+def test_digits_that_are_no_numbers(digits: str, six_images: Path, tmp_path: Path, run) -> None:
     for option in (f"share={digits}", f"length={digits}"):
         with pytest.raises(ConfigError, match="is not an option"):
             parse_spec(f"coco:a@{option},split=train")
     names = [f"{digits[:9]}{t}.jpg" for t in (10, 2)]
-    for path, name in zip(sorted(six_pictures.iterdir()), names, strict=False):
+    for path, name in zip(sorted(six_images.iterdir()), names, strict=False):
         (tmp_path / name).write_bytes(path.read_bytes())
     assert [path.name for path in open_video(tmp_path).frames] == names[::-1]
 
@@ -248,7 +248,7 @@ def test_values_are_shown_short_however_large_they_are() -> None:
 
 
 def test_names_of_a_published_layout_are_checked_too(tmp_path: Path) -> None:
-    images = write_pictures(tmp_path / "images", 1)
+    images = write_images(tmp_path / "images", 1)
     image = {"id": 1, "width": 80, "height": 60, "file_name": "a\0.jpg"}
     path = tmp_path / "coco.json"
     path.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))

@@ -110,7 +110,7 @@ def test_no_more_tracks_than_pairs_of_query_and_class(model, video_file):
 
 def test_masks_come_out_where_their_logits_are():
     masks_MTHW = torch.full((2, 2, 8, 16), -5.0)
-    masks_MTHW[0, 0, 2:6, 4:8] = 5.0  # 16 pixels a side of a 32x64 padded frame, of which 30x60 are picture
+    masks_MTHW[0, 0, 2:6, 4:8] = 5.0  # 16 pixels a side of a 32x64 padded frame, of which 30x60 are image
     (full, full_boxes), (empty, empty_boxes) = encode_tubes(masks_MTHW, (30, 60), (60, 120))
     assert full_boxes[0].tolist() == [32, 16, 64, 48]
     assert full[1] is None
@@ -324,7 +324,7 @@ def test_a_damaged_part_is_made_again(damage, config, capsys):
 
 
 def test_frames_are_checked_before_anything_is_predicted(config, folders):
-    (folders[1] / "1.jpg").write_bytes(b"no picture")
+    (folders[1] / "1.jpg").write_bytes(b"no image")
     (folders[2] / "0.jpg").write_bytes(b"nor this")
     config = replace(config, sources=(str(folders[0]), str(folders[1])))
     with pytest.raises(DataError) as raised:

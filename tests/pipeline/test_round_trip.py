@@ -35,7 +35,7 @@ def test_check_train_predict_evaluate(name: str, tmp_path: Path, capsys: pytest.
     assert {result["category_id"] for result in results} <= {category.id for category in categories}
     with zipfile.ZipFile(found / "results.zip") as archive:
         assert archive.namelist() == ["results.json"]
-    kind, other = ("picture", "video") if name == "coco" else ("video", "picture")
+    kind, other = ("image", "video") if name == "coco" else ("video", "image")
     overlays = {f"{video.name}.{'jpg' if name == 'coco' else 'mp4'}" for video in videos}
     assert {file.name for file in found.iterdir() if file.suffix in (".jpg", ".mp4")} == overlays
     printed = capsys.readouterr().out

@@ -128,8 +128,8 @@ def test_a_failing_batch_is_replayed(demo_data: tuple[Path, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_equals_the_plain_way_of_all_frames_at_once(chunk: int, six_pictures: Path) -> None:
-    model, video = tiny_seqformer(), open_video(six_pictures)
+def test_equals_the_plain_way_of_all_frames_at_once(chunk: int, six_images: Path) -> None:
+    model, video = tiny_seqformer(), open_video(six_images)
     results = predict_video(model, video, CATEGORIES, InferConfig(short_side=45, max_tracks=4, chunk=chunk))
     frames = pad_frames(resize_frames(read_frames(video, range(6)), 45, 60), 64, 64)
     with torch.no_grad():
@@ -146,8 +146,8 @@ def test_equals_the_plain_way_of_all_frames_at_once(chunk: int, six_pictures: Pa
             assert (mask_HW != expected[t].numpy()).mean() < 0.002  # a logit of 0 but for rounding may fall either way
 
 
-def test_windows_bound_the_memory_for_seqformer_too(six_pictures: Path) -> None:
-    model, video = tiny_seqformer(), open_video(six_pictures)
+def test_windows_bound_the_memory_for_seqformer_too(six_images: Path) -> None:
+    model, video = tiny_seqformer(), open_video(six_images)
     features = WindowFeatures(model, video, (60, 80), 2)
     with torch.no_grad():
         whole = WindowFeatures(model, video, (60, 80), 4).move_to(range(6))

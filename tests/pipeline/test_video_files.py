@@ -104,7 +104,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize(("name", "suffix"), [(name, suffix) for name in CUTS for suffix in CUTS[name][2]])
-def test_films_cut_within_a_group_of_pictures(tmp_path: Path, name: str, suffix: str) -> None:
+def test_films_cut_within_a_group_of_images(tmp_path: Path, name: str, suffix: str) -> None:
     """Decoders leave out what they cannot decode before the first key frame, and so does the index."""
     codec, options, _ = CUTS[name]
     whole = write_film(tmp_path / "whole.mkv", codec, options)
@@ -169,7 +169,7 @@ def test_packed_b_frames(tmp_path: Path) -> None:
     assert_read_as_decoded(path, expected)
 
 
-def test_an_attached_picture_is_no_film(tmp_path: Path) -> None:
+def test_an_attached_image_is_no_film(tmp_path: Path) -> None:
     film = write_film(tmp_path / "film.mp4", "libx264", X264)
     path = films.with_cover(film, tmp_path / "cover.mp4")
     with av.open(str(path)) as container:
@@ -218,7 +218,7 @@ def test_444_of_an_old_encoder(tmp_path: Path) -> None:
 
 
 def test_a_seek_saves_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frame far from the start costs its group of pictures, whether the index was decoded or not."""
+    """A frame far from the start costs its group of images, whether the index was decoded or not."""
     decoded: list[int] = []
     decode_packets = video_frames.decode_packets
 
@@ -248,7 +248,7 @@ def test_a_seek_that_misses(tmp_path: Path) -> None:
     assert index.times == {}
 
 
-def test_key_frames_from_which_other_pictures_are_decoded(tmp_path: Path) -> None:
+def test_key_frames_from_which_other_images_are_decoded(tmp_path: Path) -> None:
     """They are left out from then on."""
     path = write_film(tmp_path / "film.ts", "libx264", X264)
     index = index_video(path)

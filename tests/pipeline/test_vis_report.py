@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mfvis.vis.report import Chart, Curve, Gallery, Picture, Report, Table, Tile, svg_chart, write_report
+from mfvis.vis.report import Chart, Curve, Figure, Gallery, Report, Table, Tile, svg_chart, write_report
 
 CHART = Chart(
     "losses", (Curve("projection", (10, 20, 30), (3.0, 2.0, 0.5)), Curve("tk", (10, 20, 30), (1.0, 0.6, 0.5)))
@@ -16,12 +16,12 @@ CHART = Chart(
 
 
 def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path):
-    picture = Picture(np.full((20, 90, 3), 200, dtype=np.uint8), "first <video>")
+    figure = Figure(np.full((20, 90, 3), 200, dtype=np.uint8), "first <video>")
     report = Report(
         title="A & B",
         lead="lead",
         galleries=tuple(
-            Gallery(title, "what", (Tile("AP", "0.500", "note"),), ("frame", "true"), (picture,))
+            Gallery(title, "what", (Tile("AP", "0.500", "note"),), ("frame", "true"), (figure,))
             for title in ("one & only", "another")
         ),
         tables=(Table("classes", "", ("class", "AP"), (("star", "0.25"),)),),

@@ -131,8 +131,8 @@ def pan(clip: Clip, frames: int, random: np.random.Generator, *, rotation: float
     cos, sin = cos_T[:, None, None], sin_T[:, None, None]
     sources = np.stack([(cos * x + sin * y + center[0]) / width, (cos * y - sin * x + center[1]) / height], -1)
     grid_THW2 = torch.from_numpy(2 * sources - 1).float()
-    picture = clip.frames_TCHW.float().expand(frames, -1, -1, -1)
-    frames_TCHW = F.grid_sample(picture, grid_THW2, mode="bilinear", align_corners=False)
+    image = clip.frames_TCHW.float().expand(frames, -1, -1, -1)
+    frames_TCHW = F.grid_sample(image, grid_THW2, mode="bilinear", align_corners=False)
     masks_NTHW = None
     if clip.masks_NTHW is not None:
         pixels = clip.masks_NTHW[:, 0].float().expand(frames, -1, -1, -1)

@@ -20,6 +20,7 @@ from mfvis.data.rle import encode_mask
 from mfvis.data.scalabel import ScalabelFrame, ScalabelLabel, box_of, read_scalabel, videos_of
 from mfvis.data.video import open_video
 from mfvis.errors import DataError, Problem
+from mfvis.text import counted
 from mfvis.types import Category, Track, Video, VideoDataset
 
 CATEGORIES = tuple(
@@ -78,15 +79,15 @@ def load_bdd100k(
         expected = [FOLDERS[kind] for kind in ([labels] if labels else FOLDERS)]
         problem = f"has no labels of split {split!r} in {', '.join(expected)}"
         raise DataError([Problem(str(root), "folder", problem, "Unpack the labels there, or correct root and split")])
-    pictures = root / ("images/track" if form == "boxes" else "images/seg_track_20") / split
+    images = root / ("images/track" if form == "boxes" else "images/seg_track_20") / split
     if form is None:
-        return VideoDataset(root, CATEGORIES, tuple(_numbered(_unlabeled(pictures))))
-    reader = _Reader(pictures, with_masks)
+        return VideoDataset(root, CATEGORIES, tuple(_numbered(_unlabeled(images))))
+    reader = _Reader(images, with_masks)
     path = label_path(root, form, split)
     videos = reader.bitmasks(path) if form == "bitmasks" else reader.scalabel(path)
     if reader.problems:
         raise DataError(reader.problems)
-    notes = (f"{reader.outside} boxes outside their picture, left out",) if reader.outside else ()
+    notes = (f"{counted(reader.outside, 'box')} outside the image, left out",) if reader.outside else ()
     return VideoDataset(root, CATEGORIES, tuple(_numbered(videos)), notes)
 
 
@@ -105,10 +106,10 @@ def _unpacked(root: Path) -> Path:
     return root if any((root / part).is_dir() for part in parts) or not nested.is_dir() else nested
 
 
-def _unlabeled(pictures: Path) -> list[Video]:
-    folders = sorted(path for path in pictures.glob("[!.]*") if path.is_dir())
+def _unlabeled(images: Path) -> list[Video]:
+    folders = sorted(path for path in images.glob("[!.]*") if path.is_dir())
     if not folders:
-        problem = Problem(str(pictures), "folder", "has no folder of frames in it", "Unpack the pictures there")
+        problem = Problem(str(images), "folder", "has no folder of frames in it", "Unpack the images there")
         raise DataError([problem])
     return [replace(open_video(folder), fps=FPS) for folder in folders]
 
@@ -126,7 +127,7 @@ def _numbered(videos: Sequence[Video]) -> Iterator[Video]:
 class _Reader:
     """Reader of the videos of one split, which collects the problems of their labels."""
 
-    pictures: Path
+    images: Path
     with_masks: bool
     problems: list[Problem] = field(default_factory=list)
     outside: int = 0
@@ -178,7 +179,7 @@ class _Reader:
                 objects = objects or _Objects(self, folder, *id_HW.shape, len(files))
                 if (objects.height, objects.width) != id_HW.shape:
                     problem = f"is {id_HW.shape} (height, width), the first one {(objects.height, objects.width)}"
-                    self.report(file, "picture", problem, "Make all bitmasks of a video one size")
+                    self.report(file, "image", problem, "Make all bitmasks of a video one size")
                     continue
                 objects.add_bitmask(t, file.name, category_HW, attributes_HW, id_HW)
             if objects is not None:
@@ -254,11 +255,11 @@ class _Objects:
         if self.reader.with_masks:
             self.masks.setdefault((object_id, category), [None] * self.length)[t] = mask
 
-    def video(self, name: str, pictures: Sequence[str]) -> Video:
+    def video(self, name: str, images: Sequence[str]) -> Video:
         """The video with these images. Its ids are assigned later."""
         tracks = tuple(
             Track(0, key[1], boxes_T4, tuple(self.masks[key]) if self.reader.with_masks else None)
             for key, boxes_T4 in self.boxes.items()
         )
-        frames = tuple(self.reader.pictures / name / picture for picture in pictures)
+        frames = tuple(self.reader.images / name / image for image in images)
         return Video(0, name, self.width, self.height, self.length, frames, tracks, FPS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mfvis.data.images import save_picture
+from mfvis.data.images import save_image
 from mfvis.errors import DataError, Problem
 from mfvis.writing import atomic_write
 
@@ -52,7 +52,7 @@ def read_bitmask(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             rgba_HW4 = np.ascontiguousarray(image)
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
-        raise broken("file", f"the picture cannot be decoded ({error})", "Write or copy it again") from error
+        raise broken("file", f"the image cannot be decoded ({error})", "Write or copy it again") from error
     problem = _inconsistent(rgba_HW4.view("<u4").ravel())
     if problem is not None:
         raise broken(*problem)
@@ -74,7 +74,7 @@ def write_bitmask(path: str | Path, category_HW: np.ndarray, attributes_HW: np.n
             raise ValueError(f"{name} spans {values_HW.min()} to {values_HW.max()}, expected 0 to {most}")
     rgba_HW4 = np.stack([category_HW, attributes_HW, id_HW >> 8, id_HW & 255], -1).astype(np.uint8)
     with atomic_write(path) as temporary:
-        save_picture(temporary, rgba_HW4, format="PNG")
+        save_image(temporary, rgba_HW4, format="PNG")
 
 
 def _png_fault(data: bytes) -> str | None:

@@ -20,6 +20,7 @@ from mfvis.data.rle import decode_mask, mask_box
 from mfvis.data.video_frames import decode_frames
 from mfvis.data.video_index import index_video
 from mfvis.errors import DataError, Problem, VideoError
+from mfvis.text import counted
 from mfvis.types import Track, Video, VideoDataset
 
 LEAST_AGREEMENT = 0.5
@@ -52,11 +53,12 @@ def run(config: CheckConfig) -> int:
     for note in dataset.notes:
         print(note)
     if problems:
-        print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
+        print(counted(len(problems), "problem"))
         return 1
     tracks = [track for video in dataset.videos for track in video.tracks]
     boxes = sum(int(track.present_T.sum()) for track in tracks)
-    print(f"{config.file}: {len(dataset.videos)} videos, {len(tracks)} tracks, {boxes} boxes, no problem")
+    counts = (counted(len(dataset.videos), "video"), counted(len(tracks), "track"), counted(boxes, "box"))
+    print(f"{config.file}: {', '.join(counts)}, no problem")
     return 0
 
 
@@ -133,21 +135,21 @@ def _frame_files(video: Video, record: str) -> Iterator[Problem]:
             yield _problem(error, path, frame)
             continue
         if image.mode in UNKNOWN_RANGE:
-            yield Problem(str(path), frame, "the picture has 32 bits a pixel", "Save it with 8 bits a channel")
+            yield Problem(str(path), frame, "the image has 32 bits a pixel", "Save it with 8 bits a channel")
         if turned:
             width, height = height, width
         if (width, height) != (video.width, video.height):
             size = f"{width} x {height}{' (turned as its EXIF says)' if turned else ''}"
-            problem = f"the picture is {size}, the video is declared {video.width} x {video.height}"
-            yield Problem(str(path), frame, problem, "Correct width and height, or resize the picture")
+            problem = f"the image is {size}, the video is declared {video.width} x {video.height}"
+            yield Problem(str(path), frame, problem, "Correct width and height, or resize the image")
 
 
 def _video_file(video: Video, record: str) -> Iterator[Problem]:
     file, path = str(video.frames), video.frames
     try:
         size = None
-        for frame, picture_HW3 in enumerate(decode_frames(path, range(index_video(path).length))):
-            height, width, _ = picture_HW3.shape
+        for frame, image_HW3 in enumerate(decode_frames(path, range(index_video(path).length))):
+            height, width, _ = image_HW3.shape
             if size is None and (width, height) != (video.width, video.height):
                 size = width, height
                 where = f" from frame {frame} on" if frame else ""
@@ -161,7 +163,7 @@ def _video_file(video: Video, record: str) -> Iterator[Problem]:
     if length != video.length:
         # The assignment of boxes to frames is unknown if the video is longer than the annotations.
         remedy = "give the whole video" if length < video.length else "cut the file to the frames that have entries"
-        problem = f"the video file has {length} frames, the video is declared to have {video.length}"
+        problem = f"the video file has {counted(length, 'frame')}, the video is declared to have {video.length}"
         yield Problem(file, record, problem, f"Correct length, or {remedy}")
 
 

@@ -72,9 +72,9 @@ class ClipDataset(Dataset[Clip]):
         video = self.videos[draw.video]
         random = np.random.default_rng([draw.seed, draw.epoch, draw.position, draw.source])
         if video.length == 1 and self.config.frames > 1:
-            picture = make_clip(self.dataset, video, [0], self.with_masks)
+            image = make_clip(self.dataset, video, [0], self.with_masks)
             shake = {"rotation": self.config.rotation, "smallest_crop": self.config.smallest_pan}
-            clip = pan(picture, self.config.frames, random, **shake)
+            clip = pan(image, self.config.frames, random, **shake)
         else:
             clip = make_clip(self.dataset, video, sample_frames(video, self.config, random), self.with_masks)
         return augment(

@@ -145,7 +145,7 @@ class _CocoReader(RecordReader):
                     fields["id"], printable(path.stem), fields["width"], fields["height"], 1, (path,)
                 )
         if federated:
-            self.note("file of LVIS: it is evaluated as COCO is, whose numbers are not LVIS' own")
+            self.note("files of LVIS: evaluated as COCO, whose metrics are not LVIS' own")
         return images
 
     def tracks(

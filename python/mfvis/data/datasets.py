@@ -197,7 +197,7 @@ def locate(spec: DatasetSpec, split: Split) -> tuple[Path, Path | None]:
         Problem(str(spec.path), f"{spec.name}, {spec.split or split}", f"has no {what}; sought: {sought}", remedy)
         for there, what, sought, remedy in (
             (json_path, "annotations", ", ".join(map(str, files)), "Unpack the data set there, or name its JSON file"),
-            (frames, "frames", ", ".join(map(str, folders)), "Unpack the pictures there; for eval name only the JSON"),
+            (frames, "frames", ", ".join(map(str, folders)), "Unpack the images there; for eval name only the JSON"),
         )
         if there is None
     ]

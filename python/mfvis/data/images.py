@@ -86,10 +86,10 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise VideoError(f"{path}: the picture is {image.width} x {image.height}, too large. Scale it down")
+                raise VideoError(f"{path}: the image is {image.width} x {image.height}, too large. Scale it down")
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoError(f"{path}: the picture cannot be decoded ({error}). Extract or copy it again") from error
+        raise VideoError(f"{path}: the image cannot be decoded ({error}). Extract or copy it again") from error
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -102,7 +102,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     with open_image(path) as image:
         if image.mode in UNKNOWN_RANGE:
-            raise VideoError(f"{path}: the picture has 32 bits a pixel. Save it with 8 bits a channel")
+            raise VideoError(f"{path}: the image has 32 bits a pixel. Save it with 8 bits a channel")
         if (turn := orientation(image)) > 1:
             image = image.transpose(_UPRIGHT[turn])
         if image.mode.startswith("I;16"):  # Pillow would clip these at 255
@@ -123,18 +123,18 @@ def orientation(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
-def write_image(path: str | Path, picture_HW3: np.ndarray) -> None:
+def write_image(path: str | Path, image_HW3: np.ndarray) -> None:
     """Write RGB uint8 ``[H, W, 3]`` atomically in the format given by the suffix of `path`."""
     with atomic_write(path) as temporary:
-        save_picture(temporary, picture_HW3, quality=90)
+        save_image(temporary, image_HW3, quality=90)
 
 
-def save_picture(path: Path, picture: np.ndarray, **options: Any) -> None:
+def save_image(path: Path, image: np.ndarray, **options: Any) -> None:
     """Write uint8 ``[H, W, C]`` in the format given by the suffix of `path`. `options` are Pillow's.
 
     The file is encoded in memory, since Pillow does not detect an incomplete write on a full disk.
     """
     encoded = io.BytesIO()
     encoded.name = path.name  # Pillow chooses the format by the suffix
-    Image.fromarray(picture).save(encoded, **options)
+    Image.fromarray(image).save(encoded, **options)
     path.write_bytes(encoded.getvalue())

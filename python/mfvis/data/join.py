@@ -14,7 +14,7 @@ from mfvis.data import coco
 from mfvis.data.jsonfile import as_integer, kind_of, read_json, write_json
 from mfvis.data.ytvis import moved_record, parse_ytvis
 from mfvis.errors import ConfigError, DataError, Problem, require
-from mfvis.text import shortened
+from mfvis.text import counted, shortened
 from mfvis.types import Video, VideoDataset
 
 
@@ -53,15 +53,16 @@ def run(config: JoinConfig) -> None:
     if all(isinstance(root, list) for root in roots):
         joined_results = _join_results(config.files, roots)
         write_json(config.out, joined_results, allow_nan=True)
-        print(f"{config.out}: {len(joined_results)} results of {len(config.files)} files")
+        print(f"{config.out}: {counted(len(joined_results), 'result')} of {counted(len(config.files), 'file')}")
         return
     if any(isinstance(root, list) for root in roots):
         kinds = ", ".join(f"{file}: {kind_of(root)}" for file, root in zip(config.files, roots, strict=True))
         raise ConfigError(f"files are of two kinds ({kinds}); join annotations and results separately")
     joined, notes = join_annotations(config.files, roots, config.out)
     write_json(config.out, joined, allow_nan=True)
-    counts = f"{len(joined['videos'])} videos, {len(joined['annotations'])} tracks"
-    print(f"{config.out}: {counts}, {len(joined['categories'])} categories of {len(config.files)} files")
+    nouns = {"videos": "video", "annotations": "track", "categories": "category"}
+    counts = ", ".join(counted(len(joined[key]), noun) for key, noun in nouns.items())
+    print(f"{config.out}: {counts} of {counted(len(config.files), 'file')}")
     for note in notes:
         print(f"note: {note}")
 
@@ -172,7 +173,7 @@ def _joined_ids(roots: Sequence[dict[str, Any]], key: str, notes: list[str]) -> 
     repeated = sum(count - 1 for count in counts.values())
     if not repeated:
         return {pair: pair[1] for pair in old}
-    notes.append(f"{repeated} {key} have the id of another file's, so that all {len(old)} {key} were numbered from 1")
+    notes.append(f"{key} have ids of another file's ({repeated}), so that all {len(old)} {key} were numbered from 1")
     return {pair: n for n, pair in enumerate(old, 1)}
 
 

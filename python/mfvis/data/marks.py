@@ -17,7 +17,7 @@ import numpy as np
 
 from mfvis.data.jsonfile import as_integer, is_finite
 from mfvis.errors import Problem
-from mfvis.text import shortened
+from mfvis.text import counted, shortened
 from mfvis.types import Track, Video, VideoDataset
 
 OUTSIDE = 1.0
@@ -195,6 +195,6 @@ def _given(
     masks = track.segmentations or (None,) * video.length
     bare = [t for t, (flag, mask) in enumerate(zip(flags, masks, strict=True)) if flag and mask is None]
     if bare:
-        problem = f"given is true in {len(bare)} frames without a mask, such as frame {bare[0]}"
+        problem = f"given is true in {counted(len(bare), 'frame')} without a mask, such as frame {bare[0]}"
         place.report(problems, problem, "Write the mask there, or false")
     return tuple(bool(flag) for flag in flags)

@@ -52,8 +52,8 @@ def compress_masks(masks: Iterable[tuple[str, Any, int, int]], *, file: str, pro
         record, mask, height, width = masks[i]
         rles[i] = None
         if height * width > MAX_PIXELS:
-            problem = f"a picture of {width} x {height} pixels is more than can be worked with"
-            problems.append(Problem(file, record, problem, f"Give pictures of at most {MAX_PIXELS} pixels"))
+            problem = f"an image of {width} x {height} pixels is more than can be worked with"
+            problems.append(Problem(file, record, problem, f"Give images of at most {MAX_PIXELS} pixels"))
             continue
         try:
             if _listed_runs(mask, height, width):

@@ -17,7 +17,7 @@ import numpy as np
 from mfvis.data.jsonfile import LARGEST, MAX_PIXELS, as_integer, is_finite, kind_of
 from mfvis.data.rle import decode_mask, mask_box
 from mfvis.errors import DataError, Problem
-from mfvis.text import name_fault, shortened
+from mfvis.text import counted, name_fault, shortened
 from mfvis.types import Category, Video
 
 ROUNDING = 1.0
@@ -55,17 +55,17 @@ class RecordReader:
 
     def notes(self) -> tuple[str, ...]:
         """One sentence for each kind of note."""
-        return tuple(f"{self.file}: {count} {what}" for what, count in self.noted.items())
+        return tuple(f"{self.file}: {what} ({count})" for what, count in self.noted.items())
 
     def finish(self) -> None:
         """Report problems that only all boxes together show. Call it once, after the last record."""
         if self.outside and not self.lenient and len(self.outside) > MAX_SHARE_OUTSIDE * self.boxes_read:
             self.problems += self.outside
         elif self.outside:
-            self.note("boxes that reached outside their picture, clipped to it", len(self.outside))
+            self.note("boxes that reached outside their image, clipped to it", len(self.outside))
         for record, extent in self.extents.items():
             if extent <= 1:
-                problem = "no box is as large as a pixel: are these shares of the picture?"
+                problem = "no box is as large as a pixel: are these shares of the image?"
                 self.report(record, problem, "Multiply by its size")
 
     def entries(self, root: dict[str, Any], name: str, needed: bool) -> Iterator[tuple[str, Any]]:
@@ -112,11 +112,11 @@ class RecordReader:
         """True if width and height are plausible for an image. Others are reported."""
         faulty = [name for name in ("width", "height") if not 0 < fields[name] <= LARGEST]
         for name in faulty:
-            self.report(record, f"{name} is {shortened(fields[name])}", "Write the size of the pictures")
+            self.report(record, f"{name} is {shortened(fields[name])}", "Write the size of the images")
         too_many = not faulty and fields["width"] * fields["height"] > MAX_PIXELS
         if too_many:
-            problem = f"a picture of {fields['width']} x {fields['height']} pixels is more than can be worked with"
-            self.report(record, problem, f"Write the true size, or give pictures of at most {MAX_PIXELS} pixels")
+            problem = f"an image of {fields['width']} x {fields['height']} pixels is more than can be worked with"
+            self.report(record, problem, f"Write the true size, or give images of at most {MAX_PIXELS} pixels")
         return not faulty and not too_many
 
     def categories(self, root: dict[str, Any]) -> dict[int, Category]:
@@ -187,9 +187,7 @@ class RecordReader:
     def note_id(self, id: int) -> None:
         """Note an annotation of id 0, which evaluation cannot count as matched."""
         if id == 0:
-            self.note(
-                "annotation of id 0, which the field's programs never count as matched: number annotations from 1"
-            )
+            self.note("annotations of id 0: number them from 1, as the field's programs never count id 0 as matched")
 
     def per_frame(self, record: str, name: str, entry: dict[str, Any], length: int) -> list[Any] | None:
         """A list with an entry for each frame. None if it is missing, or, with a report, if it has another form."""
@@ -202,7 +200,7 @@ class RecordReader:
         if len(values) != length:
             self.report(
                 record,
-                f"{name} has {len(values)} entries, the video {length} frames",
+                f"{name} has {counted(len(values), 'entry')}, the video {counted(length, 'frame')}",
                 "Write one entry or null per frame",
             )
             return None
@@ -265,8 +263,8 @@ class RecordReader:
             -ROUNDING <= x < width and x2 <= width + ROUNDING and -ROUNDING <= y < height and y2 <= height + ROUNDING
         )
         if not within or x2 <= 0 or y2 <= 0:
-            problem = f"the box {shortened(box)} reaches outside the picture, {width} x {height}"
-            remedy = "Clip it to the picture (boxes are [x, y, width, height])"
+            problem = f"the box {shortened(box)} reaches outside the image, {width} x {height}"
+            remedy = "Clip it to the image (boxes are [x, y, width, height])"
             self.outside.append(Problem(self.file, record, problem, remedy))
         x, y, x2, y2 = max(x, 0), max(y, 0), min(x2, width), min(y2, height)
         return (x, y, x2, y2) if x2 > x and y2 > y else ABSENT

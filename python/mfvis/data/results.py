@@ -133,8 +133,8 @@ def parse_results(path: str | Path, dataset: VideoDataset, *, with_boxes: bool =
         isinstance(entry, dict) and "image_id" in entry and "video_id" not in entry for entry in entries
     )
     if of_images and any(video.length != 1 for video in dataset.videos):
-        problem = f"holds COCO results, which are of pictures; {dataset.path} has videos"
-        reader.report("file", problem, "Give its results, with video_id and segmentations, or the pictures as --data")
+        problem = f"holds COCO results, which are of images; {dataset.path} has videos"
+        reader.report("file", problem, "Give its results, with video_id and segmentations, or the images as --data")
         entries = None
     owner: Literal["video", "image"] = "image" if of_images else "video"
     results: list[TrackResult] = []

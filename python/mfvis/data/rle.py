@@ -95,7 +95,7 @@ def _polygons(segmentation: list[Any], broken: Callable[[str, str], DataError]) 
     bound = sum((max(polygon) - min(polygon) + 1) * len(polygon) / 2 for polygon in drawn)
     if bound > MAX_OUTLINE and sum(map(_outline, drawn)) > MAX_OUTLINE:
         problem = f"the outlines of its polygons are longer than {MAX_OUTLINE} pixels, too long to be drawn"
-        raise broken(problem, "Clip the polygons to the picture, or encode the mask with pycocotools.mask.encode")
+        raise broken(problem, "Clip the polygons to the image, or encode the mask with pycocotools.mask.encode")
     return drawn
 
 

@@ -145,7 +145,7 @@ class _Reader:
         frames = [frame for frame in read if frame is not None]
         corners = [label.corners for frame in frames for label in frame.labels if label.corners is not None]
         if corners and max(map(max, corners)) <= 1:
-            problem = "no box is as large as a pixel: are these shares of the picture?"
+            problem = "no box is as large as a pixel: are these shares of the image?"
             self.report("box2d", problem, "Multiply by its size")
         return frames
 
@@ -155,10 +155,10 @@ class _Reader:
             return None
         name, video, index, labels = (entry.get(key) for key in ("name", "videoName", "frameIndex", "labels"))
         if not isinstance(name, str) or not name:
-            self.report(record, f"name is {shortened(name)}, expected a text", "Name the frame's picture")
+            self.report(record, f"name is {shortened(name)}, expected a text", "Name the frame's image")
             return None
         if fault := name_fault(Path(name).name) or path_fault(name):
-            self.report(record, f"name {shortened(name)} {fault}", "Name the frame's picture")
+            self.report(record, f"name {shortened(name)} {fault}", "Name the frame's image")
             return None
         record = f"{record} ({shortened(name)})"
         if video is not None and not isinstance(video, str):

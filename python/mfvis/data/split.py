@@ -15,6 +15,7 @@ from mfvis.data.datasets import DATASETS, locate, parse_spec
 from mfvis.data.jsonfile import as_integer, read_object, write_json
 from mfvis.data.ytvis import moved_record
 from mfvis.errors import ConfigError, require
+from mfvis.text import counted
 from mfvis.types import Video, VideoDataset
 from mfvis.writing import run_lock
 
@@ -75,7 +76,8 @@ def run(config: SplitConfig) -> tuple[Path, Path]:
             part = _part(root, [video for video in dataset.videos if (video.id in chosen) == validation], path)
             write_json(path, part, allow_nan=True)
             classes = len({annotation["category_id"] for annotation in part["annotations"]})
-            print(f"{path}: {len(part['videos'])} videos, {len(part['annotations'])} tracks of {classes} classes")
+            videos, tracks = counted(len(part["videos"]), "video"), counted(len(part["annotations"]), "track")
+            print(f"{path}: {videos}, {tracks} of {counted(classes, 'class')}")
     return paths
 
 

@@ -18,9 +18,10 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates, shift
 
 from mfvis.data.config import DirectoryConfig, SyntheticConfig
-from mfvis.data.images import save_picture
+from mfvis.data.images import save_image
 from mfvis.data.jsonfile import write_json
 from mfvis.data.rle import encode_mask, mask_box
+from mfvis.text import counted
 from mfvis.writing import run_lock
 
 SUPERSAMPLING = 4
@@ -46,7 +47,7 @@ def run(config: DirectoryConfig) -> None:
     """Write the videos and print their paths."""
     with run_lock(config.directory):
         train_json, val_json = write_demo(config.directory, config)
-    print(f"wrote {train_json} ({config.videos} videos) and {val_json} ({config.val_videos})")
+    print(f"wrote {train_json} ({counted(config.videos, 'video')}) and {val_json} ({config.val_videos})")
 
 
 def write_demo(directory: str | Path, config: SyntheticConfig | None = None) -> tuple[Path, Path]:
@@ -70,14 +71,14 @@ def write_videos(directory: str | Path, name: str, count: int, config: Synthetic
     annotations: list[dict] = []
     for index in range(count):
         random = np.random.default_rng([config.seed, split, index])
-        pictures_THW3, masks_NTHW, classes_N = draw_video(
+        images_THW3, masks_NTHW, classes_N = draw_video(
             random, frames, size, (config.min_objects, config.max_objects), config.shared_colors
         )
         folder = f"{name}{index:04d}"
         (directory / "JPEGImages" / folder).mkdir(parents=True, exist_ok=True)
         files = [f"{folder}/{frame:05d}.jpg" for frame in range(frames)]
-        for file, picture_HW3 in zip(files, pictures_THW3, strict=True):
-            save_picture(directory / "JPEGImages" / file, picture_HW3, quality=93, subsampling=0)
+        for file, image_HW3 in zip(files, images_THW3, strict=True):
+            save_image(directory / "JPEGImages" / file, image_HW3, quality=93, subsampling=0)
         shape = {"height": size[0], "width": size[1], "length": frames}
         records.append({"id": index + 1, "name": folder, "fps": 8, "file_names": files} | shape)
         annotations += [

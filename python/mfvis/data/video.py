@@ -64,19 +64,19 @@ def _frames(video: Video, requested: Sequence[int]) -> Iterator[Tensor]:
     import torch
 
     if isinstance(video.frames, Path):
-        pictures = decode_frames(video.frames, requested)
+        images = decode_frames(video.frames, requested)
     elif isinstance(video.frames, np.ndarray):
-        pictures = (video.frames[index] for index in requested)
+        images = (video.frames[index] for index in requested)
     else:
-        pictures = (read_image(video.frames[index]) for index in requested)
-    for index, picture_HW3 in zip(requested, pictures, strict=True):
-        if picture_HW3.shape[:2] != (video.height, video.width):
+        images = (read_image(video.frames[index]) for index in requested)
+    for index, image_HW3 in zip(requested, images, strict=True):
+        if image_HW3.shape[:2] != (video.height, video.width):
             file = video.frames[index] if isinstance(video.frames, tuple) else video.frames
             raise VideoError(
-                f"{file}: frame {index} is {picture_HW3.shape[1]} x {picture_HW3.shape[0]} pixels, "
+                f"{file}: frame {index} is {image_HW3.shape[1]} x {image_HW3.shape[0]} pixels, "
                 f"but video {video.name} is {video.width} x {video.height} (width x height). Make all frames one size"
             )
-        yield torch.from_numpy(picture_HW3.transpose(2, 0, 1).copy())
+        yield torch.from_numpy(image_HW3.transpose(2, 0, 1).copy())
 
 
 def open_video(path: str | Path) -> Video:
@@ -92,7 +92,7 @@ def open_video(path: str | Path) -> Video:
         frames = image_files(path)
         if not frames:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise VideoError(f"{path}: the folder has no picture in it. Give a folder of frames, one of {kinds} each")
+            raise VideoError(f"{path}: the folder has no image in it. Give a folder of frames, one of {kinds} each")
         height, width = read_image(frames[0]).shape[:2]
         return Video(1, printable(path.resolve().name), width, height, len(frames), tuple(frames))
     if is_image(path):

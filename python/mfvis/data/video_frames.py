@@ -20,6 +20,7 @@ import numpy as np
 from mfvis.data.video_index import VideoIndex, index_video, position_of
 from mfvis.data.video_stream import REMEDY, Damaged, checksum, decode_packets, open_stream, packets_of, to_rgb
 from mfvis.errors import VideoError
+from mfvis.text import counted
 
 SEEK_GAIN = 12
 """Minimum number of frames that a seek must save. Decoding fewer is faster than opening the file again."""
@@ -49,15 +50,17 @@ def decode_frames(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
         if frame >= index.length:
             empty = len(index.positions_P2) - index.length
             more = f"; {empty} packets have none that can be decoded" if empty > 0 else ""
-            raise VideoError(f"{path}: frame {frame} does not exist, the file has {index.length} frames{more}")
-        picture_HW3 = None
+            raise VideoError(
+                f"{path}: frame {frame} does not exist, the file has {counted(index.length, 'frame')}{more}"
+            )
+        image_HW3 = None
         if _starts_before(index, frame)[0] <= reached + SEEK_GAIN:
             with suppress(Damaged, _Differs, _SeekMissed):  # reading from another start may reach it
-                picture_HW3 = _advance(run, index, frame)
-        if picture_HW3 is None:
-            picture_HW3, run = _start(path, index, frame)
+                image_HW3 = _advance(run, index, frame)
+        if image_HW3 is None:
+            image_HW3, run = _start(path, index, frame)
         reached = frame
-        yield picture_HW3
+        yield image_HW3
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -70,12 +73,12 @@ def size_of(path: Path) -> tuple[int, int]:
     try:
         with open_stream(path) as (container, stream):
             packet, decoded = next(decode_packets(stream, enumerate(packets_of(container, stream))))
-            picture_HW3 = to_rgb(decoded)
+            image_HW3 = to_rgb(decoded)
     except Damaged as error:
         raise VideoError(f"{path}: frame 0 cannot be decoded ({error}). {REMEDY}") from error
     if packet != index.packets_T[0]:  # not what the packets promise
         index_video(path, decode=True)
-    return picture_HW3.shape[1], picture_HW3.shape[0]
+    return image_HW3.shape[1], image_HW3.shape[0]
 
 
 def _start(path: Path, index: VideoIndex, frame: int) -> tuple[np.ndarray, Run]:
@@ -85,7 +88,7 @@ def _start(path: Path, index: VideoIndex, frame: int) -> tuple[np.ndarray, Run]:
         for seek in [True, False] if start in index.times else [False]:
             run = _run(path, index, start, seek)
             try:
-                picture_HW3 = _advance(run, index, frame)
+                image_HW3 = _advance(run, index, frame)
             except _SeekMissed:
                 index.times = {}
             except (Damaged, _Differs) as error:
@@ -94,7 +97,7 @@ def _start(path: Path, index: VideoIndex, frame: int) -> tuple[np.ndarray, Run]:
             else:
                 for failed in failures:
                     index.starts.remove(failed)
-                return picture_HW3, run
+                return image_HW3, run
     if index.checksums_T is None and not any(isinstance(error, Damaged) for error in failures.values()):
         return _start(path, index_video(path, decode=True), frame)
     raise VideoError(f"{path}: frame {frame} cannot be decoded ({next(iter(failures.values()))}). {REMEDY}")
@@ -111,7 +114,7 @@ def _advance(run: Run, index: VideoIndex, frame: int) -> np.ndarray:
     for reached, decoded in run:
         if reached == frame:
             if index.checksums_T is not None and checksum(decoded) != index.checksums_T[frame]:
-                raise _Differs("its data is damaged: it is another picture each time")
+                raise _Differs("its data is damaged: it is another image each time")
             return to_rgb(decoded)
     raise _Differs("the data ends")
 

@@ -29,7 +29,7 @@ from mfvis.errors import VideoError
 CACHED = 4096
 """Number of indexes that a process caches."""
 _IDR = 5
-"""NAL unit type of H.264 IDR pictures. Later pictures reference nothing before them."""
+"""NAL unit type of H.264 IDR frames. Later frames reference nothing before them."""
 
 
 class PacketPosition(NamedTuple):
@@ -204,7 +204,7 @@ def _index(
 def _is_valid(packet: av.Packet, codec: str, header: bytes | None) -> bool:
     """True if the NAL units of a packet fill it and, for an H.264 key frame, decoding can start at it.
 
-    In open groups of pictures and gradual refreshes, decoding from a key frame gives different images.
+    In open GOPs and gradual refreshes, decoding from a key frame gives different images.
     """
     if codec not in ("h264", "hevc"):
         return True

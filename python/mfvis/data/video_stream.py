@@ -29,7 +29,7 @@ class Damaged(Exception):
 
 @contextmanager
 def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Container of a video file, and the stream that FFmpeg selects as the video, never an attached picture.
+    """Container of a video file, and the stream that FFmpeg selects as the video, never a cover image.
 
     Only this file is opened: no URL, no playlist.
 
@@ -106,7 +106,7 @@ def decode_packets(
 
 
 def _is_without_frame(error: av.FFmpegError) -> bool:
-    """True for a packet without a frame: headers at a join of two files, or no picture data."""
+    """True for a packet without a frame: headers at a join of two files, or no frame data."""
     return isinstance(error, PermissionError) or bool(error.log and "no frame" in error.log[2])
 
 
@@ -131,24 +131,24 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     Raises:
         Damaged: when its pixels cannot be converted.
     """
-    picture_HW3 = _as_rgb24(frame)
+    image_HW3 = _as_rgb24(frame)
     if frame.format.name == "pal8" and not np.frombuffer(frame.planes[1], np.uint32).any():
         raise Damaged("it has no palette")
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return picture_HW3
+        return image_HW3
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # a pixel goes to x' = a x + c y, y' = b x + d y
     if a == b == c == d == 0:  # which players ignore
-        return picture_HW3
+        return image_HW3
     straight, swapped = min(abs(a), abs(d)), min(abs(b), abs(c))
     if max(abs(b), abs(c)) * 100 < straight:
         flip_x, flip_y = a < 0, d < 0
     elif max(abs(a), abs(d)) * 100 < swapped:
-        picture_HW3 = picture_HW3.transpose(1, 0, 2)
+        image_HW3 = image_HW3.transpose(1, 0, 2)
         flip_x, flip_y = c < 0, b < 0
     else:
         raise Damaged("its display matrix is not a quarter turn")
-    return picture_HW3[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    return image_HW3[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
 def _as_rgb24(frame: av.VideoFrame) -> np.ndarray:

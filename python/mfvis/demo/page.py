@@ -1,4 +1,4 @@
-"""Content of the demo's report: metrics, pictures and curves of its three acts."""
+"""Content of the demo's report: metrics, figures and curves of its three acts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mfvis.eval.mean_j import MeanJ
 from mfvis.predict.assignment import assign_results
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.draw import side_by_side
-from mfvis.vis.report import Chart, Curve, Gallery, Picture, Report, Table, Tile
+from mfvis.vis.report import Chart, Curve, Figure, Gallery, Report, Table, Tile
 
 if TYPE_CHECKING:
     from mfvis.demo.config import DemoConfig
@@ -61,7 +61,7 @@ def page(
     prompted: Sequence[BoxPromptedResult],
     seconds: float,
 ) -> Report:
-    """The report. Pictures show the first training.
+    """The report. Figures show the first training.
 
     Args:
         labels: `label_gallery` of the first act.
@@ -92,7 +92,7 @@ def page(
         tables=tuple(tables),
         charts=tuple(charts),
         notes=(
-            "The pictures are middle frames of the first videos, not a selection. In the second gallery predicted "
+            "The figures are middle frames of the first videos, not a selection. In the second gallery predicted "
             f"tracks with a score of {SHOWN_SCORE} or more are drawn, in the color of the true track whose boxes they "
             "fit best. Other predictions, such as a second class for the same object, have other colors. In the third "
             "gallery masks are not clipped to the boxes.",
@@ -128,8 +128,8 @@ def label_gallery(labeling: LabelingResult) -> Gallery:
             _filled_box(labeling.j),
         ),
         captions=("boxes in", "masks out", "true masks"),
-        pictures=tuple(
-            _prompted_picture(video, [("", labeling.j, labeling.results)], with_frame=False) for video in videos[:SHOWN]
+        figures=tuple(
+            _prompted_figure(video, [("", labeling.j, labeling.results)], with_frame=False) for video in videos[:SHOWN]
         ),
     )
 
@@ -148,7 +148,7 @@ def _detections(videos: int, val: VideoDataset, result: TrainingResult) -> Galle
             _filled_box(result.j),
         ),
         captions=("frame", "boxes (not shown to the model)", "predicted masks", "true masks"),
-        pictures=tuple(_detected_picture(video, result.results) for video in val.videos[:SHOWN]),
+        figures=tuple(_detected_figure(video, result.results) for video in val.videos[:SHOWN]),
     )
 
 
@@ -174,7 +174,7 @@ def _tk_effect(
             _filled_box(without.j),
         ),
         captions=("frame", "boxes (given to the network)", "masks without TK-Loss", "masks with TK-Loss", "true masks"),
-        pictures=tuple(_prompted_picture(video, panels) for video in val.videos[:SHOWN]),
+        figures=tuple(_prompted_figure(video, panels) for video in val.videos[:SHOWN]),
     )
 
 
@@ -213,19 +213,19 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
-def _detected_picture(video: Video, results: Sequence[TrackResult]) -> Picture:
+def _detected_figure(video: Video, results: Sequence[TrackResult]) -> Figure:
     drawn = [result for result in results if result.video_id == video.id and result.score >= SHOWN_SCORE]
     owner = {id(result.segmentations): result.track_id for result in assign_results(video, drawn)}
     colors = {track.id: color for color, track in enumerate(video.tracks)}
     ids = [colors.get(owner.get(id(result.segmentations)), len(colors) + n) for n, result in enumerate(drawn)]
     scores = ", ".join(f"{result.score:.2f}" for result in drawn) or "none"
-    return _picture(video, [(drawn, ids)], f"scores of the predicted tracks: {scores}")
+    return _figure(video, [(drawn, ids)], f"scores of the predicted tracks: {scores}")
 
 
-def _prompted_picture(
+def _prompted_figure(
     video: Video, results: Sequence[tuple[str, MeanJ, Sequence[TrackResult]]], with_frame: bool = True
-) -> Picture:
-    """A picture of masks that were predicted for given boxes. results: name, J and masks of each panel."""
+) -> Figure:
+    """A figure of masks that were predicted for given boxes. results: name, J and masks of each panel."""
     ids = {track.id: color for color, track in enumerate(video.tracks)}
     masks, notes = [], []
     for name, j, tracks in results:
@@ -235,15 +235,15 @@ def _prompted_picture(
         if measured:  # a video without any visible object has none
             mean = np.average([track.j for track in measured], weights=[track.frames for track in measured])
             notes.append(f"{mean:.2f} {name}".strip())
-    return _picture(video, masks, f"J over the whole video: {', '.join(notes) or 'no object'}", with_frame)
+    return _figure(video, masks, f"J over the whole video: {', '.join(notes) or 'no object'}", with_frame)
 
 
-def _picture(
+def _figure(
     video: Video,
     masks: Sequence[tuple[Sequence[TrackResult], Sequence[int]]],
     caption: str,
     with_frame: bool = True,
-) -> Picture:
+) -> Figure:
     """The middle frame, its boxes, the masks of each set of results in the colors of these ids, the ground truth."""
     t = video.length // 2
     tracks, ids = video.tracks, range(len(video.tracks))
@@ -260,4 +260,4 @@ def _picture(
         [*sets, (drawn([track.segmentations[t] for track in tracks]), ids)],
         with_frame,
     )
-    return Picture(pixels, f"{video.name}, frame {t}; {caption}")
+    return Figure(pixels, f"{video.name}, frame {t}; {caption}")

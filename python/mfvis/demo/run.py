@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mfvis.data.config import ClipConfig
-from mfvis.data.images import save_picture
+from mfvis.data.images import save_image
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results
 from mfvis.data.synthetic import write_demo
@@ -49,8 +49,8 @@ TERMS = {
     "mask_dice": "dice",
 }
 """Losses in the training log and their titles in the report."""
-PICTURE = "masks-from-boxes.jpg"
-"""Picture of the first act."""
+IMAGE = "masks-from-boxes.jpg"
+"""Image of the first act."""
 
 
 def run(config: DemoConfig) -> None:
@@ -64,11 +64,11 @@ def _run(config: DemoConfig) -> None:
     print("1 of 3: masks from boxes\n")
     labeling = label_boxes(config)
     labels = label_gallery(labeling)
-    picture = sheet([row.pixels_HW3 for row in labels.pictures], labels.captions)
-    save_picture(config.out / PICTURE, picture, quality=80)
+    image = sheet([row.pixels_HW3 for row in labels.figures], labels.captions)
+    save_image(config.out / IMAGE, image, quality=80)
     print(
         f"\nmasks from boxes: J {labeling.j.j:.3f} (filled boxes {labeling.j.filled_box_j:.3f}), "
-        f"{labeling.seconds:.0f} s; see {config.out / PICTURE}\n\n"
+        f"{labeling.seconds:.0f} s; see {config.out / IMAGE}\n\n"
         "2 of 3: a model that finds the objects of new videos, trained from boxes\n",
         flush=True,
     )

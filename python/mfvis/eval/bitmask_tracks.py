@@ -13,12 +13,13 @@ import numpy as np
 from mfvis.data.bitmask import CROWD, IGNORED, MOST_PER_FRAME, read_bitmask
 from mfvis.errors import DataError, Problem
 from mfvis.eval.mots_frame import MotsFrame, TrackingFrames
+from mfvis.text import counted
 
 
 def read_bitmask_tracks(results: Path, data: Path) -> TrackingFrames:
     """The frames of each video in two folders of bitmask folders.
 
-    As in the toolkit, the folders of both sides are paired in the order of their names, and the pictures by their
+    As in the toolkit, the folders of both sides are paired in the order of their names, and the images by their
     stems. Predictions for frames without annotations are ignored.
 
     Raises:
@@ -31,7 +32,8 @@ def read_bitmask_tracks(results: Path, data: Path) -> TrackingFrames:
             problems.append(Problem(str(folder), "folder", "has no PNG in it", "Give a folder with a folder per video"))
     if not problems and len(annotated) != len(predicted):
         names = sorted({folder.name for folder in predicted} ^ {folder.name for folder in annotated})
-        problem = f"has {len(predicted)} videos, the annotations {len(annotated)}; in one only: {', '.join(names[:9])}"
+        counts = f"has {counted(len(predicted), 'video')}, the annotations {len(annotated)}"
+        problem = f"{counts}; in one only: {', '.join(names[:9])}"
         problems.append(Problem(str(results), "folder", problem, "Give every annotated video a folder, and no other"))
     if problems:
         raise DataError(problems)
@@ -65,13 +67,13 @@ def _folders(root: Path) -> dict[Path, list[Path]]:
 
 def _bitmask_frame(annotated: Path, predicted: Path, problems: list[Problem]) -> MotsFrame | None:
     """Objects of two bitmasks. None, with a report, if one of them is damaged or their sizes differ."""
-    pictures = [_read(path, problems) for path in (annotated, predicted)]
-    if None in pictures:
+    images = [_read(path, problems) for path in (annotated, predicted)]
+    if None in images:
         return None
-    (*true_maps, true_HW), (*predicted_maps, predicted_HW) = pictures
+    (*true_maps, true_HW), (*predicted_maps, predicted_HW) = images
     if true_HW.shape != predicted_HW.shape:
         problem = f"is {predicted_HW.shape[::-1]}, the annotation {true_HW.shape[::-1]} (width, height)"
-        problems.append(Problem(str(predicted), "picture", problem, "Write it at the annotation's size"))
+        problems.append(Problem(str(predicted), "image", problem, "Write it at the annotation's size"))
         return None
     # Only runs in which neither id changes are compared: thousands of runs instead of a million pixels.
     true_pixels, predicted_pixels = true_HW.ravel(), predicted_HW.ravel()
@@ -86,7 +88,7 @@ def _bitmask_frame(annotated: Path, predicted: Path, problems: list[Problem]) ->
     first, first_predicted = int(true_ids[0] == 0), int(ids[0] == 0)
     if len(ids) - first_predicted > MOST_PER_FRAME:
         problem = f"has {len(ids) - first_predicted} ids, at most {MOST_PER_FRAME} are evaluated"
-        problems.append(Problem(str(predicted), "picture", problem, f"Keep the {MOST_PER_FRAME} best of each frame"))
+        problems.append(Problem(str(predicted), "image", problem, f"Keep the {MOST_PER_FRAME} best of each frame"))
         return None
     true_area, area = pixels.sum(1)[first:, None], pixels.sum(0)[first_predicted:]
     shared = pixels[first:, first_predicted:]

@@ -22,6 +22,7 @@ from mfvis.eval.mots import MotsMetrics, evaluate_mots
 from mfvis.eval.scalabel_tracks import read_scalabel_tracks
 from mfvis.eval.table import ap_table, as_json, j_table, mots_table
 from mfvis.eval.ytvis import evaluate
+from mfvis.text import counted
 from mfvis.types import TrackResult, VideoDataset
 
 
@@ -64,7 +65,7 @@ def measure(config: EvalConfig) -> Metrics | MotsMetrics | MeanJ:
         # A labeled data set is an object, a results file a list. `parse_results` reports the problems of anything else.
         if config.results.read_bytes()[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
             if dataset.of_images:
-                problem = "is an object, expected a list: there are no labeled data sets of pictures"
+                problem = "is an object, expected a list: there are no labeled data sets of images"
                 remedy = "Give results: image_id, category_id, segmentation, score"
                 raise DataError([Problem(str(config.results), "top level", problem, remedy)])
             labeled = labeled_tracks(dataset, load_dataset(config.results))
@@ -147,7 +148,7 @@ def labeled_tracks(dataset: VideoDataset, labeled: VideoDataset) -> list[TrackRe
         for track in video.tracks:
             label = labels.get((video.id, track.id))
             if label is None or label.segmentations is None or len(label.segmentations) != video.length:
-                what = "is missing" if label is None else f"has no masks for the {video.length} frames"
+                what = "is missing" if label is None else f"has no masks for the {counted(video.length, 'frame')}"
                 record = f"track {track.id} of video {video.name!r}"
                 problems.append(Problem(str(labeled.path), record, what, "Label the same boxes that are evaluated"))
                 continue

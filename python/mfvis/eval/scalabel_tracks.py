@@ -22,6 +22,7 @@ from mfvis.data.scalabel import ScalabelFrame, ScalabelLabel, read_scalabel, vid
 from mfvis.errors import DataError, Problem
 from mfvis.eval.box_overlap import Overlap, toolkit_overlap, track_eval_overlap
 from mfvis.eval.mots_frame import MotsFrame, TrackingFrames
+from mfvis.text import counted
 
 Kind = Literal["masks", "boxes"]
 LARGEST_ID = 2**31 - 1
@@ -69,7 +70,9 @@ def read_scalabel_tracks(results: Path, data: Path, box_data: Path | None = None
     frames = [[_mask_frame(true, predicted, masks) for true, predicted in video] for video in videos]
     overlapping = sum(frame is None for video in frames for frame in video)
     if overlapping:
-        notes.append(f"in {overlapping} frames predicted masks overlap: all predictions of these frames are left out")
+        notes.append(
+            f"in {counted(overlapping, 'frame')} predicted masks overlap: all predictions of these frames are left out"
+        )
     whole = [
         [frame or _mask_frame(true, [], masks) for frame, (true, _) in zip(*pair, strict=True)]
         for pair in zip(frames, videos, strict=True)
@@ -130,7 +133,7 @@ def _paired(
         if others is None:
             others = [ScalabelFrame(frame.name, frame.video, frame.index, frame.size, ()) for frame in frames]
         if [frame.index for frame in others] != [frame.index for frame in frames]:
-            problem = f"has {len(others)} frames, {len(frames)} are annotated, or their frameIndex differ"
+            problem = f"has {counted(len(others), 'frame')}, {len(frames)} are annotated, or their frameIndex differ"
             remedy = 'Write every annotated frame with its frameIndex, with "labels": [] for nothing'
             problems.append(Problem(str(results), f"video {name}", problem, remedy))
             continue

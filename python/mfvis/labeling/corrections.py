@@ -25,6 +25,7 @@ from mfvis.data.rle import decode_mask, rle_box
 from mfvis.errors import DataError, Problem
 from mfvis.grid import STRIDE
 from mfvis.labeling.quality import score_of
+from mfvis.text import counted
 from mfvis.types import Track, TrackResult, Video, VideoDataset
 
 WEIGHT = 2.0
@@ -157,7 +158,8 @@ def summary(corrections: Mapping[int, Corrections], videos: Sequence[Video]) -> 
         return []
     boxes = sum(int(track.present_T.sum()) for video in videos for track in video.tracks)
     rest = f"; all {boxes} boxes have a mask: --no-given-masks labels them again" if masks >= boxes else ""
-    return [f"corrections: {masks} masks, kept and learned from; {points} clicks and {lines} scribbles, obeyed{rest}"]
+    obeyed = f"{counted(points, 'click')} and {counted(lines, 'scribble')}"
+    return [f"corrections: {counted(masks, 'mask')}, kept and learned from; {obeyed}, obeyed{rest}"]
 
 
 def _given_masks(

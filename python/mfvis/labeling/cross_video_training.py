@@ -24,6 +24,7 @@ from mfvis.labeling.plan import FEATURES, NETWORK, NETWORK_STEP_SECONDS, feature
 from mfvis.labeling.video import prepare_window
 from mfvis.predict.saved_results import Inputs, read_tensors_of, write_tensors_of
 from mfvis.progress import Progress
+from mfvis.text import counted
 from mfvis.types import TrackResult, Video
 
 
@@ -43,7 +44,10 @@ def cross_video_network(
         return reader.eval()
     began = time.perf_counter()
     reader = _train(start, config, videos, [found[video.id] for video in videos], progress)
-    print(f"cross-video network: trained on {len(videos)} videos, {time.perf_counter() - began:.0f} s", flush=True)
+    print(
+        f"cross-video network: trained on {counted(len(videos), 'video')}, {time.perf_counter() - began:.0f} s",
+        flush=True,
+    )
     write_tensors_of(path, inputs, dict(reader.state_dict()))
     return reader
 

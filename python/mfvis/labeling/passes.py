@@ -15,6 +15,7 @@ from mfvis.labeling.report import has_thumbnails, write_thumbnails
 from mfvis.labeling.state import SavedPass
 from mfvis.predict.saved_results import require_unchanged
 from mfvis.progress import Progress
+from mfvis.text import counted
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.overlay import overlay_paths, write_overlay
 
@@ -79,7 +80,8 @@ class Pass:
             if results is None:
                 self.saved.write(video, labeled)
                 seconds = time.perf_counter() - began
-                print(f"{head}: {video.length} frames, {len(labeled)} tracks, {seconds:.0f} s", flush=True)
+                counts = f"{counted(video.length, 'frame')}, {counted(len(labeled), 'track')}"
+                print(f"{head}: {counts}, {seconds:.0f} s", flush=True)
                 progress.advance(DRAWING, drawing_work([video], self.overlays).total(), head)
             found.append(labeled)
         return found

@@ -14,9 +14,10 @@ from mfvis.data.rle import decode_mask
 from mfvis.data.video import read_frames
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.labeling.quality import DOUBTFUL
+from mfvis.text import counted
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.vis.draw import overlay
-from mfvis.vis.report import Gallery, Picture, Report, Table, Tile, write_report
+from mfvis.vis.report import Figure, Gallery, Report, Table, Tile, write_report
 
 HEIGHT = 200
 """Height of a thumbnail's panels in pixels."""
@@ -110,26 +111,30 @@ def write_label_report(
         if worst_frame(result) is not None
     ]
     tracks.sort(key=lambda track: track[2].score)
-    pictures = []
+    figures = []
     for video, n, result in tracks[:MAX_THUMBNAILS]:
         file, t = thumbnail_path(thumbnails, video, n), worst_frame(result)
         if not file.is_file() or t is None:
             continue
         caption = f"{video.name}, track {result.track_id} ({names[result.category_id]}): score {result.score:.2f}"
         caption += f"; frame {t}, quality {result.quality[t]:.2f}"
-        pictures.append(Picture(read_image(file), caption, _link(path, video, overlays.get(video.id), t)))
+        figures.append(Figure(read_image(file), caption, _link(path, video, overlays.get(video.id), t)))
     doubtful = sum(result.score < DOUBTFUL for _, _, result in tracks)
     given = sum(len(result.given) for _, _, result in tracks)
     masks = sum(value is not None for _, _, result in tracks for value in result.quality)
     tiles = [
-        Tile("Masks", f"{masks}", f"{len(tracks)} tracks in {len(dataset.videos)} videos; {given} given by a person"),
+        Tile(
+            "Masks",
+            f"{masks}",
+            f"{counted(len(tracks), 'track')} in {counted(len(dataset.videos), 'video')}; {given} given by a person",
+        ),
         Tile("Doubtful tracks", f"{doubtful}", f"score below {DOUBTFUL:g}; look at these first"),
     ]
     if truth is not None:
         note = f"over {truth.object_frames} true masks; a filled box has {truth.filled_box_j:.3f}"
         tiles.append(Tile("J", f"{truth.j:.3f}", note))
     lead = "Each row is the frame with the lowest quality of a track, the most doubtful tracks first."
-    gallery = Gallery("Look at these first", lead, tuple(tiles), (), tuple(pictures), tiled=True)
+    gallery = Gallery("Look at these first", lead, tuple(tiles), (), tuple(figures), tiled=True)
     write_report(
         path, Report(f"Labels of {dataset.path.name}", _LEAD, (gallery,), (_table(tracks, names),), (), _NOTES)
     )

@@ -39,6 +39,7 @@ from mfvis.labeling.video import Start, WindowState, label_video, work_ahead
 from mfvis.predict.saved_results import Inputs, hash_all_frames, hash_of, hash_of_weights, saved_inputs_of
 from mfvis.progress import Progress
 from mfvis.sharding import Shard, sharded
+from mfvis.text import counted
 from mfvis.train.checkpoint import load_model
 from mfvis.types import TrackResult, Video, VideoDataset
 from mfvis.writing import run_lock
@@ -83,7 +84,7 @@ def _run(config: LabelConfig, shard: Shard, progress: Progress) -> Path:
     inputs: dict[int, Inputs] = {
         video.id: known[video.id] | {"frames": frames} for video, frames in zip(own, hash_all_frames(own), strict=True)
     }
-    overlays, pictures = config.out / "overlays" if config.overlays else None, parts / "thumbnails"
+    overlays, images = config.out / "overlays" if config.overlays else None, parts / "thumbnails"
     several = sum(any(track.present_T.any() for track in video.tracks) for video in videos) > 1
     shares = several and config.shared_steps > 0 and config.checkpoint is None and config.backbone.frozen
 
@@ -104,7 +105,7 @@ def _run(config: LabelConfig, shard: Shard, progress: Progress) -> Path:
         label=partial(label, parts),
         work=lambda video: work_ahead(start, config, video, state(video), corrections.get(video.id)),
         overlays=None if shares else overlays,
-        thumbnails=None if shares else pictures,
+        thumbnails=None if shares else images,
     )
     later = Counter[str]()
     if shares and (shard.count == 1 or shard.launched):  # else the run that joins the shards does it
@@ -123,7 +124,7 @@ def _run(config: LabelConfig, shard: Shard, progress: Progress) -> Path:
         path = parts / "shared" / "network.pt"
         saved_network = saved_inputs_of(path) if config.only else None
         if len(first) < len(videos) and not config.only:
-            print(f"first pass done; that of {len(videos) - len(first)} videos is missing. {shard.next}")
+            print(f"first pass done; that of {counted(len(videos) - len(first), 'video')} is missing. {shard.next}")
             return completed
         if len(first) == len(videos) or saved_network:
             # In the second pass the masks of each video depend on all videos. With --only, an earlier network serves.
@@ -146,7 +147,7 @@ def _run(config: LabelConfig, shard: Shard, progress: Progress) -> Path:
                 label=partial(label, last.folder, reader=reader),
                 work=lambda video: second_pass_work(config, [video]),
                 overlays=overlays,
-                thumbnails=pictures,
+                thumbnails=images,
                 name="second pass, ",
             )
             found = second_pass.run(dataset, own, progress)
@@ -167,9 +168,9 @@ def _run(config: LabelConfig, shard: Shard, progress: Progress) -> Path:
     truth = None
     if not config.given_masks and len(results) == sum(len(video.tracks) for video in videos):
         truth = true_j(dataset, results)
-    write_label_report(config.out / "report.html", dataset, done, pictures, paths, truth)
+    write_label_report(config.out / "report.html", dataset, done, images, paths, truth)
     if missing := sum(bool(video.tracks) and not done[video.id] for video in videos):
-        print(f"{missing} videos have no masks yet: run again without --only")
+        print(f"no masks yet for {counted(missing, 'video')}: run again without --only")
     for line in (f"{video.name}, {line}" for video in videos for line in warnings_of(done[video.id], dataset)):
         print(line)
     if truth is not None:

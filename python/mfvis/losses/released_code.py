@@ -29,6 +29,7 @@ from mfvis.grid import STRIDE
 from mfvis.losses.background import box_spans
 from mfvis.losses.pairwise import PairwiseConfig
 from mfvis.losses.temporal import TemporalConfig
+from mfvis.text import counted
 from mfvis.types import Batch, present
 
 PAIRS = {
@@ -194,7 +195,7 @@ def box_terms(
     layers, objects, frames, height, width = masks_LNTHW.shape
     if frames not in PAIRS:
         raise ConfigError(
-            f"loss.released_code is true, but a clip has {frames} frames; the released code takes 1, 3 or 5: "
+            f"loss.released_code is true, but a clip has {counted(frames, 'frame')}; the code takes 1, 3 or 5: "
             "set clip.frames (or length of a data set) to one of them, or loss.released_code to false"
         )
     if not objects:

@@ -164,7 +164,7 @@ class WindowFeatures:
         device = next(self.model.parameters()).device
         for first in range(self.window.stop, window.stop, self.chunk):
             count = min(self.chunk, window.stop - first)
-            pictures = resize_frames(torch.stack(list(itertools.islice(self.stream, count))), *self.resized)
-            padded = pad_frames(pictures, *padded_size(*self.resized))
+            images = resize_frames(torch.stack(list(itertools.islice(self.stream, count))), *self.resized)
+            padded = pad_frames(images, *padded_size(*self.resized))
             yield self.model.encode(padded.to(device), torch.tensor([self.resized], device=device).expand(count, 2))
             self.progress.advance(FEATURES, count, f"{self.name}: features of frames {first}-{first + count - 1}")

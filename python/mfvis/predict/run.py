@@ -31,6 +31,7 @@ from mfvis.predict.saved_results import (
 )
 from mfvis.progress import Progress
 from mfvis.sharding import Shard, sharded
+from mfvis.text import counted
 from mfvis.train.checkpoint import load_model
 from mfvis.types import Category, TrackResult, Video, VideoDataset, present
 from mfvis.vis.overlay import overlay_paths, write_overlay
@@ -112,7 +113,7 @@ def _run(config: PredictConfig, shard: Shard, progress: Progress) -> None:
             best = max(result.score for result in tracks)
             reason = f": the best of {len(tracks)} candidates scores {best:.3f}, --min-score is {config.min_score:g}"
         head = f"[{i + 1}/{len(videos)}] {video.name}"
-        print(f"{head}: {video.length} frames, {len(confident)} tracks{reason}", flush=True)
+        print(f"{head}: {counted(video.length, 'frame')}, {counted(len(confident), 'track')}{reason}", flush=True)
     shard.wait()
 
     # ---- Write --------------------------------------------------------------------------------------------------
@@ -135,8 +136,8 @@ def _run(config: PredictConfig, shard: Shard, progress: Progress) -> None:
     write_json(config.out / "tracks.json", readable(results, videos, categories, config.min_score))
     for stale in set((config.out / "parts").glob("*.json")) - {part.path for part in parts}:
         stale.unlink()
-    pictures = sum(video.length == 1 for video in videos) if overlays else 0
-    drawn = {"overlay videos": len(overlays) - pictures, "overlay pictures": pictures}
+    images = sum(video.length == 1 for video in videos) if overlays else 0
+    drawn = {"overlay videos": len(overlays) - images, "overlay images": images}
     counts = "".join(f" and {count} {what}" for what, count in drawn.items() if count)
     print(f"wrote {', '.join(written)}{counts} to {config.out}")
 

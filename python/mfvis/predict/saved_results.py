@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mfvis.data.jsonfile import read_json, write_json
 from mfvis.errors import CheckpointError, VideoError
+from mfvis.text import counted
 from mfvis.train.checkpoint import read_tensors, save_tensors
 from mfvis.types import Video
 
@@ -51,7 +52,7 @@ def hash_of_frames(video: Video) -> str | None:
 
 def hash_all_frames(videos: Sequence[Video]) -> list[str | None]:
     """`hash_of_frames` of each video, on all CPU cores."""
-    print(f"reading {sum(video.length for video in videos)} frames", flush=True)
+    print(f"reading {counted(sum(video.length for video in videos), 'frame')}", flush=True)
     with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as pool:
         return list(pool.map(hash_of_frames, videos))
 

@@ -16,6 +16,7 @@ from mfvis.data.datasets import DATASET_NAMES, DatasetSpec, parse_spec
 from mfvis.errors import ConfigError
 from mfvis.losses.config import LossConfig
 from mfvis.models.config import ModelConfig
+from mfvis.text import counted
 from mfvis.train.optim_config import OptimConfig
 
 Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio", "wandb"]
@@ -152,15 +153,20 @@ def summarize_schedule(config: Config, processes: int, videos: Sequence[int]) ->
     sampling = "" if train.sampling_lr_multiplier == 1 else f", sampling x {train.sampling_lr_multiplier:g}"
     checkpoints = math.ceil(train.steps / train.checkpoint_every)
     lines = [
-        f"batch {train.batch_size} = {per_device} clips x {processes} processes x {passes} forward passes",
-        f"clips {clips} = batch {train.batch_size} x {train.steps} steps",
+        f"batch {train.batch_size} = {counted(per_device, 'clip')} x {counted(processes, 'process')} x "
+        + counted(passes, "forward pass"),
+        f"clips {clips} = batch {train.batch_size} x {counted(train.steps, 'step')}",
     ]
     if len(config.specs) == 1:
-        lines.append(f"epochs {clips / max(videos[0], 1):.1f} = {clips} clips / {videos[0]} videos")
+        lines.append(
+            f"epochs {clips / max(videos[0], 1):.1f} = {counted(clips, 'clip')} / {counted(videos[0], 'video')}"
+        )
     else:
         for text, share, count in zip(config.data, sampling_ratios(config.specs), videos, strict=True):
             epochs = share * clips / max(count, 1)
-            lines.append(f"epochs {epochs:.1f} of {text} = {clips} clips x {share:.3g} / {count} videos")
+            lines.append(
+                f"epochs {epochs:.1f} of {text} = {counted(clips, 'clip')} x {share:.3g} / {counted(count, 'video')}"
+            )
     return [
         *lines,
         f"learning rate {train.lr:g}, {backbone}{sampling}; {course}",

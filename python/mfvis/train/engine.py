@@ -23,6 +23,7 @@ from mfvis.errors import DataError, MfvisError, TrainingError
 from mfvis.losses.criterion import Criterion, LossTerms
 from mfvis.models.video_model import build_model
 from mfvis.parsing import flatten, to_plain, to_yaml
+from mfvis.text import counted
 from mfvis.train import checkpoint, resume
 from mfvis.train.checkpoint import CheckpointInfo
 from mfvis.train.config import Config, accumulation_steps, sampling_ratios, summarize_schedule
@@ -165,7 +166,7 @@ def _train(config: Config, accelerator: Accelerator, notes: list[str]) -> Path:
     log.close()
     if last is None or not accelerator.is_main_process:
         last = checkpoint.find(config.out)
-    log.say(f"trained {settings.steps} steps: {last}")
+    log.say(f"trained {counted(settings.steps, 'step')}: {last}")
     return last
 
 
@@ -192,7 +193,7 @@ def _check_frames(clips: Sequence[ClipDataset], accelerator: Accelerator) -> Non
     """Raise DataError with all unreadable frames; each process checks a part of the videos."""
     videos = [video for part in clips for video in part.videos]
     if accelerator.is_main_process:
-        print(f"checking {sum(video.length for video in videos)} frames", file=sys.stderr, flush=True)
+        print(f"checking {counted(sum(video.length for video in videos), 'frame')}", file=sys.stderr, flush=True)
     problems = check_frames_of(videos[accelerator.process_index :: accelerator.num_processes])
     if problems := gather_object(problems):
         raise DataError(problems)

@@ -15,7 +15,7 @@ from accelerate.tracking import get_available_trackers
 
 from mfvis.errors import ConfigError
 from mfvis.losses.inputs import mean_over_processes
-from mfvis.text import PrintableStream
+from mfvis.text import PrintableStream, counted
 from mfvis.writing import atomic_write
 
 
@@ -43,7 +43,7 @@ class Log:
         if active:
             out.mkdir(parents=True, exist_ok=True)
             if dropped := _keep_until(self.file, first_step):
-                self.say(f"{self.file}: {dropped} lines that are not records were dropped")
+                self.say(f"{self.file}: {counted(dropped, 'line')} without a record dropped")
             self.board = _tensorboard(out, first_step)
 
     def step(

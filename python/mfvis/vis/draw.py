@@ -45,16 +45,16 @@ def overlay(
     """
     height, width = frame_HW3.shape[:2]
     line = max(1, round(min(height, width) / 180))
-    picture_HW3 = frame_HW3.astype(np.float32)
+    image_HW3 = frame_HW3.astype(np.float32)
     if masks_NHW is not None:
         outlines = []
         for mask_HW, track_id in zip(np.asarray(masks_NHW, dtype=bool), ids, strict=True):
-            picture_HW3[mask_HW] += OPACITY * (np.array(color_of(track_id), dtype=np.float32) - picture_HW3[mask_HW])
+            image_HW3[mask_HW] += OPACITY * (np.array(color_of(track_id), dtype=np.float32) - image_HW3[mask_HW])
             outlines.append(_outline(mask_HW, line))
         # All outlines are drawn after all interiors: both edges stay visible where objects overlap.
         for outline_HW, track_id in zip(outlines, ids, strict=True):
-            picture_HW3[outline_HW] = color_of(track_id)
-    drawn = np.clip(picture_HW3 + 0.5, 0, 255).astype(np.uint8)
+            image_HW3[outline_HW] = color_of(track_id)
+    drawn = np.clip(image_HW3 + 0.5, 0, 255).astype(np.uint8)
     if boxes_N4 is None:
         return drawn
     image = Image.fromarray(drawn)
@@ -90,14 +90,14 @@ def side_by_side(
     ids give equal colors. with_frame: False leaves out the panel of the frame without drawings.
     """
     factor = max(1, -(-LEAST_HEIGHT // frame_HW3.shape[0]))
-    picture = enlarge(frame_HW3, factor, smooth=True)
+    image = enlarge(frame_HW3, factor, smooth=True)
     sets = [(enlarge(np.asarray(masks_MHW, bool), factor, smooth=False), ids) for masks_MHW, ids in masks]
     panels = [
-        *([picture] if with_frame else []),
-        overlay(picture, None, np.asarray(boxes_N4) * factor, None, box_ids),
-        *(overlay(picture, masks_MHW, None, None, ids) for masks_MHW, ids in sets),
+        *([image] if with_frame else []),
+        overlay(image, None, np.asarray(boxes_N4) * factor, None, box_ids),
+        *(overlay(image, masks_MHW, None, None, ids) for masks_MHW, ids in sets),
     ]
-    gutter = np.full((picture.shape[0], 6, 3), _BACKGROUND, dtype=np.uint8)
+    gutter = np.full((image.shape[0], 6, 3), _BACKGROUND, dtype=np.uint8)
     pieces = [piece for panel in panels for piece in (gutter, panel)]
     return np.concatenate(pieces[1:], axis=1)
 

@@ -36,7 +36,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Figure:
     """One row of panels, below the captions of its gallery."""
 
     pixels_HW3: np.ndarray
@@ -54,9 +54,9 @@ class Gallery:
     tiles: tuple[Tile, ...]
     captions: tuple[str, ...]
     """Captions of the panels, from left to right."""
-    pictures: tuple[Picture, ...]
+    figures: tuple[Figure, ...]
     tiled: bool = False
-    """True for small pictures, several in a row."""
+    """True for small figures, several in a row."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _gallery(gallery: Gallery) -> str:
         f"<section><h2>{escape(gallery.title)}</h2><p>{escape(gallery.lead)}</p>"
         f"<div class=tiles>{''.join(map(_tile, gallery.tiles))}</div>"
         + (f"<div class=captions style='--panels:{len(gallery.captions)}'>{captions}</div>" if captions else "")
-        + f"<div{' class=tiled' if gallery.tiled else ''}>{''.join(map(_figure, gallery.pictures))}</div></section>"
+        + f"<div{' class=tiled' if gallery.tiled else ''}>{''.join(map(_figure, gallery.figures))}</div></section>"
     )
 
 
@@ -170,15 +170,15 @@ def _tile(tile: Tile) -> str:
     )
 
 
-def _figure(picture: Picture) -> str:
+def _figure(figure: Figure) -> str:
     # JPEG at this quality is a fifth of a PNG here. Outlines stay sharp without chroma subsampling.
     encoded = io.BytesIO()
-    Image.fromarray(picture.pixels_HW3).save(encoded, "JPEG", quality=88, subsampling=0)
+    Image.fromarray(figure.pixels_HW3).save(encoded, "JPEG", quality=88, subsampling=0)
     source = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
-    caption = escape(picture.caption)
+    caption = escape(figure.caption)
     image = f"<img src='{source}' alt='{caption}'>"
-    if picture.link:
-        image = f"<a href='{escape(picture.link)}'>{image}</a>"
+    if figure.link:
+        image = f"<a href='{escape(figure.link)}'>{image}</a>"
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mfvis.errors import CheckpointError
+from mfvis.text import counted
 from mfvis.weights import unpickle
 from mfvis.weights.foreign import ConvertedWeights, from_foreign
 from mfvis.weights.hub import DOWNLOAD, is_reachable
@@ -46,7 +47,7 @@ class LoadReport:
     """Tensors of the file that the module does not have."""
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded"]
+        parts = [f"{counted(len(self.loaded), 'tensor')} loaded"]
         for kind, title in (("reinitialized", "re-initialized"), ("missing", "missing"), ("unexpected", "unexpected")):
             names = getattr(self, kind)
             if names:
@@ -255,7 +256,9 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     checked = {name: value for name, value in state.items() if value.is_floating_point() and value.element_size() > 1}
     if broken := [name for name, value in checked.items() if not torch.isfinite(value).all()]:
         listed = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
-        raise CheckpointError(f"{source}: {len(broken)} tensors hold NaN or infinity ({listed}). Use other weights")
+        raise CheckpointError(
+            f"{source}: NaN or infinity in {counted(len(broken), 'tensor')} ({listed}). Use other weights"
+        )
 
 
 def require_fit(

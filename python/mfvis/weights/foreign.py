@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mfvis.errors import CheckpointError
+from mfvis.text import counted
 from mfvis.weights import seqformer
 from mfvis.weights.names import (
     CAFFE_RESNET,
@@ -163,8 +164,8 @@ def to_detectron2(state: Mapping[str, Tensor]) -> tuple[OrderedDict[str, Tensor]
     foreign = [name for name in unknown if not name.startswith("prompts.")]
     if foreign:
         raise CheckpointError(
-            f"detectron2's Mask2Former has no place for {len(foreign)} tensors ({', '.join(foreign[:3])}, ...); "
-            "it takes models with a ResNet or Swin backbone"
+            f"detectron2's Mask2Former has no place for {counted(len(foreign), 'tensor')} "
+            f"({', '.join(foreign[:3])}, ...); it takes models with a ResNet or Swin backbone"
         )
     ordered = OrderedDict(sorted(renamed.items()))
     ordered._metadata = OrderedDict((module, {"version": 2}) for module in ("sem_seg_head", "sem_seg_head.predictor"))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mfvis.errors import CheckpointError
+from mfvis.text import counted
 from mfvis.weights.names import TORCHVISION_RESNET, canonical
 from mfvis.weights.seqformer_names import ALIAS, DEFORMABLE_DETR, ORIGINAL, SEQFORMER, UNUSED, VNEXT
 
@@ -140,8 +141,8 @@ def to_original(state: Mapping[str, Tensor], vnext: bool) -> dict[str, Tensor]:
     renamed, unknown = (VNEXT if vnext else ORIGINAL).to_theirs(state)
     if unknown:
         raise CheckpointError(
-            f"SeqFormer has no place for {len(unknown)} tensors ({', '.join(unknown[:3])}, ...); it takes models with "
-            "a ResNet or Swin backbone"
+            f"SeqFormer has no place for {counted(len(unknown), 'tensor')} ({', '.join(unknown[:3])}, ...); it "
+            "takes models with a ResNet or Swin backbone"
         )
     for name, value in list(renamed.items()):
         if name.startswith("detr.bbox_embed."):

@@ -12,9 +12,10 @@ import tyro
 
 from mfvis.data.exporters.source import Export, ExportedVideo, MaskForm, read_export
 from mfvis.data.exporters.table import EXPORT_FORMATS, EXPORTERS, FORMATS_HELP, Exporter
-from mfvis.data.images import save_picture
+from mfvis.data.images import save_image
 from mfvis.data.video import stream_frames
 from mfvis.errors import ConfigError, DataError, Problem, require
+from mfvis.text import counted
 from mfvis.writing import LOCK, atomic_write, run_lock
 
 ExportFormat = Literal[EXPORT_FORMATS]
@@ -55,7 +56,8 @@ def run(config: ExportConfig) -> tuple[str, ...]:
     tracks = [track for video in content.videos for track in video.tracks]
     masks = sum(rle is not None for track in tracks for rle in track.rles)
     boxes = sum(int(track.present_T.sum()) for track in tracks)
-    counts = f"{len(content.videos)} videos, {len(tracks)} tracks, {boxes} boxes, {masks} masks"
+    numbers = {"video": len(content.videos), "track": len(tracks), "box": boxes, "mask": masks}
+    counts = ", ".join(counted(number, noun) for noun, number in numbers.items())
     print(f"{config.out}: {counts} as {exporter.name}")
     notes = tuple(f"{what} ({count})" for what, count in content.noted.items())
     for note in notes:
@@ -121,4 +123,4 @@ def _write_images(video: ExportedVideo, folder: Path, images: str) -> None:
         return
     for frame_CHW, name in zip(stream_frames(video.video), names, strict=True):
         with atomic_write(folder / name) as temporary:
-            save_picture(temporary, frame_CHW.permute(1, 2, 0).numpy(), quality=95)
+            save_image(temporary, frame_CHW.permute(1, 2, 0).numpy(), quality=95)

@@ -225,9 +225,9 @@ def in_form(rle: Rle, form: MaskForm) -> Any:
     return mask_polygons(decode_mask(rle, *rle["size"]))
 
 
-def write_picture(path: Path, picture: Image.Image) -> None:
+def write_png(path: Path, image: Image.Image) -> None:
     """Write a PNG atomically; it is encoded in memory, as Pillow does not notice a full disk."""
     encoded = io.BytesIO()
-    picture.save(encoded, format="PNG")
+    image.save(encoded, format="PNG")
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.getvalue())

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfvis.data.exporters.cvat import write_cvat
+from mfvis.data.exporters.images import write_davis, write_mots
 from mfvis.data.exporters.json_formats import write_coco, write_youtube_vis
 from mfvis.data.exporters.label_studio import write_label_studio
-from mfvis.data.exporters.pictures import write_davis, write_mots
 from mfvis.data.exporters.source import Export
 from mfvis.data.exporters.texts import write_motchallenge, write_mots_text, write_yolo
 

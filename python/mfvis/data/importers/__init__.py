@@ -19,12 +19,12 @@ from mfvis.data.jsonfile import write_json
 from mfvis.data.marks import Point, Scribble, fields_of, touches
 from mfvis.data.ytvis import file_name
 from mfvis.errors import ConfigError, DataError
-from mfvis.text import name_fault, shortened
+from mfvis.text import counted, name_fault, shortened
 
 Format = Literal[FORMATS]
 SLIVER = 0.01
 """Size in pixels below which the visible part of a box at the edge of the image is ignored."""
-OUTSIDE = "outside the picture"
+OUTSIDE = "outside the image"
 MAX_SHARE_OUTSIDE = 0.25
 """Fraction of the boxes that may lie outside their image. Above it, the images belong to another video."""
 LARGEST_ID = 2**53
@@ -76,12 +76,12 @@ def run(config: ImportConfig) -> None:
     boxes = sum(box is not None for annotation in root["annotations"] for box in annotation["bboxes"])
     masks = sum(bool(mask) for annotation in root["annotations"] for mask in annotation.get("segmentations", ()))
     classes = ", ".join(f"{counts[name]} {name}" for name in names.values())
-    tracks = f"{len(root['annotations'])} tracks ({classes})"
+    tracks = f"{counted(len(root['annotations']), 'track')} ({classes})"
     marks = sum(len(annotation.get(key, ())) for annotation in root["annotations"] for key in ("points", "scribbles"))
-    counted = (
-        f"{boxes} boxes" + (f", {masks} masks" if masks else "") + (f", {marks} clicks and scribbles" if marks else "")
-    )
-    print(f"{config.out}: {len(root['videos'])} videos, {tracks}, {counted}")
+    parts = [counted(len(root["videos"]), "video"), tracks, counted(boxes, "box")]
+    parts += [counted(masks, "mask")] if masks else []
+    parts += [f"{marks} clicks and scribbles"] if marks else []
+    print(f"{config.out}: {', '.join(parts)}")
     for note in notes:
         print(f"note: {note}")
 
@@ -136,7 +136,7 @@ def import_tracks(
         sum(len(t.boxes) for video in videos for t in video.tracks.values()),
     )
     if outside > MAX_SHARE_OUTSIDE * boxes:
-        problem = f"{outside} of {boxes} boxes lie outside the pictures"
+        problem = f"{outside} of {boxes} boxes lie outside the images"
         source.report("file", problem, "Give the frames that were annotated, in their size")
         raise DataError(source.problems)
     _assign_ids(root["annotations"])
@@ -147,7 +147,7 @@ def _note_outvoted(source: ImportedFile, tracks: Sequence[BoxTrack]) -> None:
     """Add a note with the number of boxes that were assigned to the majority category of their track."""
     outvoted = sum(track.votes.total() - track.votes[track.category] for track in tracks)
     if outvoted:
-        source.note(f"{outvoted} boxes have another class than most boxes of their track, and took that")
+        source.note(f"boxes with another class than most boxes of their track took that ({outvoted})")
 
 
 def _check_content(source: ImportedFile, videos: Sequence[BoxVideo]) -> None:
@@ -164,7 +164,7 @@ def _check_content(source: ImportedFile, videos: Sequence[BoxVideo]) -> None:
         problem = f"has none of {', '.join(source.categories)}, but {', '.join(present)}"
         source.report("file", problem, "Name categories of it")
     elif max(map(_longest_side, tracks)) <= 1:
-        problem = "no box is as large as a pixel: are these shares of the picture?"
+        problem = "no box is as large as a pixel: are these shares of the image?"
         source.report("file", problem, "Multiply by its size")
     _note_outvoted(source, tracks)
 
@@ -200,7 +200,7 @@ def _masks(track: BoxTrack, bboxes: Sequence[list[float] | None]) -> dict[str, A
 def _marks(
     track: BoxTrack, bboxes: Sequence[list[float] | None], video: dict[str, Any], source: ImportedFile
 ) -> list[Point | Scribble]:
-    """Clicks and scribbles of a track, moved into the picture. Those that label mode cannot use are left out."""
+    """Clicks and scribbles of a track, moved into the image. Those that label mode cannot use are left out."""
     marks = []
     for mark in track.marks:
         noun = "click" if isinstance(mark, Point) else "scribble"
@@ -217,7 +217,7 @@ def _marks(
 
 
 def _inside(x: float, y: float, width: int, height: int) -> tuple[float, float]:
-    """The nearest position in the picture, to a hundredth of a pixel."""
+    """The nearest position in the image, to a hundredth of a pixel."""
     return min(max(x, 0.0), width - 0.01), min(max(y, 0.0), height - 0.01)
 
 
@@ -232,8 +232,7 @@ def _assign_ids(annotations: Sequence[dict[str, Any]]) -> None:
 def _notes(source: ImportedFile) -> tuple[str, ...]:
     counts = []
     for (noun, why), count in source.left_out.items():
-        plural = "" if count == 1 else "es" if noun.endswith("x") else "s"
-        counts += [f"{count} {noun}{plural} {why} {'was' if count == 1 else 'were'} left out"] if count else []
+        counts += [f"{counted(count, noun)} {why} {'was' if count == 1 else 'were'} left out"] if count else []
     return (*source.notes, *counts)
 
 

@@ -47,7 +47,7 @@ def read_coco_tracks(source: ImportedFile) -> list[BoxVideo]:
         if not _known(image.get("video_id"), videos):
             source.report(record, f"video_id {shortened(image.get('video_id'))} is not in videos", "Name one of videos")
         elif not isinstance(image.get("file_name"), str):
-            source.report(record, f"file_name is {shortened(image.get('file_name'))}", "Name its picture")
+            source.report(record, f"file_name is {shortened(image.get('file_name'))}", "Name its image")
         else:
             members[image["video_id"]].append(image)
     results = {}

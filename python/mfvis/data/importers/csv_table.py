@@ -41,11 +41,11 @@ def sniff_csv(source: ImportedFile) -> bool:
     """True if the first line, or the first of a list of objects, names columns for a frame and a box."""
     if source.is_text:
         columns = indices_of(header_of(table_text(source).lstrip().partition("\n")[0])[1])
-        return "frame" in columns and len(columns) > 2 or {"picture", "left", "top"} <= columns.keys()
+        return "frame" in columns and len(columns) > 2 or {"image", "left", "top"} <= columns.keys()
     records = source.root if isinstance(source.root, list) else []
     first = records[0] if records and isinstance(records[0], dict) else {}
     columns = indices_of(tuple(first))
-    return columns.keys() >= {"id", "left", "top"} and bool({"frame", "picture"} & columns.keys())
+    return columns.keys() >= {"id", "left", "top"} and bool({"frame", "image"} & columns.keys())
 
 
 def read_csv(source: ImportedFile) -> list[BoxVideo]:
@@ -69,7 +69,7 @@ def read_csv(source: ImportedFile) -> list[BoxVideo]:
     if first is None:
         return []
     column = _category_column(table)
-    pictures = {id(video): _pictures(video) for video in videos.values()}
+    images = {id(video): _images(video) for video in videos.values()}
     for row in rows:
         video = videos.get(_video_name(row.fields)) if len(videos) > 1 else next(iter(videos.values()))
         if video is None:
@@ -80,7 +80,7 @@ def read_csv(source: ImportedFile) -> list[BoxVideo]:
             source.leave_out("without a class")
             continue
         category = names.get(value) if column else source.only_category(row.record)
-        frame = _frame_index(source, row, video, first, pictures[id(video)])
+        frame = _frame_index(source, row, video, first, images[id(video)])
         if frame is not None and category is not None:
             source.put(row.record, video, row.fields["id"], category, frame, row.box, by_majority=True)
     return list(videos.values())
@@ -90,7 +90,7 @@ def _is_unambiguous(source: ImportedFile, table: Rows) -> bool:
     """True if the columns are complete and consistent. Missing and ambiguous columns are reported."""
     have = table.indices.keys()
     start = next((pair for pair in STARTS if set(pair) <= have), None)
-    missing = [name for name in ("frame", "id") if name not in have and not (name == "frame" and "picture" in have)]
+    missing = [name for name in ("frame", "id") if name not in have and not (name == "frame" and "image" in have)]
     missing += [] if start else [name for name in STARTS[0] if name not in have]
     if not any(set(pair) <= have for pair in ENDS[1 if start == STARTS[1] else 0 :]):
         missing += [name for name in ENDS[1] if name not in have]
@@ -165,7 +165,7 @@ def _row(source: ImportedFile, table: Rows, record: str, fields: Sequence[str]) 
     starts = STARTS[0] if {*STARTS[0]} <= values.keys() else STARTS[1]
     ends = ENDS[0] if starts == STARTS[0] and {*ENDS[0]} <= values.keys() else ENDS[1]
     x, y, *end = (number_in(values[name]) for name in (*starts, *ends))
-    frame = values["frame"] if "frame" in values else values["picture"]
+    frame = values["frame"] if "frame" in values else values["image"]
     if None in (x, y, *end) or not frame:
         problem = f"{','.join(fields)[:60]!r} lacks a number"
         return source.report(record, problem, "Give each box its frame and its corner and size")
@@ -209,22 +209,22 @@ def _first_frame(source: ImportedFile, rows: Sequence[_Row], videos: dict[str, B
     return source.first_index([frame for _, frame in frames], longest)
 
 
-def _pictures(video: BoxVideo) -> dict[str, int]:
+def _images(video: BoxVideo) -> dict[str, int]:
     """Frame index of each image, by its name with and without suffix. Empty for a video file."""
     frames = () if isinstance(video.video.frames, Path) else video.video.frames
     return {path.stem: t for t, path in enumerate(frames)} | {path.name: t for t, path in enumerate(frames)}
 
 
-def _frame_index(source: ImportedFile, row: _Row, video: BoxVideo, first: int, pictures: dict[str, int]) -> int | None:
+def _frame_index(source: ImportedFile, row: _Row, video: BoxVideo, first: int, images: dict[str, int]) -> int | None:
     """Frame index of a row, from 0. None, with a report, if the video does not have that frame."""
     length = video.video.length
     if isinstance(row.frame, int):
         if first <= row.frame < first + length:
             return row.frame - first
         return source.report_frame(row.record, row.frame, first, length)
-    index = pictures.get(row.frame, pictures.get(Path(row.frame).stem))
+    index = images.get(row.frame, images.get(Path(row.frame).stem))
     if index is None:
-        source.report(row.record, f"no picture is called {row.frame!r}", "Name the right frames with --frames")
+        source.report(row.record, f"no image is called {row.frame!r}", "Name the right frames with --frames")
     return index
 
 

@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from mfvis.data.importers.source import ImportedFile
+from mfvis.text import counted
 from mfvis.types import Video
 
 
@@ -42,7 +43,7 @@ class Task:
         before = len(source.problems)
         if self.size not in (None, video.length):
             taken = f" (from {self.first} on, every {self.step}.)" if (self.first, self.step) != (0, 1) else ""
-            problem = f"the task has {self.size} frames, the video {video.length}"
+            problem = f"the task has {counted(self.size, 'frame')}, the video {video.length}"
             source.report(self.record, problem, f"Give the frames of the task{taken} with --frames")
         if None not in (self.width, self.height) and (self.width, self.height) != (video.width, video.height):
             problem = f"the task is {self.width} x {self.height}, the video {video.width} x {video.height}"

@@ -67,7 +67,7 @@ def join_masks(objects: Sequence[CvatObject], source: ImportedFile) -> list[Cvat
             tracks.append(entry)
             single += 1
     if corrected:
-        source.note(f"{corrected} outlines of single frames became masks of the tracks that they overlap")
+        source.note(f"outlines of single frames became masks of the tracks that they overlap ({corrected})")
     if single > 1:
         source.note(
             f"{single} outlines have no group and overlap no track, so that each is a track of its own; in CVAT, give "

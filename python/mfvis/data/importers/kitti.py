@@ -5,6 +5,7 @@ from __future__ import annotations
 from mfvis.data.importers.boxes import BoxVideo, number_in, whole_number_in
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.track_lines import is_number, sequence_video, track_id_of
+from mfvis.text import counted
 
 
 def sniff_kitti(source: ImportedFile) -> bool:
@@ -26,7 +27,9 @@ def read_kitti(source: ImportedFile) -> list[BoxVideo]:
     for record, line in source.lines:
         fields = line.split()
         if len(fields) not in (17, 18):
-            source.report(record, f"has {len(fields)} columns, expected 17 or 18", "Give KITTI tracking labels")
+            source.report(
+                record, f"has {counted(len(fields), 'column')}, expected 17 or 18", "Give KITTI tracking labels"
+            )
             continue
         category = fields.pop(2)
         values = [number_in(field) for field in fields]

@@ -15,7 +15,7 @@ from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo, between, hull
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.jsonfile import is_finite, is_integer, kind_of
 from mfvis.data.video import VIDEO_SUFFIXES
-from mfvis.text import shortened
+from mfvis.text import counted, shortened
 
 COUNT_SLACK = 1
 """Tolerance in frames. Label Studio computes framesCount from duration and frame rate and rounds it. A larger
@@ -191,10 +191,10 @@ def _label(region: _Region, source: ImportedFile, labeled: bool) -> str | None:
 
 def _counts(region: _Region, length: int, source: ImportedFile) -> bool:
     """True if a region was drawn on a video of this length. Others are reported."""
-    counted = region.value.get("framesCount")
-    if counted is None or is_finite(counted) and abs(counted - length) <= COUNT_SLACK:
+    declared = region.value.get("framesCount")
+    if declared is None or is_finite(declared) and abs(declared - length) <= COUNT_SLACK:
         return True
-    problem = f"framesCount is {shortened(counted)}, the video has {length} frames"
+    problem = f"framesCount is {shortened(declared)}, the video has {counted(length, 'frame')}"
     source.report(region.record, problem, "Set the video's own frame rate in Label Studio, or give its frames")
     return False
 

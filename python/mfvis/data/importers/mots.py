@@ -129,15 +129,17 @@ def _is_deep(path: Path) -> bool:
 
 def _frames(source: ImportedFile, video: Video, paths: Sequence[Path]) -> Iterator[tuple[Path, int]]:
     """PNG files with their frame indices, from 0."""
-    pictures = {} if isinstance(video.frames, Path) else {path.stem: t for t, path in enumerate(video.frames)}
-    if all(path.stem in pictures for path in paths):
-        yield from ((path, pictures[path.stem]) for path in paths)
+    images = {} if isinstance(video.frames, Path) else {path.stem: t for t, path in enumerate(video.frames)}
+    if all(path.stem in images for path in paths):
+        yield from ((path, images[path.stem]) for path in paths)
         return
     endings = [re.search(r"(\d{1,8})$", path.stem, re.ASCII) for path in paths]
     first = source.first_index([int(ending[1]) for ending in endings if ending], video.length)
     for path, ending in zip(paths, endings, strict=True) if first is not None else ():
         if ending is None:
-            source.report(path.name, "is called as no picture, and ends in no number", "Name it after its picture")
+            source.report(
+                path.name, "is not named after an image and does not end in a number", "Name it after its image"
+            )
         elif not first <= int(ending[1]) < first + video.length:
             source.report_frame(path.name, int(ending[1]), first, video.length)
         else:

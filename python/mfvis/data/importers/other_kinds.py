@@ -13,7 +13,7 @@ VIDEO = 'Export "CVAT for video 1.1"'
 
 
 XML_KINDS = {
-    "annotation": "Pascal VOC, the boxes of one picture",
+    "annotation": "Pascal VOC, the boxes of one image",
     "sequence": "UA-DETRAC, the boxes of a sequence",
     "html": "a web page",
 }
@@ -37,14 +37,14 @@ KINDS = (
         "Give annotations; mfvis eval measures results",
     ),
     Kind(
-        "COCO results, predictions without their pictures",
+        "COCO results, predictions without their images",
         lambda first, root: _has(first, "image_id", "category_id") and first is not root,
         TRACKS,
     ),
-    Kind("COCO panoptic, of pictures without tracks", lambda first, root: _of_panoptic(first), TRACKS),
-    Kind("COCO, of pictures without tracks", lambda first, root: _has(first, "images", "annotations"), TRACKS),
-    Kind("COCO, a list of pictures without annotations", lambda first, root: _has(first, "images"), TRACKS),
-    Kind("LabelMe, the shapes of one picture", lambda first, root: _has(first, "shapes", "imagePath"), TRACKS),
+    Kind("COCO panoptic, of images without tracks", lambda first, root: _of_panoptic(first), TRACKS),
+    Kind("COCO, of images without tracks", lambda first, root: _has(first, "images", "annotations"), TRACKS),
+    Kind("COCO, a list of images without annotations", lambda first, root: _has(first, "images"), TRACKS),
+    Kind("LabelMe, the shapes of one image", lambda first, root: _has(first, "shapes", "imagePath"), TRACKS),
     Kind("Datumaro", lambda first, root: _has(first, "items", "categories"), TRACKS),
     Kind(
         "VoTT, boxes without tracks", lambda first, root: _has(first, "assets", "tags") or _has(first, "asset"), TRACKS
@@ -58,7 +58,7 @@ KINDS = (
     Kind("Supervisely's JSON of a video", lambda first, root: _has(first, "framesCount", "objects"), TRACKS),
     Kind("V7's Darwin JSON", lambda first, root: _has(first, "item", "annotations"), TRACKS),
     Kind("Labelbox's JSON", lambda first, root: _has(first, "data_row"), TRACKS),
-    Kind("SA-1B, the masks of one picture", lambda first, root: _has(first, "image", "annotations"), TRACKS),
+    Kind("SA-1B, the masks of one image", lambda first, root: _has(first, "image", "annotations"), TRACKS),
     Kind("SageMaker's JSON of a sequence", lambda first, root: _has(first, "detection-annotations"), TRACKS),
     Kind(
         "Label Studio's tasks without annotations",

@@ -11,7 +11,7 @@ from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.jsonfile import kind_of
 from mfvis.data.rle import rle_box
 from mfvis.errors import DataError
-from mfvis.text import shortened
+from mfvis.text import counted, shortened
 from mfvis.types import Video
 
 STEP = 4
@@ -45,7 +45,9 @@ def read_sav(source: ImportedFile) -> list[BoxVideo]:
     result = BoxVideo(video)
     for t, masks in enumerate(masklet):
         if not isinstance(ids, list) or len(masks) != len(ids):
-            source.report(f"masklet[{t}]", f"has {len(masks)} masks, masklet_id is {shortened(ids)}", "Copy it again")
+            source.report(
+                f"masklet[{t}]", f"has {counted(len(masks), 'mask')}, masklet_id is {shortened(ids)}", "Copy it again"
+            )
             break
         for i, mask in enumerate(masks):
             record = f"masklet[{t}][{i}]"
@@ -71,14 +73,14 @@ def _annotated(source: ImportedFile, video: Video, root: dict[str, Any], length:
     if video.length == length:
         return video
     if -(-video.length // STEP) != length:
-        problem = f"has masks of {length} frames, the video {video.length} frames"
+        problem = f"has masks of {counted(length, 'frame')}, the video {counted(video.length, 'frame')}"
         source.report("masklet", problem, "Give the frames of this video")
         return None
     if isinstance(video.frames, Path):
         remedy = f"Extract them: ffmpeg -i {video.frames.name} frames/%05d.jpg, and name that folder with --frames"
         source.report("masklet", f"has masks of every {STEP}th frame of the video only", remedy)
         return None
-    source.note(f"{video.name}: every {STEP}th picture was imported, those that are annotated")
+    source.note(f"{video.name}: every {STEP}th image was imported, those that are annotated")
     return replace(video, length=length, frames=video.frames[::STEP])
 
 

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from mfvis.data.importers.boxes import Box, BoxVideo, number_in
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.track_lines import fields_of
+from mfvis.text import counted
 
 ABSENT = ("full_occlusion.txt", "out_of_view.txt", "absence.label")
 """Files of LaSOT and GOT-10k next to the text, with a flag per frame in which the object is not visible."""
@@ -38,7 +39,7 @@ def read_sot(source: ImportedFile) -> list[BoxVideo]:
     if video is None:
         return []
     if len(source.lines) != video.length:
-        problem = f"has {len(source.lines)} lines, the video {video.length} frames"
+        problem = f"has {counted(len(source.lines), 'line')}, the video {counted(video.length, 'frame')}"
         source.report("file", problem, "Give the frames of this sequence with --frames")
         return []
     boxes = [_box(source, record, line) for record, line in source.lines]
@@ -79,7 +80,11 @@ def _absent_frames(source: ImportedFile, length: int) -> frozenset[int]:
             continue
         flags = re.split(r"[,\s]+", path.read_text(encoding="utf-8-sig", errors="replace").strip())
         if len(flags) != length or not {*flags} <= {"0", "1"}:
-            source.report(path.name, f"has {len(flags)} values for {length} frames", "Write 0 or 1 for each frame")
+            source.report(
+                path.name,
+                f"has {counted(len(flags), 'value')} for {counted(length, 'frame')}",
+                "Write 0 or 1 for each frame",
+            )
         frames |= {t for t, flag in enumerate(flags) if flag == "1"}
     return frozenset(frames)
 

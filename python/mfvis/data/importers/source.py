@@ -17,9 +17,10 @@ from mfvis.data.importers.boxes import Box, BoxTrack, BoxVideo
 from mfvis.data.jsonfile import read_json
 from mfvis.data.video import VIDEO_SUFFIXES, open_video
 from mfvis.errors import Problem, VideoError
+from mfvis.text import counted
 from mfvis.types import Video
 
-PICTURE_FOLDERS = ("img1", "img", "images", "JPEGImages", "frames")
+IMAGE_FOLDERS = ("img1", "img", "images", "JPEGImages", "frames")
 """Subfolders in which data sets store the images of a video."""
 COMMENTS = ("#", "%", "//")
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -182,9 +183,9 @@ class ImportedFile:
             self.report(record, f"no video in {self.frames} has {name_text}", "Name the frames with --frames")
             return None
         try:
-            video = open_video(_with_pictures(path))
+            video = open_video(_with_images(path))
         except VideoError as error:
-            self.report(record, f"its pictures cannot be read: {error}", "Name the right ones with --frames")
+            self.report(record, f"its images cannot be read: {error}", "Name the right ones with --frames")
             return None
         if name is None:
             return video
@@ -194,7 +195,7 @@ class ImportedFile:
         """True if `frames` is a video file or a folder of images, or does not exist, which is reported on opening."""
         if self.frames.is_file() or not self.frames.is_dir():
             return True
-        return bool(image_files(_with_pictures(self.frames)))
+        return bool(image_files(_with_images(self.frames)))
 
     def with_frames(
         self, video: Video, files: Sequence[str], indices: Sequence[int | None], sizes: set[tuple[int, int]]
@@ -210,27 +211,27 @@ class ImportedFile:
         record = f"video {video.name!r}"
         sizes = sizes - {(video.height, video.width)}
         if sizes:
-            problem = f"is {sorted(sizes)[0]} (height, width), its pictures {(video.height, video.width)}"
+            problem = f"is {sorted(sizes)[0]} (height, width), its images {(video.height, video.width)}"
             self.report(record, problem, "Give the frames that were annotated")
             return None
         if isinstance(video.frames, Path):
             numbers = list(indices if None not in indices else map(number_at_end, files))
             if None not in numbers and numbers == list(range(numbers[0], numbers[0] + video.length)):
                 return video
-            problem = f"has labels of {len(files)} frames, the video {video.length}"
-            self.report(record, problem, "Number all of its frames, 0, 1, ..., or give a folder of pictures")
+            problem = f"has labels of {counted(len(files), 'frame')}, the video {video.length}"
+            self.report(record, problem, "Number all of its frames, 0, 1, ..., or give a folder of images")
             return None
         if len(set(files)) < len(files):
-            self.report(record, "names a picture twice", "Name the right frames with --frames")
+            self.report(record, "names an image twice", "Name the right frames with --frames")
             return None
         frames = _called(files, video.frames)
         if frames is None and _count_alike(files, video.frames):
             frames = list(video.frames)
-            self.note(f"{record}: the file has other names for the pictures; they were matched in their order")
+            self.note(f"{record}: the file has other names for the images; they were matched in their order")
         if frames is None:
             names = {path.name for path in video.frames}
             missing = next(file for file in files if file not in names)
-            self.report(record, f"has no picture {missing!r}", "Name the right frames with --frames")
+            self.report(record, f"has no image {missing!r}", "Name the right frames with --frames")
             return None
         return replace(video, length=len(files), frames=tuple(frames))
 
@@ -289,20 +290,20 @@ class Importer:
     """Fields of `ImportedFile` that this format uses: first_frame, first_pixel, class_names."""
 
 
-def _called(files: Sequence[str], pictures: Sequence[Path]) -> list[Path] | None:
+def _called(files: Sequence[str], images: Sequence[Path]) -> list[Path] | None:
     """Images with these names, with or without their suffix. None if one does not exist."""
     for key in (lambda path: path.name, lambda path: path.stem):
-        by_name = {key(path): path for path in pictures}
-        if len(by_name) == len(pictures) and all(key(Path(file)) in by_name for file in files):
+        by_name = {key(path): path for path in images}
+        if len(by_name) == len(images) and all(key(Path(file)) in by_name for file in files):
             return [by_name[key(Path(file))] for file in files]
     return None
 
 
-def _count_alike(files: Sequence[str], pictures: Sequence[Path]) -> bool:
+def _count_alike(files: Sequence[str], images: Sequence[Path]) -> bool:
     """True if there are as many images as names, numbered alike up to an offset."""
-    if len(files) != len(pictures):
+    if len(files) != len(images):
         return False
-    numbers = [(number_at_end(file), number_at_end(path.name)) for file, path in zip(files, pictures, strict=True)]
+    numbers = [(number_at_end(file), number_at_end(path.name)) for file, path in zip(files, images, strict=True)]
     return all(None not in pair for pair in numbers) and len({theirs - ours for theirs, ours in numbers}) == 1
 
 
@@ -328,11 +329,11 @@ def _json_lines(text: str | None) -> list[Any] | None:
         return None
 
 
-def _with_pictures(path: Path) -> Path:
+def _with_images(path: Path) -> Path:
     """The folder, or its subfolder that contains the images."""
     if not path.is_dir() or image_files(path):
         return path
-    inner = [path / name for name in PICTURE_FOLDERS if (path / name).is_dir()]
+    inner = [path / name for name in IMAGE_FOLDERS if (path / name).is_dir()]
     return inner[0] if len(inner) == 1 else path
 
 

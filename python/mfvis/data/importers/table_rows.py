@@ -13,7 +13,7 @@ from mfvis.data.importers.source import ImportedFile
 
 COLUMNS = {
     "frame": ("frame", "frameid", "frameindex", "frameidx", "framenumber", "framenum", "frameno", "framenr"),
-    "picture": ("image", "imagename", "imagefile", "imagepath", "filename", "file", "framename", "framefile", "path"),
+    "image": ("image", "imagename", "imagefile", "imagepath", "filename", "file", "framename", "framefile", "path"),
     "id": ("trackid", "trackerid", "objectid", "instanceid", "targetid", "objid", "trackingid", "tid", "track", "id"),
     "left": ("x0", "x1", "xmin", "left", "xtl", "bbleft", "bboxleft", "boxleft", "bboxx", "xleft", "x"),
     "top": ("y0", "y1", "ymin", "top", "ytl", "bbtop", "bboxtop", "boxtop", "bboxy", "ytop", "y"),

@@ -10,7 +10,7 @@ from mfvis.data.importers.class_names import name_classes
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.track_lines import track_id_of
 from mfvis.data.jsonfile import is_finite, is_integer
-from mfvis.text import shortened
+from mfvis.text import counted, shortened
 
 REMEDY = "Write json.dump([json.loads(r.to_json()) for r in results], file) for all results of a video"
 Record = dict[str, Any]
@@ -37,7 +37,7 @@ def read_ultralytics(source: ImportedFile) -> list[BoxVideo]:
     if video is None:
         return []
     if len(frames) != video.length:
-        problem = f"has results of {len(frames)} frames, the video {video.length} frames"
+        problem = f"has results of {counted(len(frames), 'frame')}, the video {counted(video.length, 'frame')}"
         source.report("top level", problem, f"{REMEDY}, and give its frames")
         return []
     entries = [(f"[{t}][{i}]", t, entry) for t, frame in enumerate(frames) for i, entry in enumerate(frame)]

@@ -21,7 +21,7 @@ Record = dict[str, Any]
 
 def sniff_via(source: ImportedFile) -> bool:
     """True if a JSON is a project of VIA 2, or an object of images with regions."""
-    return next(iter(_pictures(source.root)), None) is not None
+    return next(iter(_images(source.root)), None) is not None
 
 
 def read_via(source: ImportedFile) -> list[BoxVideo]:
@@ -30,9 +30,9 @@ def read_via(source: ImportedFile) -> list[BoxVideo]:
     One attribute of a region is its track (track_id, object_id, id), another is its class (class, category, label,
     type). Without classes, --categories names the only class. Regions without a track, points and lines are left out.
     """
-    entries = sorted(_pictures(source.root), key=lambda entry: natural(entry["filename"]))
+    entries = sorted(_images(source.root), key=lambda entry: natural(entry["filename"]))
     if not any(_attribute(region, TRACK) for entry in entries for region in _regions(entry)):
-        problem = "is VIA, of pictures without tracks"
+        problem = "is VIA, of images without tracks"
         source.report("file", problem, "Give the regions an attribute track_id, or export tracks from another tool")
         return []
     video = source.video("file", source.file.stem)
@@ -62,7 +62,7 @@ def read_via(source: ImportedFile) -> list[BoxVideo]:
     return [result]
 
 
-def _pictures(root: Any) -> Iterator[Record]:
+def _images(root: Any) -> Iterator[Record]:
     """Images of a project or of its annotations."""
     entries = root.get("_via_img_metadata", root) if isinstance(root, dict) else {}
     for entry in entries.values() if isinstance(entries, dict) else ():

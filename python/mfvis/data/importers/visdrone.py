@@ -8,6 +8,7 @@ from mfvis.data.importers.boxes import BoxVideo, number_in
 from mfvis.data.importers.class_names import name_classes
 from mfvis.data.importers.source import ImportedFile, Importer
 from mfvis.data.importers.track_lines import TrackLine, fields_of, put_lines, sequence_video, track_lines
+from mfvis.text import counted
 
 VISDRONE_CLASSES = (
     *("ignored regions", "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle"),
@@ -62,7 +63,7 @@ def _read(
     if video is None:
         return []
     for line in [line for line in lines if len(line.rest) <= column - 6]:
-        source.report(line.record, f"has {len(line.rest) + 6} columns, no class", "Give the ground truth")
+        source.report(line.record, f"has {counted(len(line.rest) + 6, 'column')}, no class", "Give the ground truth")
     lines = [line for line in lines if len(line.rest) > column - 6]
     numbers = {line.rest[column - 6] for line in lines if not is_ignored(line)}
     names = name_classes(source, {int(number) for number in numbers}, classes)

@@ -112,7 +112,7 @@ def _line(source: ImportedFile, record: str, fields: list[str], has_conf: bool) 
     if len(fields) < 5 or None in numbers[: len(fields) - with_id]:
         source.report(record, f"{text!r} is not class, x, y, width, height, id", "Give the texts of a tracker")
     elif not all(0 <= share <= 1 for share in shares):
-        source.report(record, f"{text!r} has no shares of the picture", "Divide pixels by its size")
+        source.report(record, f"{text!r} has no shares of the image", "Divide pixels by its size")
     elif not with_id or (whole_number_in(fields[0]) or 0) < 0 or (whole_number_in(fields[-1]) or 0) < 0:
         source.leave_out("without a track")
     elif whole_number_in(fields[0]) is None or whole_number_in(fields[-1]) is None:
@@ -141,7 +141,7 @@ def _videos(source: ImportedFile, texts: Sequence[Path]) -> list[tuple[Video, li
     video = source.video("folder", None)
     if video is None:
         return []
-    others = [path for path in texts if path.stem not in _pictures(video)]
+    others = [path for path in texts if path.stem not in _images(video)]
     names = sorted({name for name, index in map(_ending, others) if index is not None})
     if len(names) > 1:
         problem = f"has texts of {len(names)} videos: {', '.join(names[:5])}"
@@ -156,20 +156,22 @@ def _ending(path: Path) -> tuple[str, int | None]:
     return (match[1].rstrip("_-"), int(match[2])) if match else (path.stem, None)
 
 
-def _pictures(video: Video) -> dict[str, int]:
+def _images(video: Video) -> dict[str, int]:
     """Frame index of each image, by its name without suffix. Empty for a video file."""
     return {} if isinstance(video.frames, Path) else {path.stem: t for t, path in enumerate(video.frames)}
 
 
 def _frames(source: ImportedFile, video: Video, texts: Sequence[Path], first: int) -> list[tuple[int, Path]]:
     """Text files with their frame indices, from 0. Files without a frame are reported."""
-    pictures = _pictures(video)
+    images = _images(video)
     frames = []
     for path in texts:
         index = _ending(path)[1]
-        t = pictures.get(path.stem, None if index is None else index - first)
+        t = images.get(path.stem, None if index is None else index - first)
         if t is None:
-            source.report(path.name, "is called as no picture, and ends in no number", "Name it after its picture")
+            source.report(
+                path.name, "is not named after an image and does not end in a number", "Name it after its image"
+            )
         elif not 0 <= t < video.length:
             source.report_frame(path.name, t + first, first, video.length)
         else:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mfvis.data.exporters.classes import class_lines, mots_classes, renumbered
-from mfvis.data.exporters.source import Export, ExportedTrack, ExportedVideo, write_picture
+from mfvis.data.exporters.source import Export, ExportedTrack, ExportedVideo, write_png
 from mfvis.data.importers.mots import PER_CLASS
 from mfvis.data.rle import decode_mask
 from mfvis.writing import atomic_write
@@ -28,9 +28,9 @@ def write_davis(export: Export, folder: Path) -> None:
         ids = renumbered(export, video, most=255)
         rows += [f"{video.name},{ids[track.id]},{track.category.name}" for track in video.tracks if any(track.rles)]
         for t, stem in enumerate(video.stems):
-            picture = Image.fromarray(_painted(export, video, ids, t).astype(np.uint8), "P")
-            picture.putpalette(palette)
-            write_picture(folder / "Annotations" / video.name / f"{stem}.png", picture)
+            image = Image.fromarray(_painted(export, video, ids, t).astype(np.uint8), "P")
+            image.putpalette(palette)
+            write_png(folder / "Annotations" / video.name / f"{stem}.png", image)
     with atomic_write(folder / "categories.csv") as temporary:
         temporary.write_text("\n".join([*rows, ""]), encoding="utf-8")
 
@@ -44,7 +44,7 @@ def write_mots(export: Export, folder: Path) -> None:
         ids = {track.id: classes[track.category.name] * PER_CLASS + own[track.id] for track in video.tracks}
         instances = folder / video.name / "instances"
         for t, stem in enumerate(video.stems):
-            write_picture(instances / f"{stem}.png", Image.fromarray(_painted(export, video, ids, t).astype(np.uint16)))
+            write_png(instances / f"{stem}.png", Image.fromarray(_painted(export, video, ids, t).astype(np.uint16)))
         with atomic_write(instances / "labels.txt") as temporary:
             temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
