@@ -27,9 +27,8 @@ std::tuple<Tensor, Tensor> temporal_topk(const Tensor& frames, const Tensor& pai
   const std::optional<Tensor> own_shift = as_private(shift);
   std::optional<Tensor> padded;  // Not needed by the CUDA kernels.
   if (!runs_cuda_kernels(frames)) {
-    const int64_t border = patch_size - 1;
-    padded = make_empty(frames, {videos, frames.size(1), frames.size(2), height + border, width + border},
-                        ScalarType::Float);
+    const int64_t padded_height = height + patch_size - 1, stride = temporal_topk_stride(width, patch_size);
+    padded = make_empty(frames, {videos, frames.size(1), frames.size(2), padded_height, stride}, ScalarType::Float);
   }
   temporal_topk_kernel.on(frames)({tight_frames.const_data_ptr(), dtype_of(frames), own_pairs.const_data_ptr<int64_t>(),
                                    own_shift ? own_shift->const_data_ptr<int64_t>() : nullptr, videos, frames.size(1),

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "../common/arithmetic.h"
 #include "../common/dtype.h"
 #include "../common/kernel.h"
 
@@ -22,10 +23,15 @@ struct TemporalTopk {
   int64_t radius;
   int64_t dilation;
   int64_t k;
-  float* padded;    // scratch [B, T, C, H + patch_size - 1, W + patch_size - 1], for the CPU kernel
+  float* padded;    // scratch [B, T, C, H + patch_size - 1, temporal_topk_stride()], for the CPU kernel
   float* distance;  // [B, P, k, H, W]
   int16_t* offset;  // [B, P, k, H, W]
 };
+
+// The stride of the rows of padded frames: whole vectors of the CPU kernel, and of a cache line.
+constexpr int64_t temporal_topk_stride(int64_t width, int64_t patch_size) {
+  return round_up(width + patch_size - 1, 16);
+}
 
 inline Kernel<void(const TemporalTopk&)> temporal_topk_kernel{"temporal_topk"};
 

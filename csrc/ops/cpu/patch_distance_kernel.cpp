@@ -57,7 +57,7 @@ void distances_of_band(const PatchDistance& args, int64_t item, int64_t first_ro
     if (x_begin < x_end) {
       for (int64_t y = y_begin; y < y_end + taps - 1 && y_begin < y_end; ++y) {
         const int64_t at = y * frames.stride + x_begin;
-        squared_difference(frames.target + at, frames.source + at + dy * frames.stride + dx, frames.plane,
+        squared_difference(frames.target + at, frames.plane, frames.source + at + dy * frames.stride + dx, frames.plane,
                            args.channels, x_end - x_begin + taps - 1, squares + (y - y_begin) * frames.stride);
       }
     }
@@ -143,11 +143,11 @@ void gradients_of_band(const PatchDistance& args, const Real* grad_distance, con
 
 template <typename T>
 void pad(const PatchDistance& args) {
-  const int64_t h = args.patch_size / 2, count = args.batch * args.channels;
+  const int64_t h = args.patch_size / 2, count = args.batch * args.channels, stride = args.width + 2 * h;
   Compute<T>* const padded = static_cast<Compute<T>*>(args.padded);
-  pad(static_cast<const T*>(args.target), count, args.height, args.width, h, padded);
-  pad(static_cast<const T*>(args.source), count, args.height, args.width, h,
-      padded + count * (args.height + 2 * h) * (args.width + 2 * h));
+  pad(static_cast<const T*>(args.target), count, args.height, args.width, h, stride, padded);
+  pad(static_cast<const T*>(args.source), count, args.height, args.width, h, stride,
+      padded + count * (args.height + 2 * h) * stride);
 }
 
 int64_t bands_of(const PatchDistance& args) { return ceil_div(args.height, band_rows); }

@@ -11,10 +11,9 @@
 namespace mfvis {
 namespace {
 
-// planes: [count, H, W]; padded: [count, H + 2h, W + 2h], zeros around each plane.
+// planes: [count, H, W]; padded: [count, H + 2h, stride], zeros around each plane, at least h on each side.
 template <typename T, typename Real>
-void pad(const T* planes, int64_t count, int64_t height, int64_t width, int64_t h, Real* padded) {
-  const int64_t stride = width + 2 * h;
+void pad(const T* planes, int64_t count, int64_t height, int64_t width, int64_t h, int64_t stride, Real* padded) {
   parallel_for(count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) {
       Real* const to = padded + plane * (height + 2 * h) * stride;
@@ -28,15 +27,16 @@ void pad(const T* planes, int64_t count, int64_t height, int64_t width, int64_t 
   });
 }
 
-// squares[x] = sum over channels of (target - source)². C = 0: any number of channels.
+// squares[x] = sum over channels of (target - source)². C = 0: any number of channels. The planes are the distances
+// between the channels of each.
 template <int C, typename Real>
-void squared_difference(const Real* target, const Real* source, int64_t plane, int64_t channels, int64_t size,
-                        Real* __restrict squares) {
+void squared_difference(const Real* target, int64_t target_plane, const Real* source, int64_t source_plane,
+                        int64_t channels, int64_t size, Real* __restrict squares) {
   if (C > 0) {
     for (int64_t x = 0; x < size; ++x) {
       Real sum = 0;
       for (int c = 0; c < C; ++c) {
-        const Real difference = target[c * plane + x] - source[c * plane + x];
+        const Real difference = target[c * target_plane + x] - source[c * source_plane + x];
         sum += difference * difference;
       }
       squares[x] = sum;
@@ -46,7 +46,7 @@ void squared_difference(const Real* target, const Real* source, int64_t plane, i
   for (int64_t x = 0; x < size; ++x) squares[x] = 0;
   for (int64_t c = 0; c < channels; ++c) {
     for (int64_t x = 0; x < size; ++x) {
-      const Real difference = target[c * plane + x] - source[c * plane + x];
+      const Real difference = target[c * target_plane + x] - source[c * source_plane + x];
       squares[x] += difference * difference;
     }
   }
@@ -70,7 +70,7 @@ void sum_of(const Real* rows, int64_t step, int64_t count, int64_t size, Real* _
 }
 
 template <typename Real>
-using Square = void(const Real*, const Real*, int64_t, int64_t, int64_t, Real*);
+using Square = void(const Real*, int64_t, const Real*, int64_t, int64_t, int64_t, Real*);
 template <typename Real>
 using Sum = void(const Real*, int64_t, int64_t, int64_t, Real*);
 
