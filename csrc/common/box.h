@@ -15,16 +15,16 @@ struct Span {
   int64_t end;
 };
 
-// The pixels whose center lies in [from, to): from ceil(from - 0.5) on, clipped to 0 and size. In double, because from
-// - 0.5 is not exact in float. NaN gives an empty span.
+// The pixels whose center lies in [from, to): from ceil(from - 0.5) on, clipped to 0 and size. NaN gives an empty span.
 static MFVIS_HOST_DEVICE Span pixels_inside(float from, float to, int64_t size) {
   if (!(to > from)) return {0, 0};
-  const auto first_center = [size](double edge) -> int64_t {
-    const double shifted = edge - 0.5;
-    if (shifted <= 0) return 0;
-    if (shifted >= static_cast<double>(size)) return size;
-    const int64_t below = static_cast<int64_t>(shifted);
-    return below + (static_cast<double>(below) < shifted);
+  const auto first_center = [size](float edge) -> int64_t {
+    if (edge <= 0) return 0;
+    if (edge >= 0x1p62f) return size;
+    const int64_t below = static_cast<int64_t>(edge);
+    // This difference is exact, unlike edge - 0.5.
+    const int64_t first = below + (edge - static_cast<float>(below) > 0.5f);
+    return first < size ? first : size;
   };
   return {first_center(from), first_center(to)};
 }
