@@ -1,6 +1,8 @@
 #include "pairwise_loss.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "../common/operator.h"
@@ -54,6 +56,8 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& f
   check.same_device("boxes", boxes, "mask_logits", mask_logits);
   const Tensor own_video_index = as_private(video_index);
   check_video_index(check, mask_logits, own_video_index, frames.size(0));
+  check.that(mask_logits.size(2) <= INT32_MAX / std::max<int64_t>(mask_logits.size(3), 1), "mask_logits",
+             "has shape " + shape_of(mask_logits), "H·W below 2^31");
   check.that(kernel_size >= 1 && kernel_size % 2 == 1 && kernel_size < 256, "kernel_size",
              "is " + std::to_string(kernel_size), "an odd number, 1 to 255");
   check.that(dilation >= 1 && dilation <= 16384, "dilation", "is " + std::to_string(dilation), "1 to 16384");

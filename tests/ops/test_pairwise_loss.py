@@ -7,6 +7,7 @@ import torch
 from operator_tests import BFLOAT, DEVICE, DOUBLE, FLOAT, HALF, OperatorTests, random_boxes
 
 from mfvis_ext import pairwise_loss
+from mfvis_ext.reference.pairwise_loss import pairwise_loss as reference
 
 
 class Arguments:
@@ -65,6 +66,28 @@ def test_thresholds(threshold):
     arguments["frames"] = arguments["frames"].round()  # some neighbors have equal colors: similarity 1
     arguments["threshold"] = threshold
     op.agree(arguments)
+
+
+@pytest.mark.parametrize("dilation", [2, 9])
+@pytest.mark.parametrize("agree", [False, True])
+def test_logits_of_any_size(agree, dilation):
+    """Against float64, also where all pixels agree and the loss is tiny. A large dilation has its own CUDA kernel."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([9.0, 20, 31] if agree else [0, 1e-3, 1, 12, 70, 95, 1e4])
+    logits = sizes[torch.randint(len(sizes), (1, 1, 21, 34), generator=generator)]
+    if not agree:
+        logits = logits * (2 * torch.randint(2, logits.shape, generator=generator) - 1)
+    arguments = {
+        "frames": torch.zeros(1, 1, 3, 21, 34, device=DEVICE),
+        "boxes": torch.tensor([[[1.0, 0, 33, 20]]], device=DEVICE),
+        "video_index": torch.tensor([0], device=DEVICE),
+        "dilation": dilation,
+    }
+    ours, exact = (logits.to(DEVICE, dtype).requires_grad_() for dtype in (FLOAT, DOUBLE))
+    loss, expected = pairwise_loss(ours, **arguments), reference(exact, **arguments)
+    torch.testing.assert_close(loss.double(), expected, rtol=3e-6, atol=0)
+    slope, expected_slope = (torch.autograd.grad(*pair)[0] for pair in ((loss, ours), (expected, exact)))
+    torch.testing.assert_close(slope.double(), expected_slope, rtol=1e-5, atol=1e-12 if agree else 1e-9)
 
 
 def test_a_pair_counts_once_for_each_pixel_in_the_box():

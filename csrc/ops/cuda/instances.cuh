@@ -19,6 +19,21 @@ __device__ __forceinline__ uint32_t instances_of(const int64_t* video_index, int
   return __ballot_sync(whole_warp, n < instances && nearest == video);
 }
 
+// The bits that any lane of the warp has.
+__device__ __forceinline__ uint32_t any_over_warp(uint32_t bits) {
+  for (int step = 16; step > 0; step /= 2) bits |= __shfl_xor_sync(whole_warp, bits, step);
+  return bits;
+}
+
+// Lanes 0 and 16 return the sums of `a` and of `b` over the warp.
+template <typename C>
+__device__ __forceinline__ C sum_two_over_warp(C a, C b) {
+  const bool upper = (threadIdx.x & 16u) != 0;
+  C sum = (upper ? b : a) + __shfl_xor_sync(whole_warp, upper ? a : b, 16);
+  for (int step = 8; step > 0; step /= 2) sum += __shfl_xor_sync(whole_warp, sum, step);
+  return sum;
+}
+
 // Sums partial [count, tiles, 2] over the tiles in a fixed order: one warp for each of the two sums [count].
 template <typename C>
 __global__ void __launch_bounds__(256)
