@@ -66,6 +66,8 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& o
   check_video_index(check, mask_logits, own_video_index, offset.size(0));
   check.that(offset.size(2) <= INT32_MAX / std::max<int64_t>(height * width, 1), "offset",
              "has shape " + shape_of(offset), "K·H·W below 2^31");
+  check.that(frames <= INT32_MAX / std::max<int64_t>(height * width, 1), "mask_logits",
+             "has shape " + shape_of(mask_logits), "T·H·W below 2^31");
   return {as_contiguous(mask_logits),
           as_contiguous(offset),
           as_contiguous(weight),

@@ -155,6 +155,21 @@ def test_reference_of_more_instances_than_a_mask_has_bits(videos, pairs):
     op.agree(op.make(N=70, H=5, W=9, B=videos, P=pairs))
 
 
+def test_reference_of_more_frames_than_a_block_has_warps():
+    op = TestTkLossTerms()
+    op.agree(op.make(T=10, H=4, W=7, B=1))
+
+
+def test_reference_of_a_pixel_that_all_others_match():
+    """Its list is long enough to be sorted at several steps."""
+    op = TestTkLoss()
+    arguments = op.make(N=2, T=2, H=11, W=11, B=1, P=1, K=1, radius=10, dilation=1, shift=0)
+    y, x = torch.meshgrid(torch.arange(11), torch.arange(11), indexing="ij")
+    arguments["offset"][0, 0, 0] = ((4 - y + 10) * 21 + 6 - x + 10).short()
+    arguments["boxes"][:] = torch.tensor([0.0, 0, 11, 11])
+    op.agree(arguments)
+
+
 @pytest.mark.parametrize("instances, pairs", [(3, 300), (300, 3), (2, 130)])
 def test_reference_of_a_mean_over_many_sums(instances, pairs):
     """One block of a GPU sums some rows or some columns at a time."""

@@ -18,7 +18,7 @@
 //
 // Floor: the counted pixels' logits once per pass, the gradient once, and K·6 bytes of matches per pixel and 32
 // instances; some 50 operations per match and instance.
-#include "../../common/math.h"
+#include "labels.cuh"
 #include "tk_loss_lists.cuh"
 
 namespace mfvis {
@@ -37,7 +37,7 @@ struct ForwardTile {
 
 // item = ((part · B + video) · P + pair) · tiles + tile.
 template <typename T>
-__global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layout, int64_t parts) {
+__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2) sum_tiles(TkLoss args, Layout layout, int64_t parts) {
   using C = Compute<T>;
   ForwardTile<C>& shared = *shared_memory<ForwardTile<C>>();
   const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
     const int32_t pixel = static_cast<int32_t>(tile * threads + own);
     const bool exists = pixel < area && is_frame(args, target_frame) && is_frame(args, source_frame);
     int found = -1;  // Not searched yet. Each thread only reads its own column: no barrier.
+    C weights = 0;   // the sum of theirs
     for (int32_t mask_index = masks.first; mask_index < masks.end; ++mask_index) {
       const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, mask_index);
       if (mine == 0) continue;
@@ -61,36 +62,35 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
       for (int64_t first = 0; first < args.matches; first += slab) {
         if (found < 0 || args.matches > slab) {
           found = 0;
+          weights = 0;
           const int64_t end = min(first + slab, args.matches);
           const auto keep = [&](int32_t, int32_t source, float weight) {
             shared.source[found][own] = source;
             shared.weight[found][own] = weight;
+            weights += static_cast<C>(weight);
             ++found;
           };
           if (exists) each_match(args, list, pixel, first, end, keep);
         }
-        for (uint32_t left = mine; left != 0; left &= left - 1) {
+        const uint32_t counts = found > 0 ? counted : 0;
+        for (uint32_t left = any_over_warp(counts); left != 0; left &= left - 1) {
           const int i = __ffs(static_cast<int>(left)) - 1;
-          const bool counts = (counted >> i & 1u) != 0 && found > 0;
-          if (!__any_sync(whole_warp, counts)) continue;
           C loss = 0, total = 0;
-          if (counts) {
+          if ((counts >> i & 1u) != 0) {
             const T* const logits = static_cast<const T*>(args.logits) +
                                     (int64_t{mask_index} * instances_per_mask + i) * args.frames * area;
             const T* const sources = logits + source_frame * area;
-            const C a = load(logits[target_frame * area + pixel]), exp_a = exp_neg_abs(a);
+            const C here = load(logits[target_frame * area + pixel]);
+            const Labels<C> labels = unscaled_labels_of(here);
             for (int j = 0; j < found; ++j) {
-              const C b = load(sources[shared.source[j][own]]);
-              loss += static_cast<C>(shared.weight[j][own]) * disagreement(a, exp_a, b, exp_neg_abs(b));
-              total += static_cast<C>(shared.weight[j][own]);
+              const C there = load(sources[shared.source[j][own]]);
+              loss += static_cast<C>(shared.weight[j][own]) * loss_of_pair(here, labels, there);
             }
+            total = weights;
           }
-          loss = sum_over_warp(loss);
-          total = sum_over_warp(total);
-          if (lane == 0) {
-            shared.loss[i][warp] += loss;
-            shared.total[i][warp] += total;
-          }
+          const C sum = sum_two_over_warp(loss, total);
+          if (lane == 0) shared.loss[i][warp] += sum;
+          if (lane == 16) shared.total[i][warp] += sum;
         }
       }
       __syncthreads();
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(threads, 2) sum_tiles(TkLoss args, Layout layo
 
 // A match, as seen from one of its two pixels.
 struct alignas(16) Link {
-  int32_t other;  // the pixel at the other end
+  int32_t other;  // the pixel at the other end, within all frames of the clip
   float weight;
   int32_t role;     // 2 · pair, plus 1 if the other pixel is the target
   uint32_t counts;  // bit i: the match counts for instance i of the current mask
@@ -128,14 +128,16 @@ __device__ __forceinline__ void each_link(const TkLoss& args, const Layout& layo
     const int64_t list = video * args.pair_count + pair;
     const int32_t role = static_cast<int32_t>(2 * pair);
     if (target == frame && is_frame(args, source)) {
+      const int32_t first = static_cast<int32_t>(source * area);
       each_match(args, list, pixel, 0, args.matches,
-                 [&](int32_t, int32_t other, float weight) { visit(Link{other, weight, role, 0}); });
+                 [&](int32_t, int32_t other, float weight) { visit(Link{first + other, weight, role, 0}); });
     }
     if (source == frame && is_frame(args, target)) {
+      const int32_t first = static_cast<int32_t>(target * area);
       const int64_t base = list * args.matches * area;
       const int32_t end = layout.end[list * area + pixel];
       for (int32_t j = end - layout.count[list * area + pixel]; j < end; ++j) {
-        visit(Link{layout.code[base + j], layout.weight[base + j], role + 1, 0});
+        visit(Link{first + layout.code[base + j], layout.weight[base + j], role + 1, 0});
       }
     }
   }
@@ -175,25 +177,36 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
     const int kept = min(found, links_kept);
     for (int32_t mask_index = masks.first; mask_index < masks.end; ++mask_index) {
       const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, mask_index);
-      if (mine == 0 || !exists) continue;
+      if (mine == 0) continue;
       const uint32_t* const counted = layout.counted + int64_t{mask_index} * area;
-      const auto counts_of = [&](const Link& link) { return counted[link.role % 2 == 0 ? pixel : link.other] & mine; };
+      const auto counts_of = [&](const Link& link) {
+        return counted[link.role % 2 == 0 ? pixel : link.other % area] & mine;
+      };
       uint32_t any = found > kept ? mine : 0;
       for (int j = 0; j < kept; ++j) any |= links[j][own].counts = counts_of(links[j][own]);
-      for (uint32_t left = mine; left != 0; left &= left - 1) {
-        const int i = __ffs(static_cast<int>(left)) - 1;
+      const uint32_t touched = any_over_warp(any);
+      const auto write = [&](int i, C gradient) {
         const int64_t n = int64_t{mask_index} * instances_per_mask + i;
+        store(gradient, grad_logits + (n * args.frames + frame) * area + pixel);
+      };
+      for (uint32_t left = exists ? mine & ~touched : 0; left != 0; left &= left - 1) {
+        write(__ffs(static_cast<int>(left)) - 1, 0);
+      }
+      for (uint32_t left = exists ? touched : 0; left != 0; left &= left - 1) {
+        const int i = __ffs(static_cast<int>(left)) - 1;
         C gradient = 0;
         if ((any >> i & 1u) != 0) {
+          const int64_t n = int64_t{mask_index} * instances_per_mask + i;
           const T* const logits = static_cast<const T*>(args.logits) + n * args.frames * area;
-          const C here = load(logits[int64_t{frame} * area + pixel]), exp_here = exp_neg_abs(here);
+          const C* const scales = grad_loss_sum + n * args.pair_count;
+          const C here = load(logits[frame * area + pixel]);
+          const Labels<C> labels = unscaled_labels_of(here);
+          const C common = labels.on * labels.off * reciprocal(labels.on + labels.off);
           const auto add = [&](const Link& link, uint32_t counts) {
             if ((counts >> i & 1u) == 0) return;
-            const C there = load(logits[args.pairs[link.role ^ 1] * area + link.other]);
-            const C scale = grad_loss_sum[n * args.pair_count + link.role / 2] * static_cast<C>(link.weight);
-            C slope_here, slope_there;
-            disagreement_slopes(here, exp_here, there, exp_neg_abs(there), scale, slope_here, slope_there);
-            gradient += slope_here;
+            const C there = load(logits[link.other]);
+            const C scale = scales[link.role / 2] * static_cast<C>(link.weight);
+            gradient += scale * slope_of_pair(here, labels, common, there);
           };
           for (int j = 0; j < kept; ++j) add(links[j][own], links[j][own].counts);
           if (found > kept) {
@@ -203,7 +216,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
             });
           }
         }
-        store(gradient, grad_logits + (n * args.frames + frame) * area + pixel);
+        write(i, gradient);
       }
     }
   }

@@ -79,8 +79,9 @@ __global__ void __launch_bounds__(threads) fill_lists(TkLoss args, Layout layout
   });
 }
 
-// One thread sorts one list by insertion: most are as long as a pixel has matches. Then it stores what the gradient
-// needs.
+// One thread sorts one list: by insertion, because most are as long as a pixel has matches, and longer ones first at
+// larger steps (Shell's sort), because in a large window thousands of pixels may share a match. Then it stores what the
+// gradient needs.
 __global__ void __launch_bounds__(threads) sort_lists(TkLoss args, Layout layout) {
   const int64_t area = args.height * args.width, count = args.videos * args.pair_count * area;
   const int64_t step = static_cast<int64_t>(gridDim.x) * threads;
@@ -89,11 +90,15 @@ __global__ void __launch_bounds__(threads) sort_lists(TkLoss args, Layout layout
     const int32_t size = layout.count[i];
     int32_t* const code = layout.code + base + layout.end[i] - size;
     float* const weight = layout.weight + base + layout.end[i] - size;
-    for (int32_t sorted = 1; sorted < size; ++sorted) {
-      const int32_t moved = code[sorted];
-      int32_t at = sorted;
-      for (; at > 0 && code[at - 1] > moved; --at) code[at] = code[at - 1];
-      code[at] = moved;
+    int32_t gap = 1;
+    while (gap < size / 8) gap = 3 * gap + 1;
+    for (; gap > 0; gap /= 3) {
+      for (int32_t sorted = gap; sorted < size; ++sorted) {
+        const int32_t moved = code[sorted];
+        int32_t at = sorted;
+        for (; at >= gap && code[at - gap] > moved; at -= gap) code[at] = code[at - gap];
+        code[at] = moved;
+      }
     }
     for (int32_t j = 0; j < size; ++j) {
       weight[j] = args.weight[base + code[j]];

@@ -44,54 +44,71 @@ Layout layout_of(const TkLoss& args) {
   return layout;
 }
 
-// counted: block = 256 pixels x one mask of instances. A lane converts its instance's box to pixels, a warp those of
-// one frame. Then all threads test the boxes that share a row with the block's pixels.
+// counted: block = 256 pixels x one mask of instances. A warp converts the boxes of one frame to pixels, one lane each.
+// Then a lane marks the pixels of its warp that its instance's boxes hold, and exchanges bits with the other lanes:
+//
+//   instance  i0  0 1 1 1 0 0 ..        pixel  p0  0 0 1 ..
+//             i1  0 0 0 1 1 1 ..   ->          p1  1 0 1 ..
+//             i2  1 1 0 0 0 0 ..               p2  1 0 0 ..
 struct PixelBox {
   int32_t x1, x2, y1, y2;
 };
 struct CountedTile {
   PixelBox boxes[warps][instances_per_mask];
-  uint32_t near[warps];  // bit i: boxes[..][i] shares a row with the tile
 };
+
+// Bit j of lane i becomes bit i of lane j: halves, quarters, ... of the matrix change places.
+__device__ __forceinline__ uint32_t transpose_over_warp(uint32_t bits) {
+  uint32_t low = 0x0000ffffu;
+  for (unsigned step = 16; step > 0; step /= 2, low ^= low << step) {
+    const uint32_t other = __shfl_xor_sync(whole_warp, bits, step);
+    bits = (threadIdx.x & step) != 0 ? (bits & ~low) | (other >> step & low) : (bits & low) | (other << step & ~low);
+  }
+  return bits;
+}
+
+// Bits [begin, end) of a word.
+__device__ __forceinline__ uint32_t bits_between(int32_t begin, int32_t end) {
+  return begin < end ? (~0u >> (32 - (end - begin))) << begin : 0;
+}
 
 __global__ void __launch_bounds__(threads) find_counted(TkLoss args, Layout layout) {
   CountedTile& shared = *shared_memory<CountedTile>();
   const int64_t area = args.height * args.width, masks = ceil_div(args.instances, instances_per_mask);
   const int64_t tiles = ceil_div(area, threads);
+  const int32_t width = static_cast<int32_t>(args.width);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int64_t item = blockIdx.x; item < tiles * masks; item += gridDim.x) {
-    const int64_t begin = item % tiles * threads, pixel = begin + threadIdx.x,
-                  n = item / tiles * instances_per_mask + lane;
-    const int32_t width = static_cast<int32_t>(args.width), y = static_cast<int32_t>(pixel) / width;
-    const int32_t x = static_cast<int32_t>(pixel) - y * width;
-    const int64_t end = min(begin + threads, area);
-    const int32_t top = static_cast<int32_t>(begin) / width, bottom = static_cast<int32_t>(end - 1) / width;
-    uint32_t bits = 0;
+    const int64_t pixel = item % tiles * threads + threadIdx.x, n = item / tiles * instances_per_mask + lane;
+    const int32_t first_pixel = static_cast<int32_t>(pixel - lane);
+    uint32_t inside = 0;  // bit j: pixel first_pixel + j is in a box of instance n
     for (int64_t first = 0; first < args.frames; first += warps) {
-      bool near = false;
+      PixelBox converted{0, 0, 0, 0};
       if (n < args.instances && first + warp < args.frames) {
         const float* const box = args.boxes + (n * args.frames + first + warp) * 4;
         if (box_is_present(box)) {
           const Span rows = pixels_inside(box[1], box[3], args.height);
           const Span columns = pixels_inside(box[0], box[2], args.width);
-          near = rows.begin <= bottom && rows.end > top;
-          shared.boxes[warp][lane] = {static_cast<int32_t>(columns.begin), static_cast<int32_t>(columns.end),
-                                      static_cast<int32_t>(rows.begin), static_cast<int32_t>(rows.end)};
+          converted = {static_cast<int32_t>(columns.begin), static_cast<int32_t>(columns.end),
+                       static_cast<int32_t>(rows.begin), static_cast<int32_t>(rows.end)};
         }
       }
-      const uint32_t all_near = __ballot_sync(whole_warp, near);
-      if (lane == 0) shared.near[warp] = all_near;
+      shared.boxes[warp][lane] = converted;
       __syncthreads();
-      for (int frame = 0; frame < warps; ++frame) {
-        for (uint32_t left = shared.near[frame]; left != 0; left &= left - 1) {
-          const int i = __ffs(static_cast<int>(left)) - 1;
-          const PixelBox box = shared.boxes[frame][i];
-          bits |= static_cast<uint32_t>(x >= box.x1 && x < box.x2 && y >= box.y1 && y < box.y2) << i;
+      // The warp's pixels, row by row.
+      int32_t y = first_pixel / width, x = first_pixel - y * width;
+      for (int32_t begin = 0; begin < 32; begin += width - x, x = 0, ++y) {
+        const int32_t end = min(32, begin + width - x);
+        for (int frame = 0; frame < warps; ++frame) {
+          const PixelBox box = shared.boxes[frame][lane];
+          const bool has_row = (box.y1 <= y) & (y < box.y2);
+          inside |= has_row ? bits_between(max(begin, begin + box.x1 - x), min(end, begin + box.x2 - x)) : 0;
         }
       }
       __syncthreads();
     }
-    if (pixel < area) layout.counted[item / tiles * area + pixel] = bits;
+    const uint32_t counted = transpose_over_warp(inside);
+    if (pixel < area) layout.counted[item / tiles * area + pixel] = counted;
   }
 }
 
