@@ -79,6 +79,16 @@ class TestMsDeformAttn(OperatorTests):
             for channels in (8, 3):
                 self.agree(self.make(dtype, D=channels))
 
+    @pytest.mark.parametrize(("H", "W", "points", "D"), [(19, 21, 4, 8), (5, 9, 7, 40)])
+    def test_reference_where_every_pixel_asks(self, H, W, points, D):
+        """The CUDA kernel then divides the queries into tiles of neighbors; the second case has more samples and more
+        channels than its block takes at a time."""
+        pixels = sum(math.ceil(H / 2**level) * math.ceil(W / 2**level) for level in range(3))
+        sizes = {"B": 1, "Q": pixels, "heads": 1, "H": H, "W": W, "points": points, "D": D}
+        self.agree(self.make(DOUBLE, **sizes))
+        arguments = self.make(FLOAT, **sizes)
+        self.compare(ms_deform_attn(**arguments), reference(**arguments), arguments)
+
     def test_reference_of_any_magnitude(self):
         for scale in (1e-25, 1e12):
             arguments = self.make()

@@ -1,11 +1,18 @@
-// Forward: a thread sums one vector (16 bytes) of channels of one query and head. The threads of a head read adjacent
-// vectors of the same pixels, so every corner of a sample is one coalesced read:
+// Forward: a block has 64 queries and one head at a time. Where every pixel of the levels asks, as in an encoder, those
+// are 8 x 8 neighbors: they sample the same pixels, which then come from L1. The corners of a sample are computed by
+// one thread for all channels:
 //
-//   query q   │ head 0               │ head 1               │ ...      threads: queries x heads x D/V
-//             │ v0 v1 v2 ... D/V - 1 │ v0 v1 v2 ... D/V - 1 │          each: L x points x 4 corners, sums in registers
+//   samples   [64 queries][<= 16] corner pixels, their shares    shared memory, 32 bytes each: 25 KiB for 12 samples
 //
-// Backward: the same, with groups of 1 to 32 lanes per query and head. A group sums the gradients of location and
-// weight by shuffles. The gradient of the value is accumulated in global memory, where any query may write:
+// and read by the threads that sum one vector (16 bytes) of channels of a query each. The threads of a query read
+// adjacent vectors of the same pixels, so every corner is one coalesced read:
+//
+//   query q0             │ query q1             │ ...      threads: queries x D/V
+//   v0 v1 v2 ... D/V - 1 │ v0 v1 v2 ... D/V - 1 │          each: L x points x 4 corners, sums in registers
+//
+// Backward: groups of 1 to 32 lanes per query and head. A lane computes the corners itself, has some vectors of
+// channels, and the group sums the gradients of location and weight by shuffles. The gradient of the value is
+// accumulated in global memory, where any query may write:
 //
 //   by default        floating-point atomics, 16 bytes at once from compute capability 9.0 on
 //   deterministic     largest |grad_output|, |weight|  ──►  a power of two per batch item by which any sum of products
@@ -98,45 +105,160 @@ __device__ __forceinline__ void load_corners(const Channels<T, V>* from, int32_t
   }
 }
 
-template <typename T, int V>
-__global__ void __launch_bounds__(threads, 2) attend(MsDeformAttn args, T* output, int32_t queries_per_block) {
-  using C = Compute<T>;
-  const int32_t vectors = static_cast<int32_t>(args.channels / V), heads = static_cast<int32_t>(args.heads);
-  const int32_t of_query = vectors * heads, levels = static_cast<int32_t>(args.levels);
-  const int32_t points = static_cast<int32_t>(args.points);
-  const int64_t count = args.batch * args.queries, step = static_cast<int64_t>(gridDim.x) * queries_per_block;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * queries_per_block; first < count; first += step) {
-    for (int32_t i = threadIdx.x; i < queries_per_block * of_query; i += threads) {
-      const int64_t query = first + i / of_query;
-      if (query >= count) break;
-      const int32_t within = i % of_query, head = within / vectors;
-      const C* location = static_cast<const C*>(args.locations) + (query * heads + head) * levels * points * 2;
-      const C* weight = static_cast<const C*>(args.weights) + (query * heads + head) * levels * points;
-      const Channels<T, V>* const value =
-          static_cast<const Channels<T, V>*>(args.value) + query / args.queries * args.pixels * of_query + within;
-      C sum[V] = {};
-      for (int l = 0; l < levels; ++l) {
-        const Level level = level_of(args, l);
-        for (int p = 0; p < points; ++p, location += 2, ++weight) {
-          const Corners<C> corners(level, location);
-          // 0, or NaN if location or weight is: a diverged model must not go unnoticed outside of the frame.
-          const C zero_or_nan = 0 * *weight * corners.right * corners.below;
+constexpr int32_t tile_side = 8, tile_queries = tile_side * tile_side, max_samples = 16;
+
+// What a sample adds to the channels of a query: the sum of share · value over four pixels. pixel[0] < 0: nothing.
+template <typename C>
+struct alignas(16) Sample {
+  int32_t pixel[4];  // rows of `value` within one batch item
+  C share[4];
+
+  __device__ __forceinline__ Sample(const Level& level, const C* location, C weight) {
+    const Corners<C> corners(level, location);
+    // 0, or NaN if location or weight is: a diverged model must not go unnoticed outside of the frame.
+    const C zero_or_nan = 0 * weight * corners.right * corners.below;
+    const int32_t inside =
+        max(max(corners.row[0], corners.row[1]), max(corners.row[2], corners.row[3]));  // -1 if none is
 #pragma unroll
-          for (int k = 0; k < V; ++k) sum[k] += zero_or_nan;
-          C values[4][V];
-          load_corners(value, of_query, corners, values);
+    for (int i = 0; i < 4; ++i) {
+      // A corner outside of the level repeats one inside, without a share.
+      pixel[i] = corners.row[i] >= 0 ? corners.row[i] : max(inside, 0);
+      share[i] = (corners.row[i] >= 0 ? weight * corners.share(i) : C(0)) + zero_or_nan;
+    }
+    if (inside < 0 && zero_or_nan == 0) pixel[0] = -1;
+  }
+};
+
+// Bytes of the samples of a query. 16 more than they need, so that four queries lie in different banks.
+template <typename C>
+MFVIS_HOST_DEVICE int32_t bytes_of_samples(int32_t samples) {
+  return samples * static_cast<int32_t>(sizeof(Sample<C>)) + 16;
+}
+
+// How the queries of a batch item are divided into tiles.
+struct Tiling {
+  Level level[max_deform_levels];
+  int32_t first_tile[max_deform_levels + 1];  // of each level
+  bool by_level;                              // else 64 queries in a row
+};
+
+__device__ void find_tiling(const MsDeformAttn& args, Tiling& tiling) {
+  const int32_t levels = static_cast<int32_t>(args.levels);
+  const int own = threadIdx.x;
+  if (own < levels) tiling.level[own] = level_of(args, own);
+  __syncthreads();
+  if (own == 0) {
+    int64_t pixels = 0;
+    int32_t tiles = 0;
+    bool by_level = args.queries == args.pixels;
+    for (int32_t l = 0; l < levels; ++l) {
+      const Level level = tiling.level[l];
+      by_level &= level.start == pixels;
+      pixels += static_cast<int64_t>(level.height) * level.width;
+      tiling.first_tile[l] = tiles;
+      tiles += static_cast<int32_t>(ceil_div(level.height, tile_side) * ceil_div(level.width, tile_side));
+    }
+    tiling.by_level = by_level && pixels == args.pixels;
+    tiling.first_tile[levels] = tiling.by_level ? tiles : static_cast<int32_t>(ceil_div(args.queries, tile_queries));
+  }
+  __syncthreads();
+}
+
+// Query i of a tile is first + i / 8 · step + i % 8.
+struct QueryTile {
+  __device__ QueryTile(const MsDeformAttn& args, const Tiling& tiling, int32_t tile) {
+    if (!tiling.by_level) {
+      first = int64_t{tile} * tile_queries;
+      step = rows = columns = tile_side;
+      end = args.queries;
+      return;
+    }
+    int32_t l = 0;
+    while (tile >= tiling.first_tile[l + 1]) ++l;
+    const Level level = tiling.level[l];
+    const int32_t across = static_cast<int32_t>(ceil_div(level.width, tile_side)), within = tile - tiling.first_tile[l];
+    const int32_t y = within / across * tile_side, x = within % across * tile_side;
+    first = level.start + int64_t{y} * level.width + x;
+    step = level.width;
+    rows = level.height - y;
+    columns = level.width - x;
+    end = args.queries;
+  }
+
+  // -1 if there is no such query.
+  __device__ __forceinline__ int64_t query(int32_t i) const {
+    const int32_t row = i / tile_side, column = i % tile_side;
+    const int64_t found = first + int64_t{row} * step + column;
+    return row < rows && column < columns && found < end ? found : -1;
+  }
+
+  int64_t first, end;
+  int32_t step, rows, columns;
+};
+
+// item = (batch item · heads + head) · tiles + tile.
+template <typename T, int V>
+__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 4 : 2)
+    attend(MsDeformAttn args, T* output, int32_t samples_at_once) {
+  using C = Compute<T>;
+  Tiling& tiling = *shared_memory<Tiling>();
+  unsigned char* const shared_samples = reinterpret_cast<unsigned char*>(&tiling) + round_up(sizeof(Tiling), 16);
+  find_tiling(args, tiling);
+  const int32_t vectors = static_cast<int32_t>(args.channels / V), heads = static_cast<int32_t>(args.heads);
+  const int32_t points = static_cast<int32_t>(args.points), samples = static_cast<int32_t>(args.levels) * points;
+  const int32_t tiles = tiling.first_tile[args.levels], query_bytes = bytes_of_samples<C>(samples_at_once);
+  const uint32_t pixel_bytes = static_cast<uint32_t>(heads) * vectors * static_cast<uint32_t>(sizeof(Channels<T, V>));
+  const float inverse = 1.0f / static_cast<float>(samples_at_once);
+  for (int64_t item = blockIdx.x; item < args.batch * heads * tiles; item += gridDim.x) {
+    const QueryTile tile(args, tiling, static_cast<int32_t>(item % tiles));
+    const int32_t head = static_cast<int32_t>(item / tiles % heads);
+    const int64_t batch_item = item / tiles / heads;
+    const int64_t first_query = batch_item * args.queries;
+    for (int32_t group = 0; group < tile_queries * vectors; group += threads) {
+      const int32_t own = group + static_cast<int32_t>(threadIdx.x), i = own / vectors, vector = own - i * vectors;
+      const int64_t query = i < tile_queries ? tile.query(i) : -1;
+      const char* const value =
+          static_cast<const char*>(args.value) +
+          ((batch_item * args.pixels * heads + head) * vectors + vector) * static_cast<int64_t>(sizeof(Channels<T, V>));
+      C sum[V] = {};
+      for (int32_t begin = 0; begin < samples; begin += samples_at_once) {
+        const int32_t count = min(samples_at_once, samples - begin);
+        if (group == 0 || samples > samples_at_once) {
+          __syncthreads();
+          for (int32_t at = threadIdx.x; at < tile_queries * samples_at_once; at += threads) {
+            const int32_t of = row_of(at, inverse), sample = begin + at - of * samples_at_once;
+            const int64_t asks = tile.query(of);
+            if (asks < 0 || sample >= samples) continue;
+            const int64_t from = ((first_query + asks) * heads + head) * samples + sample;
+            reinterpret_cast<Sample<C>*>(shared_samples + of * query_bytes)[sample - begin] =
+                Sample<C>(tiling.level[sample / points], static_cast<const C*>(args.locations) + 2 * from,
+                          static_cast<const C*>(args.weights)[from]);
+          }
+          __syncthreads();
+        }
+        if (query < 0) continue;
+        const Sample<C>* const of_query = reinterpret_cast<const Sample<C>*>(shared_samples + i * query_bytes);
+        for (int32_t s = 0; s < count; ++s) {
+          const Sample<C> sample = of_query[s];
+          if (sample.pixel[0] < 0) continue;
+          Channels<T, V> loaded[4];
 #pragma unroll
           for (int corner = 0; corner < 4; ++corner) {
-            const C share = *weight * corners.share(corner);
+            const uint32_t pixel = static_cast<uint32_t>(sample.pixel[corner]);
+            loaded[corner] = *reinterpret_cast<const Channels<T, V>*>(value + uint64_t{pixel} * pixel_bytes);
+          }
 #pragma unroll
-            for (int k = 0; k < V; ++k) sum[k] += share * values[corner][k];
+          for (int corner = 0; corner < 4; ++corner) {
+#pragma unroll
+            for (int k = 0; k < V; ++k) sum[k] += sample.share[corner] * static_cast<C>(load(loaded[corner].at[k]));
           }
         }
       }
+      if (query < 0) continue;
       Channels<T, V> result;
 #pragma unroll
       for (int k = 0; k < V; ++k) store(sum[k], &result.at[k]);
-      reinterpret_cast<Channels<T, V>*>(output)[query * of_query + within] = result;
+      reinterpret_cast<Channels<T, V>*>(output)[((first_query + query) * heads + head) * vectors + vector] = result;
     }
   }
 }
@@ -321,10 +443,12 @@ void ms_deform_attn(const MsDeformAttn& args, void* output) {
     using T = decltype(element);
     with_width<T>(args, output, [&](auto width) {
       constexpr int V = decltype(width)::value;
-      const int64_t of_query = args.heads * args.channels / V;
-      const int32_t queries_per_block = static_cast<int32_t>(of_query < threads ? threads / of_query : 1);
-      launch("ms_deform_attn", attend<T, V>, grid_for(args.batch * args.queries, queries_per_block), threads, 0, args,
-             static_cast<T*>(output), queries_per_block);
+      const int32_t samples_at_once = static_cast<int32_t>(min<int64_t>(args.levels * args.points, max_samples));
+      // A quarter more than whole tiles: the levels' sizes, of which only the device may know, cut some.
+      const int64_t tiles = ceil_div(args.queries * 5, tile_queries * 4) + args.levels;
+      const int64_t bytes = round_up(sizeof(Tiling), 16) + tile_queries * bytes_of_samples<Compute<T>>(samples_at_once);
+      launch("ms_deform_attn", attend<T, V>, grid_for(args.batch * args.heads * tiles, 1), threads, bytes, args,
+             static_cast<T*>(output), samples_at_once);
     });
   });
 }
