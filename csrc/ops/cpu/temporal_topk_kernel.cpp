@@ -2,7 +2,7 @@
 // candidates so far, sorted, and goes through the rows of the window from the middle outward, a group of neighboring
 // candidates at a time:
 //
-//   line       C x (columns + group)          the row of the source that the group needs, infinite beside the frame
+//   line       C x (columns + group)          the row of the source that the group needs, infinite outside of the frame
 //   squares    patch_size x group x columns   squared color difference to the source: a ring of rows
 //   sums       group x columns                sums of the squares over patch_size rows
 //   distances  group x columns                and over patch_size columns: the squared patch distance
@@ -11,7 +11,7 @@
 // All of it stays in L1 and L2, every loop runs along a row and vectorizes, and the [S², H, W] volume never exists.
 // One comparison of a vector of distances with the worst ones kept rejects most candidates of a video whose motion is
 // small, because the search starts in the middle. Ties go to the smaller index.
-// Frames are padded with zeros by h = patch_size / 2 once. A candidate whose center is beside the frame has a patch
+// Frames are padded with zeros by h = patch_size / 2 once. A candidate whose center is outside of the frame has a patch
 // that reaches beyond those zeros, so its distance is infinite.
 #include "../temporal_topk.h"
 
@@ -175,7 +175,7 @@ struct Tile {
   const float *target, *source;
 };
 
-// Copies columns [from, from + size) of a padded row, infinite beside the frame's padding.
+// Copies columns [from, from + size) of a padded row, infinite outside of the padded frame.
 void copy_line(const float* row, int64_t padded_width, int64_t from, int64_t size, float* line) {
   const int64_t begin = min(max<int64_t>(0, -from), size), end = max(begin, min(size, padded_width - from));
   for (int64_t x = 0; x < begin; ++x) line[x] = infinity;
@@ -217,7 +217,7 @@ void match_group(const TemporalTopk& args, const Tile& tile, const Workspace& wo
 
 void match_tile(const TemporalTopk& args, int64_t item, const Tile& tile, const Workspace& work) {
   const int64_t columns = tile.right - tile.left, padded_columns = round_up_to_lanes(columns);
-  // Nothing is nearer than minus infinity: columns beside the tile insert nothing.
+  // Nothing is nearer than minus infinity: columns outside of the tile insert nothing.
   for (int64_t row = 0; row < tile_rows * work.kept; ++row) {
     float* const distance = work.best_distance.data + row * work.stride;
     for (int64_t x = 0; x < padded_columns; ++x) distance[x] = x < columns ? infinity : -infinity;
