@@ -10,7 +10,8 @@ one click for each track, in the middle of its largest error. Further flags go t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.labeling.config import LabelConfig
 from mfvis.labeling.corrections import Corrections
 from mfvis.labeling.run import initial_models
-from mfvis.labeling.video import label_video
+from mfvis.labeling.video import WindowState, label_video
 from mfvis.parsing import parse
 from mfvis.types import TrackResult, Video
 from report import add_out, write
@@ -71,34 +72,41 @@ def clicks_of(true_NTHW: np.ndarray, ours_NTHW: np.ndarray, frames: Sequence[int
 
 
 def corrected(config: LabelConfig, video: Video) -> dict[str, list[float]]:
-    """Sum of J over the masks, by what was corrected: all masks, and those of the other frames before and after."""
+    """`sums_of_j` of a video. Logits are kept, so that only given masks train models again."""
     start = initial_models(config)
+    with tempfile.TemporaryDirectory() as folder:
+        state = WindowState(Path(folder), {})
+
+        def label(corrections: Corrections) -> list[TrackResult]:
+            return label_video(start, config, video, video.name, state, corrections=corrections)
+
+        return sums_of_j(video, label)
+
+
+def sums_of_j(video: Video, label: Callable[[Corrections], list[TrackResult]]) -> dict[str, list[float]]:
+    """Sum of J over the masks, by what was corrected: all masks, and those of the other frames before and after."""
     true_NTHW = masks_of(video, [track.segmentations for track in video.tracks])
-
-    def label(corrections: Corrections) -> list[TrackResult]:
-        return label_video(start, config, video, video.name, corrections=corrections)
-
     first = label(Corrections())
     before_NT = j_of(video, true_NTHW, first)
     ours_NTHW = masks_of(video, [result.segmentations for result in first])
     seen = np.flatnonzero(np.isfinite(before_NT).any(0))
     worst = seen[np.argsort(np.nanmean(before_NT[:, seen], 0), kind="stable")].tolist()
     sums = {"none": [np.nansum(before_NT), np.isfinite(before_NT).sum()]}
-    for count in FRAMES:
-        frames = worst[:count]
-        others = [t for t in range(video.length) if t not in frames]
-        masks = {
-            n: {t: encode_mask(true_NTHW[n, t]) for t in frames if track.present_T[t] and true_NTHW[n, t].any()}
-            for n, track in enumerate(video.tracks)
-        }
-        for name, corrections in (
-            (f"masks of {count}", Corrections(masks)),
-            (f"clicks in {count}", clicks_of(true_NTHW, ours_NTHW, frames)),
-        ):
+    # Clicks first: they train nothing, so the logits of the first labeling serve.
+    for kind in ("clicks in", "masks of"):
+        for count in FRAMES:
+            frames, name = worst[:count], f"{kind} {count}"
+            others = [t for t in range(video.length) if t not in frames]
+            masks = {
+                n: {t: encode_mask(true_NTHW[n, t]) for t in frames if track.present_T[t] and true_NTHW[n, t].any()}
+                for n, track in enumerate(video.tracks)
+            }
+            clicks = clicks_of(true_NTHW, ours_NTHW, frames)
+            corrections = Corrections(masks) if kind == "masks of" else clicks
             after_NT = j_of(video, true_NTHW, label(corrections))
             parts = (before_NT[:, others], after_NT[:, others])
             sums[name] = [np.nansum(after_NT), *map(np.nansum, parts), np.isfinite(parts[0]).sum()]
-        print(video.name, {name: round(float(part[0] / sums["none"][1]), 3) for name, part in sums.items()}, flush=True)
+    print(video.name, {name: round(float(part[0] / sums["none"][1]), 3) for name, part in sums.items()}, flush=True)
     return sums
 
 

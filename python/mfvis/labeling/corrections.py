@@ -2,7 +2,7 @@
 
 A mask that the input has for a frame stays as it is, and supervises the models of its window. Clicks and scribbles
 change the mask of their frame, as in interactive segmentation: a few pixels are too little to train on, and a click
-must not change what was right elsewhere. Their form in the JSON is that of `mfvis.data.marks`.
+must not change what was right in other parts of the video. Their form in the JSON is that of `mfvis.data.marks`.
 """
 
 from __future__ import annotations
