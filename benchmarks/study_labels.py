@@ -184,6 +184,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     if given.out:
+        given.out.mkdir(parents=True, exist_ok=True)
         write(given.out / f"labels_{given.study.stem}.md", "\n".join(lines))
 
 

@@ -180,9 +180,9 @@ def test_variants_of_label_mode_are_compared_video_by_video(
         "variants: [{name: a}, {name: b, settings: {optim: {steps: 2}}}]}"
     )
     command = ["study_labels.py", file, "--data", data, "--weights", weights, "--runs", tmp_path / "runs"]
-    monkeypatch.setattr(sys, "argv", list(map(str, [*command, "--out", tmp_path])))
+    monkeypatch.setattr(sys, "argv", list(map(str, [*command, "--out", tmp_path / "out"])))
     study_labels.main()
-    report = (tmp_path / "labels_losses.md").read_text()
+    report = (tmp_path / "out" / "labels_losses.md").read_text()
     assert "| a | 2 | 0." in report and "| b | 2 | 0." in report and report.count(" ± ") >= 2
     measures = sorted((tmp_path / "runs").glob("*/measures.json"))
     before = [path.stat().st_mtime_ns for path in measures]
