@@ -1,8 +1,8 @@
 """The floor of temporal_topk: 13 operations per pixel, pair and candidate.
 
 Those are 3 squared differences, 4 additions (a separable 3x3 sum) and one comparison with the worst of the k kept: 0.2
-GFLOP for 5 pairs of 120x216 at radius 5, so 2 ms on two cores of 50 GFLOP/s. The insertion, 5 operations for each of
-the k, costs more than that. Frames in, distances and offsets out are 5.4 MB, which
+GFLOP for 5 pairs of 120x216 at radius 5, so 2 ms on two cores of 50 GFLOP/s. An insertion, 5 operations for each of
+the k, comes on top; most candidates of a video need none. Frames in, distances and offsets out are 5.4 MB, which
 takes next to no time.
 
 The reference unfolds the patches of all candidates at once. Nine tenths of its time is that; that it sorts all

@@ -31,7 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 
 RUNS = 10
 PREDICTED = {
-    "tk_loss: matching + loss forward + backward": 390,
+    "tk_loss: matching + loss forward + backward": 300,
     "temporal_topk: T 5, 120x216": 45,
     "temporal_topk: T 5, 360x640": 267,
     "box_projection_loss: forward, T 5, 360x640, N 10,": 25,
@@ -39,12 +39,12 @@ PREDICTED = {
     "box_projection_loss: forward, T 5, 360x640, N 100": 145,
     "box_projection_loss: forward + backward, T 5, 360x640, N 100": 264,
     "mask_to_boxes: ": 32,
-    "pairwise_loss: forward, T": 190,
-    "pairwise_loss: forward + backward": 510,
+    "pairwise_loss: forward, T": 110,
+    "pairwise_loss: forward + backward": 260,
     "patch_distance: forward, T": 42,
     "patch_distance: forward + backward": 192,
-    "ms_deform_attn: forward, 5": 306,
-    "ms_deform_attn: forward + backward, 5": 1700,
+    "ms_deform_attn: forward, 5": 130,
+    "ms_deform_attn: forward + backward, 5": 1530,
 }
 """Microseconds on an H200 (`results/gpu_predictions.md`), by the beginning of "operator: case"."""
 LARGE = Setting(height=360, width=640)
