@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mfvis.data.results import write_labeled
 from mfvis.data.ytvis import load_dataset
@@ -162,25 +163,45 @@ def _run(config: LabelConfig, shard: Shard, progress: Progress) -> Path:
     done = {video.id: results for video, results in zip(own, found, strict=True)}
     for video in (video for video in videos if video.id not in done):
         done[video.id] = outdated_results(last.folder, video) or outdated_results(parts, video) or []
+    _write(config, dataset, root, done, completed)
+    if not shares:  # the logits were for an interrupted run; the second pass would use them again
+        shutil.rmtree(parts / "tries", ignore_errors=True)
+    if not config.data.is_file() or config.data.read_bytes() != content:
+        print(f"{config.data} changed in the meantime: {completed} has its boxes as they were at the start. Run again")
+    return completed
+
+
+def _write(
+    config: LabelConfig,
+    dataset: VideoDataset,
+    root: dict[str, Any],
+    done: dict[int, list[TrackResult]],
+    completed: Path,
+) -> None:
+    """Write the completed JSON and the report, and print what to look at.
+
+    Args:
+        root: The input JSON.
+        done: Masks by video id; no masks of a video that was not labeled yet.
+    """
+    videos = dataset.videos
     results = [result for video in videos for result in done[video.id]]
     write_labeled(root, completed, results, dataset)
-    paths = overlays_of(dataset, overlays)
+    overlays = config.out / "overlays" if config.overlays else None
     truth = None
     if not config.given_masks and len(results) == sum(len(video.tracks) for video in videos):
         truth = true_j(dataset, results)
-    write_label_report(config.out / "report.html", dataset, done, images, paths, truth)
+    report = config.out / "report.html"
+    write_label_report(
+        report, dataset, done, config.out / "parts" / "thumbnails", overlays_of(dataset, overlays), truth
+    )
     if missing := sum(bool(video.tracks) and not done[video.id] for video in videos):
         print(f"no masks yet for {counted(missing, 'video')}: run again without --only")
     for line in (f"{video.name}, {line}" for video in videos for line in warnings_of(done[video.id], dataset)):
         print(line)
     if truth is not None:
         print(f"J {truth.j:.3f} over {truth.object_frames} true masks; a filled box has {truth.filled_box_j:.3f}")
-    print(f"wrote {completed} and {config.out / 'report.html'}" + (f", and overlays to {overlays}" if overlays else ""))
-    if not shares:  # the logits were for an interrupted run; the second pass would use them again
-        shutil.rmtree(parts / "tries", ignore_errors=True)
-    if not config.data.is_file() or config.data.read_bytes() != content:
-        print(f"{config.data} changed in the meantime: {completed} has its boxes as they were at the start. Run again")
-    return completed
+    print(f"wrote {completed} and {report}" + (f", and overlays to {overlays}" if overlays else ""))
 
 
 def _load(config: LabelConfig) -> tuple[VideoDataset, bytes]:
