@@ -15,13 +15,15 @@ REDRAW = 0.2
 """Seconds between two states of the line on a terminal."""
 INTERVAL = 10.0
 """Seconds between two lines without a terminal."""
+KNOWN = 0.02
+"""Finished share of a kind of work from which its pace is known. First steps take longer than those that follow."""
 
 
 class Progress:
     """Progress of a run that does several kinds of work, such as training and refinement.
 
-    The time left is extrapolated for each kind of work from the time that its finished part took. Kinds that have not
-    begun are weighted with the others by their amounts, which are estimated seconds or any other unit that all share.
+    The time left is extrapolated for each kind of work from the time that its finished part took. Kinds that have hardly
+    begun have the pace of the others; their amounts are estimated seconds or any other unit that all share.
     Within the ``with`` block, printed lines appear above the line on a terminal.
 
     Args:
@@ -77,9 +79,11 @@ class Progress:
 
     def seconds_left(self) -> float:
         """Estimated seconds that the rest of the run takes; 0 before anything was done."""
-        pace = self.spent.total() / max(self.done.total(), 1e-9)
+        known = [kind for kind, done in self.done.items() if done > KNOWN * (done + self.ahead.get(kind, 0.0))]
+        measured = known or list(self.done)
+        pace = sum(self.spent[kind] for kind in measured) / max(sum(self.done[kind] for kind in measured), 1e-9)
         return sum(
-            amount * (self.spent[kind] / self.done[kind] if self.done[kind] > 0 else pace)
+            amount * (self.spent[kind] / self.done[kind] if kind in known else pace)
             for kind, amount in self.ahead.items()
         )
 

@@ -56,6 +56,19 @@ def test_the_time_left_follows_from_the_pace_of_each_kind_of_work(clock, capsys)
         assert progress.seconds_left() == 0 and capsys.readouterr().out == "100%, 0:00:00 left: c\n"
 
 
+def test_a_slow_first_step_says_little_about_the_others(clock):
+    with Progress(visible=False) as progress:
+        progress.plan({"check": 10, "training": 1000})
+        clock.now += 20
+        progress.advance("check", 10, "")
+        clock.now += 60
+        progress.advance("training", 1, "")
+        assert progress.seconds_left() == pytest.approx(999 * 2)  # the pace of the check
+        clock.now += 30
+        progress.advance("training", 29, "")
+        assert progress.seconds_left() == pytest.approx(970 * 3)
+
+
 def test_a_terminal_has_one_line_that_is_rewritten(clock, monkeypatch):
     """Messages are lines of their own above it, although both go to one terminal."""
     terminal = Terminal()
