@@ -22,8 +22,8 @@ KNOWN = 0.02
 class Progress:
     """Progress of a run that does several kinds of work, such as training and refinement.
 
-    The time left is extrapolated for each kind of work from the time that its finished part took. Kinds that have hardly
-    begun have the pace of the others; their amounts are estimated seconds or any other unit that all share.
+    The time left is extrapolated for each kind of work from the time that its finished part took. Kinds that have
+    hardly begun have the pace of the others; their amounts are estimated seconds or any other unit that all share.
     Within the ``with`` block, printed lines appear above the line on a terminal.
 
     Args:
