@@ -15,6 +15,7 @@ from mfvis.models.mask2former import VideoMask2Former
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import WindowFeatures, predict_video
 from mfvis.predict.track_association import TrackMemory, output_frames, windows_of
+from mfvis.progress import Progress
 from mfvis.types import DenseMasks, Prediction
 from tiny import CATEGORIES, tiny_model
 
@@ -63,9 +64,9 @@ def test_the_features_of_a_window_are_those_of_its_frames(model, video, window, 
     """Whatever is taken over from the window before, and however many go through the model at a time."""
     model.double()  # other numbers of frames at a time are other sums, which this model's norms blow up
     with torch.inference_mode():
-        expected = WindowFeatures(model, video, (32, 64), chunk).move_to(range(23))
+        expected = WindowFeatures(model, video, (32, 64), chunk, Progress(visible=False)).move_to(range(23))
         windows = windows_of(23, window, stride)
-        features = WindowFeatures(model, video, (32, 64), chunk)
+        features = WindowFeatures(model, video, (32, 64), chunk, Progress(visible=False))
         for frames in windows:
             pixels = features.move_to(frames)
             here = slice(frames.start, frames.stop)

@@ -13,6 +13,7 @@ from mfvis.errors import ConfigError
 from mfvis.models.config import BackboneConfig
 from mfvis.models.video_model import build_model
 from mfvis.parsing import PRESETS, build, load_preset
+from mfvis.text import counted
 from mfvis.train.config import Config
 from mfvis.train.optim import learning_rate
 from mfvis.train.plan import estimate
@@ -53,7 +54,7 @@ def test_dry_run(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert main(["train", "--preset", preset, *data, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     config = configure(preset)
-    assert f"batch {config.train.batch_size} = {config.train.batch_size_per_device} clips x" in printed
+    assert f"batch {config.train.batch_size} = {counted(config.train.batch_size_per_device, 'clip')} x" in printed
     assert f"x {config.train.steps} steps" in printed and "learning rate" in printed
     for spec in config.specs:
         assert f"{spec.path} is not there: {spec.info.num_videos} videos" in printed

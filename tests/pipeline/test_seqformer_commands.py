@@ -25,6 +25,7 @@ from mfvis.models.video_model import build_model
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import WindowFeatures, predict_video
 from mfvis.predict.upsample import at_original_size
+from mfvis.progress import Progress
 from mfvis.train import checkpoint, replay
 from mfvis.train.config import Config, ReplayConfig
 from mfvis.train.engine import train
@@ -148,9 +149,9 @@ def test_equals_the_plain_way_of_all_frames_at_once(chunk: int, six_images: Path
 
 def test_windows_bound_the_memory_for_seqformer_too(six_images: Path) -> None:
     model, video = tiny_seqformer(), open_video(six_images)
-    features = WindowFeatures(model, video, (60, 80), 2)
+    features = WindowFeatures(model, video, (60, 80), 2, Progress(visible=False))
     with torch.no_grad():
-        whole = WindowFeatures(model, video, (60, 80), 4).move_to(range(6))
+        whole = WindowFeatures(model, video, (60, 80), 4, Progress(visible=False)).move_to(range(6))
         for window in (range(4), range(2, 6)):
             for name, value in vars(features.move_to(window)).items():
                 expected = getattr(whole, name)[window.start : window.stop]
