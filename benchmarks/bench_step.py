@@ -120,7 +120,7 @@ class Step:
         self.model.zero_grad(set_to_none=True)
         terms = self.criterion(self.model(self.batch.frames_BTCHW), self.batch, 0)
         terms.total.backward()
-        return {name: value.detach() for name, value in vars(terms).items()}
+        return terms.as_dict()
 
     def plain(self) -> dict[str, torch.Tensor]:
         with plain_pytorch():

@@ -148,7 +148,7 @@ def test_assignments_losses_and_gradients_equal_those_of_the_original() -> None:
     names |= {"mask_bce": ("mask", 2), "mask_dice": ("dice", 5)}
     for ours, (theirs, weight) in names.items():
         expected = sum(numbers[f"loss.loss_{theirs}{ending}"] for ending in ("", "_0", "_1"))
-        assert getattr(terms, ours).item() / weight == pytest.approx(expected.item(), rel=1e-5)
+        assert terms.by_name[ours].item() / weight == pytest.approx(expected.item(), rel=1e-5)
     assert terms.total.item() == pytest.approx(numbers["loss.total"].item(), rel=1e-5)
     terms.total.backward()
     state = {k: v for k, v in numbers.items() if k.startswith("grad_norm.") and ALIAS not in k}
