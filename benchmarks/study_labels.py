@@ -171,7 +171,7 @@ def main() -> None:
     names = {track["video"] for track in measured}
     dataset = replace(dataset, videos=tuple(video for video in dataset.videos if video.name in names))
     where = machine(given.threads) | {"data": data.name, "videos": len(dataset.videos)}
-    command = f"python benchmarks/study_labels.py {given.study.name} --data {data.name}"
+    command = f"python benchmarks/study_labels.py {given.study} --data {data.name} --weights {given.weights.name}"
     lines = [f"# Label mode: {given.study.stem}", "", study["about"], "", f"* command: {command}"]
     lines += [f"* {name}: {value}" for name, value in where.items() if name != "command"]
     lines += [
