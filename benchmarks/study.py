@@ -28,174 +28,31 @@ A study is a YAML file:
       settings: {}               flags of this variant over those of the study
       videos: 0.25               share of the training videos that are annotated, by default all
       labels: true               train from the masks that `mfvis label` made of the boxes
+      self_training: {score: S}  of a variant with `videos` below 1: the same variant without this key labels the other
+                                 training videos; its tracks with this score or more, masks and boxes, are trained on
+                                 next to the annotated videos
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 import queue
-import random
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from mfvis.data.rle import encode_mask
-from mfvis.eval.mean_j import filled_box
-from mfvis.parsing import build, load_preset, to_plain
-from mfvis.train.config import Config
-
-PLACES = ("out", "data", "frames", "resume", "init")
-"""Fields of the configuration that say where something lies, not what is trained."""
-START = "start: filled boxes"
-"""The row of the training that all others start from."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the report."""
-
-    name: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    videos: float = 1.0
-    labels: bool = False
-
-
-@dataclass(frozen=True)
-class Study:
-    """The contents of a study's YAML file."""
-
-    name: str
-    preset: str
-    about: str
-    reference: str
-    variants: tuple[Variant, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    settings: dict[str, Any] = field(default_factory=dict)
-    predict: dict[str, Any] = field(default_factory=dict)
-    domains: tuple[str, ...] = ()
-    source: str = "$^"
-    supervised: str | None = None
-    start: dict[str, Any] | None = None
-    label: dict[str, Any] | None = None
-
-    def labels(self, runs: Path) -> Path:
-        """File of the training videos with the masks that `mfvis label` makes; its folder follows from the flags."""
-        key = json.dumps([self.label, *self.domains], sort_keys=True)
-        return runs / f"labels-{hashlib.sha256(key.encode()).hexdigest()[:10]}" / "train.json"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One variant with one seed; `folder` follows from everything that its result depends on."""
-
-    variant: str
-    seed: int
-    config: dict[str, Any]
-    videos: float
-    predict: dict[str, Any]
-    folder: Path
-    domains: tuple[str, ...] = ()
-    start: Path | None = None
-    """Folder of the run whose weights this one starts from."""
-    filled: bool = False
-    """Trained with the filled boxes as masks."""
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.json"
-
-    @property
-    def known_results(self) -> Path:
-        """Results of the training videos."""
-        return self.folder / "known.json"
-
-
-def read_study(file: Path) -> Study:
-    """The study in a YAML file. ValueError names what is wrong in it."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    fields = {f.name for f in dataclasses.fields(Study)} - {"name"}
-    unknown = sorted(set(content) - fields)
-    if unknown:
-        raise ValueError(f"{file}: unknown key {', '.join(unknown)}; there are {', '.join(sorted(fields))}")
-    variants = tuple(Variant(**variant) for variant in content["variants"])
-    names = [variant.name for variant in variants]
-    if content.get("label") is None and any(variant.labels for variant in variants):
-        raise ValueError(f"{file}: variants with `labels: true` need the key `label`; `label: {{}}` keeps the defaults")
-    if content["reference"] not in names:
-        raise ValueError(f"{file}: reference is {content['reference']!r}; expected one of {', '.join(names)}")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"{file}: two variants are called {', '.join(sorted(twice))}; give each its own name")
-    seeds = tuple(content.get("seeds", Study.seeds))
-    domains = tuple(content.get("domains", ()))
-    return Study(**content | {"name": file.stem, "variants": variants, "seeds": seeds, "domains": domains})
-
-
-def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> list[Run]:
-    """The runs, each behind the one that it starts from, and seed by seed, so that an unfinished study holds as many
-    seeds of every variant as possible."""
-
-    def run_of(variant: Variant, seed: int, layers: list[dict[str, Any]], start: Path | None, filled: bool) -> Run:
-        settings = load_preset(study.preset)
-        for layer in (*layers, {"train": {"seed": seed}}):
-            settings = overlaid(settings, layer)
-        if weights:
-            settings = overlaid(settings, {"model": {"backbone": {"weights": str(weights)}}})
-        if variant.labels:
-            settings["supervision"] = "masks"
-        masks = settings.get("supervision") == "masks" and not filled
-        file = known_masks(data) if masks else data / "train.json"
-        settings["data"] = [str(study.labels(folder).resolve() if variant.labels else file)]
-        config = to_plain(build(Config, settings, f"{study.name}: {variant.name}"))
-        key = [{k: v for k, v in config.items() if k not in PLACES}, variant.videos, study.predict]
-        key += [filled, start.name if start else None, *study.domains]
-        key += [study.label] if variant.labels else []
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).replace(str(weights), "").encode()).hexdigest()
-        run = folder / f"{digest[:10]}-{seed}"
-        return Run(variant.name, seed, config, variant.videos, study.predict, run, study.domains, start, filled)
-
-    runs: dict[Path, Run] = {}
-    for seed in study.seeds:
-        for variant in study.variants:
-            start = None
-            if study.start is not None:
-                # Which videos are annotated depends on the seed; all of them are the same for every seed.
-                share, start_seed = variant.videos, seed if variant.videos < 1 else 0
-                name = START if share == 1 else f"{START}, {100 * share:g} %"
-                layers = [study.start, {"supervision": "masks"}]
-                first = run_of(Variant(name, videos=share), start_seed, layers, None, True)
-                start = first.folder
-                runs.setdefault(start, first)
-            run = run_of(variant, seed, [study.settings, variant.settings], start, False)
-            runs[run.folder] = run
-    return list(runs.values())
-
-
-def known_masks(data: Path) -> Path:
-    """The training videos with their true masks."""
-    apart = data / "train_masks.json"
-    return apart if apart.exists() else data / "train.json"
-
-
-def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings laid over others, as presets are."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
-        merged[key] = overlaid(below[key], value) if both else value
-    return merged
+from mfvis.parsing import build
+from study_data import annotated_part, known_masks, of_domains, with_filled_boxes, with_predicted_videos, without_masks
+from study_runs import Run, Study, overlaid, read_study, runs_of
 
 
 # ---- Labels ---------------------------------------------------------------------------------------------------------
@@ -206,9 +63,7 @@ def label_videos(study: Study, runs: Path, data: Path, weights: Path | None, thr
         return
     folder = file.parent
     folder.mkdir(parents=True, exist_ok=True)
-    root = of_domains(json.loads((data / "train.json").read_text()), study.domains)
-    for annotation in root["annotations"]:
-        annotation.pop("segmentations", None)
+    root = without_masks(of_domains(json.loads((data / "train.json").read_text()), study.domains))
     boxes, out = folder / "boxes.json", folder / "masks"
     boxes.write_text(json.dumps(root))
     settings = overlaid({"backbone": {"weights": str(weights)}} if weights else {}, study.label or {})
@@ -227,31 +82,67 @@ def label_videos(study: Study, runs: Path, data: Path, weights: Path | None, thr
 
 # ---- One run --------------------------------------------------------------------------------------------------------
 def complete(run: Run, data: Path, threads: int, device: int | None) -> str:
-    """Train and predict unless that is done; returns what happened. RuntimeError if `mfvis train` fails."""
+    """Train and predict unless that is done; returns what happened.
+
+    Raises:
+        RuntimeError: a command fails, or the run's teacher is not finished.
+        ValueError: the training file would be empty.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / "lock").open("w") as lock:
-        try:
-            # Others start from the weights of such a run, so it is worth waiting for.
-            fcntl.flock(lock, fcntl.LOCK_EX if run.filled else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return "is being trained by another process"
-        if run.results.exists():
-            return "was done"
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        if device is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(device)
-        # Children inherit the lock: as long as one of them lives, no second one writes to the folder.
-        inherited = {"env": environment, "pass_fds": [lock.fileno()]}
-        with (run.folder / "train.log").open("a") as log:
-            status, cost = _measured([sys.executable, "-m", "mfvis", *_train_flags(run, data)], log, inherited)
-            with (run.folder / "cost.jsonl").open("a") as costs:
-                costs.write(json.dumps(cost) + "\n")
-            if status == 0:
-                status, _ = _measured(_predict_command(run, data / "val.json", run.results), log, inherited)
-        if status != 0:
-            last = (run.folder / "train.log").read_text().strip().splitlines()[-5:]
-            raise RuntimeError(f"{run.variant}, seed {run.seed}: status {status}\n" + "\n".join(last))
+    try:
+        # Others start from the weights of such a run, so it is worth waiting for.
+        with _locked(run, wait=run.filled) as lock:
+            if run.results.exists():
+                return "was done"
+            if run.teacher:
+                _predict_training_videos(run.teacher, data, threads, device)
+            options = _options(lock, threads, device)
+            with (run.folder / "train.log").open("a") as log:
+                status, cost = _measured([sys.executable, "-m", "mfvis", *_train_flags(run, data)], log, options)
+                with (run.folder / "cost.jsonl").open("a") as costs:
+                    costs.write(json.dumps(cost) + "\n")
+                if status == 0:
+                    status, _ = _measured(_predict_command(run, data / "val.json", run.results), log, options)
+            _require_success(run, status)
+    except BlockingIOError:
+        return "is being trained by another process"
     return "done"
+
+
+@contextlib.contextmanager
+def _locked(run: Run, wait: bool) -> Iterator[int]:
+    """File descriptor of the lock of a run's folder. BlockingIOError if another process has it and `wait` is False."""
+    with (run.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield lock.fileno()
+
+
+def _options(lock: int, threads: int, device: int | None) -> dict[str, Any]:
+    """Options of a child. It inherits the lock: while it lives, no other process writes to the folder."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(device)
+    return {"env": environment, "pass_fds": [lock]}
+
+
+def _require_success(run: Run, status: int) -> None:
+    """RuntimeError with the end of the run's log if a command failed."""
+    if status != 0:
+        last = (run.folder / "train.log").read_text().strip().splitlines()[-5:]
+        raise RuntimeError(f"status {status}\n" + "\n".join(last))
+
+
+def _predict_training_videos(teacher: Run, data: Path, threads: int, device: int | None) -> None:
+    """Predict the training videos with a finished run unless that is done. RuntimeError if it is not finished."""
+    teacher.folder.mkdir(parents=True, exist_ok=True)
+    with _locked(teacher, wait=True) as lock:
+        if teacher.known_results.exists():
+            return
+        if not teacher.results.exists():
+            raise RuntimeError(f"{teacher.variant!r}, which labels its other videos, is not finished; run again")
+        with (teacher.folder / "train.log").open("a") as log:
+            command = _predict_command(teacher, data / "train.json", teacher.known_results)
+            _require_success(teacher, _measured(command, log, _options(lock, threads, device))[0])
 
 
 def _train_flags(run: Run, data: Path) -> list[str]:
@@ -261,10 +152,13 @@ def _train_flags(run: Run, data: Path) -> list[str]:
         settings |= {"init": str(run.start / "checkpoints" / "last")}
     labeled = Path(settings["data"][0]).parent != data
     if run.videos < 1 or run.filled or run.domains or labeled:
-        root = of_domains(json.loads(Path(settings["data"][0]).read_text()), run.domains)
-        root = annotated_part(root, run.videos, run.seed)
+        videos = of_domains(json.loads(Path(settings["data"][0]).read_text()), run.domains)
+        root = annotated_part(videos, run.videos, run.seed)
         if run.filled:
-            segment_boxes(root)
+            root = with_filled_boxes(root)
+        if run.teacher:
+            results = json.loads(run.teacher.known_results.read_text())
+            root = with_predicted_videos(root, videos, results, run.min_score)
         file = run.folder / "train.json"
         file.write_text(json.dumps(root))
         settings |= {"data": [str(file)], "frames": str(data / "JPEGImages")}
@@ -278,38 +172,6 @@ def _train_flags(run: Run, data: Path) -> list[str]:
 def _predict_command(run: Run, annotations: Path, file: Path) -> list[str]:
     folder = ["--predict", str(run.folder)]
     return [sys.executable, __file__, *folder, "--val", str(annotations), "--results", str(file)]
-
-
-def annotated_part(root: dict[str, Any], share: float, seed: int) -> dict[str, Any]:
-    """A YouTube-VIS file with a random share of its videos, at least one; the same for boxes and masks."""
-    ids = sorted(video["id"] for video in root["videos"])
-    return of_videos(root, set(random.Random(seed).sample(ids, max(1, round(share * len(ids))))))
-
-
-def of_domains(root: dict[str, Any], domains: Sequence[str]) -> dict[str, Any]:
-    """A YouTube-VIS file with its videos of these domains; all of them if none is named."""
-    chosen = {video["id"] for video in root["videos"] if not domains or video.get("domain") in domains}
-    if not chosen:
-        raise ValueError(f"no video of the domains {', '.join(domains)}")
-    return of_videos(root, chosen)
-
-
-def of_videos(root: dict[str, Any], kept: set[int]) -> dict[str, Any]:
-    """A YouTube-VIS file with the videos of these ids and their annotations."""
-    videos = [video for video in root["videos"] if video["id"] in kept]
-    annotations = [annotation for annotation in root["annotations"] if annotation["video_id"] in kept]
-    return root | {"videos": videos, "annotations": annotations}
-
-
-def segment_boxes(root: dict[str, Any]) -> None:
-    """Give the annotations of a YouTube-VIS file their filled boxes as masks."""
-    sizes = {video["id"]: (video["height"], video["width"]) for video in root["videos"]}
-    for annotation in root["annotations"]:
-        height, width = sizes[annotation["video_id"]]
-        annotation["segmentations"] = [
-            encode_mask(filled_box(np.array([x, y, x + w, y + h]), height, width)) if w else None
-            for x, y, w, h in (box or (0, 0, 0, 0) for box in annotation["bboxes"])
-        ]
 
 
 def _measured(command: list[str], log: Any, options: dict[str, Any]) -> tuple[int, dict[str, float]]:
@@ -344,8 +206,7 @@ def predict(folder: Path, val: Path, file: Path) -> None:
 def complete_all(runs: list[Run], data: Path, jobs: int, threads: int) -> list[str]:
     """Complete the runs, `jobs` at a time, one on each GPU where there are some; returns what failed."""
     failures: list[str] = []
-    # Those that others start from come first.
-    for part in ([run for run in runs if not run.start], [run for run in runs if run.start]):
+    for part in _in_order(runs):
         waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
         for run in part:
             waiting.put(run)
@@ -357,8 +218,8 @@ def complete_all(runs: list[Run], data: Path, jobs: int, threads: int) -> list[s
                     run = waiting.get_nowait()
                     try:
                         print(f"{run.variant}, seed {run.seed} {complete(run, data, threads, device)}", flush=True)
-                    except RuntimeError as error:
-                        failures.append(str(error))
+                    except (RuntimeError, ValueError) as error:
+                        failures.append(f"{run.variant}, seed {run.seed}: {error}")
 
         workers = [threading.Thread(target=work, args=(slot,)) for slot in range(jobs)]
         for worker in workers:
@@ -366,6 +227,15 @@ def complete_all(runs: list[Run], data: Path, jobs: int, threads: int) -> list[s
         for worker in workers:
             worker.join()
     return failures
+
+
+def _in_order(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """The runs in groups: what a run needs is in an earlier group."""
+    left = list(runs)
+    while left:
+        folders = {run.folder for run in left}
+        yield [run for run in left if not run.needs & folders]
+        left = [run for run in left if run.needs & folders]
 
 
 def main() -> None:

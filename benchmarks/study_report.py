@@ -20,8 +20,9 @@ from mfvis.types import TrackResult, Video
 from mfvis.vis.draw import overlay
 from PIL import Image, ImageDraw, ImageFont
 from report import write
-from study import Run, Study, known_masks
+from study_data import known_masks
 from study_measure import ERRORS, METRICS, Difference, Truth, differences, measure, read_truth
+from study_runs import Run, Study
 
 COLORS = ("#1779ba", "#d6453d", "#2c8a5b", "#9b5de5", "#f77f00", "#00a5a5", "#8d6e63", "#555555")
 TERMS = ("classification", "projection", "pairwise", "temporal", "propagation", "prior", "mask_bce", "mask_dice")

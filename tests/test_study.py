@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mfvis.cli import main
-from mfvis.data.config import SyntheticConfig
 from mfvis.data.rle import decode_mask
-from mfvis.data.synthetic import write_demo
 from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -31,41 +30,16 @@ variants:
 - {name: masks, settings: {supervision: masks}}
 - {name: half of them, videos: 0.5}
 """
-
-
-@pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import study
-
-    return study
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train.json with boxes only, train_masks.json, val.json."""
-    folder = tmp_path_factory.mktemp("study")
-    size = {"frames": 4, "height": 32, "width": 48, "min_objects": 1, "max_objects": 2}
-    write_demo(folder, SyntheticConfig(seed=1, videos=4, val_videos=2, **size))
-    (folder / "train.json").rename(folder / "train_masks.json")
-    content = json.loads((folder / "train_masks.json").read_text())
-    for annotation in content["annotations"]:
-        del annotation["segmentations"]
-    (folder / "train.json").write_text(json.dumps(content))
-    return folder
-
-
-@pytest.fixture
-def in_process(study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the commands of a study in this process: importing torch takes longer than they do."""
-
-    def measured(command: list[str], *_) -> tuple[int, dict[str, float]]:
-        if "--predict" in command:
-            study.predict(*(Path(command[command.index(flag) + 1]) for flag in ("--predict", "--val", "--results")))
-            return 0, {}
-        return main(command[command.index("mfvis") + 1 :]), {"cpu_seconds": 1.0}
-
-    monkeypatch.setattr(study, "_measured", measured)
+SELF_TRAINING = """
+preset: test
+about: Nothing but that it runs.
+seeds: [0]
+reference: half
+settings: {train: {steps: 2, checkpoint_every: 1}, clip: {short_sides: [32]}}
+predict: {max_tracks: 2}
+variants:
+- {name: half, videos: 0.5, self_training: {score: 0}}
+"""
 
 
 def test_a_child_is_measured(study, tmp_path: Path) -> None:
@@ -80,7 +54,11 @@ def test_a_child_is_measured(study, tmp_path: Path) -> None:
 def test_a_study_trains_what_is_missing_and_reports_it(
     study, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import study_report
+
     (tmp_path / "tiny.yaml").write_text(TINY)
+    # With the bootstrap's 1000 samples, the test would take twice as long.
+    monkeypatch.setattr(study_report, "differences", partial(study_report.differences, draws=10))
     command = [
         "study.py",
         tmp_path / "tiny.yaml",
@@ -137,8 +115,10 @@ def test_variants_train_from_the_masks_of_label_mode(
         "optim: {steps: 1, warmup: 0}, backbone: {name: tiny, weights: null, frozen: false}, "
         "propagation: {weight: 0}, refine: {steps: 0}}\n"
     )
+    head = TINY[: TINY.index("- {name: boxes")].replace("start: {train: {steps: 1}}\n", "")
+    head = head.replace("reference: boxes", "reference: from labels")
     variant = "- {name: from labels, labels: true}\n"
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("start: {train: {steps: 1}}\n", label) + variant)
+    (tmp_path / "tiny.yaml").write_text(label + head + variant)
     read = study.read_study(tmp_path / "tiny.yaml")
     command = ["study.py", tmp_path / "tiny.yaml", "--data", data, "--runs", tmp_path / "runs"]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
@@ -150,7 +130,7 @@ def test_variants_train_from_the_masks_of_label_mode(
     given = json.loads((data / "train.json").read_text())["annotations"]
     assert [annotation["bboxes"] for annotation in labeled] == [annotation["bboxes"] for annotation in given]
     assert any(mask for annotation in labeled for mask in annotation["segmentations"])
-    (run,) = (run for run in runs(study, tmp_path / "tiny.yaml") if run.variant == "from labels")
+    (run,) = runs(study, tmp_path / "tiny.yaml")
     folder = tmp_path / "runs" / run.folder.name
     assert json.loads((folder / "train.json").read_text())["annotations"] == labeled
     assert "supervision: masks" in (folder / "settings.yaml").read_text()
@@ -159,48 +139,102 @@ def test_variants_train_from_the_masks_of_label_mode(
     before = masks.stat().st_mtime_ns
     study.main()
     assert masks.stat().st_mtime_ns == before
-    (tmp_path / "tiny.yaml").write_text(TINY + variant)
+    (tmp_path / "tiny.yaml").write_text(head + variant)
     with pytest.raises(ValueError, match="need the key `label`"):
         study.read_study(tmp_path / "tiny.yaml")
 
 
-def test_variants_of_label_mode_are_compared_video_by_video(
-    study, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("in_process")
+def test_a_model_labels_the_videos_without_boxes_for_a_second_training(
+    study, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import study_labels
-    from mfvis.models.backbone import Backbone
-    from mfvis.models.config import BackboneConfig
-    from mfvis.weights.files import save_safetensors
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SELF_TRAINING)
+    monkeypatch.setattr(sys, "argv", ["study.py", str(file), "--data", str(data), "--runs", str(tmp_path / "runs")])
+    study.main()
+    assert capsys.readouterr().out.splitlines() == ["half: teacher, seed 0 done", "half, seed 0 done"]
 
-    weights, file = tmp_path / "tiny.safetensors", tmp_path / "losses.yaml"
-    save_safetensors(weights, Backbone(BackboneConfig("tiny")).net.state_dict())
-    file.write_text(
-        "{about: x, seeds: [0, 1], reference: a, settings: {num_models: 1, shared_steps: 0, short_side: 32, clip: 2, "
-        "optim: {steps: 1, warmup: 0}, backbone: {name: tiny}, propagation: {weight: 0}, refine: {steps: 0}}, "
-        "variants: [{name: a}, {name: b, settings: {optim: {steps: 2}}}]}"
-    )
-    command = ["study_labels.py", file, "--data", data, "--weights", weights, "--runs", tmp_path / "runs"]
-    monkeypatch.setattr(sys, "argv", list(map(str, [*command, "--out", tmp_path / "out"])))
-    study_labels.main()
-    report = (tmp_path / "out" / "labels_losses.md").read_text()
-    assert "| a | 2 | 0." in report and "| b | 2 | 0." in report and report.count(" ± ") >= 2
-    measures = sorted((tmp_path / "runs").glob("*/measures.json"))
-    before = [path.stat().st_mtime_ns for path in measures]
-    assert len(measures) == 4
-    truth = {track["id"] for track in json.loads((data / "val.json").read_text())["annotations"]}
-    for measured in (json.loads(path.read_text()) for path in measures):
-        assert {track["track_id"] for track in measured} == truth
-        assert any(track["j"] > 0 for track in measured)
-    study_labels.main()
-    assert [path.stat().st_mtime_ns for path in measures] == before
+    teacher, student = study.runs_of(study.read_study(file), data, None, tmp_path / "runs")
+    boxes = json.loads((data / "train.json").read_text())
+    first, second = (json.loads((run.folder / "train.json").read_text()) for run in (teacher, student))
+    annotated = {video["id"] for video in first["videos"]}
+    assert len(annotated) == 2 and second["videos"] == boxes["videos"] and len(second["videos"]) == 4
+    kept = len(first["annotations"])
+    assert second["annotations"][:kept] == first["annotations"]
+    predicted = second["annotations"][kept:]
+    results = json.loads(teacher.known_results.read_text())
+    assert [entry["bboxes"] for entry in predicted] == [
+        result["bboxes"] for result in results if result["video_id"] not in annotated and any(result["bboxes"])
+    ]
+    assert len({entry["id"] for entry in second["annotations"]}) == len(second["annotations"])
 
-    first, second, last = [0, 0, 4, 4], [4, 0, 4, 8], [9, 9, 9, 9]
-    boxes = study_labels.interpolated([None, first, last, second, last, None, last], 2)
-    assert boxes == [None, first, [2, 0, 4, 6], second, last, None, last]
-    tracks = [{"video": "v", "j": 0.5, "frames": 1}, {"video": "v", "j": 0.8, "frames": 2}]
-    assert study_labels.mean_of_videos(tracks) == pytest.approx({"v": 0.7})
-    low, high = {"v": 0.4, "w": 0.6}, {"v": 0.5, "w": 0.9}
-    assert study_labels.difference([high], [low]) == "+0.200 [+0.100, +0.300]; +0.200"
+    # Killed behind its first step, the second training goes on with the same tracks.
+    whole = student.results.read_bytes()
+    student.results.unlink()
+    shutil.rmtree(student.folder / "checkpoints" / "000002")
+    last = student.folder / "checkpoints" / "last"
+    last.unlink()
+    last.symlink_to("000001")
+    study.main()
+    assert capsys.readouterr().out.count("was done") == 1 and student.results.read_bytes() == whole
+    assert json.loads((student.folder / "train.json").read_text()) == second
+
+    file.write_text(SELF_TRAINING.replace("score: 0", "score: 1"))
+    with pytest.raises(
+        SystemExit, match=r"half, seed 0: no predicted track has a score of 1, the best has 0\.\d+; lower"
+    ):
+        study.main()
+    teacher.results.unlink()
+    teacher.known_results.unlink()
+    with pytest.raises(RuntimeError, match="'half: teacher', which labels its other videos, is not finished"):
+        study.complete(study.runs_of(study.read_study(file), data, None, tmp_path / "runs")[1], data, 1, None)
+
+
+def test_only_confident_tracks_of_other_videos_become_annotations(study) -> None:
+    from study_data import of_videos, with_predicted_videos
+
+    root = {
+        "videos": [{"id": id} for id in (1, 2, 3)],
+        "annotations": [{"id": id, "video_id": id, "bboxes": [[0, 0, 1, 1]]} for id in (1, 2, 3)],
+    }
+
+    def track(video: int, score: float, box: list[int] | None) -> dict:
+        return {
+            "video_id": video,
+            "category_id": 7,
+            "score": score,
+            "bboxes": [box],
+            "segmentations": [{"counts": "x"}],
+        }
+
+    box = [1, 2, 3, 4]
+    results = [track(1, 0.9, box), track(2, 0.5, box), track(2, 0.4, box), track(2, 0.9, None), track(3, 0.4, box)]
+    both = with_predicted_videos(of_videos(root, {1}), root, results, 0.5)
+    assert [video["id"] for video in both["videos"]] == [1, 2], "video 3 has no confident track"
+    (given, predicted) = both["annotations"]
+    assert given == root["annotations"][0]
+    assert predicted["video_id"] == 2 and predicted["id"] == 4 and predicted["category_id"] == 7
+    assert predicted["bboxes"] == [box] and predicted["segmentations"] == [{"counts": "x"}]
+    with pytest.raises(ValueError, match=r"a score of 0\.95, the best has 0\.900"):
+        with_predicted_videos(of_videos(root, {1}), root, results, 0.95)
+
+
+def test_a_variant_labels_videos_with_the_run_of_the_same_share(study, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(SELF_TRAINING.replace("seeds: [0]", "seeds: [0, 1]") + "- {name: plain, videos: 0.5}\n")
+    found = runs(study, file)
+    assert [(run.variant, run.seed) for run in found] == [("plain", 0), ("half", 0), ("plain", 1), ("half", 1)]
+    assert [run.teacher and run.teacher.folder for run in found] == [None, found[0].folder, None, found[2].folder]
+    groups = study._in_order(found)
+    assert [[run.variant for run in group] for group in groups] == [["plain", "plain"], ["half", "half"]]
+    for wrong, message in (
+        ("{name: half, self_training: {score: 0.5}}", "set `videos` to a share below 1"),
+        ("{name: half, videos: 0.5, self_training: {least: 0.5}}", "expected the least score of a track"),
+        ("{name: half, videos: 0.5, self_training: {score: 5}}", "expected the least score of a track"),
+    ):
+        file.write_text(SELF_TRAINING[: SELF_TRAINING.index("- {")] + f"- {wrong}\n")
+        with pytest.raises(ValueError, match=message):
+            study.read_study(file)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -324,11 +358,13 @@ def test_gradients_of_the_terms_against_the_true_masks(
 
 
 def test_boxes_are_filled_as_masks(study) -> None:
+    from study_data import with_filled_boxes
+
     root = {
         "videos": [{"id": 1, "height": 6, "width": 8}],
         "annotations": [{"video_id": 1, "bboxes": [[1, 2, 3, 4], None]}],
     }
-    study.segment_boxes(root)
-    first, absent = root["annotations"][0]["segmentations"]
+    filled = with_filled_boxes(root)
+    first, absent = filled["annotations"][0]["segmentations"]
     mask = decode_mask(first, 6, 8, file="", record="")
     assert absent is None and mask.sum() == 12 and mask[2:6, 1:4].all()
