@@ -6,7 +6,8 @@
 FOLDER holds val.json with masks, which are used for the measures only. The command may be interrupted and repeated. A
 study is a YAML file with `about`, `seeds`, `reference` (a variant's name), `domains` (default: all), `settings` (flags
 of `mfvis label`, nested as in a preset) and `variants`, each with a `name` and its `settings` over those of the study.
-`boxes_every: n` in a variant keeps the boxes of every n-th frame, and interpolates the others linearly.
+`boxes_every: n` in a variant keeps the boxes of every n-th frame, and interpolates the others linearly; `points: true`
+next to it gives each track a click in these other frames, simulated from the true mask.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from bench_label import labeled_results, without_masks
+from bench_label import labeled_results
 from machine import machine
 from mfvis.data.jsonfile import write_json
 from mfvis.data.ytvis import load_dataset
@@ -32,7 +33,9 @@ from mfvis.labeling.run import run
 from mfvis.parsing import build
 from mfvis.types import VideoDataset
 from report import write
-from study import of_domains, overlaid
+from study_data import of_domains, without_masks
+from study_runs import overlaid
+from study_sparse import with_sparse_boxes
 
 DRAWS = 2000
 """Bootstrap samples of videos."""
@@ -46,6 +49,7 @@ class Labeling:
     seed: int
     settings: dict[str, Any]
     boxes_every: int
+    points: bool
     folder: Path
 
     @property
@@ -59,10 +63,12 @@ def labelings_of(study: dict[str, Any], data: Path, folder: Path) -> list[Labeli
     for seed in study["seeds"]:
         for variant in study["variants"]:
             settings = overlaid(study.get("settings", {}), variant.get("settings", {}) | {"seed": seed})
-            every = variant.get("boxes_every", 1)
-            key = json.dumps([settings, every, data.name, study.get("domains", [])], sort_keys=True)
-            digest = hashlib.sha256(key.encode()).hexdigest()[:10]
-            found.append(Labeling(variant["name"], seed, settings, every, folder / f"{digest}-{seed}"))
+            every, points = variant.get("boxes_every", 1), variant.get("points", False)
+            if points and every == 1:
+                raise ValueError(f"variant {variant['name']!r}: points are in frames without boxes; set boxes_every")
+            key = [settings, every, data.name, study.get("domains", [])] + (["points"] if points else [])
+            digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
+            found.append(Labeling(variant["name"], seed, settings, every, points, folder / f"{digest}-{seed}"))
     return found
 
 
@@ -72,31 +78,17 @@ def complete(labeling: Labeling, data: Path, domains: Sequence[str], weights: Pa
         return
     labeling.folder.mkdir(parents=True, exist_ok=True)
     truth_file, boxes = labeling.folder / "truth.json", labeling.folder / "boxes.json"
-    truth_file.write_text(json.dumps(of_domains(json.loads((data / "val.json").read_text()), domains)))
-    without_masks(truth_file, boxes)
+    root = of_domains(json.loads((data / "val.json").read_text()), domains)
+    truth_file.write_text(json.dumps(root))
     if labeling.boxes_every > 1:
-        root = json.loads(boxes.read_text())
-        for annotation in root["annotations"]:
-            annotation["bboxes"] = interpolated(annotation["bboxes"], labeling.boxes_every)
-        boxes.write_text(json.dumps(root))
+        root = with_sparse_boxes(root, labeling.boxes_every, labeling.points)
+    boxes.write_text(json.dumps(without_masks(root)))
     frames = data / "JPEGImages"
     places = {"data": str(boxes), "frames": str(frames), "out": str(labeling.folder / "labels"), "overlays": False}
     settings = overlaid({"backbone": {"weights": str(weights)}}, labeling.settings | places)
     truth = load_dataset(truth_file, frames)
     tracks = mean_j(truth, labeled_results(truth, run(build(LabelConfig, settings, labeling.variant)))).tracks
     write_json(labeling.measures, [asdict(track) for track in tracks])
-
-
-def interpolated(boxes: Sequence[Sequence[float] | None], every: int) -> list[list[float] | None]:
-    """Boxes of a track of which every n-th one was drawn, and the last one of each stretch of frames with boxes."""
-    found: list[list[float] | None] = [None] * len(boxes)
-    present = [t for t, box in enumerate(boxes) if box]
-    for stretch in np.split(present, np.flatnonzero(np.diff(present) > 1) + 1):
-        drawn = sorted({*stretch[::every].tolist(), *stretch[-1:].tolist()})
-        sides_4T = np.array([boxes[t] for t in drawn], float).reshape(-1, 4).T
-        for t in stretch.tolist():
-            found[t] = [float(np.interp(t, drawn, side_T)) for side_T in sides_4T]
-    return found
 
 
 def mean_of_videos(tracks: Sequence[dict[str, Any]]) -> dict[str, float]:
