@@ -10,7 +10,7 @@ from mfvis.cli import main
 from mfvis.data.config import SyntheticConfig
 from mfvis.data.synthetic import write_demo
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from mfvis.cli import main
 from mfvis.data.rle import decode_mask
 from PIL import Image
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 STUDIES = sorted((FOLDER / "studies").glob("*.yaml"))
 TINY = """
 preset: test
