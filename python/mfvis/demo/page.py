@@ -101,9 +101,10 @@ def page(
             "AP measures detection, classification, and one mask tube through the video. J measures only the masks: "
             "each true track is compared with the predicted tube whose boxes fit best, regardless of class and score. "
             "A filled box scores well on compact objects and badly on crescents.",
-            "The third gallery does not show the effect of TK-Loss on the detecting model; mfvis demo --twin also "
-            "trains that model without TK-Loss. Measurements, and the influence of the loss weights, are in "
-            "benchmarks/results/demo.md and given_boxes.md.",
+            "TK-Loss helps networks that get the boxes: that of the third gallery, and on real video those of mfvis "
+            "label (benchmarks/results/study/labels_losses.md). The detecting model of the second gallery gains little "
+            "from it: benchmarks/results/demo.md has the measurements, and mfvis demo --twin trains that model without "
+            "TK-Loss, too. How far the weights of the losses matter: benchmarks/results/given_boxes.md.",
             f"Tables and curves refer to the detecting model. Losses are averages over {settings.log_every} "
             "steps, weighted as trained, summed over decoder layers.",
             f"{settings.steps} steps of {settings.batch_size} clips of {config.clip.frames} frames, "
