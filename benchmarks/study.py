@@ -3,10 +3,10 @@
     python benchmarks/study.py benchmarks/studies/losses.yaml --data FOLDER --weights BACKBONE --runs runs/study
 
 FOLDER holds train.json, val.json (with masks) and, for variants with `supervision: masks`, train_masks.json, unless
-train.json has the masks. `--runs` is a folder for this data set only. The
-command may be interrupted at any moment and repeated: finished runs are skipped, others resume, and runs that several
-studies share are trained once. `--report-only` builds the report from the runs that are finished. `--known` also
-measures the runs on their own training videos, against train_masks.json: what was learned, without what carries over.
+train.json has the masks. `--runs` is a folder for this data set only. The command may be interrupted at any moment and
+repeated: finished runs are skipped, others resume, and runs that several studies share are trained once.
+`--report-only` builds the report from the runs that are finished. `--known` also measures the runs on their own
+training videos, against train_masks.json: what was learned, without what carries over.
 
 A study is a YAML file:
 
@@ -50,6 +50,7 @@ from typing import Any
 
 import torch
 import yaml
+from mfvis.data.jsonfile import write_json
 from mfvis.parsing import build
 from study_data import annotated_part, known_masks, of_domains, with_filled_boxes, with_predicted_videos, without_masks
 from study_runs import Run, Study, overlaid, read_study, runs_of
@@ -77,7 +78,7 @@ def label_videos(study: Study, runs: Path, data: Path, weights: Path | None, thr
     (folder / "cost.json").write_text(json.dumps(cost))
     # Names of frames as in the data, rather than relative to the labeled file.
     labeled = json.loads((out / boxes.name).read_text())
-    file.write_text(json.dumps(root | {"annotations": labeled["annotations"]}))
+    write_json(file, root | {"annotations": labeled["annotations"]})
 
 
 # ---- One run --------------------------------------------------------------------------------------------------------
@@ -152,21 +153,26 @@ def _train_flags(run: Run, data: Path) -> list[str]:
         settings |= {"init": str(run.start / "checkpoints" / "last")}
     labeled = Path(settings["data"][0]).parent != data
     if run.videos < 1 or run.filled or run.domains or labeled:
-        videos = of_domains(json.loads(Path(settings["data"][0]).read_text()), run.domains)
-        root = annotated_part(videos, run.videos, run.seed)
-        if run.filled:
-            root = with_filled_boxes(root)
-        if run.teacher:
-            results = json.loads(run.teacher.known_results.read_text())
-            root = with_predicted_videos(root, videos, results, run.min_score)
         file = run.folder / "train.json"
-        file.write_text(json.dumps(root))
+        file.write_text(json.dumps(_training_videos(run, Path(settings["data"][0]))))
         settings |= {"data": [str(file)], "frames": str(data / "JPEGImages")}
     file = run.folder / "settings.yaml"
     file.write_text(f"# {run.variant}, seed {run.seed}\n{yaml.safe_dump(settings, sort_keys=False)}")
     (run.folder / "run.json").write_text(json.dumps({"predict": run.predict, "domains": run.domains}))
     resume = ["--resume"] if (run.folder / "checkpoints" / "last").exists() else []
     return ["train", "--preset", str(file), "--data", *settings["data"], *resume]
+
+
+def _training_videos(run: Run, source: Path) -> dict[str, Any]:
+    """The part of a YouTube-VIS file that the run is trained on."""
+    videos = of_domains(json.loads(source.read_text()), run.domains)
+    annotated = annotated_part(videos, run.videos, run.seed)
+    if run.filled:
+        return with_filled_boxes(annotated)
+    if run.teacher:
+        results = json.loads(run.teacher.known_results.read_text())
+        return with_predicted_videos(annotated, videos, results, run.min_score)
+    return annotated
 
 
 def _predict_command(run: Run, annotations: Path, file: Path) -> list[str]:
