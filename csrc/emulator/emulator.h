@@ -157,6 +157,20 @@ static __forceinline__ T atomicMax(T* at, std::common_type_t<T> value) {
   return before;
 }
 template <typename T>
+static __forceinline__ T atomicExch(T* at, std::common_type_t<T> value) {
+  const ::mfvis::emulator::Atomic atomic(at);
+  const T before = *at;
+  *at = value;
+  return before;
+}
+template <typename T>
+static __forceinline__ T atomicCAS(T* at, std::common_type_t<T> expected, std::common_type_t<T> value) {
+  const ::mfvis::emulator::Atomic atomic(at);
+  const T before = *at;
+  if (before == expected) *at = value;
+  return before;
+}
+template <typename T>
 static __forceinline__ T __ldg(const T* at) {
   return *at;
 }

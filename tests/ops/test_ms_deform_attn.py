@@ -89,6 +89,25 @@ class TestMsDeformAttn(OperatorTests):
         arguments = self.make(FLOAT, **sizes)
         self.compare(ms_deform_attn(**arguments), reference(**arguments), arguments)
 
+    @pytest.mark.parametrize(
+        ("spread", "sizes"),
+        [
+            # The CUDA kernel lists corners by the remainders of x and y by 32; these have the same for many pixels.
+            (1.5, {"Q": 70, "H": 50, "W": 71, "L": 1}),
+            (0.0, {"Q": 70, "L": 2}),  # all sample one point: long lists
+            (1.5, {"Q": 3, "D": 264, "L": 1}),  # more channels than its lanes hold at a time
+            (1.5, {"Q": 3, "D": 66, "L": 1}),  # the same, without vectors
+            (1.5, {"Q": 3, "D": 36, "points": 9}),  # the last lane has half a share
+        ],
+    )
+    @pytest.mark.parametrize("deterministic", [False, True])
+    def test_reference_of_samples_anywhere(self, spread, sizes, deterministic):
+        set_deterministic(deterministic)
+        arguments = self.make(FLOAT, B=1, heads=1, **sizes)
+        locations = arguments["sampling_locations"].detach()
+        arguments["sampling_locations"] = (0.45 + spread * (locations - 0.5)).requires_grad_()
+        self.agree(arguments)
+
     def test_reference_of_any_magnitude(self):
         for scale in (1e-25, 1e12):
             arguments = self.make()
