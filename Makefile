@@ -30,6 +30,9 @@ build: .venv/built
 demo: .venv/built
 	$(BIN)/mfvis demo --out demo
 
+# Threads that wait for each other sleep. By default they spin, which makes tests next to other work many times slower.
+test test-fast: export OMP_WAIT_POLICY ?= passive
+
 test: .venv/emulated
 	MFVIS_FAIL_WITHOUT_EMULATOR=1 $(BIN)/python -m pytest
 
