@@ -274,6 +274,36 @@ def test_background_that_leaves_the_box_is_known():
     assert not (escaped & ~inside_NTHW).any()
 
 
+@pytest.mark.parametrize("contrast, strict", [(4.0, True), (40.0, False)])
+def test_an_object_that_matches_the_background_needs_closer_matches(contrast, strict):
+    """A still, noiseless video: the lighter half of the boxes is the object, the other half shows the background."""
+    torch.manual_seed(0)
+    lab_TCHW = (torch.rand(1, 3, 24, 40) * 2).repeat(3, 1, 1, 1)
+    boxes_NT4 = torch.tensor([[[8.0, 8, 16, 16], [16.0, 8, 24, 16], [24.0, 8, 32, 16]]])
+    inside_NTHW = inside_boxes(boxes_NT4, 24, 40)
+    object_NTHW = torch.zeros_like(inside_NTHW)
+    for t in range(3):
+        x = 8 + 8 * t
+        object_NTHW[0, t, 8:16, x : x + 6] = True
+    lab_TCHW[:, 0] += contrast * object_NTHW[0]
+    known_NTHW = inside_NTHW & ~object_NTHW
+    config = BackgroundPropagationConfig(frame_gaps=(1, 2), radius=1, min_frames=1)
+
+    found_NTHW = propagated_background(lab_TCHW, ~inside_NTHW[0], boxes_NT4, config)
+    assert not (found_NTHW & object_NTHW).any() and (found_NTHW & known_NTHW).any()
+    any_NTHW = propagated_background(lab_TCHW, ~inside_NTHW[0], boxes_NT4, replace(config, quantile=1.0))
+    assert (any_NTHW & object_NTHW).any() == strict and not (found_NTHW & ~any_NTHW).any()
+    noiseless = replace(config, quantile=0.0)  # the limit is then `LEAST_DISTANCE`, as without noise
+    assert propagated_background(lab_TCHW, ~inside_NTHW[0], boxes_NT4, noiseless).equal(found_NTHW)
+
+
+def test_propagation_needs_two_frames():
+    boxes_NT4 = torch.tensor([[[2.0, 2, 6, 6]]])
+    inside_NTHW = inside_boxes(boxes_NT4, 12, 12)
+    config = BackgroundPropagationConfig(min_frames=1)
+    assert not propagated_background(torch.zeros(1, 3, 12, 12), ~inside_NTHW[0], boxes_NT4, config).any()
+
+
 def test_ring_surrounds_the_box_and_nothing_surrounds_no_box():
     boxes_NT4 = torch.tensor([[[10.0, 10, 20, 20], [0.0, 0, 0, 0]]])
     ring = ring_around(boxes_NT4, 30, 30)

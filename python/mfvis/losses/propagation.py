@@ -30,6 +30,9 @@ class BackgroundPropagationConfig:
     """Largest LAB distance between the 3 x 3 patches of a match."""
     min_frames: int = 2
     """Minimum number of other frames in which a pixel must match background outside the box."""
+    quantile: float = 0.75
+    """Quantile of the distances at which known background around the boxes matches. If background is found in the center
+    of an object's boxes, its matches must be as close. 1 disables this limit."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -42,6 +45,7 @@ class BackgroundPropagationConfig:
             "radius": (self.radius >= 0, "0 or more"),
             "distance": (self.distance >= 0, "0 or more"),
             "min_frames": (self.min_frames >= 1, "1 or more"),
+            "quantile": (0 <= self.quantile <= 1, "0 to 1"),
         }
         require(self, rules)
 
