@@ -22,7 +22,7 @@ from mfvis.data.rle import decode_mask, encode_mask
 from mfvis.data.ytvis import load_dataset
 from mfvis.labeling.config import LabelConfig
 from mfvis.labeling.corrections import Corrections
-from mfvis.labeling.run import initial_models
+from mfvis.labeling.model_factory import initial_models
 from mfvis.labeling.video import WindowState, label_video
 from mfvis.parsing import parse
 from mfvis.types import TrackResult, Video

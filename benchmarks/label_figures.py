@@ -14,7 +14,7 @@ from mfvis.data.synthetic import draw_video
 from mfvis.data.video import video_in_memory
 from mfvis.grid import STRIDE
 from mfvis.labeling.config import LabelConfig
-from mfvis.labeling.run import initial_models
+from mfvis.labeling.model_factory import initial_models
 from mfvis.labeling.video import prepare_window
 from mfvis.labeling.window_inputs import add_propagated_background
 from mfvis.parsing import build, load_preset

@@ -33,8 +33,8 @@ from mfvis.eval.ytvis import evaluate as average_precision
 from mfvis.labeling.config import LabelConfig
 from mfvis.labeling.corrections import Corrections, read_corrections
 from mfvis.labeling.corrections_of_arrays import corrections_of_arrays
+from mfvis.labeling.model_factory import initial_models
 from mfvis.labeling.plan import video_work as label_work
-from mfvis.labeling.run import initial_models
 from mfvis.labeling.video import label_video
 from mfvis.parsing import build
 from mfvis.predict.config import InferConfig

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mfvis.device import device_of
 from mfvis.grid import STRIDE
 from mfvis.labeling.config import LabelConfig
 from mfvis.labeling.models import PerTrackSegmenter, QuerySegmenter, downsample_to_grid
@@ -19,6 +20,7 @@ from mfvis.labeling.window_inputs import WindowInputs, prepare_window, span_of, 
 from mfvis.losses.config import MatchConfig
 from mfvis.models.backbone import Backbone
 from mfvis.models.video_model import VideoModel
+from mfvis.train.checkpoint import load_model
 from mfvis.types import Category
 
 ALIGNMENT, CONTEXT = 8, 4
@@ -113,3 +115,12 @@ class FinetunedModels:
     def model(self, seed: int, tracks: int) -> QuerySegmenter:
         """Copy of the trained model, identical for every seed and any number of tracks."""
         return QuerySegmenter(copy.deepcopy(self.trained), MatchConfig())
+
+
+def initial_models(config: LabelConfig) -> ScratchModels | FinetunedModels:
+    """Models from which every window's models start: the backbone, or the checkpoint."""
+    device = device_of(config.device)
+    if config.checkpoint is None:
+        return ScratchModels(config, device)
+    trained, categories, _ = load_model(config.checkpoint, device)
+    return FinetunedModels(config, trained, categories)
