@@ -31,8 +31,8 @@ class BackgroundPropagationConfig:
     min_frames: int = 2
     """Minimum number of other frames in which a pixel must match background outside the box."""
     quantile: float = 0.75
-    """Quantile of the distances at which known background around the boxes matches. If background is found in the center
-    of an object's boxes, its matches must be as close. 1 disables this limit."""
+    """Quantile of the distances of the matches of known background around the boxes. If background is found in the
+    center of an object's boxes, its matches must be as close. 1 disables this limit."""
 
     def __post_init__(self) -> None:
         rules = {
