@@ -34,9 +34,11 @@ from mfvis.parsing import build
 from mfvis.types import VideoDataset
 from report import write
 from study_data import of_domains, without_masks
-from study_runs import overlaid
+from study_runs import overlaid, require_known
 from study_sparse import with_sparse_boxes
 
+STUDY_KEYS = ("about", "seeds", "reference", "domains", "settings", "variants")
+VARIANT_KEYS = ("name", "settings", "boxes_every", "points")
 DRAWS = 2000
 """Bootstrap samples of videos."""
 
@@ -59,6 +61,9 @@ class Labeling:
 
 def labelings_of(study: dict[str, Any], data: Path, folder: Path) -> list[Labeling]:
     """The runs, seed by seed, so that an unfinished study holds as many seeds of every variant as possible."""
+    require_known(study, STUDY_KEYS, "study")
+    for variant in study["variants"]:
+        require_known(variant, VARIANT_KEYS, f"variant {variant.get('name')}")
     found = []
     for seed in study["seeds"]:
         for variant in study["variants"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,9 @@ class Run:
 def read_study(file: Path) -> Study:
     """The study in a YAML file. ValueError names what is wrong in it."""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    fields = {f.name for f in dataclasses.fields(Study)} - {"name"}
-    unknown = sorted(set(content) - fields)
-    if unknown:
-        raise ValueError(f"{file}: unknown key {', '.join(unknown)}; there are {', '.join(sorted(fields))}")
+    require_known(content, {f.name for f in dataclasses.fields(Study)} - {"name"}, str(file))
+    for variant in content["variants"]:
+        require_known(variant, {f.name for f in dataclasses.fields(Variant)}, f"{file}, variant {variant.get('name')}")
     variants = tuple(Variant(**variant) for variant in content["variants"])
     names = [variant.name for variant in variants]
     if content.get("label") is None and any(variant.labels for variant in variants):
@@ -112,6 +111,12 @@ def read_study(file: Path) -> Study:
     seeds = tuple(content.get("seeds", Study.seeds))
     domains = tuple(content.get("domains", ()))
     return Study(**content | {"name": file.stem, "variants": variants, "seeds": seeds, "domains": domains})
+
+
+def require_known(content: Mapping[str, Any], keys: Collection[str], where: str) -> None:
+    """ValueError if a part of a YAML file has other keys than these."""
+    if unknown := sorted(set(content) - set(keys)):
+        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; there are {', '.join(sorted(keys))}")
 
 
 def _problem_of_self_training(variant: Variant) -> str | None:

@@ -297,6 +297,9 @@ def test_a_study_with_mistakes_is_refused(study, tmp_path: Path) -> None:
     file.write_text(TINY + "seed: 3\n")
     with pytest.raises(ValueError, match="unknown key seed"):
         study.read_study(file)
+    file.write_text(TINY.replace("videos: 0.5", "video: 0.5"))
+    with pytest.raises(ValueError, match="variant half of them: unknown key video; there are labels, name"):
+        study.read_study(file)
     file.write_text(TINY.replace("name: masks", "name: boxes"))
     with pytest.raises(ValueError, match="two variants are called boxes"):
         study.read_study(file)

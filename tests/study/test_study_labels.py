@@ -8,7 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from mfvis.data.rle import encode_mask
+from mfvis.labeling.config import LabelConfig
+from mfvis.parsing import build
+
+LISTS = sorted((Path(__file__).parents[2] / "benchmarks" / "studies" / "labels").glob("*.yaml"))
 
 
 def test_variants_of_label_mode_are_compared_video_by_video(
@@ -76,9 +81,28 @@ def test_a_box_without_its_point_is_moved_until_it_holds_it(study) -> None:
     assert root["annotations"][0]["bboxes"] == boxes, "the argument is as it was"
 
 
-def test_points_need_frames_without_boxes(study) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"points": True}, "variant 'a': points are in frames without boxes; set boxes_every"),
+        ({"box_every": 2}, "variant a: unknown key box_every; there are boxes_every, name, points, settings"),
+    ],
+)
+def test_a_variant_with_mistakes_is_refused(study, content: dict, message: str) -> None:
     import study_labels
 
-    study = {"seeds": [0], "variants": [{"name": "a", "points": True}]}
-    with pytest.raises(ValueError, match="variant 'a': points are in frames without boxes; set boxes_every"):
-        study_labels.labelings_of(study, Path("data"), Path("runs"))
+    with pytest.raises(ValueError, match=message):
+        study_labels.labelings_of({"seeds": [0], "variants": [{"name": "a"} | content]}, Path("data"), Path("runs"))
+
+
+@pytest.mark.parametrize("file", LISTS, ids=lambda file: file.stem)
+def test_every_list_that_is_shipped_builds_its_labelings(study, file: Path) -> None:
+    import study_labels
+
+    content = yaml.safe_load(file.read_text())
+    labelings = study_labels.labelings_of(content, Path("data"), Path("runs"))
+    assert len({run.folder for run in labelings}) == len(labelings) == len(content["seeds"]) * len(content["variants"])
+    assert content["about"] and content["reference"] in {run.variant for run in labelings}
+    for run in labelings:
+        config = build(LabelConfig, run.settings | {"data": "boxes.json"}, run.variant)
+        assert config.seed == run.seed
