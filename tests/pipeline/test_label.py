@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -22,7 +23,7 @@ from mfvis.labeling.ensemble import ABSENT, average_consistent_models, resolve_o
 from mfvis.labeling.fit import fit, segment
 from mfvis.labeling.model_factory import FinetunedModels
 from mfvis.labeling.models import PerTrackSegmenter, downsample_to_grid
-from mfvis.labeling.refine import refine
+from mfvis.labeling.refine import _scale, _surroundings, refine
 from mfvis.labeling.window_inputs import add_propagated_background, prepare_window, select_clip
 from mfvis.losses.background_propagation import camera_motion, inside_boxes, propagated_background, ring_around
 from mfvis.losses.negatives import negatives_loss
@@ -323,6 +324,26 @@ def test_refined_masks_follow_the_colors_and_stay_in_the_box():
     assert not masks_THW[1].any()
     untouched = refine(logits_THW, lab_TCHW, boxes_T4, RefineConfig(steps=0))
     assert untouched[0].equal(logits_THW[0] > 0) and not untouched[1].any()
+
+
+@pytest.mark.parametrize("side, scale", [(5, 3), (20, 2), (60, 1), (300, 1), (700, Fraction(1, 3))])
+def test_objects_are_smoothed_at_a_size_that_fits_the_neighborhood(side, scale):
+    box = [100.0, 100.0, 100.0 + side, 100.0 + side]
+    windows = [_surroundings(box, 1000, 1000), None, _surroundings([0.0, 0.0, 2.0, 2.0], 1000, 1000)]
+    assert _scale(windows) == scale  # the largest window decides
+    assert _scale([None]) == 1
+
+
+def test_a_small_object_keeps_its_outline():
+    """A cross of 13 pixels with arms of 3: smoothed at its own size, little of it is left."""
+    true_HW = torch.zeros(40, 40, dtype=torch.bool)
+    true_HW[14:27, 19:22] = True
+    true_HW[19:22, 14:27] = True
+    lab_TCHW = torch.zeros(1, 3, 40, 40)
+    lab_TCHW[0, 0] = 10 + 8 * true_HW
+    logits_THW = torch.where(true_HW, 1.0, -3.0)[None]
+    masks_THW = refine(logits_THW, lab_TCHW, torch.tensor([[14.0, 14, 27, 27]]), RefineConfig())
+    assert (masks_THW[0] & true_HW).sum() > 0.85 * (masks_THW[0] | true_HW).sum()
 
 
 def test_a_try_that_lost_its_object_is_not_heard():

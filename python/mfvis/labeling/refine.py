@@ -9,7 +9,9 @@ smooth the labels of neighboring pixels of similar color. Where evidence is weak
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,10 @@ NEAR = 4.0
 """Standard deviation of the spatial Gaussian, in pixels."""
 PIXELS = 100_000
 """Number of pixels in and around an object up to which it is smoothed at full size."""
+SMALL_PIXELS = 8_000
+"""Number of pixels in and around an object to which smaller ones are enlarged before they are smoothed."""
+LARGEST_SCALE = 3
+"""Largest factor of this enlargement."""
 Inner = tuple[int, int, int, int]
 """Position of a box in its window: top, bottom, left, right."""
 Window = tuple[slice, slice, Inner]
@@ -47,8 +53,8 @@ def refine(
 ) -> Tensor:
     """Refined masks of one object, bool ``[T, H, W]``, confined to its boxes.
 
-    Large objects are smoothed at a fraction of their size (`_fraction`), where the neighborhood covers the same share
-    of them as in the videos of 480 rows for which it was chosen; colors are always compared at full size.
+    Large objects are smoothed at a fraction of their size, small ones at a multiple of it (`_scale`), since the
+    neighborhood is chosen for objects of medium size; colors are always compared at full size.
 
     Args:
         logits_THW: the network's mask logits at full size.
@@ -72,7 +78,7 @@ def refine(
             counts_2TM[0, t] = torch.bincount(bins, soft, BINS**3)
             counts_2TM[1, t] = torch.bincount(bins, 1 - soft, BINS**3)
     ratio_TM = _log_ratio(counts_2TM, config.frames)
-    fraction = _fraction(windows)
+    scale = _scale(windows)
     for t, window in enumerate(windows):
         if window is None:
             continue
@@ -86,15 +92,19 @@ def refine(
             if bins_T[t] is not None:
                 unary_HW = unary_HW + config.color * ratio_TM[t].take(bins_T[t].long())
             lab_CHW = lab_TCHW[t, :, rows, columns]
-            logits_HW = unary_HW + _smoothness(unary_HW, start_HW, lab_CHW, inner, fraction, config)
+            logits_HW = unary_HW + _smoothness(unary_HW, start_HW, lab_CHW, inner, scale, config)
         masks_THW[t, rows, columns] = _confined(logits_HW > 0, inner)
     return masks_THW
 
 
-def _fraction(windows: Sequence[Window | None]) -> int:
-    """Divisor of the size at which a track is smoothed: 1 up to about `PIXELS` in its largest window."""
+def _scale(windows: Sequence[Window | None]) -> Fraction:
+    """Relative size at which a track is smoothed: below 1 if its largest window has more than about `PIXELS`, above 1
+    if it has less than about half of `SMALL_PIXELS`."""
     areas = [(w[0].stop - w[0].start) * (w[1].stop - w[1].start) for w in windows if w is not None]
-    return max(1, round((max(areas, default=0) / PIXELS) ** 0.5))
+    area = max(areas, default=PIXELS)
+    if area > PIXELS:
+        return Fraction(1, max(1, round((area / PIXELS) ** 0.5)))
+    return Fraction(min(max(1, round((SMALL_PIXELS / area) ** 0.5)), LARGEST_SCALE))
 
 
 def _surroundings(box: list[float], height: int, width: int) -> Window | None:
@@ -137,21 +147,25 @@ def _log_ratio(counts_2TM: Tensor, neighbors: int) -> Tensor:
 
 
 def _smoothness(
-    unary_HW: Tensor, start_HW: Tensor, lab_CHW: Tensor, inner: Inner, fraction: int, config: RefineConfig
+    unary_HW: Tensor, start_HW: Tensor, lab_CHW: Tensor, inner: Inner, scale: Fraction, config: RefineConfig
 ) -> Tensor:
-    """Logits that the neighbors of each pixel add after the mean-field steps, computed at a fraction of the size.
+    """Logits that the neighbors of each pixel add after the mean-field steps, computed at another scale.
 
     Pixels outside the box always remain background.
     """
     full = unary_HW.shape
-    size = tuple(-(-side // fraction) for side in full)
+    size = tuple(math.ceil(side * scale) for side in full)
 
-    def reduced(maps_CHW: Tensor) -> Tensor:
-        return maps_CHW if fraction == 1 else F.interpolate(maps_CHW[None], size, mode="area")[0]
+    def resized(maps_CHW: Tensor) -> Tensor:
+        if scale == 1:
+            return maps_CHW
+        return F.interpolate(maps_CHW[None], size, mode="area" if scale < 1 else "bilinear")[0]
 
     inside_HW = _confined(torch.ones_like(unary_HW), inner)
-    unary_HW, start_HW, inside_HW = reduced(torch.stack([unary_HW, start_HW, inside_HW]))
-    neighbors = _neighbors(reduced(lab_CHW), config.similar)
+    unary_HW, start_HW, inside_HW = resized(torch.stack([unary_HW, start_HW, inside_HW]))
+    if scale > 1:
+        inside_HW = inside_HW.round()
+    neighbors = _neighbors(resized(lab_CHW), config.similar)
     total_HW = sum(forward + backward for _, forward, backward in neighbors) + 1e-6
     padded = F.pad(start_HW.sigmoid() * inside_HW, (REACH,) * 4)
     probability_HW = _shifted(padded, 0, 0)
@@ -162,7 +176,9 @@ def _smoothness(
         added_HW = 2 * config.smooth * (2 * around_HW / total_HW - 1)
         if step + 1 < config.steps:
             probability_HW.copy_((unary_HW + added_HW).sigmoid_().mul_(inside_HW))
-    return added_HW if fraction == 1 else F.interpolate(added_HW[None, None], full, mode="bilinear")[0, 0]
+    if scale == 1:
+        return added_HW
+    return F.interpolate(added_HW[None, None], full, mode="area" if scale > 1 else "bilinear")[0, 0]
 
 
 def _neighbors(lab_CHW: Tensor, similar: float) -> list[tuple[tuple[int, int], Tensor, Tensor]]:
