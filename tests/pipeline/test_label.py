@@ -114,7 +114,7 @@ def test_completes_the_file_and_keeps_masks_inside_their_boxes(config):
 
 
 def test_a_killed_run_goes_on_where_it_was(config, monkeypatch, capsys):
-    config = replace(config, overlays=False)
+    config = replace(config, **HASTY)
     whole = json.loads(label.run(replace(config, out=config.out.with_name("whole"))).read_text())
     original, calls = label.label_video, []
 

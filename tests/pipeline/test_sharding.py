@@ -42,7 +42,7 @@ def config(demo_data, tmp_path_factory) -> LabelConfig:
     (folder / "boxes.json").write_text(json.dumps(content))
     (folder / "JPEGImages").symlink_to(demo_data[0].parent / "JPEGImages")
     return tiny_label_config(
-        folder / "boxes.json", folder, out=folder / "whole", num_models=3, refine=RefineConfig(steps=1)
+        folder / "boxes.json", folder, out=folder / "whole", num_models=2, refine=RefineConfig(steps=1)
     )
 
 
