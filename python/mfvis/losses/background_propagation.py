@@ -169,4 +169,4 @@ def _background_matches(
 def _quantile(values: Tensor, quantile: float) -> Tensor:
     """Quantile of the finite values; infinite for a quantile of 1 and where no value is finite."""
     ordered = torch.cat([values.sort().values, values.new_full((1,), torch.inf)])
-    return ordered[(quantile * values.isfinite().sum()).long()]
+    return ordered.take((quantile * values.isfinite().sum()).long())  # an index would wait for the device
