@@ -30,8 +30,8 @@ build: .venv/built
 demo: .venv/built
 	$(BIN)/mfvis demo --out demo
 
-# Threads that wait for each other sleep. By default they spin, which makes them many times slower next to other work.
-demo test test-fast: export OMP_WAIT_POLICY ?= passive
+# Threads that wait for each other sleep. By default they spin, which makes tests next to other work many times slower.
+test test-fast: export OMP_WAIT_POLICY ?= passive
 
 test: .venv/emulated
 	MFVIS_FAIL_WITHOUT_EMULATOR=1 $(BIN)/python -m pytest
