@@ -30,7 +30,7 @@ build: .venv/built
 demo: .venv/built
 	$(BIN)/mfvis demo --out demo
 
-# Threads that wait for each other sleep. By default they spin, which makes tests next to other work many times slower.
+# Idle threads sleep. By default they spin, which makes tests many times slower on a busy machine.
 test test-fast: export OMP_WAIT_POLICY ?= passive
 
 test: .venv/emulated

@@ -31,21 +31,13 @@ from mfvis.labeling.run import run
 from mfvis.parsing import parse
 from mfvis.types import TrackResult, Video, VideoDataset
 from report import add_out, write
+from study_data import without_masks
 
 SMALL = 32
 """Pixels: a track is small if the median of its boxes' sizes, sqrt(width x height), is below this."""
 
 MaskMaker = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Mask ``[H, W]`` from a frame (uint8 ``[H, W, 3]``) and a box (xyxy)."""
-
-
-def without_masks(source: Path, target: Path) -> None:
-    """Write a copy of the data set that has boxes only."""
-    data = json.loads(source.read_text())
-    for annotation in data["annotations"]:
-        annotation.pop("segmentations", None)
-        annotation.pop("areas", None)
-    target.write_text(json.dumps(data))
 
 
 def inscribed_ellipse(frame_HW3: np.ndarray, box_4: np.ndarray) -> np.ndarray:
@@ -189,7 +181,7 @@ def main() -> None:
         work = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=True)
         boxes = work / "boxes.json"
-        without_masks(given.data, boxes)
+        boxes.write_text(json.dumps(without_masks(json.loads(given.data.read_text()))))
         flags = [str(boxes), "--frames", str(frames), "--backbone.weights", str(given.weights), "--no-overlays"]
         config = parse(LabelConfig, [*flags, "--out", str(work / "labels"), *label_flags], "bench")
         if given.again:

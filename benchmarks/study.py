@@ -51,9 +51,9 @@ from typing import Any
 import torch
 import yaml
 from mfvis.data.jsonfile import write_json
-from mfvis.parsing import build
+from mfvis.parsing import build, overlaid
 from study_data import annotated_part, known_masks, of_domains, with_filled_boxes, with_predicted_videos, without_masks
-from study_runs import Run, Study, overlaid, read_study, runs_of
+from study_runs import Run, Study, read_study, runs_of
 
 
 # ---- Labels ---------------------------------------------------------------------------------------------------------

@@ -30,11 +30,11 @@ from mfvis.data.ytvis import load_dataset
 from mfvis.eval.mean_j import mean_j
 from mfvis.labeling.config import LabelConfig
 from mfvis.labeling.run import run
-from mfvis.parsing import build
+from mfvis.parsing import build, overlaid
 from mfvis.types import VideoDataset
 from report import write
 from study_data import of_domains, without_masks
-from study_runs import overlaid, require_known
+from study_runs import require_known
 from study_sparse import with_sparse_boxes
 
 STUDY_KEYS = ("about", "seeds", "reference", "domains", "settings", "variants")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mfvis.parsing import build, load_preset, to_plain
+from mfvis.parsing import build, load_preset, overlaid, to_plain
 from mfvis.train.config import Config
 from study_data import known_masks
 
@@ -177,12 +177,3 @@ def runs_of(study: Study, data: Path, weights: Path | None, folder: Path) -> lis
             run = run_of(variant, seed, layers, start)
             runs[run.folder] = with_teacher(run, variant, layers) if variant.self_training else run
     return list(runs.values())
-
-
-def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings laid over others, as presets are."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
-        merged[key] = overlaid(below[key], value) if both else value
-    return merged

@@ -47,7 +47,7 @@ def load_preset(preset: str | Path) -> dict[str, Any]:
     first, *others = str(preset).split(",")
     values = _read_preset(first)
     for other in others:
-        values = _overlaid(values, _read_preset(other))
+        values = overlaid(values, _read_preset(other))
     return values
 
 
@@ -71,11 +71,12 @@ def _read_preset(preset: str) -> dict[str, Any]:
     return values
 
 
-def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings laid over others, as presets are."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
-        merged[key] = _overlaid(below[key], value) if both else value
+        merged[key] = overlaid(below[key], value) if both else value
     return merged
 
 
@@ -209,7 +210,7 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str], missing: An
             has_default = f.default_factory is not dataclasses.MISSING
             if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[name]) and has_default:
                 # A partly given component overrides the field's default, which may differ from its class's defaults.
-                value = _overlaid(to_plain(f.default_factory()), value)
+                value = overlaid(to_plain(f.default_factory()), value)
             try:
                 arguments[name] = _convert(hints[name], value, f"{prefix}{name}", problems, missing)
             except ValueError as error:

@@ -214,10 +214,9 @@ class _Job:
         """Write the completed JSON and the report, with the results that others have saved in `folder`."""
         config = self.config
         done = {
-            video.id: found.get(video.id)
-            or outdated_results(folder, video)
-            or outdated_results(self.parts, video)
-            or []
+            video.id: found[video.id]
+            if video.id in found
+            else outdated_results(folder, video) or outdated_results(self.parts, video) or []
             for video in self.dataset.videos
         }
         write_results(config, self.dataset, _parsed(self.content), done, self.completed)
