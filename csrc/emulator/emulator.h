@@ -157,6 +157,13 @@ static __forceinline__ T atomicMax(T* at, std::common_type_t<T> value) {
   return before;
 }
 template <typename T>
+static __forceinline__ T atomicOr(T* at, std::common_type_t<T> value) {
+  const ::mfvis::emulator::Atomic atomic(at);
+  const T before = *at;
+  *at = before | value;
+  return before;
+}
+template <typename T>
 static __forceinline__ T atomicExch(T* at, std::common_type_t<T> value) {
   const ::mfvis::emulator::Atomic atomic(at);
   const T before = *at;

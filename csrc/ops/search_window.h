@@ -29,13 +29,18 @@ struct SearchWindow {
   }
 
   // The index in the source plane of a candidate of pixel (y, x); -1 if it does not exist.
-  MFVIS_HOST_DEVICE int32_t source(int32_t candidate, int32_t y, int32_t x) const {
+  MFVIS_HOST_DEVICE int32_t source(int32_t candidate, int32_t y, int32_t x) const { return moved(candidate, y, x, 1); }
+
+  // The index in the target plane of the pixel whose candidate is pixel (y, x); -1 if it does not exist.
+  MFVIS_HOST_DEVICE int32_t target(int32_t candidate, int32_t y, int32_t x) const { return moved(candidate, y, x, -1); }
+
+  MFVIS_HOST_DEVICE int32_t moved(int32_t candidate, int32_t y, int32_t x, int32_t direction) const {
     const int32_t row = row_of(candidate, inverse_side);
-    const int32_t source_y = y + first_dy + dilation * row;
-    const int32_t source_x = x + first_dx + dilation * (candidate - row * side);
-    const bool exists = (candidate >= 0) & (candidate < side * side) & (source_y >= 0) & (source_y < height) &
-                        (source_x >= 0) & (source_x < width);
-    return exists ? source_y * width + source_x : -1;
+    const int32_t moved_y = y + direction * (first_dy + dilation * row);
+    const int32_t moved_x = x + direction * (first_dx + dilation * (candidate - row * side));
+    const bool exists = (candidate >= 0) & (candidate < side * side) & (moved_y >= 0) & (moved_y < height) &
+                        (moved_x >= 0) & (moved_x < width);
+    return exists ? moved_y * width + moved_x : -1;
   }
 
   int32_t height, width, side, dilation;

@@ -16,13 +16,8 @@ struct Arguments {
   std::optional<Tensor> shift;
   int64_t radius, dilation;
 
-  // Scratch memory of the CUDA kernels, empty for the CPU kernels.
-  Tensor scratch(int64_t TkLossScratch::* pass) const {
-    const int64_t bytes = runs_cuda_kernels(logits) ? tk_loss_scratch_bytes(pointers()).*pass : 0;
-    return make_empty(logits, {bytes}, ScalarType::Byte);
-  }
-
-  TkLoss pointers(void* scratch = nullptr) const {
+  TkLoss pointers() const {
+    const int64_t candidates = (2 * radius + 1) * (2 * radius + 1), per_bit = ceil_div(candidates, 256);
     return {logits.const_data_ptr(),
             dtype_of(logits),
             offset.const_data_ptr<int16_t>(),
@@ -40,8 +35,15 @@ struct Arguments {
             offset.size(2),
             radius,
             dilation,
-            scratch};
+            nullptr,
+            nullptr,
+            nullptr,
+            static_cast<int32_t>(ceil_div(ceil_div(candidates, per_bit), 32)),
+            static_cast<int32_t>(per_bit)};
   }
+
+  // Masks of instances that the CUDA kernels keep for the backward pass; the CPU kernels keep none.
+  int64_t masks() const { return runs_cuda_kernels(logits) ? ceil_div(logits.size(0), 32) : 0; }
 };
 
 Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
@@ -79,82 +81,102 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& o
           dilation};
 }
 
-std::tuple<Tensor, Tensor> sums_of(const Arguments& arguments) {
+// The sums of losses and of weights, [N, P] each, and for the backward pass `counted` [masks, H, W].
+std::tuple<Tensor, Tensor, Tensor> sums_of(const Arguments& arguments) {
   const Tensor& logits = arguments.logits;
-  const std::initializer_list<int64_t> shape{logits.size(0), arguments.pairs.size(0)};
+  const int64_t pairs = arguments.pairs.size(0), area = logits.size(2) * logits.size(3);
+  const std::initializer_list<int64_t> shape{logits.size(0), pairs};
   const ScalarType type = compute_type(logits);
-  if (logits.numel() == 0 || arguments.pairs.size(0) == 0) {
-    return {make_zeros(logits, shape, type), make_zeros(logits, shape, type)};
+  Tensor counted = make_empty(logits, {arguments.masks(), logits.size(2), logits.size(3)}, ScalarType::Int);
+  if (logits.numel() == 0 || pairs == 0) {
+    return {make_zeros(logits, shape, type), make_zeros(logits, shape, type), counted};
   }
   Tensor loss_sum = make_empty(logits, shape, type), weight_sum = make_empty(logits, shape, type);
-  const Tensor scratch = arguments.scratch(&TkLossScratch::forward);
-  tk_loss_terms_kernel.on(logits)(arguments.pointers(scratch.mutable_data_ptr()), loss_sum.mutable_data_ptr(),
-                                  weight_sum.mutable_data_ptr());
-  return {loss_sum, weight_sum};
+  TkLoss pointers = arguments.pointers();
+  std::optional<Tensor> partial;
+  if (runs_cuda_kernels(logits)) {
+    partial = make_empty(logits, {logits.size(0), pairs, ceil_div(area, pixels_of_tk_loss_tile), 2}, type);
+    pointers.counted = static_cast<uint32_t*>(counted.mutable_data_ptr());
+    pointers.partial = partial->mutable_data_ptr();
+  }
+  tk_loss_terms_kernel.on(logits)(pointers, loss_sum.mutable_data_ptr(), weight_sum.mutable_data_ptr());
+  return {loss_sum, weight_sum, counted};
 }
 
-Tensor gradient(const Check& check, const Arguments& arguments, const Tensor& grad_loss_sum) {
+Tensor gradient(const Check& check, const Arguments& arguments, const Tensor& grad_loss_sum, const Tensor& counted) {
   const Tensor& logits = arguments.logits;
-  check.sizes("grad_loss_sum", grad_loss_sum, {logits.size(0), arguments.pairs.size(0)}, "[N, P]");
+  const int64_t pairs = arguments.pairs.size(0), height = logits.size(2), width = logits.size(3);
+  check.sizes("grad_loss_sum", grad_loss_sum, {logits.size(0), pairs}, "[N, P]");
   check.dtype("grad_loss_sum", grad_loss_sum, {compute_type(logits)});
   check.same_device("grad_loss_sum", grad_loss_sum, "mask_logits", logits);
+  check.sizes("counted", counted, {arguments.masks(), height, width}, "that of the forward pass");
+  check.dtype("counted", counted, {ScalarType::Int});
+  check.same_device("counted", counted, "mask_logits", logits);
   Tensor grad_logits = make_empty(logits, logits.sizes());
   if (logits.numel() == 0) return grad_logits;
-  const Tensor tight_grad = as_contiguous(grad_loss_sum), scratch = arguments.scratch(&TkLossScratch::backward);
-  tk_loss_terms_backward_kernel.on(logits)(arguments.pointers(scratch.mutable_data_ptr()), tight_grad.const_data_ptr(),
-                                           grad_logits.mutable_data_ptr());
+  const Tensor tight_grad = as_contiguous(grad_loss_sum), tight_counted = as_contiguous(counted);
+  TkLoss pointers = arguments.pointers();
+  std::optional<Tensor> chosen;
+  if (runs_cuda_kernels(logits)) {
+    chosen = make_zeros(logits, {pointers.videos, pairs, pointers.chosen_words, height, width}, ScalarType::Int);
+    pointers.counted = static_cast<uint32_t*>(const_cast<void*>(tight_counted.const_data_ptr()));
+    pointers.chosen = static_cast<uint32_t*>(chosen->mutable_data_ptr());
+  }
+  tk_loss_terms_backward_kernel.on(logits)(pointers, tight_grad.const_data_ptr(), grad_logits.mutable_data_ptr());
   return grad_logits;
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> tk_loss_terms(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
-                                         const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
-                                         int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
+std::tuple<Tensor, Tensor, Tensor> tk_loss_sums(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
+                                                const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
+                                                int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
   return sums_of(
       checked(Check("tk_loss_terms"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift));
 }
 
-Tensor tk_loss_terms_backward(const Tensor& grad_loss_sum, const Tensor& mask_logits, const Tensor& offset,
-                              const Tensor& weight, const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
-                              int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
-  const Check check("tk_loss_terms_backward");
-  return gradient(check,
-                  checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
-                  grad_loss_sum);
-}
-
-// The loss, and its divisor [P] for the backward pass.
-std::tuple<Tensor, Tensor> tk_loss_mean(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
-                                        const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
-                                        int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
-  const auto [loss_sum, weight_sum] = sums_of(
-      checked(Check("tk_loss"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift));
-  return mean_of_terms(loss_sum, weight_sum, pairs.size(0));
-}
-
-Tensor tk_loss_mean_backward(const Tensor& grad_loss, const Tensor& divisor, const Tensor& mask_logits,
+Tensor tk_loss_sums_backward(const Tensor& grad_loss_sum, const Tensor& counted, const Tensor& mask_logits,
                              const Tensor& offset, const Tensor& weight, const Tensor& pairs, const Tensor& boxes,
                              const Tensor& video_index, int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
+  const Check check("tk_loss_sums_backward");
+  return gradient(check,
+                  checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
+                  grad_loss_sum, counted);
+}
+
+// The loss, and for the backward pass its divisor [P] and `counted`.
+std::tuple<Tensor, Tensor, Tensor> tk_loss_mean(const Tensor& mask_logits, const Tensor& offset, const Tensor& weight,
+                                                const Tensor& pairs, const Tensor& boxes, const Tensor& video_index,
+                                                int64_t radius, int64_t dilation, std::optional<Tensor> shift) {
+  const auto [loss_sum, weight_sum, counted] = sums_of(
+      checked(Check("tk_loss"), mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift));
+  const auto [loss, divisor] = mean_of_terms(loss_sum, weight_sum, pairs.size(0));
+  return {loss, divisor, counted};
+}
+
+Tensor tk_loss_mean_backward(const Tensor& grad_loss, const Tensor& divisor, const Tensor& counted,
+                             const Tensor& mask_logits, const Tensor& offset, const Tensor& weight, const Tensor& pairs,
+                             const Tensor& boxes, const Tensor& video_index, int64_t radius, int64_t dilation,
+                             std::optional<Tensor> shift) {
   const Check check("tk_loss_mean_backward");
   const Arguments arguments =
       checked(check, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift);
   const int64_t columns = pairs.size(0);
   return gradient(check, arguments,
-                  mean_of_terms_backward(check, grad_loss, divisor, {mask_logits.size(0), columns}, columns));
+                  mean_of_terms_backward(check, grad_loss, divisor, {mask_logits.size(0), columns}, columns), counted);
 }
 
-MFVIS_OPERATOR(tk_loss_terms,
+MFVIS_OPERATOR(tk_loss_sums,
                "(Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, Tensor video_index, "
-               "int radius=5, int dilation=1, Tensor? shift=None) -> (Tensor, Tensor)")
-MFVIS_OPERATOR(tk_loss_terms_backward,
-               "(Tensor grad_loss_sum, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, "
-               "Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
+               "int radius, int dilation, Tensor? shift) -> (Tensor, Tensor, Tensor)")
+MFVIS_OPERATOR(tk_loss_sums_backward,
+               "(Tensor grad_loss_sum, Tensor counted, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, "
+               "Tensor boxes, Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
 MFVIS_OPERATOR(tk_loss_mean,
                "(Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, Tensor video_index, "
-               "int radius, int dilation, Tensor? shift) -> (Tensor, Tensor)")
+               "int radius, int dilation, Tensor? shift) -> (Tensor, Tensor, Tensor)")
 MFVIS_OPERATOR(tk_loss_mean_backward,
-               "(Tensor grad_loss, Tensor divisor, Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, "
-               "Tensor boxes, Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
+               "(Tensor grad_loss, Tensor divisor, Tensor counted, Tensor mask_logits, Tensor offset, Tensor weight, "
+               "Tensor pairs, Tensor boxes, Tensor video_index, int radius, int dilation, Tensor? shift) -> Tensor")
 
 }  // namespace mfvis

@@ -26,23 +26,15 @@ struct TkLoss {
   int64_t matches;
   int64_t radius;
   int64_t dilation;
-  void* scratch;  // tk_loss_scratch_bytes() of the CUDA kernels; null on the CPU
+
+  // Of the CUDA kernels only, drawn there.
+  uint32_t* counted;  // [N / 32, H, W]: the forward pass writes it, the backward pass reads it
+  void* partial;      // [N, P, H·W / 256, 2] of the compute type: forward pass
+  uint32_t* chosen;   // [B, P, chosen_words, H, W] zeros: backward pass
+  int32_t chosen_words, candidates_per_bit;
 };
 
-// Sizes of the CUDA kernels' scratch memory, drawn in csrc/ops/cuda/tk_loss_kernel.cu: of its first part, and in total
-// for the forward pass and for the backward pass.
-inline int64_t tk_loss_counted_bytes(const TkLoss& args) {
-  return round_up(ceil_div(args.instances, 32) * args.height * args.width * 4, 16);
-}
-struct TkLossScratch {
-  int64_t forward;
-  int64_t backward;
-};
-inline TkLossScratch tk_loss_scratch_bytes(const TkLoss& args) {
-  const int64_t area = args.height * args.width, tiles = ceil_div(area, 256), counted = tk_loss_counted_bytes(args);
-  return {counted + args.instances * args.pair_count * tiles * 16,
-          counted + args.videos * args.pair_count * (4 + area * 8 * (1 + args.matches))};
-}
+constexpr int64_t pixels_of_tk_loss_tile = 256;
 
 // loss_sum, weight_sum: [N, P] of the compute type of the logits, completely written.
 inline Kernel<void(const TkLoss&, void* loss_sum, void* weight_sum)> tk_loss_terms_kernel{"tk_loss_terms"};

@@ -65,9 +65,10 @@ def tk_loss_terms(
         the first depends on the logits.
     """
     forbid_forward_mode("mfvis::tk_loss_terms", mask_logits)
-    return torch.ops.mfvis.tk_loss_terms(
+    loss_sum, weight_sum, _ = torch.ops.mfvis.tk_loss_sums(
         mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift
     )
+    return loss_sum, weight_sum
 
 
 class MeanOfMatches(torch.autograd.Function):
@@ -77,11 +78,11 @@ class MeanOfMatches(torch.autograd.Function):
     def forward(ctx, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
         _constant(ctx.needs_input_grad[2], "tk_loss")
         pairs, boxes, video_index, shift = map(private, (pairs, boxes, video_index, shift))
-        loss, divisor = torch.ops.mfvis.tk_loss_mean(
+        loss, divisor, counted = torch.ops.mfvis.tk_loss_mean(
             mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift
         )
         ctx.radius, ctx.dilation = radius, dilation
-        ctx.save_for_backward(divisor, mask_logits, offset, weight, pairs, boxes, video_index, shift)
+        ctx.save_for_backward(divisor, counted, mask_logits, offset, weight, pairs, boxes, video_index, shift)
         return loss
 
     @staticmethod
@@ -91,12 +92,14 @@ class MeanOfMatches(torch.autograd.Function):
         return (grad_logits,) + (None,) * 8
 
 
-torch.library.define(
-    "mfvis::tk_loss",
+ARGUMENTS = (
     "(Tensor mask_logits, Tensor offset, Tensor weight, Tensor pairs, Tensor boxes, Tensor video_index, "
-    "int radius=5, int dilation=1, Tensor? shift=None) -> Tensor",
+    "int radius=5, int dilation=1, Tensor? shift=None)"
 )
+torch.library.define("mfvis::tk_loss", f"{ARGUMENTS} -> Tensor")
 torch.library.impl("mfvis::tk_loss", "CompositeImplicitAutograd", tk_loss)
+torch.library.define("mfvis::tk_loss_terms", f"{ARGUMENTS} -> (Tensor, Tensor)")
+torch.library.impl("mfvis::tk_loss_terms", "CompositeImplicitAutograd", tk_loss_terms)
 
 
 def _constant(weight_requires_grad: bool, operator: str) -> None:
@@ -104,15 +107,26 @@ def _constant(weight_requires_grad: bool, operator: str) -> None:
         raise ValueError(f"mfvis::{operator}: weight requires a gradient; expected a constant, see weight.detach()")
 
 
-@torch.library.register_fake("mfvis::tk_loss_terms")
-def _(mask_logits, offset, weight, pairs, boxes, video_index, radius=5, dilation=1, shift=None):
+def _fake_counted(mask_logits: Tensor) -> Tensor:
+    """`[N / 32, H, W]`: bit n of a pixel says that it counts for instance n. Kept by the CUDA kernels only."""
+    instances, _, height, width = mask_logits.shape
+    masks = 0 if mask_logits.device.type == "cpu" else (instances + 31) // 32
+    return mask_logits.new_empty((masks, height, width), dtype=torch.int32)
+
+
+@torch.library.register_fake("mfvis::tk_loss_sums")
+def _(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
     dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
     shape = (mask_logits.shape[0], pairs.shape[0])
-    return mask_logits.new_empty(shape, dtype=dtype), mask_logits.new_empty(shape, dtype=dtype)
+    return (
+        mask_logits.new_empty(shape, dtype=dtype),
+        mask_logits.new_empty(shape, dtype=dtype),
+        _fake_counted(mask_logits),
+    )
 
 
-@torch.library.register_fake("mfvis::tk_loss_terms_backward")
-def _(grad_loss_sum, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
+@torch.library.register_fake("mfvis::tk_loss_sums_backward")
+def _(grad_loss_sum, counted, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
     return mask_logits.new_empty(mask_logits.shape)
 
 
@@ -122,27 +136,29 @@ def _(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, 
     return (
         mask_logits.new_empty((), dtype=dtype),
         mask_logits.new_empty(pairs.shape[:1], dtype=dtype),
+        _fake_counted(mask_logits),
     )
 
 
 @torch.library.register_fake("mfvis::tk_loss_mean_backward")
-def _(grad_loss, divisor, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
+def _(grad_loss, divisor, counted, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
     return mask_logits.new_empty(mask_logits.shape)
 
 
 def _setup_context(ctx, inputs, output) -> None:
     _constant(ctx.needs_input_grad[2], "tk_loss_terms")
     *large, pairs, boxes, video_index, ctx.radius, ctx.dilation, shift = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*large, *map(private, (pairs, boxes, video_index, shift)))
+    _, weight_sum, counted = output
+    ctx.mark_non_differentiable(weight_sum, counted)
+    ctx.save_for_backward(counted, *large, *map(private, (pairs, boxes, video_index, shift)))
 
 
-def _backward(ctx, grad_loss_sum: Tensor, _of_constant: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx, grad_loss_sum: Tensor, *_of_constants: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, shift = ctx.saved_tensors
-    grad_logits = torch.ops.mfvis.tk_loss_terms_backward(grad_loss_sum, *tensors, ctx.radius, ctx.dilation, shift)
+    grad_logits = torch.ops.mfvis.tk_loss_sums_backward(grad_loss_sum, *tensors, ctx.radius, ctx.dilation, shift)
     return (grad_logits,) + (None,) * 8
 
 
-torch.library.register_autograd("mfvis::tk_loss_terms", _backward, setup_context=_setup_context)
-for operator in ("mfvis::tk_loss_terms_backward", "mfvis::tk_loss_mean_backward"):
+torch.library.register_autograd("mfvis::tk_loss_sums", _backward, setup_context=_setup_context)
+for operator in ("mfvis::tk_loss_sums_backward", "mfvis::tk_loss_mean_backward"):
     forbid_backward(operator, "cannot be differentiated: the loss has no second derivative here")

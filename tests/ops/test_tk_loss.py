@@ -160,8 +160,15 @@ def test_reference_of_more_frames_than_a_block_has_warps():
     op.agree(op.make(T=10, H=4, W=7, B=1))
 
 
+@pytest.mark.parametrize("radius", [7, 8, 90])
+def test_reference_of_a_window_of_any_size(radius):
+    """A CUDA kernel marks the candidates that are matches as 256 bits: one candidate each, two, or 128."""
+    op = TestTkLoss()
+    op.agree(op.make(N=2, H=13, W=34, K=4, radius=radius, dilation=1, shift=5))
+
+
 def test_reference_of_a_pixel_that_all_others_match():
-    """Its list is long enough to be sorted at several steps."""
+    """It has more matches than a block keeps in shared memory."""
     op = TestTkLoss()
     arguments = op.make(N=2, T=2, H=11, W=11, B=1, P=1, K=1, radius=10, dilation=1, shift=0)
     y, x = torch.meshgrid(torch.arange(11), torch.arange(11), indexing="ij")

@@ -8,7 +8,7 @@
 //   partial   [N, P, tiles] loss, weight           summed in order by a second launch
 //
 // The gradient is gathered, not scattered: a pixel sums over the matches of which it is the target and those of which
-// it is the source (tk_loss_lists.cuh).
+// it is the source (tk_loss_sources.cuh).
 //
 //   backward  block = tile x frame x instances
 //     links   [12][256] other pixel, weight, role, which of 32 instances count     shared memory, 48 KiB; a pixel that
@@ -19,7 +19,7 @@
 // Floor: the counted pixels' logits once per pass, the gradient once, and K·6 bytes of matches per pixel and 32
 // instances; some 50 operations per match and instance.
 #include "labels.cuh"
-#include "tk_loss_lists.cuh"
+#include "tk_loss_sources.cuh"
 
 namespace mfvis {
 namespace {
@@ -37,7 +37,7 @@ struct ForwardTile {
 
 // item = ((part · B + video) · P + pair) · tiles + tile.
 template <typename T>
-__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2) sum_tiles(TkLoss args, Layout layout, int64_t parts) {
+__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2) sum_tiles(TkLoss args, int64_t parts) {
   using C = Compute<T>;
   ForwardTile<C>& shared = *shared_memory<ForwardTile<C>>();
   const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2) sum_tiles(TkLo
     for (int32_t mask_index = masks.first; mask_index < masks.end; ++mask_index) {
       const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, mask_index);
       if (mine == 0) continue;
-      const uint32_t counted = exists ? layout.counted[mask_index * area + pixel] & mine : 0;
+      const uint32_t counted = exists ? args.counted[mask_index * area + pixel] & mine : 0;
       for (int i = own; i < instances_per_mask * warps; i += threads)
         shared.loss[i / warps][i % warps] = shared.total[i / warps][i % warps] = 0;
       __syncthreads();
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2) sum_tiles(TkLo
           loss += shared.loss[own][w];
           total += shared.total[own][w];
         }
-        C* const to = static_cast<C*>(layout.partial) +
+        C* const to = static_cast<C*>(args.partial) +
                       (((int64_t{mask_index} * instances_per_mask + own) * args.pair_count + pair) * tiles + tile) * 2;
         to[0] = loss;
         to[1] = total;
@@ -120,13 +120,13 @@ struct alignas(16) Link {
 
 // Calls visit(link) for each link of a pixel, in a fixed order. `counts` is not known yet.
 template <typename Visit>
-__device__ __forceinline__ void each_link(const TkLoss& args, const Layout& layout, int32_t video, int32_t frame,
-                                          int32_t pixel, const Visit& visit) {
-  const int64_t area = args.height * args.width;
-  for (int64_t pair = 0; pair < args.pair_count; ++pair) {
+__device__ __forceinline__ void each_link(const TkLoss& args, int32_t video, int32_t frame, int32_t pixel,
+                                          const Visit& visit) {
+  const int32_t area = static_cast<int32_t>(args.height * args.width);
+  for (int32_t pair = 0; pair < args.pair_count; ++pair) {
     const int64_t target = args.pairs[2 * pair], source = args.pairs[2 * pair + 1];
     const int64_t list = video * args.pair_count + pair;
-    const int32_t role = static_cast<int32_t>(2 * pair);
+    const int32_t role = 2 * pair;
     if (target == frame && is_frame(args, source)) {
       const int32_t first = static_cast<int32_t>(source * area);
       each_match(args, list, pixel, 0, args.matches,
@@ -134,11 +134,8 @@ __device__ __forceinline__ void each_link(const TkLoss& args, const Layout& layo
     }
     if (source == frame && is_frame(args, target)) {
       const int32_t first = static_cast<int32_t>(target * area);
-      const int64_t base = list * args.matches * area;
-      const int32_t end = layout.end[list * area + pixel];
-      for (int32_t j = end - layout.count[list * area + pixel]; j < end; ++j) {
-        visit(Link{first + layout.code[base + j], layout.weight[base + j], role + 1, 0});
-      }
+      each_match_of_source(args, list, pixel,
+                           [&](int32_t other, float weight) { visit(Link{first + other, weight, role + 1, 0}); });
     }
   }
 }
@@ -152,14 +149,14 @@ constexpr int gather_blocks = 3;
 
 // item = ((part · B + video) · T + frame) · tiles + tile: a thread writes one pixel of the video's instances.
 template <typename T>
-__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
-    gather_gradients(TkLoss args, Layout layout, int64_t parts, const Compute<T>* grad_loss_sum, T* grad_logits) {
+__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 1)
+    gather_gradients(TkLoss args, int64_t parts, const Compute<T>* grad_loss_sum, T* grad_logits) {
   using C = Compute<T>;
   Link(*const links)[threads] = shared_memory<Link[threads]>();  // Each thread only reads its own column.
   const int own = threadIdx.x;
   // 32 bits where they suffice: one register more would reduce the blocks per multiprocessor by a third.
   const int32_t area = static_cast<int32_t>(args.height * args.width);
-  const int32_t tiles = static_cast<int32_t>(ceil_div(area, threads));
+  const int32_t clip = static_cast<int32_t>(args.frames) * area, tiles = static_cast<int32_t>(ceil_div(area, threads));
   for (int64_t item = blockIdx.x; item < parts * args.videos * args.frames * tiles; item += gridDim.x) {
     const int64_t at = item % tiles * threads + own;
     const int32_t frame = static_cast<int32_t>(item / tiles % args.frames);
@@ -167,7 +164,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
     const MaskRange masks(args, parts, item / tiles / args.frames / args.videos);
     const int32_t pixel = static_cast<int32_t>(at);
     const bool exists = at < area;
-    const auto each = [&](const auto& visit) { each_link(args, layout, video, frame, pixel, visit); };
+    const auto each = [&](const auto& visit) { each_link(args, video, frame, pixel, visit); };
     int found = 0;
     const auto keep = [&](const Link& link) {
       if (found < links_kept) links[found][own] = link;
@@ -178,16 +175,17 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
     for (int32_t mask_index = masks.first; mask_index < masks.end; ++mask_index) {
       const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, mask_index);
       if (mine == 0) continue;
-      const uint32_t* const counted = layout.counted + int64_t{mask_index} * area;
+      const uint32_t* const counted = args.counted + int64_t{mask_index} * area;
       const auto counts_of = [&](const Link& link) {
-        return counted[link.role % 2 == 0 ? pixel : link.other % area] & mine;
+        const bool is_target = link.role % 2 == 0;
+        return counted[is_target ? pixel : link.other - static_cast<int32_t>(args.pairs[link.role - 1]) * area] & mine;
       };
       uint32_t any = found > kept ? mine : 0;
       for (int j = 0; j < kept; ++j) any |= links[j][own].counts = counts_of(links[j][own]);
       const uint32_t touched = any_over_warp(any);
+      const int64_t first = int64_t{mask_index} * instances_per_mask * clip;
       const auto write = [&](int i, C gradient) {
-        const int64_t n = int64_t{mask_index} * instances_per_mask + i;
-        store(gradient, grad_logits + (n * args.frames + frame) * area + pixel);
+        store(gradient, grad_logits + (first + frame * area + pixel + int64_t{i} * clip));
       };
       for (uint32_t left = exists ? mine & ~touched : 0; left != 0; left &= left - 1) {
         write(__ffs(static_cast<int>(left)) - 1, 0);
@@ -197,7 +195,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
         C gradient = 0;
         if ((any >> i & 1u) != 0) {
           const int64_t n = int64_t{mask_index} * instances_per_mask + i;
-          const T* const logits = static_cast<const T*>(args.logits) + n * args.frames * area;
+          const T* const logits = static_cast<const T*>(args.logits) + (first + int64_t{i} * clip);
           const C* const scales = grad_loss_sum + n * args.pair_count;
           const C here = load(logits[frame * area + pixel]);
           const Labels<C> labels = unscaled_labels_of(here);
@@ -224,33 +222,29 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 2)
 
 void tk_loss_terms(const TkLoss& args, void* loss_sum, void* weight_sum) {
   constexpr const char* op = "tk_loss_terms";
-  const Layout layout = layout_of(args);
   const int64_t tiles = ceil_div(args.height * args.width, threads),
                 masks = ceil_div(args.instances, instances_per_mask);
-  launch(op, find_counted, grid_for(tiles * masks, 1), threads, sizeof(CountedTile), args, layout);
+  launch(op, find_counted, grid_for(tiles * masks, 1), threads, sizeof(CountedTile), args);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
     const int64_t blocks = args.videos * args.pair_count * tiles, parts = parts_of(args, blocks);
-    launch(op, sum_tiles<T>, grid_for(parts * blocks, 1), threads, sizeof(ForwardTile<C>), args, layout, parts);
+    launch(op, sum_tiles<T>, grid_for(parts * blocks, 1), threads, sizeof(ForwardTile<C>), args, parts);
     launch(op, add_partial_sums<C>, grid_for(args.instances * args.pair_count, warps), threads, 0,
-           static_cast<const C*>(layout.partial), args.instances * args.pair_count, tiles, static_cast<C*>(loss_sum),
+           static_cast<const C*>(args.partial), args.instances * args.pair_count, tiles, static_cast<C*>(loss_sum),
            static_cast<C*>(weight_sum));
   });
 }
 
 void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sum, void* grad_logits) {
   constexpr const char* op = "tk_loss_terms_backward";
-  const Layout layout = layout_of(args);
-  const int64_t tiles = ceil_div(args.height * args.width, threads),
-                masks = ceil_div(args.instances, instances_per_mask);
-  launch(op, find_counted, grid_for(tiles * masks, 1), threads, sizeof(CountedTile), args, layout);
-  list_by_source(op, args, layout);
+  const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
+  launch(op, mark_sources, grid_for(args.videos * args.pair_count * area, threads), threads, 0, args);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     const int64_t blocks = args.videos * args.frames * tiles, parts = parts_of(args, blocks);
     launch(op, gather_gradients<T>, grid_for(parts * blocks, 1), threads, links_kept * threads * sizeof(Link), args,
-           layout, parts, static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
+           parts, static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
   });
 }
 

@@ -11,38 +11,14 @@
 namespace mfvis {
 namespace {
 
-constexpr int threads = 256;
+constexpr int threads = pixels_of_tk_loss_tile;
 constexpr int warps = threads / 32;
 // With fewer blocks, the instances are divided among more. The emulator needs few, so that small cases cover both.
 #ifdef MFVIS_EMULATED
 constexpr int64_t min_blocks = 3;
 #else
-constexpr int64_t min_blocks = 1024;
+constexpr int64_t min_blocks = 792;  // two for each place on an H200
 #endif
-
-// The parts of the scratch memory, whose sizes tk_loss_scratch_bytes() computes.
-struct Layout {
-  uint32_t* counted;  // [masks, H·W]
-  void* partial;      // [N, P, tiles, 2], forward; the following share its memory, backward
-  int32_t* total;     // [B, P]
-  int32_t* count;     // [B, P, H·W]
-  int32_t* end;       // [B, P, H·W]
-  int32_t* code;      // [B, P, K·H·W]
-  float* weight;      // [B, P, K·H·W]
-};
-
-Layout layout_of(const TkLoss& args) {
-  const int64_t area = args.height * args.width, lists = args.videos * args.pair_count;
-  Layout layout;
-  layout.counted = static_cast<uint32_t*>(args.scratch);
-  layout.partial = static_cast<char*>(args.scratch) + tk_loss_counted_bytes(args);
-  layout.total = static_cast<int32_t*>(layout.partial);
-  layout.count = layout.total + lists;
-  layout.end = layout.count + lists * area;
-  layout.code = layout.end + lists * area;
-  layout.weight = reinterpret_cast<float*>(layout.code + lists * args.matches * area);
-  return layout;
-}
 
 // counted: block = 256 pixels x one mask of instances. A warp converts the boxes of one frame to pixels, one lane each.
 // Then a lane marks the pixels of its warp that its instance's boxes hold, and exchanges bits with the other lanes:
@@ -72,7 +48,7 @@ __device__ __forceinline__ uint32_t bits_between(int32_t begin, int32_t end) {
   return begin < end ? (~0u >> (32 - (end - begin))) << begin : 0;
 }
 
-__global__ void __launch_bounds__(threads) find_counted(TkLoss args, Layout layout) {
+__global__ void __launch_bounds__(threads) find_counted(TkLoss args) {
   CountedTile& shared = *shared_memory<CountedTile>();
   const int64_t area = args.height * args.width, masks = ceil_div(args.instances, instances_per_mask);
   const int64_t tiles = ceil_div(area, threads);
@@ -108,14 +84,14 @@ __global__ void __launch_bounds__(threads) find_counted(TkLoss args, Layout layo
       __syncthreads();
     }
     const uint32_t counted = transpose_over_warp(inside);
-    if (pixel < area) layout.counted[item / tiles * area + pixel] = counted;
+    if (pixel < area) args.counted[item / tiles * area + pixel] = counted;
   }
 }
 
 // A pair with an index outside of the clip, which only the CPU refuses, has no matches.
 __device__ bool is_frame(const TkLoss& args, int64_t frame) { return frame >= 0 && frame < args.frames; }
 
-// Calls visit(k, source, weight) for each match of a pixel that has a weight, k from `first` to `end`.
+// Calls visit(candidate, source, weight) for each match of a pixel that has a weight, of those from `first` to `end`.
 template <typename Visit>
 __device__ __forceinline__ void each_match(const TkLoss& args, int64_t list, int32_t pixel, int64_t first, int64_t end,
                                            const Visit& visit) {
@@ -126,8 +102,8 @@ __device__ __forceinline__ void each_match(const TkLoss& args, int64_t list, int
   int64_t at = (list * args.matches + first) * area + pixel;
   for (int64_t k = first; k < end; ++k, at += area) {
     const float weight = args.weight[at];
-    const int32_t source = window.source(args.offset[at], y, x);
-    if (weight != 0 && source >= 0) visit(static_cast<int32_t>(k), source, weight);
+    const int32_t candidate = args.offset[at], source = window.source(candidate, y, x);
+    if (weight != 0 && source >= 0) visit(candidate, source, weight);
   }
 }
 
