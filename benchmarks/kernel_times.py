@@ -44,7 +44,7 @@ PREDICTED = {
     "patch_distance: forward, T": 42,
     "patch_distance: forward + backward": 192,
     "ms_deform_attn: forward, 5": 130,
-    "ms_deform_attn: forward + backward, 5": 442,
+    "ms_deform_attn: forward + backward, 5": 382,
 }
 """Microseconds on an H200 (`results/gpu_predictions.md`), by the beginning of "operator: case"."""
 LARGE = Setting(height=360, width=640)

@@ -168,12 +168,10 @@ void ms_deform_attn_backward(const MsDeformAttn& args, const DeformSums& sums, c
     }
     with_width<T>(args, grad_output, [&](auto width) {
       constexpr int V = decltype(width)::value;
-      int lanes = 4;
-      while (lanes < 32 && lanes * Lanes<V>::held * V < args.channels) lanes *= 2;
       const auto kernel = sums.in_fixed != nullptr ? attend_backward<T, V, true> : attend_backward<T, V, false>;
       launch(op, kernel, grid_for(args.batch * args.heads * max_tiles(args), 1), threads, sizeof(BackwardMemory<C>),
              args, sums, static_cast<const T*>(grad_output), static_cast<C*>(grad_locations),
-             static_cast<C*>(grad_weights), lanes);
+             static_cast<C*>(grad_weights));
     });
     if (sums.sums != grad_value) {
       launch(op, convert_sums<T>, blocks_over(args.pixels * args.heads * args.channels), threads, 0, args, sums,
