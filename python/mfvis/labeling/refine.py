@@ -1,10 +1,10 @@
 """Full-size masks from mask logits, refined by color models of each object and by smoothness.
 
 The network works on cells of four pixels and more, whereas colors are known for every pixel. As in GrabCut (Rother et
-al., SIGGRAPH 2004), the object and its surroundings each get a color model, here histograms over a few adjacent frames.
-As in the fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011), but on a small neighborhood, mean-field steps
-smooth the labels of neighboring pixels of similar color. Where evidence is weak, a position prior decides
-(`mfvis.labeling.box_prior`).
+al., SIGGRAPH 2004), the object and its surroundings each get a color model (`mfvis.labeling.color_models`), which is
+made again from the refined mask. As in the fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011), but on a small
+neighborhood, mean-field steps smooth the labels of neighboring pixels of similar color. Where evidence is weak, a
+position prior decides (`mfvis.labeling.box_prior`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mfvis.labeling.box_prior import refinement_logits
+from mfvis.labeling.color_models import color_models
 from mfvis.labeling.config import RefineConfig
 
-BINS = 12
-"""Bins per LAB axis in the color models."""
+ROUNDS = 2
+"""Rounds of refinement of objects with local color models, which are made again from the masks of the first round."""
 NEIGHBORS = tuple(
     (step * dy, step * dx) for step in (1, 3) for dy in range(-2, 3) for dx in range(-2, 3) if (dy, dx) != (0, 0)
 )
@@ -50,6 +51,7 @@ def refine(
     config: RefineConfig,
     confidence: float = 0.0,
     difference_THW: Tensor | None = None,
+    cell: float = 4.0,
 ) -> Tensor:
     """Refined masks of one object, bool ``[T, H, W]``, confined to its boxes.
 
@@ -62,39 +64,55 @@ def refine(
         boxes_T4: pixels; a frame without a box gets an empty mask.
         confidence: Weight of the position prior (`mfvis.labeling.box_prior.confidence`).
         difference_THW: logits of the background difference at full size (`mfvis.labeling.background_difference`).
+        cell: side of a cell of the mask grid in pixels.
     """
-    frames, height, width = logits_THW.shape
+    height, width = logits_THW.shape[1:]
     masks_THW = torch.zeros(logits_THW.shape, dtype=torch.bool, device=logits_THW.device)
     windows = [_surroundings(box, height, width) for box in boxes_T4.tolist()]
+    boxed = [(t, *window) for t, window in enumerate(windows) if window is not None]
+    if not boxed or config.steps == 0:
+        for t, rows, columns, inner in boxed:
+            masks_THW[t, rows, columns] = _confined(logits_THW[t, rows, columns] > 0, inner)
+        return masks_THW
     evidence_THW = logits_THW if difference_THW is None else logits_THW + difference_THW
-    counts_2TM = torch.zeros(2, frames, BINS**3, device=logits_THW.device)
-    bins_T: list[Tensor | None] = [None] * frames
-    for t, window in enumerate(windows):
-        if window is not None and config.color > 0 and config.steps > 0:
-            rows, columns, inner = window
-            soft = _confined(evidence_THW[t, rows, columns].sigmoid(), inner).flatten()
-            bins_T[t] = _color_bins(lab_TCHW[t, :, rows, columns])
-            bins = bins_T[t].flatten().int()
-            counts_2TM[0, t] = torch.bincount(bins, soft, BINS**3)
-            counts_2TM[1, t] = torch.bincount(bins, 1 - soft, BINS**3)
-    ratio_TM = _log_ratio(counts_2TM, config.frames)
-    scale = _scale(windows)
-    for t, window in enumerate(windows):
-        if window is None:
-            continue
-        rows, columns, inner = window
-        logits_HW = logits_THW[t, rows, columns]
-        if config.steps > 0:
-            box_4 = boxes_T4[t].cpu() - torch.tensor([columns.start, rows.start] * 2)
-            prior_HW = refinement_logits(box_4, *logits_HW.shape, confidence).to(logits_HW)
-            start_HW = evidence_THW[t, rows, columns] + prior_HW
-            unary_HW = start_HW - (1 - config.network) * logits_HW
-            if bins_T[t] is not None:
-                unary_HW = unary_HW + config.color * ratio_TM[t].take(bins_T[t].long())
-            lab_CHW = lab_TCHW[t, :, rows, columns]
-            logits_HW = unary_HW + _smoothness(unary_HW, start_HW, lab_CHW, inner, scale, config)
-        masks_THW[t, rows, columns] = _confined(logits_HW > 0, inner)
+    evidence_M = [evidence_THW[t, rows, columns] for t, rows, columns, _ in boxed]
+    models = color_models(lab_TCHW, boxes_T4, [window[:3] for window in boxed], cell) if config.color > 0 else None
+    local = models.local if models else 0.0
+    scale, refined_M = _scale(windows), evidence_M
+    for _ in range(ROUNDS if local > 0 else 1):
+        soft_M = [
+            _confined((local * refined_HW + (1 - local) * evidence_HW).sigmoid(), inner)
+            for refined_HW, evidence_HW, (_, _, _, inner) in zip(refined_M, evidence_M, boxed, strict=True)
+        ]
+        colors_M = models.logits(soft_M, config.frames) if models else [torch.zeros_like(soft) for soft in soft_M]
+        refined_M = [
+            _refined(window, evidence_HW, colors_HW, boxes_T4, logits_THW, lab_TCHW, confidence, scale, config)
+            for window, evidence_HW, colors_HW in zip(boxed, evidence_M, colors_M, strict=True)
+        ]
+    for (t, rows, columns, inner), refined_HW in zip(boxed, refined_M, strict=True):
+        masks_THW[t, rows, columns] = _confined(refined_HW > 0, inner)
     return masks_THW
+
+
+def _refined(
+    window: tuple[int, slice, slice, Inner],
+    evidence_HW: Tensor,
+    colors_HW: Tensor,
+    boxes_T4: Tensor,
+    logits_THW: Tensor,
+    lab_TCHW: Tensor,
+    confidence: float,
+    scale: Fraction,
+    config: RefineConfig,
+) -> Tensor:
+    """Refined logits of one window."""
+    t, rows, columns, inner = window
+    logits_HW = logits_THW[t, rows, columns]
+    box_4 = boxes_T4[t].cpu() - torch.tensor([columns.start, rows.start] * 2)
+    prior_HW = refinement_logits(box_4, *evidence_HW.shape, confidence).to(evidence_HW)
+    start_HW = evidence_HW + prior_HW
+    unary_HW = start_HW - (1 - config.network) * logits_HW + config.color * colors_HW
+    return unary_HW + _smoothness(unary_HW, start_HW, lab_TCHW[t, :, rows, columns], inner, scale, config)
 
 
 def _scale(windows: Sequence[Window | None]) -> Fraction:
@@ -124,26 +142,6 @@ def _confined(values_HW: Tensor, inner: Inner) -> Tensor:
     confined = torch.zeros_like(values_HW)
     confined[top:bottom, left:right] = values_HW[top:bottom, left:right]
     return confined
-
-
-def _color_bins(lab_CHW: Tensor) -> Tensor:
-    """int16 ``[H, W]``: bin of each color."""
-    lightness, a, b = lab_CHW
-    shares = [lightness / 100, (a + 60) / 120, (b + 60) / 120]
-    lightness, a, b = ((share * BINS).short().clamp(0, BINS - 1) for share in shares)
-    return (lightness * BINS + a) * BINS + b
-
-
-def _log_ratio(counts_2TM: Tensor, neighbors: int) -> Tensor:
-    """float ``[T, M]``: log ratio of object to surroundings for each color, smoothed over colors and frames."""
-    frames = counts_2TM.shape[1]
-    cube = counts_2TM.view(2 * frames, 1, BINS, BINS, BINS)
-    kernel = cube.new_tensor([0.25, 0.5, 0.25])
-    cube = F.conv3d(cube, torch.einsum("i,j,k->ijk", kernel, kernel, kernel)[None, None], padding=1)
-    series = cube.view(2, frames, -1).transpose(1, 2)
-    series = F.avg_pool1d(series, 2 * neighbors + 1, 1, neighbors)
-    share = series / series.sum(1, keepdim=True).clamp(min=1)
-    return ((share[0] + 1e-4) / (share[1] + 1e-4)).log().T
 
 
 def _smoothness(

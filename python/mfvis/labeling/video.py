@@ -116,12 +116,13 @@ def label_video(
         if maps is not None:
             difference_NTHW = difference_NTHW * (1 - maps.influence_NTHW)
         lab_TCHW = mfvis_ext.rgb_to_lab(frames_TCHW).to(logits_NTHW.device)
+        cell = STRIDE * video.width / view.size[1]
         for i, (n, prior) in enumerate(zip(group, prior_N.tolist(), strict=True)):
             boxes_T4 = torch.from_numpy(video.tracks[n].boxes_T4[window.start : window.stop])
             logits_THW, difference_THW = (
                 at_original_size(maps_NTHW[i], view.size, full_size) for maps_NTHW in (logits_NTHW, difference_NTHW)
             )
-            masks_THW = refine(logits_THW, lab_TCHW, boxes_T4, config.refine, prior, difference_THW).cpu()
+            masks_THW = refine(logits_THW, lab_TCHW, boxes_T4, config.refine, prior, difference_THW, cell).cpu()
             # Where the mask is empty, the inscribed ellipse is the better guess.
             empty_T = ~masks_THW.flatten(1).any(1)
             masks_THW[empty_T] = ellipses(boxes_T4[None, empty_T], *full_size)[0]
