@@ -1,8 +1,7 @@
 """``mfvis demo``: masks from the boxes of synthetic videos, then trainings from boxes, and one HTML report.
 
-Three acts: `mfvis label` makes masks from boxes; a model is trained from boxes to detect and segment the objects of new
-videos; a small box-prompted network is trained with TK-Loss and without it. In the last act, TK-Loss is what prevents
-masks from filling the whole box; the detecting model gains little from it.
+Two acts: `mfvis label` makes masks from boxes; a video Mask2Former is trained from boxes to detect and segment the
+objects of new videos, once without TK-Loss and once with it.
 """
 
 from __future__ import annotations
@@ -13,19 +12,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from mfvis.data.config import ClipConfig
 from mfvis.data.images import save_image
 from mfvis.data.jsonfile import write_json
 from mfvis.data.results import write_results
 from mfvis.data.synthetic import write_demo
 from mfvis.data.ytvis import load_dataset
-from mfvis.demo.box_prompted import segment_boxes, train_box_prompted
-from mfvis.demo.config import BoxPromptedConfig, DemoConfig
+from mfvis.demo.config import DemoConfig
 from mfvis.demo.labeling import LabelingResult, label_boxes
-from mfvis.demo.page import BoxPromptedResult, TrainingResult, label_gallery, page
+from mfvis.demo.page import TrainingResult, label_gallery, page
 from mfvis.eval.mean_j import MeanJ, mean_j
 from mfvis.eval.ytvis import evaluate
-from mfvis.losses.config import LossConfig
 from mfvis.predict.assignment import assign_results
 from mfvis.predict.config import InferConfig
 from mfvis.predict.predictor import predict_video, sized_as_trained
@@ -61,7 +57,7 @@ def run(config: DemoConfig) -> None:
 
 def _run(config: DemoConfig) -> None:
     started = time.perf_counter()
-    print("1 of 3: masks from boxes\n")
+    print("1 of 2: masks from boxes\n")
     labeling = label_boxes(config)
     labels = label_gallery(labeling)
     image = sheet([row.pixels_HW3 for row in labels.figures], labels.captions)
@@ -69,7 +65,7 @@ def _run(config: DemoConfig) -> None:
     print(
         f"\nmasks from boxes: J {labeling.j.j:.3f} (filled boxes {labeling.j.filled_box_j:.3f}), "
         f"{labeling.seconds:.0f} s; see {config.out / IMAGE}\n\n"
-        "2 of 3: a model that finds the objects of new videos, trained from boxes\n",
+        "2 of 2: a model that finds the objects of new videos, trained from boxes without and with TK-Loss\n",
         flush=True,
     )
 
@@ -81,35 +77,22 @@ def _run(config: DemoConfig) -> None:
         trained.append(_train(name, replace(training, out=config.out / "runs" / folder), val, config.infer))
         print(f"{name}: AP {trained[-1].metrics.ap:.3f}, J {trained[-1].j.j:.3f}, {trained[-1].seconds:.0f} s\n")
 
-    print("3 of 3: the effect of TK-Loss on a network that gets the boxes\n", flush=True)
-    videos, prompted = load_dataset(train_json), []
-    for name, loss in (
-        ("without TK-Loss", _without_tk(config.box_prompted.loss)),
-        ("with TK-Loss", config.box_prompted.loss),
-    ):
-        prompted.append(_train_prompted(name, replace(config.box_prompted, loss=loss), config.clip, videos, val))
-        print(f"box-prompted, {name}: J {prompted[-1].j.j:.3f}, {prompted[-1].seconds:.0f} s", flush=True)
-
     summary = {
         "label": _label_metrics(labeling),
         "model": [_model_metrics(result) for result in trained],
-        "box_prompted": [_prompted_metrics(result) for result in prompted],
     }
     write_json(config.out / "metrics.json", summary)
-    write_report(
-        config.out / "report.html", page(config, labels, val, trained, prompted, time.perf_counter() - started)
-    )
+    write_report(config.out / "report.html", page(config, labels, val, trained, time.perf_counter() - started))
     print(json.dumps(summary, indent=1))
     print(f"\nreport: {(config.out / 'report.html').resolve()}")
 
 
 def _trainings(config: DemoConfig, train_json: Path) -> dict[str, tuple[str, Config]]:
-    """Name and configuration of every training of the detecting model, by folder."""
+    """Name and configuration of every training, by folder."""
     boxes = Config((str(train_json),), model=config.model, clip=config.clip, loss=config.loss, train=config.train)
-    trainings = {"boxes": ("boxes only", boxes)}
+    without = replace(boxes, loss=replace(config.loss, temporal=replace(config.loss.temporal, weight=0.0)))
+    trainings = {"boxes-no-tk": ("boxes, without TK-Loss", without), "boxes": ("boxes, with TK-Loss", boxes)}
     if config.twin:
-        without = replace(boxes, loss=_without_tk(config.loss))
-        trainings["boxes-no-tk"] = ("boxes only, without TK-Loss", without)
         trainings["masks"] = ("masks (the supervised twin)", replace(boxes, supervision="masks"))
     return trainings
 
@@ -131,20 +114,6 @@ def _train(name: str, config: Config, val: VideoDataset, infer: InferConfig) -> 
     return TrainingResult(name, evaluate(val, results), mean_j(val, assigned), seconds, tuple(results), curves)
 
 
-def _without_tk(loss: LossConfig) -> LossConfig:
-    return replace(loss, temporal=replace(loss.temporal, weight=0.0))
-
-
-def _train_prompted(
-    name: str, config: BoxPromptedConfig, clip: ClipConfig, videos: VideoDataset, val: VideoDataset
-) -> BoxPromptedResult:
-    started = time.perf_counter()
-    model = train_box_prompted(videos, clip, config)
-    seconds = time.perf_counter() - started
-    results = tuple(result for video in val.videos for result in segment_boxes(model, val, video, clip))
-    return BoxPromptedResult(name, mean_j(val, results), seconds, results)
-
-
 def read_curves(log: Path) -> tuple[Curve, ...]:
     """Loss curves of a training by name; losses that were always 0 are omitted."""
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -164,11 +133,6 @@ def _model_metrics(result: TrainingResult) -> dict[str, object]:
         **_j_metrics(result.j),
         "train_seconds": round(result.seconds, 1),
     }
-
-
-def _prompted_metrics(result: BoxPromptedResult) -> dict[str, object]:
-    seconds = round(result.seconds, 1)
-    return {"supervision": f"boxes only, {result.name}", **_j_metrics(result.j), "train_seconds": seconds}
 
 
 def _j_metrics(j: MeanJ) -> dict[str, float]:
