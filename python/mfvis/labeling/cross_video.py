@@ -1,8 +1,9 @@
 """Cross-video network: it sees one box at a time and is trained on the masks that label mode generated for all videos.
 
 Errors in generated masks are specific to their video: a white shirt in front of a white window, a door as uniform as
-the road. One network trained on the masks of all videos cannot reproduce all these errors. Its logits get the same
-weight as those of the models trained on a single video. No ground-truth mask is used.
+the road. One network trained on the masks of all videos cannot reproduce all these errors. Its logits are added to
+those of the models trained on a single video. They are limited, as it also learns from videos of other kinds: it
+decides where these models are uncertain, and cannot overrule them elsewhere. No ground-truth mask is used.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ EXAMPLES = 400
 """Maximum number of training boxes, spread evenly over all videos."""
 BATCH = 12
 """Crops per step."""
+LARGEST = 2.0
+"""Largest logit of the network, either way."""
 CROSS_VIDEO_REMEDY = "Label without the cross-video network: --shared-steps 0, with another --out"
 """Remedy where its loss or its logits are not finite."""
 
@@ -105,13 +108,16 @@ class CropSegmenter(nn.Module):
 
     @torch.no_grad()
     def read(self, view: WindowInputs) -> Tensor:
-        """Mask logits ``[N, T, H / 4, W / 4]`` of all tracks, averaged over each crop and its horizontal flip."""
+        """Mask logits ``[N, T, H / 4, W / 4]`` of all tracks, averaged over each crop and its horizontal flip.
+
+        They are limited to `LARGEST`.
+        """
         logits_NTHW = torch.full(view.propagated_NTHW.shape, ABSENT, device=view.boxes_NT4.device)
         for track, present_T in enumerate(present(view.boxes_NT4)):
             frames = torch.nonzero(present_T)[:, 0]
             if len(frames) > 0:
                 crops = crop_windows(view, track, frames)
-                logits_MHW = (self(crops) + self(crops.mirrored()).flip(-1)) / 2
+                logits_MHW = ((self(crops) + self(crops.mirrored()).flip(-1)) / 2).clamp(-LARGEST, LARGEST)
                 logits_NTHW[track, frames] = _put_back(
                     logits_MHW, _fractions(view, track, frames), *logits_NTHW.shape[-2:]
                 )
