@@ -68,7 +68,7 @@ def test_learns_what_fills_a_box_and_says_it_of_another_video(monkeypatch):
     expected_THW = torch.nn.functional.avg_pool2d(true_THW.float(), 4) > 0.5
     assert (found_THW & expected_THW).sum() / (found_THW | expected_THW).sum() > 0.9  # a filled box has pi / 4
     assert (logits_THW[2] == ABSENT).all()
-    assert logits_THW[:2].abs().max() == shared.LARGEST  # it overrules no confident model of a video
+    assert logits_THW[:2].abs().max() == shared.MAX_LOGIT  # it overrules no confident model of a video
 
 
 def test_a_mirrored_image_has_the_mirrored_logits():

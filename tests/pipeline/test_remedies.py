@@ -22,6 +22,10 @@ OTHER_PROGRAMS = {
     *("standalone", "multi_gpu", "num_processes"),
 }
 """Flags of pip, Slurm, torchrun and accelerate."""
+BENCHMARK_COMMAND = re.compile(r"python benchmarks/\S+\.py[^`\n#]*")
+BENCHMARK_FLAGS = {
+    flag for file in DOCS.glob("benchmarks/*.py") for flag in re.findall(r'"--([a-z][a-z-]*)"', file.read_text("utf-8"))
+}
 EVERY_COMMAND = {"help", "preset", "dry-run", "version"}
 
 
@@ -59,11 +63,19 @@ def test_every_flag_exists() -> None:
     unknown = {
         (file, flag)
         for file, text in texts()
-        for flag in FLAG.findall(text)
+        for flag in FLAG.findall(BENCHMARK_COMMAND.sub("", text))
         if flag not in ALL_FLAGS | OTHER_PROGRAMS | EVERY_COMMAND
         and not any(known.startswith(f"{flag}.") for known in ALL_FLAGS)
     }
     assert unknown == set()
+
+
+@pytest.mark.skipif(not BENCHMARK_FLAGS, reason="no benchmarks next to the package")
+def test_every_flag_of_a_benchmark_exists() -> None:
+    commands = [command for _, text in texts() for command in BENCHMARK_COMMAND.findall(text)]
+    assert any("--" in command for command in commands)
+    known = BENCHMARK_FLAGS | ALL_FLAGS  # bench_label.py passes flags on to mfvis label
+    assert {flag for command in commands for flag in FLAG.findall(command)} <= known
 
 
 def test_every_command_exists() -> None:

@@ -83,8 +83,8 @@ def page(
             "AP measures detection, classification, and one mask tube through the video. J measures only the masks: "
             "each true track is compared with the predicted tube whose boxes fit best, regardless of class and score. "
             "A filled box scores well on compact objects and badly on crescents.",
-            "The second gallery leaves out the color-pairwise loss, which does part of TK-Loss's work on these videos. "
-            "All combinations, with three seeds: benchmarks/results/study/synthetic_losses.md.",
+            "The color-pairwise loss does part of TK-Loss's work on these videos, and is left out by default. All "
+            "combinations, with three seeds: benchmarks/results/study/synthetic_losses.md.",
             f"Losses are averages over {settings.log_every} steps, weighted as trained, summed over decoder layers.",
             f"{settings.steps} steps of {settings.batch_size} clips of {config.clip.frames} frames, "
             f"{synthetic.width} x {synthetic.height} pixels; torch {torch.__version__}, {platform.machine()}, threads: "
@@ -114,8 +114,13 @@ def label_gallery(labeling: LabelingResult) -> Gallery:
 
 def _tk_effect(config: DemoConfig, val: VideoDataset, without: TrainingResult, with_tk: TrainingResult) -> Gallery:
     loss = config.loss
-    weights = {"box projection": loss.projection, "background": loss.background, "pairwise": loss.pairwise.weight}
-    others = " and ".join(f"the {name} loss" for name, weight in weights.items() if weight > 0)
+    weights = {
+        "box projection loss": loss.projection,
+        "background loss": loss.background,
+        "pairwise loss": loss.pairwise.weight,
+        "position prior": loss.prior.weight,
+    }
+    others = " and ".join(f"the {name}" for name, weight in weights.items() if weight > 0)
     return Gallery(
         title="Objects in new videos, and the effect of TK-Loss",
         lead=(
@@ -168,11 +173,11 @@ def _minutes(seconds: float) -> str:
 
 
 def _detected_figure(video: Video, trainings: Sequence[TrainingResult]) -> Figure:
+    colors = {track.id: color for color, track in enumerate(video.tracks)}
     panels, scores = [], []
     for training in trainings:
         drawn = [result for result in training.results if result.video_id == video.id and result.score >= SHOWN_SCORE]
         owner = {id(result.segmentations): result.track_id for result in assign_results(video, drawn)}
-        colors = {track.id: color for color, track in enumerate(video.tracks)}
         ids = [colors.get(owner.get(id(result.segmentations)), len(colors) + n) for n, result in enumerate(drawn)]
         panels.append((drawn, ids))
         scores.append(", ".join(f"{result.score:.2f}" for result in drawn) or "none")

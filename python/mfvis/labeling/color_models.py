@@ -2,7 +2,7 @@
 
 A color can belong to the object on one side of the box and to the background on the other. Large objects therefore also
 get local models, in a grid of cells that moves with the box. A bin of a local model holds the share of the object among
-the pixels of its color and place in adjacent frames; with few pixels, it falls back on the global model. This is the
+the pixels of its color and position in adjacent frames; with few pixels, it falls back on the global model. This is the
 bilateral grid of Maerki et al. (Bilateral Space Video Segmentation, CVPR 2016). Small objects have no local models:
 their cells would be no larger than those of the network, and would only repeat its mask.
 """
@@ -20,8 +20,8 @@ from mfvis.types import present
 
 BINS = 12
 """Bins per LAB axis."""
-LEAST_RANGE = (24.0, 16.0, 16.0)
-"""Smallest range of each LAB axis that the bins divide. Gray and dark videos thus have bins of their own size, but not
+MIN_RANGE = (24.0, 16.0, 16.0)
+"""Minimum range of each LAB axis that the bins divide. Gray and dark videos thus have bins of their own size, but not
 of the size of noise."""
 OUTLIERS = 0.01
 """Share of the pixels that may lie below the range of an axis, and above it."""
@@ -30,14 +30,14 @@ SAMPLE = 20_000
 LOCAL_SIZES = (16.0, 24.0)
 """Object sizes, sqrt(width x height) in cells of the mask grid, up to which there are no local models and from which
 there are only these."""
-LOCAL_CELL = 5.0
-"""Least side of a local model's cell, in cells of the mask grid."""
-LOCAL_CELLS = 8
-"""Most cells of local models along each side."""
+MIN_LOCAL_CELL = 5.0
+"""Minimum side of a local model's cell, in cells of the mask grid."""
+MAX_LOCAL_CELLS = 8
+"""Maximum number of cells of local models along each side."""
 LOCAL_MARGIN = 0.2
 """Margin of their grid around the box, as a share of the box's sides. Pixels beyond it belong to its border cells."""
 GLOBAL_PIXELS = 5.0
-"""Number of pixels that the global model counts in each bin of a local model."""
+"""Weight of the global model in each bin of a local model, as a number of pixels."""
 RARE = 1e-4
 """Smallest share of a color, so that log ratios are finite."""
 
@@ -50,7 +50,7 @@ class ColorModels:
     """Frame of each box."""
     bins_M: list[Tensor]
     """int64 ``[H, W]``: bin of each pixel's color."""
-    places_M: list[tuple[Tensor, Tensor]]
+    positions_M: list[tuple[Tensor, Tensor]]
     """float ``[H]`` and ``[W]``: rows and columns on the grid of local models."""
     cells: int
     """Cells of this grid along each side."""
@@ -65,22 +65,22 @@ class ColorModels:
             reach: Number of frames before and after a frame that contribute; twice as many for local models.
         """
         ratio_TB = _log_ratio(self._counts(self.bins_M, soft_M, BINS**3), reach)
-        found = [ratio_TB[t].take(bins_HW) for t, bins_HW in zip(self.frames, self.bins_M, strict=True)]
+        logits_M = [ratio_TB[t].take(bins_HW) for t, bins_HW in zip(self.frames, self.bins_M, strict=True)]
         if self.local == 0:
-            return found
-        of_cells_M = [
-            (rows_H.long()[:, None] * self.cells + columns_W.long()) * BINS**3 for rows_H, columns_W in self.places_M
+            return logits_M
+        cells_M = [
+            (rows_H.long()[:, None] * self.cells + columns_W.long()) * BINS**3 for rows_H, columns_W in self.positions_M
         ]
-        local_bins_M = [cells + bins for cells, bins in zip(of_cells_M, self.bins_M, strict=True)]
+        local_bins_M = [cells + bins for cells, bins in zip(cells_M, self.bins_M, strict=True)]
         counts_2TB = self._counts(local_bins_M, soft_M, self.cells**2 * BINS**3)
         sums_2TB = F.pad(counts_2TB.cumsum(1), (0, 0, 1, 0))
         last = counts_2TB.shape[1]
         for i, t in enumerate(self.frames):
             around_2B = sums_2TB[:, min(last, t + 2 * reach + 1)] - sums_2TB[:, max(0, t - 2 * reach)]
             local_CCB = self._local_logits(around_2B, ratio_TB[t])
-            local_HW = _interpolated(local_CCB, self.bins_M[i], *self.places_M[i])
-            found[i] = self.local * local_HW + (1 - self.local) * found[i]
-        return found
+            local_HW = _interpolated(local_CCB, self.bins_M[i], *self.positions_M[i])
+            logits_M[i] = self.local * local_HW + (1 - self.local) * logits_M[i]
+        return logits_M
 
     def _counts(self, bins_M: Sequence[Tensor], soft_M: Sequence[Tensor], length: int) -> Tensor:
         """float ``[2, T, length]``: pixels of the object and of its surroundings in each bin, up to the last frame."""
@@ -116,32 +116,32 @@ def color_models(
     low_C, range_C = _color_range(seen)
     sides_T2 = (boxes_T4[:, 2:] - boxes_T4[:, :2])[present(boxes_T4)]
     size = float(sides_T2.prod(1).sqrt().median()) / cell
-    cells = min(max(1, round((1 + 2 * LOCAL_MARGIN) * size / LOCAL_CELL)), LOCAL_CELLS)
+    cells = min(max(1, round((1 + 2 * LOCAL_MARGIN) * size / MIN_LOCAL_CELL)), MAX_LOCAL_CELLS)
 
-    def places(span: slice, first: float, last: float) -> Tensor:
+    def positions(span: slice, first: float, last: float) -> Tensor:
         along = (torch.arange(span.start, span.stop, device=lab_TCHW.device) + 0.5 - first) / (last - first)
         return ((along + LOCAL_MARGIN) * (cells / (1 + 2 * LOCAL_MARGIN))).clamp(0, cells - 1e-3)
 
     boxes = boxes_T4.tolist()
-    least, largest = LOCAL_SIZES
+    min_size, max_size = LOCAL_SIZES
     return ColorModels(
         frames=[t for t, _, _ in windows],
         bins_M=[_color_bins(lab_CHW, low_C, range_C) for lab_CHW in seen],
-        places_M=[
-            (places(rows, boxes[t][1], boxes[t][3]), places(columns, boxes[t][0], boxes[t][2]))
+        positions_M=[
+            (positions(rows, boxes[t][1], boxes[t][3]), positions(columns, boxes[t][0], boxes[t][2]))
             for t, rows, columns in windows
         ],
         cells=cells,
-        local=min(1.0, max(0.0, (size - least) / (largest - least))),
+        local=min(1.0, max(0.0, (size - min_size) / (max_size - min_size))),
     )
 
 
 def _color_range(seen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """float ``[3]`` each: the least value of each LAB axis and its range, without outliers."""
+    """float ``[3]`` each: minimum and range of each LAB axis, without outliers."""
     colors_CP = torch.cat([lab_CHW.flatten(1) for lab_CHW in seen], 1)
     colors_CP = colors_CP[:, :: max(1, colors_CP.shape[1] // SAMPLE)]
     low_C, high_C = colors_CP.quantile(colors_CP.new_tensor([OUTLIERS, 1 - OUTLIERS]), 1)
-    range_C = torch.maximum(high_C - low_C, low_C.new_tensor(LEAST_RANGE))
+    range_C = torch.maximum(high_C - low_C, low_C.new_tensor(MIN_RANGE))
     return (low_C + high_C - range_C) / 2, range_C
 
 
@@ -176,9 +176,9 @@ def _interpolated(local_CCB: Tensor, bins_HW: Tensor, rows_H: Tensor, columns_W:
     """float ``[H, W]``: values of each pixel's color, interpolated bilinearly between the cells' centers."""
     cells, _, length = local_CCB.shape
 
-    def neighbors(places_L: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-        first_L = (places_L - 0.5).floor().clamp(0, cells - 1)
-        share_L = (places_L - 0.5 - first_L).clamp(0, 1)
+    def neighbors(position_L: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        first_L = (position_L - 0.5).floor().clamp(0, cells - 1)
+        share_L = (position_L - 0.5 - first_L).clamp(0, 1)
         first_L = first_L.long()
         return (first_L, 1 - share_L), ((first_L + 1).clamp(max=cells - 1), share_L)
 

@@ -36,8 +36,8 @@ EXAMPLES = 400
 """Maximum number of training boxes, spread evenly over all videos."""
 BATCH = 12
 """Crops per step."""
-LARGEST = 2.0
-"""Largest logit of the network, either way."""
+MAX_LOGIT = 2.0
+"""Maximum absolute logit of the network."""
 CROSS_VIDEO_REMEDY = "Label without the cross-video network: --shared-steps 0, with another --out"
 """Remedy where its loss or its logits are not finite."""
 
@@ -110,14 +110,14 @@ class CropSegmenter(nn.Module):
     def read(self, view: WindowInputs) -> Tensor:
         """Mask logits ``[N, T, H / 4, W / 4]`` of all tracks, averaged over each crop and its horizontal flip.
 
-        They are limited to `LARGEST`.
+        They are limited to `MAX_LOGIT`.
         """
         logits_NTHW = torch.full(view.propagated_NTHW.shape, ABSENT, device=view.boxes_NT4.device)
         for track, present_T in enumerate(present(view.boxes_NT4)):
             frames = torch.nonzero(present_T)[:, 0]
             if len(frames) > 0:
                 crops = crop_windows(view, track, frames)
-                logits_MHW = ((self(crops) + self(crops.mirrored()).flip(-1)) / 2).clamp(-LARGEST, LARGEST)
+                logits_MHW = ((self(crops) + self(crops.mirrored()).flip(-1)) / 2).clamp(-MAX_LOGIT, MAX_LOGIT)
                 logits_NTHW[track, frames] = _put_back(
                     logits_MHW, _fractions(view, track, frames), *logits_NTHW.shape[-2:]
                 )

@@ -76,6 +76,10 @@ def refine(
         return masks_THW
     evidence_THW = logits_THW if difference_THW is None else logits_THW + difference_THW
     evidence_M = [evidence_THW[t, rows, columns] for t, rows, columns, _ in boxed]
+    start_M = []
+    for (t, rows, columns, _), evidence_HW in zip(boxed, evidence_M, strict=True):
+        box_4 = boxes_T4[t].cpu() - torch.tensor([columns.start, rows.start] * 2)
+        start_M.append(evidence_HW + refinement_logits(box_4, *evidence_HW.shape, confidence).to(evidence_HW))
     models = color_models(lab_TCHW, boxes_T4, [window[:3] for window in boxed], cell) if config.color > 0 else None
     local = models.local if models else 0.0
     scale, refined_M = _scale(windows), evidence_M
@@ -85,34 +89,15 @@ def refine(
             for refined_HW, evidence_HW, (_, _, _, inner) in zip(refined_M, evidence_M, boxed, strict=True)
         ]
         colors_M = models.logits(soft_M, config.frames) if models else [torch.zeros_like(soft) for soft in soft_M]
-        refined_M = [
-            _refined(window, evidence_HW, colors_HW, boxes_T4, logits_THW, lab_TCHW, confidence, scale, config)
-            for window, evidence_HW, colors_HW in zip(boxed, evidence_M, colors_M, strict=True)
-        ]
+        refined_M = []
+        for (t, rows, columns, inner), start_HW, colors_HW in zip(boxed, start_M, colors_M, strict=True):
+            network_HW = (1 - config.network) * logits_THW[t, rows, columns]
+            unary_HW = start_HW - network_HW + config.color * colors_HW
+            lab_CHW = lab_TCHW[t, :, rows, columns]
+            refined_M.append(unary_HW + _smoothness(unary_HW, start_HW, lab_CHW, inner, scale, config))
     for (t, rows, columns, inner), refined_HW in zip(boxed, refined_M, strict=True):
         masks_THW[t, rows, columns] = _confined(refined_HW > 0, inner)
     return masks_THW
-
-
-def _refined(
-    window: tuple[int, slice, slice, Inner],
-    evidence_HW: Tensor,
-    colors_HW: Tensor,
-    boxes_T4: Tensor,
-    logits_THW: Tensor,
-    lab_TCHW: Tensor,
-    confidence: float,
-    scale: Fraction,
-    config: RefineConfig,
-) -> Tensor:
-    """Refined logits of one window."""
-    t, rows, columns, inner = window
-    logits_HW = logits_THW[t, rows, columns]
-    box_4 = boxes_T4[t].cpu() - torch.tensor([columns.start, rows.start] * 2)
-    prior_HW = refinement_logits(box_4, *evidence_HW.shape, confidence).to(evidence_HW)
-    start_HW = evidence_HW + prior_HW
-    unary_HW = start_HW - (1 - config.network) * logits_HW + config.color * colors_HW
-    return unary_HW + _smoothness(unary_HW, start_HW, lab_TCHW[t, :, rows, columns], inner, scale, config)
 
 
 def _scale(windows: Sequence[Window | None]) -> Fraction:
