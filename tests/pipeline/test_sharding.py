@@ -88,6 +88,7 @@ torch.distributed.init_process_group("gloo", init_method=f"file://{out}/group", 
 log = Log(Path(out, "log"), 0, 2, 2, rank == 0)
 for step in (1, 2):
     log.step(step, {"total": torch.tensor(float(step + 10 * rank))}, torch.tensor(1.0), 0.1, 0.0)
+torch.distributed.destroy_process_group()  # its threads may abort a process that ends without this
 """
 
 
