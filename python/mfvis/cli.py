@@ -197,7 +197,17 @@ def _call(name: str, argv: list[str]) -> int:
         return 0 if argv in (["-h"], ["--help"]) else 2
     with redirect_stdout(PrintableStream(sys.stdout)):
         status = _load(command.run)(*arguments)
+    _end_process_group()
     return status if isinstance(status, int) else 0
+
+
+def _end_process_group() -> None:
+    """The group of a command that ``torchrun`` or ``accelerate launch`` started: its threads may abort a process that
+    exits while it is open. After an error it stays open, because to end it could mean to wait for the other processes.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _load(target: str) -> Any:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import docstring_parser
 import pytest
+import torch
 import yaml
 from mfvis import doctor
 from mfvis.cli import COMMANDS, Command, _load, main
@@ -223,6 +224,12 @@ def test_operators_that_cannot_be_loaded_are_one_message(tmp_path: Path) -> None
     assert done.returncode == 2
     assert done.stderr.startswith("mfvis: the compiled part of mfvis_ext cannot be loaded (it was not built here)")
     assert "Traceback" not in done.stderr
+
+
+def test_a_command_ends_its_process_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    assert main(["doctor"]) == 0
+    assert not torch.distributed.is_initialized()
 
 
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
