@@ -45,6 +45,7 @@ except ImportError as error:
     ) from error
 
 from mfvis_ext import ops
+from mfvis_ext.mask_losses import MaskLossTerms, mask_loss_terms
 from mfvis_ext.modules import Matches, TKLoss, tube_pairs
 
 _C_info = _C.build_info()
@@ -68,7 +69,7 @@ def build_info() -> dict[str, Any]:
     return {**_C_info, "torch": torch.__version__}
 
 
-__all__ = ["Matches", "TKLoss", "build_info", "ops", "tube_pairs"]
+__all__ = ["MaskLossTerms", "Matches", "TKLoss", "build_info", "mask_loss_terms", "ops", "tube_pairs"]
 for _module in pkgutil.iter_modules(ops.__path__, "mfvis_ext.ops."):
     _operator = importlib.import_module(_module.name)
     for _name in _operator.__all__:

@@ -45,6 +45,10 @@ class Matches:
     """int64 ``[P, 2]``."""
     shift: Tensor | None
     """int64 ``[B, P, 2]``, or None."""
+    radius: int
+    """Search radius, which the candidates' indices in `offset` depend on."""
+    dilation: int
+    """Distance between the candidates, in pixels."""
 
 
 def _check_rgb(frames: Tensor) -> None:
@@ -147,7 +151,8 @@ class TKLoss(nn.Module):
         images = rgb_to_lab(frames, self.downsample) if self.rgb else frames
         pairs = tube_pairs(frames.shape[1], self.tube, frames.device)
         distance, offset = temporal_topk(images, pairs, self.patch_size, self.radius, self.dilation, self.k, shift)
-        return Matches(offset, match_weight(distance, self.threshold), pairs, shift)
+        weight = match_weight(distance, self.threshold)
+        return Matches(offset, weight, pairs, shift, self.radius, self.dilation)
 
     def forward(self, mask_logits: Tensor, boxes: Tensor, video_index: Tensor, matches: Matches) -> Tensor:
         """The loss of instances ``[N, T, H, W]``, a scalar; see `tk_loss`.
@@ -176,7 +181,7 @@ class TKLoss(nn.Module):
                 f"the network sees, or set downsample, which is {side}"
             )
         arguments = (matches.offset, matches.weight, matches.pairs)
-        return mask_logits, *arguments, boxes, video_index, self.radius, self.dilation, matches.shift
+        return mask_logits, *arguments, boxes, video_index, matches.radius, matches.dilation, matches.shift
 
     def extra_repr(self) -> str:
         names = ("patch_size", "radius", "dilation", "k", "threshold", "tube", "rgb", "downsample")

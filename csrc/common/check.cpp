@@ -102,6 +102,10 @@ void Check::same_device(const char* name, const Tensor& tensor, const char* othe
   fail(name, "is on " + device_of(tensor), "the device of " + std::string(other_name) + ", " + device_of(other));
 }
 
+void Check::contiguous(const char* name, const Tensor& tensor) const {
+  that(tensor.is_contiguous(), name, "has the strides of a view", "a contiguous tensor");
+}
+
 std::string shape_of(const Tensor& tensor) { return text_of(tensor.sizes()); }
 
 Dtype dtype_of(const Tensor& tensor) {

@@ -25,6 +25,7 @@ class Check {
   // float16, bfloat16, float32 or float64.
   void floating(const char* name, const Tensor& tensor) const;
   void same_device(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) const;
+  void contiguous(const char* name, const Tensor& tensor) const;
   // `got` and `expected` are parts of the message.
   void that(bool holds, const char* name, const std::string& got, const std::string& expected) const;
 

@@ -32,8 +32,35 @@ void check_positions(const Check& check, const Tensor& position, int64_t height,
   }
 }
 
-BoxProjection arguments(const Tensor& like, const float* boxes) {
-  return {like.const_data_ptr(), dtype_of(like), boxes, like.size(0), like.size(1), like.size(2), like.size(3)};
+BoxProjection arguments(const Tensor& like, const float* boxes, bool add = false) {
+  return {like.const_data_ptr(), dtype_of(like), boxes, like.size(0), like.size(1), like.size(2), like.size(3), add};
+}
+
+void check_backward(const Check& check, const char* name, const Tensor& like, const Tensor& grad_loss,
+                    const Tensor& slope, const Tensor& position) {
+  check.dim(name, like, 4, "[N, T, H, W]");
+  check.floating(name, like);
+  const int64_t instances = like.size(0), frames = like.size(1), both_axes = like.size(2) + like.size(3);
+  const ScalarType type = compute_type(like);
+  check.sizes("slope", slope, {instances, frames, both_axes}, "[N, T, H + W]");
+  check.dtype("slope", slope, {type});
+  check.sizes("position", position, {instances, frames, both_axes}, "[N, T, H + W]");
+  check.dtype("position", position, {ScalarType::Int});
+  check.sizes("grad_loss", grad_loss, {}, "a scalar");
+  check.dtype("grad_loss", grad_loss, {type});
+  for (const Tensor& other : {slope, position, grad_loss}) check.same_device("an argument", other, name, like);
+}
+
+// Writes the gradient of the logits, or adds to it.
+void gradient(const Check& check, const Tensor& grad_loss, const Tensor& slope, const Tensor& position, bool add,
+              Tensor& grad_logits) {
+  if (grad_logits.numel() == 0) return;
+  const Tensor tight_slope = as_contiguous(slope), tight_position = as_contiguous(position);
+  check_positions(check, tight_position, grad_logits.size(2), grad_logits.size(3));
+  box_projection_terms_backward_kernel.on(grad_logits)(
+      arguments(grad_logits, nullptr, add),
+      {const_cast<void*>(tight_slope.const_data_ptr()), const_cast<int32_t*>(tight_position.const_data_ptr<int32_t>())},
+      grad_loss.const_data_ptr(), grad_logits.mutable_data_ptr());
 }
 
 }  // namespace
@@ -87,35 +114,26 @@ std::tuple<Tensor, Tensor, Tensor> box_projection_terms(const Tensor& mask_logit
 Tensor box_projection_terms_backward(const Tensor& grad_loss, const Tensor& mask_logits, const Tensor& slope,
                                      const Tensor& position) {
   const Check check("box_projection_terms_backward");
-  check.dim("mask_logits", mask_logits, 4, "[N, T, H, W]");
-  check.floating("mask_logits", mask_logits);
-  const int64_t instances = mask_logits.size(0), frames = mask_logits.size(1);
-  const int64_t both_axes = mask_logits.size(2) + mask_logits.size(3);
-  const ScalarType type = compute_type(mask_logits);
-  check.sizes("slope", slope, {instances, frames, both_axes}, "[N, T, H + W]");
-  check.dtype("slope", slope, {type});
-  check.sizes("position", position, {instances, frames, both_axes}, "[N, T, H + W]");
-  check.dtype("position", position, {ScalarType::Int});
-  check.sizes("grad_loss", grad_loss, {}, "a scalar");
-  check.dtype("grad_loss", grad_loss, {type});
-  for (const Tensor& other : {slope, position, grad_loss}) {
-    check.same_device("an argument", other, "mask_logits", mask_logits);
-  }
+  check_backward(check, "mask_logits", mask_logits, grad_loss, slope, position);
   // Always contiguous. On the CPU the threads that write the gradient also initialize it.
   Tensor grad_logits = runs_cuda_kernels(mask_logits) ? make_zeros(mask_logits, mask_logits.sizes())
                                                       : make_empty(mask_logits, mask_logits.sizes());
-  if (mask_logits.numel() == 0) return grad_logits;
-  const Tensor tight_slope = as_contiguous(slope), tight_position = as_contiguous(position);
-  check_positions(check, tight_position, mask_logits.size(2), mask_logits.size(3));
-  box_projection_terms_backward_kernel.on(grad_logits)(
-      arguments(grad_logits, nullptr),
-      {const_cast<void*>(tight_slope.const_data_ptr()), const_cast<int32_t*>(tight_position.const_data_ptr<int32_t>())},
-      grad_loss.const_data_ptr(), grad_logits.mutable_data_ptr());
+  gradient(check, grad_loss, slope, position, false, grad_logits);
   return grad_logits;
+}
+
+void box_projection_terms_add_gradient(Tensor grad_logits, const Tensor& grad_loss, const Tensor& slope,
+                                       const Tensor& position) {
+  const Check check("box_projection_terms_add_gradient");
+  check_backward(check, "grad_logits", grad_logits, grad_loss, slope, position);
+  check.contiguous("grad_logits", grad_logits);
+  gradient(check, grad_loss, slope, position, true, grad_logits);
 }
 
 MFVIS_OPERATOR(box_projection_terms, "(Tensor mask_logits, Tensor boxes) -> (Tensor, Tensor, Tensor)")
 MFVIS_OPERATOR(box_projection_terms_backward,
                "(Tensor grad_loss, Tensor mask_logits, Tensor slope, Tensor position) -> Tensor")
+MFVIS_OPERATOR(box_projection_terms_add_gradient,
+               "(Tensor(a!) grad_logits, Tensor grad_loss, Tensor slope, Tensor position) -> ()")
 
 }  // namespace mfvis

@@ -17,6 +17,7 @@ struct BoxProjection {
   int64_t frames;
   int64_t height;
   int64_t width;
+  bool add;  // backward pass on the CPU: add to the gradient instead of writing it completely
 };
 
 // Results of the forward pass that the backward pass needs; it reads neither logits nor boxes. For each row, then for
@@ -47,8 +48,8 @@ struct BoxPeaks {
 inline Kernel<void(const BoxProjection&, const BoxMaxima&, const BoxPeaks&, void* loss, double* per_frame)>
     box_projection_terms_kernel{"box_projection_loss"};
 
-// grad_loss: a scalar of the compute type. grad_logits: shape of the logits; completely written on the CPU, zero before
-// the call elsewhere. Logits and boxes are not read.
+// grad_loss: a scalar of the compute type. grad_logits: shape of the logits; completely written on the CPU unless
+// `add`. The CUDA kernel always adds. Logits and boxes are not read.
 inline Kernel<void(const BoxProjection&, const BoxMaxima&, const void* grad_loss, void* grad_logits)>
     box_projection_terms_backward_kernel{"box_projection_loss"};
 

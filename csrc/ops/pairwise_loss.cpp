@@ -25,7 +25,7 @@ struct Arguments {
   int64_t kernel_size, dilation;
   double threshold;
 
-  PairwiseLoss pointers(void* scratch = nullptr) const {
+  PairwiseLoss pointers(void* scratch = nullptr, bool add = false) const {
     return {logits.const_data_ptr(),
             dtype_of(logits),
             colors.const_data_ptr<float>(),
@@ -39,7 +39,8 @@ struct Arguments {
             kernel_size,
             dilation,
             max_squared_distance(threshold),
-            scratch};
+            scratch,
+            add};
   }
 };
 
@@ -71,6 +72,18 @@ Arguments checked(const Check& check, const Tensor& mask_logits, const Tensor& f
           threshold};
 }
 
+// Writes the gradient of the logits, or adds to it.
+void gradient(const Check& check, const Arguments& arguments, const Tensor& grad_loss, const Tensor& divisor, bool add,
+              Tensor& grad_logits) {
+  const Tensor& logits = arguments.logits;
+  check.dtype("divisor", divisor, {compute_type(logits)});
+  check.same_device("divisor", divisor, "mask_logits", logits);
+  const Tensor grad_loss_sum = mean_of_terms_backward(check, grad_loss, divisor, {logits.size(0), logits.size(1)}, 1);
+  if (logits.numel() == 0) return;
+  pairwise_loss_terms_backward_kernel.on(logits)(arguments.pointers(nullptr, add), grad_loss_sum.const_data_ptr(),
+                                                 grad_logits.mutable_data_ptr());
+}
+
 }  // namespace
 
 // The loss, and its divisor for the backward pass.
@@ -97,15 +110,24 @@ Tensor pairwise_loss_mean_backward(const Tensor& grad_loss, const Tensor& diviso
                                    int64_t kernel_size, int64_t dilation, double threshold) {
   const Check check("pairwise_loss_mean_backward");
   const Arguments arguments = checked(check, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
-  check.dtype("divisor", divisor, {compute_type(mask_logits)});
-  check.same_device("divisor", divisor, "mask_logits", mask_logits);
-  const Tensor grad_loss_sum =
-      mean_of_terms_backward(check, grad_loss, divisor, {mask_logits.size(0), mask_logits.size(1)}, 1);
   Tensor grad_logits = make_empty(mask_logits, mask_logits.sizes());
-  if (mask_logits.numel() == 0) return grad_logits;
-  pairwise_loss_terms_backward_kernel.on(mask_logits)(arguments.pointers(), grad_loss_sum.const_data_ptr(),
-                                                      grad_logits.mutable_data_ptr());
+  gradient(check, arguments, grad_loss, divisor, false, grad_logits);
   return grad_logits;
+}
+
+void pairwise_loss_mean_add_gradient(Tensor grad_logits, const Tensor& grad_loss, const Tensor& divisor,
+                                     const Tensor& mask_logits, const Tensor& frames, const Tensor& boxes,
+                                     const Tensor& video_index, int64_t kernel_size, int64_t dilation,
+                                     double threshold) {
+  const Check check("pairwise_loss_mean_add_gradient");
+  const Arguments arguments = checked(check, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold);
+  check.sizes("grad_logits", grad_logits,
+              {mask_logits.size(0), mask_logits.size(1), mask_logits.size(2), mask_logits.size(3)},
+              "the shape of mask_logits");
+  check.dtype("grad_logits", grad_logits, {mask_logits.scalar_type()});
+  check.same_device("grad_logits", grad_logits, "mask_logits", mask_logits);
+  check.contiguous("grad_logits", grad_logits);
+  gradient(check, arguments, grad_loss, divisor, true, grad_logits);
 }
 
 MFVIS_OPERATOR(pairwise_loss_mean,
@@ -114,5 +136,8 @@ MFVIS_OPERATOR(pairwise_loss_mean,
 MFVIS_OPERATOR(pairwise_loss_mean_backward,
                "(Tensor grad_loss, Tensor divisor, Tensor mask_logits, Tensor frames, Tensor boxes, "
                "Tensor video_index, int kernel_size, int dilation, float threshold) -> Tensor")
+MFVIS_OPERATOR(pairwise_loss_mean_add_gradient,
+               "(Tensor(a!) grad_logits, Tensor grad_loss, Tensor divisor, Tensor mask_logits, Tensor frames, "
+               "Tensor boxes, Tensor video_index, int kernel_size, int dilation, float threshold) -> ()")
 
 }  // namespace mfvis

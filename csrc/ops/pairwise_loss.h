@@ -23,6 +23,7 @@ struct PairwiseLoss {
   int64_t dilation;
   float max_squared_distance;  // of two similar colors
   void* scratch;               // [N, T, tiles, 2] of the compute type for the forward pass on CUDA; null on the CPU
+  bool add;                    // backward pass: add to the gradient instead of writing it completely
 };
 
 // Tiles of 32 x 8 pixels, one per block of the CUDA kernels.
@@ -33,7 +34,7 @@ inline int64_t pairwise_loss_tiles(const PairwiseLoss& args) {
 // loss_sum, count: [N, T] of the compute type of the logits, completely written.
 inline Kernel<void(const PairwiseLoss&, void* loss_sum, void* count)> pairwise_loss_terms_kernel{"pairwise_loss"};
 
-// grad_loss_sum: [N, T] of the compute type; grad_logits: shape of the logits, completely written.
+// grad_loss_sum: [N, T] of the compute type; grad_logits: shape of the logits, completely written unless `add`.
 inline Kernel<void(const PairwiseLoss&, const void* grad_loss_sum, void* grad_logits)>
     pairwise_loss_terms_backward_kernel{"pairwise_loss"};
 

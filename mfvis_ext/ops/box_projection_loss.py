@@ -64,6 +64,11 @@ def _(grad_loss: Tensor, mask_logits: Tensor, slope: Tensor, position: Tensor) -
     return mask_logits.new_empty(mask_logits.shape)
 
 
+@torch.library.register_fake("mfvis::box_projection_terms_add_gradient")
+def _(grad_logits: Tensor, grad_loss: Tensor, slope: Tensor, position: Tensor) -> None:
+    return None
+
+
 forbid_backward(
     "mfvis::box_projection_terms_backward", "cannot be differentiated: the loss has no second derivative here"
 )

@@ -58,7 +58,11 @@ def pairwise_loss_terms(
     Returns:
         Two scalars, float64 for float64 logits, else float32. Only the sum depends on the logits.
     """
-    loss, divisor = MeanOfPairs.apply(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
+    return sum_and_count(*MeanOfPairs.apply(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold))
+
+
+def sum_and_count(loss: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+    """The terms of a mean and its divisor ``[1]``."""
     # No pair is divided by 1, as one pair is; a single one whose loss is 0 adds nothing to the sum either.
     count = torch.where((divisor > 1) | (loss.detach() != 0), divisor, 0).squeeze()
     return loss * divisor.squeeze(), count
@@ -69,8 +73,7 @@ class MeanOfPairs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):
-        if ctx.needs_input_grad[1]:
-            raise ValueError("mfvis::pairwise_loss: frames require a gradient; expected constants, see frames.detach()")
+        constant_frames(ctx.needs_input_grad[1])
         boxes, video_index = private(boxes), private(video_index)
         loss, divisor = torch.ops.mfvis.pairwise_loss_mean(
             mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold
@@ -86,6 +89,12 @@ class MeanOfPairs(torch.autograd.Function):
             grad_loss, *ctx.saved_tensors, ctx.kernel_size, ctx.dilation, ctx.threshold
         )
         return (grad_logits,) + (None,) * 6
+
+
+def constant_frames(requires_grad: bool) -> None:
+    """Raise ValueError if the frames require a gradient."""
+    if requires_grad:
+        raise ValueError("mfvis::pairwise_loss: frames require a gradient; expected constants, see frames.detach()")
 
 
 ARGUMENTS = (
@@ -107,6 +116,11 @@ def _(mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold)
 @torch.library.register_fake("mfvis::pairwise_loss_mean_backward")
 def _(grad_loss, divisor, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):
     return mask_logits.new_empty(mask_logits.shape)
+
+
+@torch.library.register_fake("mfvis::pairwise_loss_mean_add_gradient")
+def _(grad_logits, grad_loss, divisor, mask_logits, frames, boxes, video_index, kernel_size, dilation, threshold):
+    return None
 
 
 forbid_backward(

@@ -76,7 +76,7 @@ class MeanOfMatches(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift):
-        _constant(ctx.needs_input_grad[2], "tk_loss")
+        constant_weight(ctx.needs_input_grad[2], "tk_loss")
         pairs, boxes, video_index, shift = map(private, (pairs, boxes, video_index, shift))
         loss, divisor, counted = torch.ops.mfvis.tk_loss_mean(
             mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift
@@ -102,7 +102,8 @@ torch.library.define("mfvis::tk_loss_terms", f"{ARGUMENTS} -> (Tensor, Tensor)")
 torch.library.impl("mfvis::tk_loss_terms", "CompositeImplicitAutograd", tk_loss_terms)
 
 
-def _constant(weight_requires_grad: bool, operator: str) -> None:
+def constant_weight(weight_requires_grad: bool, operator: str) -> None:
+    """Raise ValueError if the weight requires a gradient."""
     if weight_requires_grad:
         raise ValueError(f"mfvis::{operator}: weight requires a gradient; expected a constant, see weight.detach()")
 
@@ -146,7 +147,7 @@ def _(grad_loss, divisor, counted, mask_logits, offset, weight, pairs, boxes, vi
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    _constant(ctx.needs_input_grad[2], "tk_loss_terms")
+    constant_weight(ctx.needs_input_grad[2], "tk_loss_terms")
     *large, pairs, boxes, video_index, ctx.radius, ctx.dilation, shift = inputs
     _, weight_sum, counted = output
     ctx.mark_non_differentiable(weight_sum, counted)

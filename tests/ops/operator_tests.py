@@ -97,6 +97,15 @@ class OperatorTests:
                 assert torch.equal(ours, theirs)
 
     @property
+    def operators(self) -> tuple[str, ...]:
+        """Names of the operators in its error messages."""
+        return (self.name.removesuffix("_terms"),)
+
+    @property
+    def reference(self) -> Callable[..., Any]:
+        return reference_of(self.name)
+
+    @property
     def function(self) -> Callable[..., Any]:
         return getattr(mfvis_ext, self.name)
 
@@ -125,7 +134,7 @@ class OperatorTests:
 
     def agree(self, arguments: dict[str, Any]) -> None:
         outputs, gradients = self.gradients(self.function, arguments)
-        expected, expected_gradients = self.gradients(reference_of(self.name), arguments)
+        expected, expected_gradients = self.gradients(self.reference, arguments)
         self.compare(outputs, expected, arguments)
         for name, ours, theirs in zip(self.differentiable, gradients, expected_gradients, strict=True):
             assert ours.dtype == arguments[name].dtype
@@ -278,7 +287,8 @@ class OperatorTests:
         arguments = self.on("cpu", self.make())
         moved = self.on("cuda", arguments)
         if not mfvis_ext.build_info()["cuda"]:
-            with pytest.raises(RuntimeError, match=f"mfvis::{self.name} has no CUDA kernel in this build"):
+            names = "|".join((self.name, *self.operators))
+            with pytest.raises(RuntimeError, match=f"mfvis::({names}) has no CUDA kernel in this build"):
                 self.function(**moved)
             return
         outputs, gradients = self.gradients(self.function, moved)

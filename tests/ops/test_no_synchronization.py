@@ -21,6 +21,10 @@ def test_the_losses_of_a_step(tube):
     loss = tk(logits, boxes, video_index, tk.match(frames))
     loss = loss + mfvis_ext.box_projection_loss(logits, boxes)
     loss = loss + mfvis_ext.pairwise_loss(logits, mfvis_ext.rgb_to_lab(frames, 2), boxes, video_index)
+    terms = mfvis_ext.mask_loss_terms(
+        logits, boxes, video_index, frames=mfvis_ext.rgb_to_lab(frames, 2), matches=tk.match(frames)
+    )
+    loss = loss + terms.projection + terms.pairwise_sum + terms.tk_sum.sum()
     cost = 1 - mfvis_ext.box_tube_dice(mfvis_ext.mask_to_boxes(logits), boxes)
     loss.backward()
     assert loss.is_meta and cost.is_meta and logits.grad.is_meta

@@ -36,6 +36,10 @@ def losses() -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
             ].sum(),
             logits,
         ),
+        "mask_loss_terms": (
+            lambda x: mfvis_ext.mask_loss_terms(x, boxes, index, frames=frames, matches=matches).tk_sum.sum(),
+            logits,
+        ),
         "pairwise_loss": (lambda x: mfvis_ext.pairwise_loss(x, frames, boxes, index), logits),
         "box_projection_loss": (lambda x: mfvis_ext.box_projection_loss(x, boxes), logits),
         "patch_distance": (lambda x: mfvis_ext.patch_distance(x, x.flip(0), 3, 1)[inner].sum(), frames[0, :2]),

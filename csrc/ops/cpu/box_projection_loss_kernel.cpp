@@ -185,20 +185,21 @@ void forward(const BoxProjection& args, const BoxMaxima& kept, Compute<T>* loss,
 constexpr int64_t band_bytes = 128 << 10;
 
 // The gradient is zero except at the maxima. A band of zeros receives its few values, is stored, and is reset to zeros
-// at these positions.
+// at these positions. With `add` the gradient itself is the only band.
 template <typename T>
 void backward(const BoxProjection& args, const BoxMaxima& kept, Compute<T> grad_loss, T* grad_logits) {
   using C = Compute<T>;
   const int64_t height = args.height, width = args.width, items = args.instances * args.frames;
   const int64_t fitting = 1 + band_bytes / (width * static_cast<int64_t>(sizeof(T)));
-  const int64_t rows = min(fitting, height);
+  const int64_t rows = args.add ? height : min(fitting, height);
   parallel_for(items, 1 + 16384 / (1 + height * width), [&](int64_t begin, int64_t end) {
-    const Scratch<T> zeros(rows * width + 64);
-    T* const band = align_to_cache_line(+zeros);
+    const Scratch<T> zeros(args.add ? 0 : rows * width + 64);
     for (int64_t i = begin; i < end; ++i) {
       const Profiles<C> slopes = profiles_of<C>(args, kept, i);
       for (int64_t first = 0; first < height; first += rows) {
         const int64_t count = min(rows, height - first);
+        T* const to_rows = grad_logits + (i * height + first) * width;
+        T* const band = args.add ? to_rows : align_to_cache_line(+zeros);
         const auto visit = [&](const auto& at_column, const auto& at_row) {
           for (int64_t x = 0; x < width; ++x) {
             const int64_t y = slopes.first_of_column[x] - first;
@@ -206,9 +207,10 @@ void backward(const BoxProjection& args, const BoxMaxima& kept, Compute<T> grad_
           }
           for (int64_t y = 0; y < count; ++y) at_row(band + y * width + slopes.first_of_row[first + y], first + y);
         };
-        visit([&](T* to, int64_t x) { store(grad_loss * slopes.column[x], to); },
+        visit([&](T* to, int64_t x) { store(load(*to) + grad_loss * slopes.column[x], to); },
               [&](T* to, int64_t y) { store(load(*to) + grad_loss * slopes.row[y], to); });
-        store_nontemporal(band, count * width, grad_logits + (i * height + first) * width);
+        if (args.add) continue;
+        store_nontemporal(band, count * width, to_rows);
         visit([](T* to, int64_t) { *to = T{}; }, [](T* to, int64_t) { *to = T{}; });
       }
     }

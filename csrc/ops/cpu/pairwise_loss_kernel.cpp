@@ -30,6 +30,20 @@ struct Region {
   }
   bool empty() const { return rows.begin >= rows.end || columns.begin >= columns.end; }
 
+  // Adds the values in and around the box to a frame, and resets them to zero.
+  template <typename C, typename T>
+  void add_and_clear(C* values, T* frame) const {
+    for (int64_t y = around_rows.begin; y < around_rows.end; ++y) {
+      C* __restrict const row = values + y * width;
+      T* __restrict const to = frame + y * width;
+#pragma omp simd
+      for (int64_t x = around_columns.begin; x < around_columns.end; ++x) {
+        store(load(to[x]) + row[x], to + x);
+        row[x] = 0;
+      }
+    }
+  }
+
   int64_t height, width;
   Span rows, columns;
   Span around_rows{0, 0}, around_columns{0, 0};
@@ -148,12 +162,11 @@ void sum_frame(const PairwiseLoss& args, int64_t item, const Planes<Compute<T>>&
   *count_sum = static_cast<C>(total_count);
 }
 
-// grad: [H, W], zero on entry.
+// grad: [H, W], zero on entry in and around the box.
 template <typename T>
-void backward_frame(const PairwiseLoss& args, int64_t item, Compute<T> grad_sum, const Planes<Compute<T>>& planes,
-                    Compute<T>* grad) {
+void backward_frame(const PairwiseLoss& args, const Region& region, int64_t item, Compute<T> grad_sum,
+                    const Planes<Compute<T>>& planes, Compute<T>* grad) {
   using C = Compute<T>;
-  const Region region(args, item);
   if (region.empty()) return;
   prepare(region, static_cast<const T*>(args.logits) + item * args.height * args.width, planes);
   const float* colors = colors_of(args, item);
@@ -196,9 +209,14 @@ void backward(const PairwiseLoss& args, const Compute<T>* grad_loss_sum, T* grad
     const Scratch<Compute<T>> sums(area + lanes + 64);
     Compute<T>* const grad = align_to_cache_line(+sums);
     for (int64_t item = begin; item < end; ++item) {
-      for (int64_t i = 0; i < area; ++i) grad[i] = 0;
-      backward_frame<T>(args, item, grad_loss_sum[item], planes, grad);
-      store_nontemporal(grad, area, grad_logits + item * area);
+      const Region region(args, item);
+      for (int64_t i = 0; !args.add && i < area; ++i) grad[i] = 0;
+      backward_frame<T>(args, region, item, grad_loss_sum[item], planes, grad);
+      if (args.add) {
+        region.add_and_clear(grad, grad_logits + item * area);
+      } else {
+        store_nontemporal(grad, area, grad_logits + item * area);
+      }
     }
     store_fence();
   });

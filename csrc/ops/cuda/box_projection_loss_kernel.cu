@@ -8,8 +8,8 @@
 //
 // Second launch: one block per frame reduces the peaks, which are one twelfth of the logits' bytes, converts them to
 // probabilities, sums them, and replaces the probabilities by gradients. The last block to finish adds the frames'
-// losses in order. Backward: one block per frame writes H + W values into the zeroed gradient, columns first, then
-// rows. No atomics on floating-point values, so results are repeatable.
+// losses in order. Backward: one block per frame adds H + W values to the gradient, columns first, then rows. No
+// atomics on floating-point values, so results are repeatable.
 //
 // Floor: memory bandwidth. The forward pass reads N · T · H · W logits, the backward pass writes as many.
 #include "../../common/cuda.h"
@@ -262,7 +262,8 @@ __global__ void __launch_bounds__(threads_of_frame, 1)
     for (int32_t x = threadIdx.x; x < width; x += threads_of_frame) {
       const int32_t y = position[height + x];
       if (y < 0 || y >= height) continue;
-      store(scale * rows[height + x], grad + static_cast<int64_t>(y) * width + x);
+      T* const to = grad + static_cast<int64_t>(y) * width + x;
+      store(load(*to) + scale * rows[height + x], to);
     }
     __syncthreads();  // A pixel may also be the maximum of its row.
     for (int32_t y = threadIdx.x; y < height; y += threads_of_frame) {

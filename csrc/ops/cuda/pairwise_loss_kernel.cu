@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(threads, min_blocks<T, SHARED>)
         find_boxes(args, item, shared, static_cast<int32_t>(args.dilation * (args.kernel_size / 2)));
     int32_t known = SHARED ? 0 : -1;
     uint32_t similar = SHARED && touched != 0 ? neighbors.similar(args, item, 0) : 0;
-    for (uint32_t instances = item.mine; instances != 0; instances &= instances - 1) {
+    for (uint32_t instances = args.add ? touched : item.mine; instances != 0; instances &= instances - 1) {
       const int i = __ffs(static_cast<int>(instances)) - 1;
       const int64_t plane = item.plane(args, i);
       C gradient = 0;
@@ -322,7 +322,12 @@ __global__ void __launch_bounds__(threads, min_blocks<T, SHARED>)
         if (is_exact) gradient = gradient_of_pairs(args, item, neighbors, similar, known, logits, box);
         gradient *= grad_loss_sum[(item.mask_index * instances_per_mask + i) * args.frames + item.frame];
       }
-      if (item.exists()) store(gradient, grad_logits + plane + item.pixel());
+      T* const to = grad_logits + plane + item.pixel();
+      if (!args.add) {
+        if (item.exists()) store(gradient, to);
+      } else if (gradient != 0) {  // else the pixel is not touched
+        store(load(*to) + gradient, to);
+      }
     }
   }
 }
