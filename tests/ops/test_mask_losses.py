@@ -1,36 +1,40 @@
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 
 import pytest
 import test_tk_loss
 import torch
-from operator_tests import DEVICE, DOUBLE, FLOAT, REFUSED, OperatorTests, reference_of, strided
+from operator_tests import DEVICE, DOUBLE, FLOAT, REFUSED, OperatorTests, strided
 from torch import Tensor
 
-import mfvis_ext
-from mfvis_ext import MaskLossTerms, Matches, mask_loss_terms
+from mfvis_ext import (
+    MaskLossTerms,
+    Matches,
+    box_projection_loss,
+    mask_loss_terms,
+    pairwise_loss_terms,
+    tk_loss_terms,
+)
+from mfvis_ext.reference.mask_losses import mask_loss_terms as reference
 
 MATCHES = ("offset", "weight", "pairs", "shift")
 LOSSES = ("projection", "frames", "matches")
 
 
-def all_losses(mask_logits, boxes, video_index, frames, offset, weight, pairs, shift, radius, dilation):
+def all_losses(function, mask_logits, boxes, video_index, frames, offset, weight, pairs, shift, radius, dilation):
     """`mask_loss_terms` with all losses, as a function of tensors."""
     matches = Matches(offset, weight, pairs, shift, radius, dilation)
-    return tuple(mask_loss_terms(mask_logits, boxes, video_index, frames=frames, dilation=dilation, matches=matches))
+    return tuple(function(mask_logits, boxes, video_index, frames=frames, dilation=dilation, matches=matches))
 
 
-def separate_losses(functions, mask_logits, boxes, video_index, frames, offset, weight, pairs, shift, radius, dilation):
-    projection, pairwise, temporal = (functions(name) for name in ("box_projection_loss", *TERMS))
-    return (
-        projection(mask_logits, boxes),
-        *pairwise(mask_logits, frames, boxes, video_index, dilation=dilation, kernel_size=3, threshold=0.3),
-        *temporal(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
+def separate_losses(mask_logits, boxes, video_index, frames, offset, weight, pairs, shift, radius, dilation):
+    return MaskLossTerms(
+        box_projection_loss(mask_logits, boxes),
+        *pairwise_loss_terms(mask_logits, frames, boxes, video_index, dilation=dilation),
+        *tk_loss_terms(mask_logits, offset, weight, pairs, boxes, video_index, radius, dilation, shift),
     )
-
-
-TERMS = ("pairwise_loss_terms", "tk_loss_terms")
 
 
 class TestMaskLossTerms(OperatorTests):
@@ -58,14 +62,14 @@ class TestMaskLossTerms(OperatorTests):
 
     @property
     def function(self):
-        return all_losses
+        return partial(all_losses, mask_loss_terms)
 
     @property
     def reference(self):
-        return lambda **arguments: separate_losses(reference_of, **arguments)
+        return partial(all_losses, reference)
 
     def agree(self, arguments):
-        """Where the losses' gradients cancel, their roundings do not: the tolerance is relative to their magnitudes."""
+        """The tolerance is relative to the magnitudes of the summed gradients: their roundings do not cancel."""
         logits = arguments["mask_logits"]
         outputs, (gradient,) = self.gradients(self.function, arguments)
         expected = self.reference(**arguments)
@@ -87,7 +91,7 @@ class TestMaskLossTerms(OperatorTests):
         return [torch.autograd.grad(loss, logits, retain_graph=True)[0].double() for loss in losses]
 
     def test_opcheck(self):
-        """Of the operators that add to a gradient."""
+        """Checks the operators that add to a gradient."""
         values = self.make()
         logits, boxes, video_index, frames = (
             values[name].detach() for name in ("mask_logits", "boxes", "video_index", "frames")
@@ -119,7 +123,7 @@ SUBSETS = [losses for count in range(4) for losses in combinations(LOSSES, count
 def test_values_equal_those_of_the_separate_operators(losses):
     arguments = TestMaskLossTerms().make()
     terms = some_losses(arguments, losses)
-    separate = separate_losses(lambda name: getattr(mfvis_ext, name), **arguments)
+    separate = separate_losses(**arguments)
     asked = [loss in losses for loss in ("projection", "frames", "frames", "matches", "matches")]
     for ours, theirs, is_asked in zip(terms, separate, asked, strict=True):
         assert torch.equal(ours, theirs) if is_asked else ours is None
@@ -135,7 +139,7 @@ def test_the_gradient_of_the_losses_that_are_used(used):
         by_loss = {"projection": terms.projection, "frames": terms.pairwise_sum, "matches": terms.tk_sum}
         return sum((i + 1) * by_loss[loss].sum() for i, loss in enumerate(used))
 
-    separate = MaskLossTerms(*separate_losses(lambda name: getattr(mfvis_ext, name), **arguments))
+    separate = separate_losses(**arguments)
     (expected,) = torch.autograd.grad(total(separate), logits)
     assert expected.any()
     for losses in (used, LOSSES):
@@ -159,7 +163,7 @@ def test_reference_of_more_instances_than_a_mask_has_bits():
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("dtype", test_tk_loss.Arguments.dtypes, ids=str)
-def test_adding_leaves_pixels_outside_alone(dtype, kernel_size):
+def test_adding_does_not_change_pixels_outside(dtype, kernel_size):
     """Touched pixels are the old value plus the gradient."""
     arguments = TestMaskLossTerms().make(dtype, H=14)
     logits, frames, video_index = (arguments[name].detach() for name in ("mask_logits", "frames", "video_index"))

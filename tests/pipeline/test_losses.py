@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -67,25 +68,56 @@ def only_layer(prediction: Prediction, layer: int) -> Prediction:
     )
 
 
+def loss_inputs(masks_LNTHW: torch.Tensor, batch: Batch, objects: float = 1) -> MaskLossInputs:
+    return MaskLossInputs(masks_LNTHW, batch, torch.tensor(objects), 0, LossConfig())
+
+
 # ---- single terms
 
 
 def test_projection_of_a_mask_that_fills_its_box_is_zero() -> None:
-    boxes = torch.tensor([[[2.0, 1, 6, 5]]])
-    masks = torch.full((1, 1, H, W), -30.0)
-    masks[0, 0, 1:5, 2:6] = 30
-    assert projection_loss(masks, boxes, 1.0).item() == pytest.approx(0, abs=1e-5)
+    batch = replace(make_batch((1,), frames=1), boxes_NT4=torch.tensor([[[8.0, 4, 24, 20]]]))
+    masks = torch.full((1, 1, 1, H, W), -30.0)
+    masks[..., 1:5, 2:6] = 30
+    assert projection_loss(loss_inputs(masks, batch)).item() == pytest.approx(0, abs=1e-5)
     # p = 1 on all 8 rows and 12 columns, b = 1 on 4 of each
-    everywhere = projection_loss(torch.full_like(masks, 30.0), boxes, 1.0).item()
+    everywhere = projection_loss(loss_inputs(torch.full_like(masks, 30.0), batch)).item()
     assert everywhere == pytest.approx((1 - 8 / 12) + (1 - 8 / 16), abs=1e-5)
 
 
-def test_projection_is_divided_by_its_normalizer() -> None:
+def test_projection_is_summed_over_layers_and_divided_by_the_objects() -> None:
     batch = make_batch()
-    masks = torch.randn(3, 3, H, W)
+    masks = torch.randn(2, 3, 3, H, W)
     boxes = batch.boxes_NT4 / 4
-    separate = sum(projection_loss(masks[n : n + 1], boxes[n : n + 1], 1.0) for n in range(3))
-    assert projection_loss(masks, boxes, 6.0).item() == pytest.approx(separate.item() / 6, rel=1e-5)
+    separate = sum(mfvis_ext.box_projection_loss(masks[:, n], boxes[[n, n]]) * 2 for n in range(3))
+    assert projection_loss(loss_inputs(masks, batch, objects=6)).item() == pytest.approx(separate.item() / 6, rel=1e-5)
+
+
+def test_projection_pairwise_and_temporal_terms_are_those_of_the_separate_operators() -> None:
+    """With any of them left out, in one call for all layers."""
+    batch, layers = make_batch((2, 1)), 2
+    matched = Match(torch.tensor([[0, 1, 0]] * layers))
+    pairwise, temporal = PairwiseConfig(dilation=1), TemporalConfig(radius=2, k=3, warmup=0)
+    full = LossConfig(pairwise=pairwise, temporal=temporal)
+    without = {
+        "projection": replace(full, projection=0.0),
+        "pairwise": replace(full, pairwise=replace(pairwise, weight=0.0)),
+        "temporal": replace(full, temporal=replace(temporal, weight=0.0)),
+    }
+    gradients, losses = {}, {}
+    for name, config in {"all": full, **without}.items():
+        prediction = make_prediction(batch, layers)
+        terms = Criterion(config, 3)(prediction, batch, 0, matched)
+        terms.total.backward()
+        gradients[name], losses[name] = prediction.masks.logits_LBQTHW.grad, terms.by_name
+        assert (losses[name]["projection"] > 0) == (name != "projection")
+    for name in without:
+        others = set(without) - {name}
+        assert losses[name][name] == 0
+        assert all(losses[name][other] == losses["all"][other] for other in others)
+    of_each = [gradients["all"] - gradients[name] for name in without]
+    assert all(gradient.abs().sum() > 0 for gradient in of_each)
+    torch.testing.assert_close(sum(of_each), gradients["all"], rtol=1e-4, atol=1e-7)
 
 
 def test_background_counts_outside_pixels_only() -> None:
@@ -366,11 +398,23 @@ def test_pairwise_and_temporal_terms_rise_over_their_warmup(term: str) -> None:
     assert at[:3] == pytest.approx([at[3] / 10, at[3] / 2, at[3]], rel=1e-5)
 
 
-def test_pairwise_term_waits_for_its_start() -> None:
+@pytest.mark.parametrize("term", ["temporal", "pairwise"])
+def test_a_term_before_its_start_is_not_computed_but_logged_as_0(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch()
     prediction = make_prediction(batch)
-    criterion = Criterion(LossConfig(pairwise=PairwiseConfig(start=5, warmup=2)), 3)
-    at = [criterion(prediction, batch, step).by_name["pairwise"].item() for step in (4, 5, 6, 50)]
+    setting = {"temporal": TemporalConfig, "pairwise": PairwiseConfig}[term](start=5, warmup=2)
+    criterion = Criterion(LossConfig(**{term: setting}), 3)
+    computed: list[mfvis_ext.MaskLossTerms] = []
+    original = mfvis_ext.mask_loss_terms
+
+    def recorded(*args: Any, **kwargs: Any) -> mfvis_ext.MaskLossTerms:
+        computed.append(original(*args, **kwargs))
+        return computed[-1]
+
+    monkeypatch.setattr(mfvis_ext, "mask_loss_terms", recorded)
+    at = [criterion(prediction, batch, step).as_dict()[term].item() for step in (4, 5, 6, 50)]
+    sums = [{"temporal": terms.tk_sum, "pairwise": terms.pairwise_sum}[term] for terms in computed]
+    assert [loss is None for loss in sums] == [True, False, False, False]
     assert at[0] == 0
     assert at[1:] == pytest.approx([at[3] / 2, at[3], at[3]], rel=1e-5)
 
@@ -410,7 +454,7 @@ def test_search_follows_the_camera() -> None:
     batch = make_batch((0,), frames=2)
     world = torch.randint(0, 256, (3, 4 * H, 4 * W + 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     batch = replace(batch, frames_BTCHW=torch.stack([world[..., :-8], world[..., 8:]])[None])
-    found = MaskLossInputs(torch.zeros(1, 0, 2, H, W), batch, torch.ones(()), 0)
+    found = loss_inputs(torch.zeros(1, 0, 2, H, W), batch)
     assert found.camera_motion("chain").tolist() == [[[0, -2]]]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+import mfvis_ext
 from mfvis.losses.background_propagation import inside_boxes
-from mfvis.losses.projection import projection_loss
 
 ABSENT = -10.0
 """Mask logit of pixels that cannot belong to the object."""
@@ -21,9 +21,10 @@ def average_consistent_models(logits_MNTHW: Tensor, boxes_NT4: Tensor) -> Tensor
     measured without ground-truth masks. Boxes are on the grid of the masks.
     """
     confined_MNTHW = _confined(logits_MNTHW, boxes_NT4)
+    boxes_N1T4 = boxes_NT4[:, None]
     misfit_MN = torch.stack(
         [
-            torch.stack([projection_loss(logits_NTHW[n, None], boxes_NT4[n, None], 1) for n in range(len(boxes_NT4))])
+            torch.stack(list(map(mfvis_ext.box_projection_loss, logits_NTHW[:, None], boxes_N1T4)))
             for logits_NTHW in confined_MNTHW
         ]
     )

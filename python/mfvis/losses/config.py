@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class MaskLoss(Protocol):
     """A loss of the matched masks with its settings."""
 
-    weight: float
-    """Weight of the loss; 0 disables it."""
+    def weight_at(self, step: int) -> float:
+        """Weight after this many steps; 0: the loss is not computed."""
 
     def term(self, inputs: MaskLossInputs) -> Tensor:
-        """The weighted loss, summed over the decoder layers."""
+        """The loss, summed over the decoder layers."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class Criterion(nn.Module):
             else:
                 bce, dice = mask_losses(masks_LNTHW, batch.masks_NTHW, config.masks, objects)
             return {"mask_bce": config.masks.bce * bce, "mask_dice": config.masks.dice * dice}
-        inputs = MaskLossInputs(masks_LNTHW, batch, objects, step)
+        inputs = MaskLossInputs(masks_LNTHW, batch, objects, step, config)
         terms: dict[str, Tensor] = {}
         losses = config.mask_losses()
         if config.released_code:
@@ -108,9 +108,9 @@ class Criterion(nn.Module):
             )
             losses = {name: loss for name, loss in losses.items() if name not in ("pairwise", "temporal")}
         elif config.projection > 0:
-            loss = projection_loss(inputs.masks_MTHW, inputs.boxes_MT4, objects)
-            terms["projection"] = config.projection * loss
-        terms |= {name: loss.term(inputs) for name, loss in losses.items() if loss.weight > 0}
+            terms["projection"] = config.projection * projection_loss(inputs)
+        weights = {name: loss.weight_at(step) for name, loss in losses.items()}
+        terms |= {name: weight * losses[name].term(inputs) for name, weight in weights.items() if weight > 0}
         if config.background > 0:
             loss = background_loss(masks_LNTHW.flatten(0, 1), inputs.boxes_MT4, objects)
             terms["background"] = config.background * loss

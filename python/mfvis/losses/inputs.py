@@ -16,6 +16,7 @@ from mfvis.losses.background_propagation import (
     outside_all_boxes,
     propagated_background,
 )
+from mfvis.losses.config import LossConfig
 from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.types import Batch
 
@@ -35,6 +36,7 @@ class MaskLossInputs:
     """Number of objects, at least 1, averaged over the processes."""
     step: int
     """Optimizer steps done so far."""
+    config: LossConfig
 
     @property
     def layers(self) -> int:
@@ -66,6 +68,25 @@ class MaskLossInputs:
         """LAB and content of the clips on the grid of the masks, see `mfvis.grid.grid_colors`."""
         return grid_colors(self.batch.frames_BTCHW, self.batch.sizes_B2)
 
+    @cached_property
+    def box_terms(self) -> mfvis_ext.MaskLossTerms:
+        """Sums of the projection, pairwise and temporal losses, of those that have a weight at this step.
+
+        Together, because they then have a single gradient, which is as large as all masks.
+        """
+        pairwise, temporal = self.config.pairwise, self.config.temporal
+        return mfvis_ext.mask_loss_terms(
+            self.masks_MTHW,
+            self.boxes_MT4,
+            self.video_index_M,
+            projection=self.config.projection > 0,
+            frames=self.colors[0] if pairwise.weight_at(self.step) > 0 else None,
+            kernel_size=pairwise.kernel_size,
+            dilation=pairwise.dilation,
+            threshold=pairwise.threshold,
+            matches=temporal.match(self) if temporal.weight_at(self.step) > 0 else None,
+        )
+
     def camera_motion(self, tube: str) -> Tensor:
         """int64 ``[B, P, 2]``: camera motion (dy, dx) in grid cells, of each clip and pair of frames of the tube."""
         lab_BTCHW, _ = self.colors
@@ -87,12 +108,6 @@ class MaskLossInputs:
         """For each clip, bool ``[T, H, W]``: True outside its boxes and outside the padding."""
         clips = zip(self.colors[1], self.batch.objects_of_clips, strict=True)
         return [outside_all_boxes(self.boxes_NT4[objects], content_HW) for content_HW, objects in clips]
-
-    def ramp(self, start: int, warmup: int) -> float:
-        """Factor on a weight that rises linearly over the `warmup` steps after `start`; 0 before `start`."""
-        if self.step < start:
-            return 0.0
-        return min((self.step - start + 1) / warmup, 1.0) if warmup else 1.0
 
     def mean(self, total: Tensor, count: Tensor) -> Tensor:
         """Sum over the layers of each layer's mean: a sum over all layers, divided by the count of one layer.

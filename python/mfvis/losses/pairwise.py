@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mfvis.errors import require
+from mfvis.losses.schedule import ramp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,18 +42,11 @@ class PairwiseConfig:
         }
         require(self, rules)
 
-    def term(self, inputs: MaskLossInputs) -> Tensor:
-        """The weighted loss (BoxInst, eq. 5 to 7), averaged over the pairs of similar color in the boxes."""
-        import mfvis_ext
+    def weight_at(self, step: int) -> float:
+        """The weight after this many steps."""
+        return self.weight * ramp(step, self.start, self.warmup)
 
-        lab_BTCHW, _ = inputs.colors
-        loss, count = mfvis_ext.pairwise_loss_terms(
-            inputs.masks_MTHW,
-            lab_BTCHW,
-            inputs.boxes_MT4,
-            inputs.video_index_M,
-            self.kernel_size,
-            self.dilation,
-            self.threshold,
-        )
-        return self.weight * inputs.ramp(self.start, self.warmup) * inputs.mean(loss, count)
+    def term(self, inputs: MaskLossInputs) -> Tensor:
+        """The loss (BoxInst, eq. 5 to 7), averaged over the pairs of similar color in the boxes."""
+        terms = inputs.box_terms
+        return inputs.mean(terms.pairwise_sum, terms.pairwise_count)

@@ -29,11 +29,12 @@ class PositionPriorConfig:
     def __post_init__(self) -> None:
         require(self, {"weight": (self.weight >= 0, "0 or more"), "steps": (self.steps >= 1, "1 or more")})
 
+    def weight_at(self, step: int) -> float:
+        """The weight after this many steps."""
+        return self.weight * max(0.0, 1 - step / self.steps)
+
     def term(self, inputs: MaskLossInputs) -> Tensor:
-        """The weighted loss, averaged over the objects."""
+        """The loss, averaged over the objects."""
         from mfvis.losses.box_positions import position_cost
 
-        remaining = max(0.0, 1 - inputs.step / self.steps)
-        if remaining == 0:
-            return inputs.masks_MTHW[:, :0].float().sum()
-        return self.weight * remaining * position_cost(inputs.masks_MTHW, inputs.boxes_MT4).sum() / inputs.objects
+        return position_cost(inputs.masks_MTHW, inputs.boxes_MT4).sum() / inputs.objects

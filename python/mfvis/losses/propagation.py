@@ -49,10 +49,13 @@ class BackgroundPropagationConfig:
         }
         require(self, rules)
 
+    def weight_at(self, step: int) -> float:
+        """The weight, the same at every step."""
+        return self.weight
+
     def term(self, inputs: MaskLossInputs) -> Tensor:
-        """The weighted mean of -log(1 - p) over each object's propagated background."""
+        """The mean of -log(1 - p) over each object's propagated background."""
         from mfvis.losses.negatives import negatives_loss
 
         known_MTHW, pixels_M = inputs.propagated_background(self)
-        loss = negatives_loss(inputs.masks_MTHW, known_MTHW, inputs.objects, self.smoothing * pixels_M)
-        return self.weight * loss
+        return negatives_loss(inputs.masks_MTHW, known_MTHW, inputs.objects, self.smoothing * pixels_M)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mfvis.errors import require
+from mfvis.losses.schedule import ramp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,11 +63,16 @@ class TemporalConfig:
             self.patch_size, self.radius, self.dilation, self.k, self.threshold, self.tube, rgb=False
         )
 
-    def term(self, inputs: MaskLossInputs) -> Tensor:
-        """The weighted loss (Ke et al. 2023, eq. 3 to 5), averaged over the matches of each pair of frames."""
-        tk_loss = self.tk_loss()
+    def match(self, inputs: MaskLossInputs) -> mfvis_ext.Matches:
+        """The matches of the clips."""
         lab_BTCHW, _ = inputs.colors
-        matches = tk_loss.match(lab_BTCHW, inputs.camera_motion(self.tube) if self.camera_motion else None)
-        loss_MP, weight_MP = tk_loss.terms(inputs.masks_MTHW, inputs.boxes_MT4, inputs.video_index_M, matches)
-        mean_P = inputs.mean(loss_MP.sum(0), weight_MP.sum(0))
-        return self.weight * inputs.ramp(self.start, self.warmup) * mean_P.sum()
+        return self.tk_loss().match(lab_BTCHW, inputs.camera_motion(self.tube) if self.camera_motion else None)
+
+    def weight_at(self, step: int) -> float:
+        """The weight after this many steps."""
+        return self.weight * ramp(step, self.start, self.warmup)
+
+    def term(self, inputs: MaskLossInputs) -> Tensor:
+        """The loss (Ke et al. 2023, eq. 3 to 5), averaged over the matches of each pair of frames."""
+        terms = inputs.box_terms
+        return inputs.mean(terms.tk_sum.sum(0), terms.tk_weight.sum(0)).sum()
