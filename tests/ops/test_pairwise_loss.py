@@ -54,9 +54,11 @@ class TestPairwiseLossTerms(Arguments, OperatorTests):
     name = "pairwise_loss_terms"
 
 
-def test_reference_of_more_instances_than_a_mask_has_bits():
+@pytest.mark.parametrize("height, width, kernel_size", [(5, 9, 3), (9, 33, 3), (9, 33, 7)])
+def test_reference_of_more_instances_than_a_mask_has_bits(height, width, kernel_size):
+    """With few tiles a block processes one mask of instances, with many several."""
     op = TestPairwiseLoss()
-    op.agree(op.make(N=70, H=5, W=9))
+    op.agree(op.make(N=130, B=2, T=1, H=height, W=width) | {"kernel_size": kernel_size})
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.3, 1.0, 1.5])

@@ -9,6 +9,11 @@ namespace {
 
 constexpr int instances_per_mask = 32;
 
+// Masks for all instances.
+MFVIS_HOST_DEVICE int32_t masks_of(int64_t instances) {
+  return static_cast<int32_t>(ceil_div(instances, instances_per_mask));
+}
+
 // Bit i of the result: instance 32·mask_index + i exists and belongs to this video. For whole warps. An index outside
 // of the batch, which only the CPU refuses, is clamped to the nearest video: every instance belongs to a video, so that
 // all results are written.

@@ -1,6 +1,6 @@
 // Which neighbors have a similar color is the same for all instances of a video. So a block takes a tile of 32 x 8
 // pixels of one frame, a thread compares its pixel's color with its neighbors', one bit each, and then the block
-// goes through the instances, of which up to 32 have their boxes in shared memory:
+// goes through a part of the instances, of which up to 32 have their boxes in shared memory:
 //
 //   similar   a register     bit i: neighbor i of the thread's pixel has a similar color; 32 neighbors at a time
 //   boxes     [32 instances][x1, x2, y1, y2]        shared memory
@@ -36,6 +36,14 @@ constexpr int min_blocks = sizeof(T) == 8 ? 2
                            : SHARED       ? 4
                                           : 3;
 
+// With fewer blocks than this, a block processes one mask of instances. The emulator needs few, so that small cases
+// cover both.
+#ifdef MFVIS_EMULATED
+constexpr int64_t min_blocks_of_halves = 5;
+#else
+constexpr int64_t min_blocks_of_halves = 264;  // half of the places on an H200
+#endif
+
 struct PixelBox {
   int32_t x1, x2, y1, y2;
   __device__ bool has(int32_t x, int32_t y) const { return (x >= x1) & (x < x2) & (y >= y1) & (y < y2); }
@@ -52,46 +60,55 @@ struct Shared {
   C count[instances_per_mask][warps];
 };
 
-// item = ((mask · B + video) · T + frame) · tiles + tile, and the thread's pixel.
+// item = ((part · B + video) · T + frame) · tiles + tile, and the thread's pixel.
 struct Item {
   __device__ Item(const PairwiseLoss& args, int64_t item)
-      : videos(args.videos), height(static_cast<int32_t>(args.height)), width(static_cast<int32_t>(args.width)) {
-    const int64_t across = ceil_div(args.width, tile_width), tiles = across * ceil_div(args.height, tile_height);
-    tile = item % tiles;
-    frame = item / tiles % args.frames;
-    video = item / tiles / args.frames % videos;
-    mask_index = item / tiles / args.frames / videos;
-    left = static_cast<int32_t>(tile % across) * tile_width;
-    top = static_cast<int32_t>(tile / across) * tile_height;
+      : height(static_cast<int32_t>(args.height)), width(static_cast<int32_t>(args.width)) {
+    const int32_t across = static_cast<int32_t>(ceil_div(args.width, tile_width));
+    const int32_t tiles = across * static_cast<int32_t>(ceil_div(args.height, tile_height));
+    tile = static_cast<int32_t>(item % tiles);
+    frame = static_cast<int32_t>(item / tiles % args.frames);
+    video = static_cast<int32_t>(item / tiles / args.frames % args.videos);
+    part = static_cast<int32_t>(item / tiles / args.frames / args.videos);
+    left = tile % across * tile_width;
+    top = tile / across * tile_height;
     x = left + static_cast<int32_t>(threadIdx.x) % tile_width;
     y = top + static_cast<int32_t>(threadIdx.x) / tile_width;
-    mine = instances_of(args.video_index, args.instances, videos, video, mask_index);
-    colors = args.colors + (video * args.frames + frame) * 3 * args.height * args.width;
+    colors = args.colors + (int64_t{video} * args.frames + frame) * 3 * args.height * args.width;
   }
 
   __device__ bool exists() const { return x < width && y < height; }
   // The index of a pixel in its frame, which has fewer than 2^31 of them.
   __device__ int32_t pixel(int32_t x, int32_t y) const { return y * width + x; }
   __device__ int32_t pixel() const { return pixel(x, y); }
-  // Offset of this frame's logits for instance i of the mask. int64: there may be more than 2^31 of them.
-  __device__ int64_t plane(const PairwiseLoss& args, int i) const {
-    return ((mask_index * instances_per_mask + i) * args.frames + frame) * args.height * args.width;
+  // Offset of this frame's logits for instance n. int64: there may be more than 2^31 of them.
+  __device__ int64_t plane(const PairwiseLoss& args, int64_t n) const {
+    return (n * args.frames + frame) * args.height * args.width;
   }
 
-  int64_t videos, tile, frame, video, mask_index;
-  int32_t height, width, left, top, x, y;
-  uint32_t mine;
+  int32_t height, width, frame, video, tile, part, left, top, x, y;
   const float* colors;
+};
+
+// The masks of instances of a part: every second one, then every second one of those that are left, and so on, so that
+// the blocks that finish last are short. With few blocks, each mask is a part.
+struct MasksOfPart {
+  __device__ MasksOfPart(const PairwiseLoss& args, int32_t parts, int32_t part) {
+    const bool one = parts == masks_of(args.instances);
+    first = one ? part : (1 << part) - 1;
+    step = one ? parts : 2 << part;
+  }
+  int32_t first, step;
 };
 
 // A pixel's neighbors, indexed row by row, including the pixel itself.
 struct Neighbors {
-  __device__ Neighbors(const PairwiseLoss& args)
-      : side(static_cast<int32_t>(args.kernel_size)),
-        step(static_cast<int32_t>(args.dilation)),
-        inverse_side(1.0f / static_cast<float>(side)) {}
+  // side: kernel_size, known to the compiler for 3x3 kernels.
+  __device__ Neighbors(const PairwiseLoss& args, int32_t side)
+      : side(side), step(static_cast<int32_t>(args.dilation)), inverse_side(1.0f / static_cast<float>(side)) {}
 
   __device__ int32_t count() const { return side * side; }
+  __device__ int32_t reach() const { return side / 2 * step; }
   __device__ int32_t dx(int32_t i) const { return (i - row_of(i, inverse_side) * side - side / 2) * step; }
   __device__ int32_t dy(int32_t i) const { return (row_of(i, inverse_side) - side / 2) * step; }
 
@@ -115,13 +132,14 @@ struct Neighbors {
   float inverse_side;
 };
 
-// Loads the boxes of a mask of instances in the item's frame into shared memory. Returns those that touch the tile or a
-// pixel up to `reach` away.
+// Loads the boxes of a mask of instances in the item's frame into shared memory. Returns those of `mine` that touch the
+// tile or a pixel up to `reach` away.
 template <typename C>
-__device__ uint32_t find_boxes(const PairwiseLoss& args, const Item& item, Shared<C>& shared, int32_t reach) {
+__device__ uint32_t find_boxes(const PairwiseLoss& args, const Item& item, int32_t mask_index, uint32_t mine,
+                               Shared<C>& shared, int32_t reach) {
   __syncthreads();
   if (threadIdx.x < instances_per_mask) {
-    const int64_t n = item.mask_index * instances_per_mask + threadIdx.x;
+    const int64_t n = int64_t{mask_index} * instances_per_mask + threadIdx.x;
     Span rows{0, 0}, columns{0, 0};
     if (n < args.instances) {
       const float* const box = args.boxes + (n * args.frames + item.frame) * 4;
@@ -137,7 +155,7 @@ __device__ uint32_t find_boxes(const PairwiseLoss& args, const Item& item, Share
   const PixelBox box = shared.boxes[threadIdx.x % 32];
   const bool near = box.x1 < box.x2 && box.y1 < box.y2 && box.x1 < item.left + tile_width + reach &&
                     box.x2 > item.left - reach && box.y1 < item.top + tile_height + reach && box.y2 > item.top - reach;
-  return __ballot_sync(whole_warp, near) & item.mine;
+  return __ballot_sync(whole_warp, near) & mine;
 }
 
 // The labels of one instance's pixels in the tile and next to it, for 3x3 kernels.
@@ -211,53 +229,58 @@ __device__ void add_pairs(const PairwiseLoss& args, const Item& item, const Neig
 
 template <typename T, bool SHARED>
 __global__ void __launch_bounds__(threads, min_blocks<T, SHARED>)
-    sum_tiles(PairwiseLoss args, int64_t items, int64_t tiles) {
+    sum_tiles(PairwiseLoss args, int64_t items, int32_t parts, int64_t tiles) {
   using C = Compute<T>;
   Shared<C>& shared = *shared_memory<Shared<C>>();
-  const Neighbors neighbors(args);
+  const Neighbors neighbors(args, SHARED ? 3 : static_cast<int32_t>(args.kernel_size));
   LabelTile<C> tile(shared, args);
   const int own = threadIdx.x;
   for (int64_t index = blockIdx.x; index < items; index += gridDim.x) {
     const Item item(args, index);
-    if (item.mine == 0) continue;
-    const uint32_t touched = find_boxes(args, item, shared, 0);
+    const MasksOfPart masks(args, parts, item.part);
     int32_t known = SHARED ? 0 : -1;
-    uint32_t similar = SHARED && touched != 0 ? neighbors.similar(args, item, 0) : 0;
-    for (uint32_t instances = touched; instances != 0; instances &= instances - 1) {
-      const int i = __ffs(static_cast<int>(instances)) - 1;
-      const T* const logits = static_cast<const T*>(args.logits) + item.plane(args, i);
-      if (SHARED) tile.fill(item, logits);
-      const bool counts = item.exists() && shared.boxes[i].has(item.x, item.y);
-      C loss = 0, count = 0;
-      if (SHARED && counts && similar != 0) {
-        LossOfPairs<C> pairs;
-        const Labels<C> here = tile.at_own();
+    uint32_t similar = SHARED ? neighbors.similar(args, item, 0) : 0;
+    for (int32_t mask_index = masks.first; mask_index < masks_of(args.instances); mask_index += masks.step) {
+      const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, item.video, mask_index);
+      if (mine == 0) continue;
+      const uint32_t touched = find_boxes(args, item, mask_index, mine, shared, 0);
+      const int64_t first = int64_t{mask_index} * instances_per_mask;
+      for (uint32_t instances = touched; instances != 0; instances &= instances - 1) {
+        const int i = __ffs(static_cast<int>(instances)) - 1;
+        const T* const logits = static_cast<const T*>(args.logits) + item.plane(args, first + i);
+        if (SHARED) tile.fill(item, logits);
+        const bool counts = item.exists() && shared.boxes[i].has(item.x, item.y);
+        C loss = 0, count = 0;
+        if (SHARED && counts && similar != 0) {
+          LossOfPairs<C> pairs;
+          const Labels<C> here = tile.at_own();
 #pragma unroll
-        for (int n = 0; n < 9; ++n) {
-          if (n != 4) pairs.add((similar & 1u << n) != 0, here, tile.at(n));
+          for (int n = 0; n < 9; ++n) {
+            if (n != 4) pairs.add((similar & 1u << n) != 0, here, tile.at(n));
+          }
+          count = static_cast<C>(__popc(similar));
+          loss = pairs.is_exact() ? pairs.value() : C(-1);
         }
-        count = static_cast<C>(__popc(similar));
-        loss = pairs.is_exact() ? pairs.value() : C(-1);
+        if (counts && (!SHARED || loss < 0)) {
+          loss = count = 0;
+          add_pairs(args, item, neighbors, similar, known, logits, loss, count);
+        }
+        if (__any_sync(whole_warp, counts)) loss = sum_two_over_warp(loss, count);
+        if (own % 32 == 0) shared.loss[i][own / 32] = loss;
+        if (own % 32 == 16) shared.count[i][own / 32] = loss;
       }
-      if (counts && (!SHARED || loss < 0)) {
-        loss = count = 0;
-        add_pairs(args, item, neighbors, similar, known, logits, loss, count);
+      __syncthreads();
+      if (own < instances_per_mask && (mine >> own & 1u) != 0) {
+        C loss = 0, count = 0;
+        for (int w = 0; w < warps && (touched >> own & 1u) != 0; ++w) {
+          loss += shared.loss[own][w];
+          count += shared.count[own][w];
+        }
+        C* const to =
+            static_cast<C*>(args.scratch) + (((first + own) * args.frames + item.frame) * tiles + item.tile) * 2;
+        to[0] = loss;
+        to[1] = count;
       }
-      if (__any_sync(whole_warp, counts)) loss = sum_two_over_warp(loss, count);
-      if (own % 32 == 0) shared.loss[i][own / 32] = loss;
-      if (own % 32 == 16) shared.count[i][own / 32] = loss;
-    }
-    __syncthreads();
-    if (own < instances_per_mask && (item.mine >> own & 1u) != 0) {
-      C loss = 0, count = 0;
-      for (int w = 0; w < warps && (touched >> own & 1u) != 0; ++w) {
-        loss += shared.loss[own][w];
-        count += shared.count[own][w];
-      }
-      C* const to = static_cast<C*>(args.scratch) +
-                    (((item.mask_index * instances_per_mask + own) * args.frames + item.frame) * tiles + item.tile) * 2;
-      to[0] = loss;
-      to[1] = count;
     }
   }
 }
@@ -283,26 +306,31 @@ __device__ Compute<T> gradient_of_pairs(const PairwiseLoss& args, const Item& it
 
 template <typename T, bool SHARED>
 __global__ void __launch_bounds__(threads, min_blocks<T, SHARED>)
-    gather_gradients(PairwiseLoss args, int64_t items, const Compute<T>* grad_loss_sum, T* grad_logits) {
+    gather_gradients(PairwiseLoss args, int64_t items, int32_t parts, const Compute<T>* grad_loss_sum, T* grad_logits) {
   using C = Compute<T>;
   Shared<C>& shared = *shared_memory<Shared<C>>();
-  const Neighbors neighbors(args);
+  const Neighbors neighbors(args, SHARED ? 3 : static_cast<int32_t>(args.kernel_size));
   LabelTile<C> tile(shared, args);
   for (int64_t index = blockIdx.x; index < items; index += gridDim.x) {
     const Item item(args, index);
-    if (item.mine == 0) continue;
-    const uint32_t touched =
-        find_boxes(args, item, shared, static_cast<int32_t>(args.dilation * (args.kernel_size / 2)));
+    const MasksOfPart masks(args, parts, item.part);
     int32_t known = SHARED ? 0 : -1;
-    uint32_t similar = SHARED && touched != 0 ? neighbors.similar(args, item, 0) : 0;
-    for (uint32_t instances = args.add ? touched : item.mine; instances != 0; instances &= instances - 1) {
-      const int i = __ffs(static_cast<int>(instances)) - 1;
-      const int64_t plane = item.plane(args, i);
-      C gradient = 0;
-      if ((touched >> i & 1u) != 0) {
-        const T* const logits = static_cast<const T*>(args.logits) + plane;
+    uint32_t similar = SHARED ? neighbors.similar(args, item, 0) : 0;
+    for (int32_t mask_index = masks.first; mask_index < masks_of(args.instances); mask_index += masks.step) {
+      const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, item.video, mask_index);
+      if (mine == 0) continue;
+      const uint32_t touched = find_boxes(args, item, mask_index, mine, shared, neighbors.reach());
+      const int64_t first = int64_t{mask_index} * instances_per_mask, clip = args.frames * args.height * args.width;
+      T* const grads = grad_logits + item.plane(args, first) + item.pixel();
+      for (uint32_t left = !args.add && item.exists() ? mine & ~touched : 0; left != 0; left &= left - 1) {
+        store(C(0), grads + (__ffs(static_cast<int>(left)) - 1) * clip);
+      }
+      for (uint32_t left = touched; left != 0; left &= left - 1) {
+        const int i = __ffs(static_cast<int>(left)) - 1;
+        const T* const logits = static_cast<const T*>(args.logits) + item.plane(args, first + i);
         const PixelBox box = shared.boxes[i];
         if (SHARED) tile.fill(item, logits);
+        C gradient = 0;
         bool is_exact = !SHARED && item.exists();
         if (SHARED && similar != 0 && box.is_near(item.x, item.y, tile.dilation)) {
           const bool own_counts = box.has(item.x, item.y);
@@ -320,20 +348,26 @@ __global__ void __launch_bounds__(threads, min_blocks<T, SHARED>)
           is_exact = !slopes.is_exact();
         }
         if (is_exact) gradient = gradient_of_pairs(args, item, neighbors, similar, known, logits, box);
-        gradient *= grad_loss_sum[(item.mask_index * instances_per_mask + i) * args.frames + item.frame];
-      }
-      T* const to = grad_logits + plane + item.pixel();
-      if (!args.add) {
-        if (item.exists()) store(gradient, to);
-      } else if (gradient != 0) {  // else the pixel is not touched
-        store(load(*to) + gradient, to);
+        gradient *= grad_loss_sum[(first + i) * args.frames + item.frame];
+        T* const to = grads + i * clip;
+        if (!args.add) {
+          if (item.exists()) store(gradient, to);
+        } else if (gradient != 0) {  // else the pixel is not touched
+          store(load(*to) + gradient, to);
+        }
       }
     }
   }
 }
 
-int64_t items_of(const PairwiseLoss& args) {
-  return ceil_div(args.instances, instances_per_mask) * args.videos * args.frames * pairwise_loss_tiles(args);
+int64_t blocks_of_part(const PairwiseLoss& args) { return args.videos * args.frames * pairwise_loss_tiles(args); }
+
+int32_t parts_of(const PairwiseLoss& args) {
+  const int32_t masks = masks_of(args.instances);
+  if (blocks_of_part(args) < min_blocks_of_halves) return masks;
+  int32_t halves = 0;
+  while (masks >> halves > 0) ++halves;
+  return halves;
 }
 
 // Calls run(shared, bytes of shared memory): the kernels with labels in shared memory, or the others.
@@ -348,12 +382,14 @@ void with_labels(const PairwiseLoss& args, const Run& run) {
 
 void pairwise_loss_terms(const PairwiseLoss& args, void* loss_sum, void* count) {
   constexpr const char* op = "pairwise_loss";
-  const int64_t items = items_of(args), tiles = pairwise_loss_tiles(args), sums = args.instances * args.frames;
+  const int32_t parts = parts_of(args);
+  const int64_t items = parts * blocks_of_part(args), tiles = pairwise_loss_tiles(args),
+                sums = args.instances * args.frames;
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
     with_labels<C>(args, [&](auto shared, int64_t bytes) {
-      launch(op, sum_tiles<T, decltype(shared)::value>, grid_for(items, 1), threads, bytes, args, items, tiles);
+      launch(op, sum_tiles<T, decltype(shared)::value>, grid_for(items, 1), threads, bytes, args, items, parts, tiles);
     });
     launch(op, add_partial_sums<C>, grid_for(sums, 8), 256, 0, static_cast<const C*>(args.scratch), sums, tiles,
            static_cast<C*>(loss_sum), static_cast<C*>(count));
@@ -361,12 +397,13 @@ void pairwise_loss_terms(const PairwiseLoss& args, void* loss_sum, void* count) 
 }
 
 void pairwise_loss_terms_backward(const PairwiseLoss& args, const void* grad_loss_sum, void* grad_logits) {
-  const int64_t items = items_of(args);
+  const int32_t parts = parts_of(args);
+  const int64_t items = parts * blocks_of_part(args);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     with_labels<Compute<T>>(args, [&](auto shared, int64_t bytes) {
       launch("pairwise_loss", gather_gradients<T, decltype(shared)::value>, grid_for(items, 1), threads, bytes, args,
-             items, static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
+             items, parts, static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
     });
   });
 }
