@@ -31,7 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 
 RUNS = 10
 PREDICTED = {
-    "tk_loss: matching + loss forward + backward": 285,
+    "tk_loss: matching + loss forward + backward": 298,
     "temporal_topk: T 5, 120x216": 45,
     "temporal_topk: T 5, 360x640": 267,
     "box_projection_loss: forward, T 5, 360x640, N 10,": 25,

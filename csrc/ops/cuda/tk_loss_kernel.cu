@@ -35,29 +35,37 @@ struct ForwardTile {
   C total[instances_per_mask][warps];
 };
 
-// item = ((part · B + video) · P + pair) · tiles + tile.
+// A block's tile, with consecutive blocks from the middle of a frame to its top and bottom. Most objects are in the
+// middle, and blocks with many instances should not be the last ones to start.
+__device__ __forceinline__ int32_t from_the_middle(int32_t i, int32_t tiles) {
+  return tiles / 2 + (i % 2 == 0 ? i / 2 : -(i + 1) / 2);
+}
+
+// item = ((part · tiles + tile) · B + video) · P + pair.
 template <typename T>
-__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2) sum_tiles(TkLoss args, int64_t parts) {
+__global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2) sum_tiles(TkLoss args, int32_t parts) {
   using C = Compute<T>;
   ForwardTile<C>& shared = *shared_memory<ForwardTile<C>>();
-  const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
-  const int64_t lists = args.videos * args.pair_count;
+  // 32 bits where they suffice: there are no registers left.
+  const int32_t area = static_cast<int32_t>(args.height * args.width);
+  const int32_t tiles = static_cast<int32_t>(ceil_div(area, threads));
+  const int32_t pairs = static_cast<int32_t>(args.pair_count), lists = static_cast<int32_t>(args.videos) * pairs;
   const int own = threadIdx.x, lane = own % 32, warp = own / 32;
-  for (int64_t item = blockIdx.x; item < parts * lists * tiles; item += gridDim.x) {
-    const int64_t tile = item % tiles, list = item / tiles % lists;
-    const int64_t video = list / args.pair_count, pair = list - video * args.pair_count;
-    const MaskRange masks(args, parts, item / tiles / lists);
+  for (int64_t item = blockIdx.x; item < int64_t{parts} * lists * tiles; item += gridDim.x) {
+    const int32_t list = static_cast<int32_t>(item % lists), video = list / pairs, pair = list - video * pairs;
+    const int32_t tile = from_the_middle(static_cast<int32_t>(item / lists % tiles), tiles);
+    const int32_t part = static_cast<int32_t>(item / lists / tiles);
     const int64_t target_frame = args.pairs[2 * pair], source_frame = args.pairs[2 * pair + 1];
-    const int32_t pixel = static_cast<int32_t>(tile * threads + own);
+    const int32_t pixel = tile * threads + own;
     const bool exists = pixel < area && is_frame(args, target_frame) && is_frame(args, source_frame);
     int found = -1;  // Not searched yet. Each thread only reads its own column: no barrier.
     C weights = 0;   // the sum of theirs
-    for (int32_t mask_index = masks.first; mask_index < masks.end; ++mask_index) {
+    for (int32_t mask_index = part; mask_index < masks_of(args.instances); mask_index += parts) {
       const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, mask_index);
       if (mine == 0) continue;
-      const uint32_t counted = exists ? args.counted[mask_index * area + pixel] & mine : 0;
-      for (int i = own; i < instances_per_mask * warps; i += threads)
-        shared.loss[i / warps][i % warps] = shared.total[i / warps][i % warps] = 0;
+      const uint32_t counted = exists ? args.counted[int64_t{mask_index} * area + pixel] & mine : 0;
+      static_assert(threads == instances_per_mask * warps, "a thread for each");
+      shared.loss[own / warps][own % warps] = shared.total[own / warps][own % warps] = 0;
       __syncthreads();
       for (int64_t first = 0; first < args.matches; first += slab) {
         if (found < 0 || args.matches > slab) {
@@ -101,7 +109,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 3 : 2) sum_tiles(TkLo
           total += shared.total[own][w];
         }
         C* const to = static_cast<C*>(args.partial) +
-                      (((int64_t{mask_index} * instances_per_mask + own) * args.pair_count + pair) * tiles + tile) * 2;
+                      (((int64_t{mask_index} * instances_per_mask + own) * pairs + pair) * tiles + tile) * 2;
         to[0] = loss;
         to[1] = total;
       }
@@ -147,10 +155,10 @@ constexpr int gather_blocks = 2;
 constexpr int gather_blocks = 3;
 #endif
 
-// item = ((part · B + video) · T + frame) · tiles + tile: a thread writes one pixel of the video's instances.
+// item = ((part · tiles + tile) · B + video) · T + frame: a thread writes one pixel of the video's instances.
 template <typename T>
 __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 1)
-    gather_gradients(TkLoss args, int64_t parts, const Compute<T>* grad_loss_sum, T* grad_logits) {
+    gather_gradients(TkLoss args, int32_t parts, const Compute<T>* grad_loss_sum, T* grad_logits) {
   using C = Compute<T>;
   Link(*const links)[threads] = shared_memory<Link[threads]>();  // Each thread only reads its own column.
   const int own = threadIdx.x;
@@ -158,10 +166,11 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 1)
   const int32_t area = static_cast<int32_t>(args.height * args.width);
   const int32_t clip = static_cast<int32_t>(args.frames) * area, tiles = static_cast<int32_t>(ceil_div(area, threads));
   for (int64_t item = blockIdx.x; item < parts * args.videos * args.frames * tiles; item += gridDim.x) {
-    const int64_t at = item % tiles * threads + own;
-    const int32_t frame = static_cast<int32_t>(item / tiles % args.frames);
-    const int32_t video = static_cast<int32_t>(item / tiles / args.frames % args.videos);
-    const MaskRange masks(args, parts, item / tiles / args.frames / args.videos);
+    const int32_t frame = static_cast<int32_t>(item % args.frames);
+    const int32_t video = static_cast<int32_t>(item / args.frames % args.videos);
+    const int32_t tile = from_the_middle(static_cast<int32_t>(item / args.frames / args.videos % tiles), tiles);
+    const int64_t at = int64_t{tile} * threads + own;
+    const int32_t part = static_cast<int32_t>(item / args.frames / args.videos / tiles);
     const int32_t pixel = static_cast<int32_t>(at);
     const bool exists = at < area;
     const auto each = [&](const auto& visit) { each_link(args, video, frame, pixel, visit); };
@@ -172,7 +181,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? gather_blocks : 1)
     };
     if (exists) each(keep);
     const int kept = min(found, links_kept);
-    for (int32_t mask_index = masks.first; mask_index < masks.end; ++mask_index) {
+    for (int32_t mask_index = part; mask_index < masks_of(args.instances); mask_index += parts) {
       const uint32_t mine = instances_of(args.video_index, args.instances, args.videos, video, mask_index);
       if (mine == 0) continue;
       const uint32_t* const counted = args.counted + int64_t{mask_index} * area;
@@ -228,7 +237,8 @@ void tk_loss_terms(const TkLoss& args, void* loss_sum, void* weight_sum) {
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
-    const int64_t blocks = args.videos * args.pair_count * tiles, parts = parts_of(args, blocks);
+    const int64_t blocks = args.videos * args.pair_count * tiles;
+    const int32_t parts = parts_of(args, blocks);
     launch(op, sum_tiles<T>, grid_for(parts * blocks, 1), threads, sizeof(ForwardTile<C>), args, parts);
     launch(op, add_partial_sums<C>, grid_for(args.instances * args.pair_count, warps), threads, 0,
            static_cast<const C*>(args.partial), args.instances * args.pair_count, tiles, static_cast<C*>(loss_sum),
@@ -242,7 +252,8 @@ void tk_loss_terms_backward(const TkLoss& args, const void* grad_loss_sum, void*
   launch(op, mark_sources, grid_for(args.videos * args.pair_count * area, threads), threads, 0, args);
   with_floating_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    const int64_t blocks = args.videos * args.frames * tiles, parts = parts_of(args, blocks);
+    const int64_t blocks = args.videos * args.frames * tiles;
+    const int32_t parts = parts_of(args, blocks);
     launch(op, gather_gradients<T>, grid_for(parts * blocks, 1), threads, links_kept * threads * sizeof(Link), args,
            parts, static_cast<const Compute<T>*>(grad_loss_sum), static_cast<T*>(grad_logits));
   });

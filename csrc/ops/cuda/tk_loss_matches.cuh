@@ -50,8 +50,8 @@ __device__ __forceinline__ uint32_t bits_between(int32_t begin, int32_t end) {
 
 __global__ void __launch_bounds__(threads) find_counted(TkLoss args) {
   CountedTile& shared = *shared_memory<CountedTile>();
-  const int64_t area = args.height * args.width, masks = ceil_div(args.instances, instances_per_mask);
-  const int64_t tiles = ceil_div(area, threads);
+  const int64_t area = args.height * args.width, tiles = ceil_div(area, threads);
+  const int64_t masks = masks_of(args.instances);
   const int32_t width = static_cast<int32_t>(args.width);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int64_t item = blockIdx.x; item < tiles * masks; item += gridDim.x) {
@@ -107,21 +107,11 @@ __device__ __forceinline__ void each_match(const TkLoss& args, int64_t list, int
   }
 }
 
-// One of the equal parts of the masks of instances: [first, end).
-struct MaskRange {
-  __device__ MaskRange(const TkLoss& args, int64_t parts, int64_t part) {
-    const int64_t masks = ceil_div(args.instances, instances_per_mask);
-    first = static_cast<int32_t>(part * masks / parts);
-    end = static_cast<int32_t>((part + 1) * masks / parts);
-  }
-  int32_t first, end;
-};
-
-// The number of parts of the masks that gives at least min_blocks, with `blocks` per part.
-int64_t parts_of(const TkLoss& args, int64_t blocks) {
-  const int64_t masks = ceil_div(args.instances, instances_per_mask),
-                needed = ceil_div(min_blocks, max<int64_t>(blocks, 1));
-  return min(needed, masks);
+// The number of parts of the masks of instances that gives at least min_blocks, with `blocks` per part. A part has
+// every parts-th mask, because the instances of a video are often next to each other.
+int32_t parts_of(const TkLoss& args, int64_t blocks) {
+  const int64_t needed = ceil_div(min_blocks, max<int64_t>(blocks, 1));
+  return static_cast<int32_t>(min<int64_t>(needed, masks_of(args.instances)));
 }
 
 }  // namespace
