@@ -40,7 +40,6 @@ from mfvis.types import Batch, ClipOrigin
 from report import add_out, write
 
 import mfvis_ext
-from mfvis_ext.reference import mask_losses
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ class Sizes:
 SIZES = {"cpu": Sizes(2, 3, 192, 320, 3), "cuda": Sizes(2, 5, 480, 864, 10)}
 LOSSES = LossConfig(temporal=TemporalConfig(warmup=0), pairwise=PairwiseConfig(warmup=0))
 NAMES = {"ours": "ours", "plain": "plain PyTorch"}
-REPLACED = ("rgb_to_lab", "mask_to_boxes", "box_tube_dice")
+REPLACED = ("rgb_to_lab", "mask_loss_terms", "mask_to_boxes", "box_tube_dice")
 IN_TK_LOSS = ("temporal_topk", "match_weight")
 
 
 def reference_of(name: str) -> Callable[..., Any]:
-    """The plain-PyTorch definition of an operator."""
-    return getattr(importlib.import_module(f"mfvis_ext.reference.{name}"), name)
+    """The plain-PyTorch definition of an operator; `mask_loss_terms` is in the module `mask_loss`."""
+    return getattr(importlib.import_module(f"mfvis_ext.reference.{name.removesuffix('_terms')}"), name)
 
 
 @contextlib.contextmanager
@@ -70,7 +69,6 @@ def plain_pytorch() -> Iterator[None]:
     """Within, the losses and the pixel decoder compute by `mfvis_ext.reference`."""
     with (
         mock.patch.multiple(mfvis_ext, **{name: reference_of(name) for name in REPLACED}),
-        mock.patch.object(mfvis_ext, "mask_loss_terms", mask_losses.mask_loss_terms),
         mock.patch.multiple(mfvis_ext.modules, **{name: reference_of(name) for name in IN_TK_LOSS}),
         mock.patch.object(deformable_attention, "ms_deform_attn", reference_of("ms_deform_attn")),
     ):

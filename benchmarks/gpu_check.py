@@ -84,7 +84,7 @@ def steps(out: Path) -> list[Step]:
     capability = ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""
     tests = [PYTHON, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "--durations=5"]
     files = sorted((ROOT / "tests" / "ops").glob("test_*.py"))
-    operators = [path.stem for path in sorted((ROOT / "mfvis_ext" / "ops").glob("[!_]*.py"))]
+    operators = [path.stem for path in sorted((ROOT / "mfvis_ext" / "ops").glob("[!_]*.py"))] + ["mask_loss"]
     cpu_only = ("test_fuzz", "test_emulated", "test_emulator", "test_cpu_capabilities", "test_no_synchronization")
     mfvis = [PYTHON, "-m", "mfvis"]
     train = ["train", "--preset", "test", "--data", str(DEMO / "train.json"), "--train.device", "auto"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_box_projection_loss
+import bench_mask_loss
 import bench_mask_to_boxes
 import bench_ms_deform_attn
 import bench_pairwise_loss
@@ -41,6 +42,7 @@ PREDICTED = {
     "mask_to_boxes: ": 32,
     "pairwise_loss: forward, T": 102,
     "pairwise_loss: forward + backward": 244,
+    "mask_loss: forward + backward": 485,
     "patch_distance: forward, T": 42,
     "patch_distance: forward + backward": 192,
     "ms_deform_attn: forward, 5": 130,
@@ -62,6 +64,7 @@ def cases() -> dict[str, list[Case]]:
         ],
         "mask_to_boxes": bench_mask_to_boxes.cases_of(ALL_LAYERS),
         "pairwise_loss": bench_pairwise_loss.cases_of(ALL_LAYERS),
+        "mask_loss": bench_mask_loss.cases_of(ALL_LAYERS)[:1],
         "patch_distance": bench_patch_distance.cases_of(Setting()),
         "ms_deform_attn": bench_ms_deform_attn.cases_of(Setting())[:2],
     }

@@ -45,7 +45,7 @@ except ImportError as error:
     ) from error
 
 from mfvis_ext import ops
-from mfvis_ext.mask_losses import MaskLossTerms, mask_loss_terms
+from mfvis_ext.mask_loss import MaskLossTerms, mask_loss_terms
 from mfvis_ext.modules import Matches, TKLoss, tube_pairs
 
 _C_info = _C.build_info()

@@ -23,7 +23,7 @@ def test_operators():
     if "emulated" not in mfvis_ext.build_info()["cpu_capabilities"]:
         assert "MFVIS_FAIL_WITHOUT_EMULATOR" not in os.environ, "expected a build with the emulator: MFVIS_EMULATE=1"
         pytest.skip("built without MFVIS_EMULATE=1")
-    files = [*(f"test_{operator}.py" for operator in OPERATORS), "test_mask_losses.py", "test_fuzz.py"]
+    files = [*(f"test_{operator}.py" for operator in OPERATORS), "test_mask_loss.py", "test_fuzz.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHECKS, *files],
         env={**os.environ, "MFVIS_CPU_CAPABILITY": "emulated", "MFVIS_FUZZ": "30"},

@@ -17,7 +17,7 @@ from mfvis_ext import (
     pairwise_loss_terms,
     tk_loss_terms,
 )
-from mfvis_ext.reference.mask_losses import mask_loss_terms as reference
+from mfvis_ext.reference.mask_loss import mask_loss_terms as reference
 
 MATCHES = ("offset", "weight", "pairs", "shift")
 LOSSES = ("projection", "frames", "matches")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mfvis_ext.mask_losses import MaskLossTerms
+from mfvis_ext.mask_loss import MaskLossTerms
 from mfvis_ext.modules import Matches
 from mfvis_ext.reference.box_projection_loss import box_projection_loss
 from mfvis_ext.reference.pairwise_loss import pairwise_loss_terms
