@@ -30,6 +30,10 @@ static MFVIS_HOST_DEVICE float exp_of_negative(float x) {
   return p * bits_as<float>((bits_as<uint32_t>(shifted) + 127u) << 23);
 }
 
+// The same, but 0 where the result would be denormal.
+static MFVIS_HOST_DEVICE float exp_of_negative_or_zero(float x) { return x < -87.0f ? 0.0f : exp_of_negative(x); }
+static MFVIS_HOST_DEVICE double exp_of_negative_or_zero(double x) { return exp_of_negative(x); }
+
 // log(1 + x) for 0 <= x <= 1, minimax polynomial, relative error 2e-7.
 static MFVIS_HOST_DEVICE float log1p_up_to_one(float x) {
   float p = 5.23268777e-3f;

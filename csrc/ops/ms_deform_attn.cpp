@@ -8,6 +8,7 @@ namespace {
 // The checked tensors of one call, contiguous and of the types that the kernels read. They outlive the kernel.
 struct Arguments {
   Tensor value, shapes, starts, locations, weights;
+  bool softmax;
 
   MsDeformAttn pointers() const {
     MsDeformAttn args{value.const_data_ptr(),
@@ -21,6 +22,7 @@ struct Arguments {
                       locations.size(1),
                       locations.size(3),
                       locations.size(4),
+                      softmax,
                       {},
                       nullptr,
                       nullptr};
@@ -52,7 +54,8 @@ void check_levels(const Check& check, const Tensor& shapes, const Tensor& starts
 }
 
 Arguments checked(const Check& check, const Tensor& value, const Tensor& spatial_shapes,
-                  const Tensor& level_start_index, const Tensor& sampling_locations, const Tensor& attention_weights) {
+                  const Tensor& level_start_index, const Tensor& sampling_locations, const Tensor& attention_weights,
+                  bool softmax) {
   check.dim("value", value, 4, "[B, S, heads, D]");
   check.floating("value", value);
   check.that(value.size(1) <= INT32_MAX, "value", "has " + std::to_string(value.size(1)) + " rows", "S below 2^31");
@@ -78,8 +81,8 @@ Arguments checked(const Check& check, const Tensor& value, const Tensor& spatial
   const auto tight = [&](const Tensor& tensor) {
     return as_contiguous(torch::stable::to(tensor, compute_type(value)));
   };
-  Arguments arguments{as_contiguous(value), as_private(spatial_shapes), as_private(level_start_index),
-                      tight(sampling_locations), tight(attention_weights)};
+  Arguments arguments{as_contiguous(value),      as_private(spatial_shapes), as_private(level_start_index),
+                      tight(sampling_locations), tight(attention_weights),   softmax};
   check_levels(check, arguments.shapes, arguments.starts, value.size(1));
   return arguments;
 }
@@ -87,9 +90,9 @@ Arguments checked(const Check& check, const Tensor& value, const Tensor& spatial
 }  // namespace
 
 Tensor ms_deform_attn(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,
-                      const Tensor& sampling_locations, const Tensor& attention_weights) {
-  const Arguments arguments =
-      checked(Check("ms_deform_attn"), value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
+                      const Tensor& sampling_locations, const Tensor& attention_weights, bool softmax) {
+  const Arguments arguments = checked(Check("ms_deform_attn"), value, spatial_shapes, level_start_index,
+                                      sampling_locations, attention_weights, softmax);
   const std::initializer_list<int64_t> shape{value.size(0), sampling_locations.size(1), value.size(2) * value.size(3)};
   if (value.numel() == 0 || attention_weights.numel() == 0) return make_zeros(value, shape);
   Tensor output = make_empty(value, shape);
@@ -98,14 +101,12 @@ Tensor ms_deform_attn(const Tensor& value, const Tensor& spatial_shapes, const T
 }
 
 // deterministic: whether the gradient of the value must be repeatable. On the CPU it always is.
-std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(const Tensor& grad_output, const Tensor& value,
-                                                           const Tensor& spatial_shapes,
-                                                           const Tensor& level_start_index,
-                                                           const Tensor& sampling_locations,
-                                                           const Tensor& attention_weights, bool deterministic) {
+std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
+    const Tensor& grad_output, const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,
+    const Tensor& sampling_locations, const Tensor& attention_weights, bool softmax, bool deterministic) {
   const Check check("ms_deform_attn_backward");
   const Arguments arguments =
-      checked(check, value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
+      checked(check, value, spatial_shapes, level_start_index, sampling_locations, attention_weights, softmax);
   check.sizes("grad_output", grad_output, {value.size(0), sampling_locations.size(1), value.size(2) * value.size(3)},
               "[B, Q, heads * D]");
   check.dtype("grad_output", grad_output, {value.scalar_type()});
@@ -141,9 +142,10 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(const Tensor& grad_ou
 
 MFVIS_OPERATOR(ms_deform_attn,
                "(Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor sampling_locations, "
-               "Tensor attention_weights) -> Tensor")
+               "Tensor attention_weights, bool softmax=False) -> Tensor")
 MFVIS_OPERATOR(ms_deform_attn_backward,
                "(Tensor grad_output, Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
-               "Tensor sampling_locations, Tensor attention_weights, bool deterministic) -> (Tensor, Tensor, Tensor)")
+               "Tensor sampling_locations, Tensor attention_weights, bool softmax, bool deterministic) "
+               "-> (Tensor, Tensor, Tensor)")
 
 }  // namespace mfvis

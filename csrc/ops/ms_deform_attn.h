@@ -21,7 +21,7 @@ struct MsDeformAttn {
   const void* value;  // [B, S, heads, D] of dtype
   Dtype dtype;
   const void* locations;  // [B, Q, heads, L, points, 2]: x, y in 0..1
-  const void* weights;    // [B, Q, heads, L, points]
+  const void* weights;    // [B, Q, heads, L, points]; with `softmax`, its logits
   int64_t batch;
   int64_t pixels;
   int64_t heads;
@@ -29,6 +29,7 @@ struct MsDeformAttn {
   int64_t queries;
   int64_t levels;
   int64_t points;
+  bool softmax;  // over the samples of a query and head
   // The levels, by value if the bridge could read them, else in device memory, so that nothing waits for the device.
   DeformLevel level[max_deform_levels];
   const int64_t* shapes_on_device;  // [L, 2]: H, W; or null
@@ -39,7 +40,8 @@ struct MsDeformAttn {
 struct DeformSums {
   void* sums;         // [B, S, heads, D], zeros, of the compute type; grad_value itself if it has this type
   int64_t* in_fixed;  // repeatable alternative: sums of integers do not depend on their order
-  uint64_t* largest;  // [2, batch], zeros; with in_fixed: bits of the largest |grad_output|, then |weights|
+  uint64_t* largest;  // [2, batch], zeros; with in_fixed: bits of the largest |grad_output|, then |weights|. With
+                      // softmax the weights are at most 1, and the second is set only if one is NaN.
 };
 
 // output: [B, Q, heads, D] of dtype.

@@ -12,12 +12,13 @@ def ms_deform_attn(
     level_start_index: Tensor,
     sampling_locations: Tensor,
     attention_weights: Tensor,
+    softmax: bool = False,
 ) -> Tensor:
     """Multi-scale deformable attention. Deformable DETR, eq. 3.
 
     value: `[B, S, heads, D]`, the levels one after the other; spatial_shapes: `[L, 2]` (H, W);
     level_start_index: `[L]`; sampling_locations: `[B, Q, heads, L, points, 2]` (x, y) in 0..1;
-    attention_weights: `[B, Q, heads, L, points]`. Returns `[B, Q, heads·D]`.
+    attention_weights: `[B, Q, heads, L, points]`, or with `softmax` their logits. Returns `[B, Q, heads·D]`.
     """
     accumulated = accumulation(value)
     batch, _, heads, channels = value.shape
@@ -25,6 +26,9 @@ def ms_deform_attn(
     if value.numel() == 0 or attention_weights.numel() == 0:
         nothing = (value.sum() + sampling_locations.sum() + attention_weights.sum()).to(value.dtype)
         return 0 * nothing.expand(batch, queries, heads * channels)
+    if softmax:
+        logits = attention_weights.to(accumulated.dtype).flatten(3)
+        attention_weights = logits.softmax(-1).view(attention_weights.shape)
     output = accumulated.new_zeros(batch * heads, channels, queries)
     for level, ((height, width), start) in enumerate(
         zip(spatial_shapes.tolist(), level_start_index.tolist(), strict=True)

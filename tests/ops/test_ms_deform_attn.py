@@ -28,11 +28,12 @@ def repeatable_on_cuda():
 
 class TestMsDeformAttn(OperatorTests):
     name = "ms_deform_attn"
-    sizes = {"B": 2, "Q": 5, "heads": 2, "D": 8, "L": 3, "points": 4, "H": 6, "W": 7}
+    sizes = {"B": 2, "Q": 5, "heads": 2, "D": 8, "L": 3, "points": 4, "H": 6, "W": 7, "softmax": 0}
     ranges = {
         **{"B": (0, 2), "Q": (0, 4), "heads": (1, 3), "D": (1, 40)},
-        **{"L": (1, 4), "points": (1, 5), "H": (1, 6), "W": (1, 9)},
+        **{"L": (1, 4), "points": (1, 5), "H": (1, 6), "W": (1, 9), "softmax": (0, 1)},
     }
+    other_kernels = ({"softmax": 1},)
     differentiable = ("value", "sampling_locations", "attention_weights")
     private = ("spatial_shapes", "level_start_index")
     dtypes = (HALF, BFLOAT, FLOAT, DOUBLE)
@@ -55,11 +56,12 @@ class TestMsDeformAttn(OperatorTests):
         "other queries": ({"attention_weights": torch.zeros(2, 6, 2, 3, 4)}, r"= \[2, 5, 2, 3, 4\]"),
     }
 
-    def arguments(self, generator, dtype, B, Q, heads, D, L, points, H, W):
+    def arguments(self, generator, dtype, B, Q, heads, D, L, points, H, W, softmax):
         shapes = torch.tensor([[math.ceil(H / 2**level), math.ceil(W / 2**level)] for level in range(L)])
         areas = shapes.prod(1)
         value = torch.randn(B, int(areas.sum()), heads, D, generator=generator, dtype=DOUBLE)
-        weights = torch.randn(B, Q, heads, L * points, generator=generator, dtype=DOUBLE).softmax(-1)
+        logits = torch.randn(B, Q, heads, L * points, generator=generator, dtype=DOUBLE)
+        weights = logits if softmax else logits.softmax(-1)
         computed = DOUBLE if dtype == DOUBLE else FLOAT
         return {
             "value": value.to(dtype),
@@ -69,6 +71,7 @@ class TestMsDeformAttn(OperatorTests):
                 computed
             ),
             "attention_weights": weights.view(B, Q, heads, L, points).to(computed),
+            "softmax": bool(softmax),
         }
 
     @pytest.mark.parametrize("deterministic", [False, True])
@@ -108,15 +111,6 @@ class TestMsDeformAttn(OperatorTests):
         arguments["sampling_locations"] = (0.45 + spread * (locations - 0.5)).requires_grad_()
         self.agree(arguments)
 
-    def test_reference_of_any_magnitude(self):
-        for scale in (1e-25, 1e12):
-            arguments = self.make()
-            weights = arguments["attention_weights"].detach() * scale
-            outputs = ms_deform_attn(**{**arguments, "attention_weights": weights})
-            (ours,) = torch.autograd.grad(outputs.sum(), arguments["value"])
-            (expected,) = torch.autograd.grad(ms_deform_attn(**arguments).sum(), arguments["value"])
-            torch.testing.assert_close(ours / scale, expected, **TOLERANCE[FLOAT])
-
     @pytest.mark.parametrize("other", [1e15, math.nan])
     def test_reference_of_a_batch_item_next_to_a_larger_one(self, other):
         arguments = self.make(B=2)
@@ -125,6 +119,78 @@ class TestMsDeformAttn(OperatorTests):
         scale = torch.tensor([other, 1], device=outputs.device)[:, None, None].expand_as(outputs)
         (ours,) = torch.autograd.grad(outputs, arguments["value"], scale)
         torch.testing.assert_close(ours[1], expected[1], **TOLERANCE[FLOAT])
+
+
+class TestMsDeformAttnOfLogits(TestMsDeformAttn):
+    sizes = {**TestMsDeformAttn.sizes, "softmax": 1}
+    malformed = {"other queries": TestMsDeformAttn.malformed["other queries"]}
+
+    @pytest.mark.parametrize(("L", "points"), [(1, 1), (1, 3), (3, 4), (4, 4), (1, 17), (4, 10)])
+    def test_reference_of_any_number_of_samples(self, L, points, dtype):
+        self.agree(self.make(dtype, L=L, points=points, Q=70, heads=1, B=1))
+
+    @pytest.mark.parametrize(
+        "logits",
+        [
+            [0, 1, -math.inf],
+            [-math.inf, 3, -math.inf],
+            [1e4, 1e4 - 1, -1e4],
+            [-1e4, -1e4, -1e4],
+            [3e38, -3e38, 3e38],
+            [0.0, -80, -100],
+        ],
+    )
+    @pytest.mark.parametrize("deterministic", [False, True])
+    def test_reference_of_extreme_logits(self, logits, deterministic):
+        set_deterministic(deterministic)
+        arguments = self.make(L=1, points=3)
+        arguments["attention_weights"] = self.everywhere(logits)
+        self.agree(arguments)
+
+    @pytest.mark.parametrize("bad", [[0, math.nan, 1], [math.nan] * 3, [0, 1, math.inf], [-math.inf] * 3])
+    @pytest.mark.parametrize("deterministic", [False, True])
+    def test_logits_without_a_softmax_are_not_swallowed(self, bad, deterministic):
+        set_deterministic(deterministic)
+        arguments = self.make(L=1, points=3, H=2, W=2)
+        with torch.no_grad():
+            arguments["sampling_locations"].fill_(0.5)
+            arguments["attention_weights"][0, 0, 0] = torch.tensor([bad])
+        output, gradients = self.gradients(ms_deform_attn, arguments)
+        expected, expected_gradients = self.gradients(reference, arguments)
+        assert torch.equal(output.isnan(), expected.isnan())
+        for ours, theirs in zip(gradients, expected_gradients, strict=True):
+            assert ours[0, :, 0].isnan().any() and ours[1].isfinite().all()
+            assert ours[theirs.isnan()].isnan().all()
+
+    def everywhere(self, logits):
+        """The same logits of L x points samples for every query and head."""
+        return torch.tensor(logits, device=DEVICE).expand(2, 5, 2, 1, -1).contiguous().requires_grad_()
+
+    def test_half_precision_logits_under_autocast(self):
+        """The weights are as precise as those of `torch.softmax` in float32, which autocast uses on CUDA."""
+        arguments = self.make(BFLOAT)
+        arguments["attention_weights"] = arguments["attention_weights"].detach().bfloat16().requires_grad_()
+
+        def unfused(attention_weights, softmax, **others):
+            weights = attention_weights.flatten(3).softmax(-1, dtype=FLOAT).view(attention_weights.shape)
+            return ms_deform_attn(**others, attention_weights=weights)
+
+        with torch.autocast(DEVICE, BFLOAT):
+            output, gradients = self.gradients(ms_deform_attn, arguments)
+        expected, expected_gradients = self.gradients(unfused, arguments)
+        self.compare(output, expected, arguments)
+        self.compare(gradients, expected_gradients, arguments)
+        assert [gradient.dtype for gradient in gradients] == [BFLOAT, FLOAT, BFLOAT]
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e12])
+def test_reference_of_any_magnitude(scale):
+    arguments = TestMsDeformAttn().make()
+    weights = arguments["attention_weights"].detach() * scale
+    outputs = ms_deform_attn(**{**arguments, "attention_weights": weights})
+    (ours,) = torch.autograd.grad(outputs.sum(), arguments["value"])
+    (expected,) = torch.autograd.grad(ms_deform_attn(**arguments).sum(), arguments["value"])
+    torch.testing.assert_close(ours / scale, expected, **TOLERANCE[FLOAT])
 
 
 def one_level(height: int, width: int, *locations: tuple[float, float], channels: int = 1) -> dict[str, torch.Tensor]:
@@ -214,9 +280,10 @@ def test_a_level_without_pixels():
     assert not gradient[:, :, :, 1].any()
 
 
+@pytest.mark.parametrize("softmax", [0, 1])
 @pytest.mark.parametrize("empty", ["B", "Q", "D", "points"])
-def test_empty(empty):
-    arguments = TestMsDeformAttn().make(**{empty: 0})
+def test_empty(empty, softmax):
+    arguments = TestMsDeformAttn().make(**{empty: 0}, softmax=softmax)
     output = ms_deform_attn(**arguments)
     gradients = torch.autograd.grad(output.sum(), [arguments[name] for name in TestMsDeformAttn.differentiable])
     assert output.shape == (*arguments["attention_weights"].shape[:2], 2 * arguments["value"].shape[3])
@@ -224,8 +291,9 @@ def test_empty(empty):
     assert not any(gradient.any() for gradient in gradients)
 
 
-def test_half_precision_locations_and_their_gradients():
-    arguments = TestMsDeformAttn().make(BFLOAT)
+@pytest.mark.parametrize("softmax", [0, 1])
+def test_half_precision_locations_and_their_gradients(softmax):
+    arguments = TestMsDeformAttn().make(BFLOAT, softmax=softmax)
     names = TestMsDeformAttn.differentiable[1:]
     halves = {name: arguments[name].detach().bfloat16().requires_grad_() for name in names}
     output = ms_deform_attn(**{**arguments, **halves})
@@ -233,6 +301,22 @@ def test_half_precision_locations_and_their_gradients():
     same = {name: half.detach().float() for name, half in halves.items()}
     assert torch.equal(output, ms_deform_attn(**{**arguments, **same}))
     assert [gradient.dtype for gradient in gradients] == [BFLOAT, BFLOAT]
+
+
+def test_softmax_has_a_default():
+    arguments = TestMsDeformAttn().make()
+    five = [argument for name, argument in arguments.items() if name != "softmax"]
+    output = torch.ops.mfvis.ms_deform_attn(*five)
+    gradients = torch.autograd.grad(output.sum(), [arguments[name] for name in TestMsDeformAttn.differentiable])
+    expected = ms_deform_attn(**arguments)
+    assert torch.equal(output, expected)
+    assert all(
+        map(
+            torch.equal,
+            gradients,
+            torch.autograd.grad(expected.sum(), [arguments[name] for name in TestMsDeformAttn.differentiable]),
+        )
+    )
 
 
 def test_shapes_on_the_cpu_for_a_value_on_the_gpu():

@@ -9,9 +9,11 @@
 // number of threads.
 #include "../ms_deform_attn.h"
 
+#include <cmath>
 #include <type_traits>
 #include <utility>
 
+#include "../../common/math.h"
 #include "../../common/parallel.h"
 #include "../../common/scratch.h"
 #include "../../common/vector.h"
@@ -20,7 +22,7 @@ namespace mfvis {
 namespace {
 
 // Prefetches the values of one head that are used later. They lie too far apart for the hardware prefetcher. The last
-// one often lies in one more cache line than their number tells.
+// one often lies in one more cache line than their number suggests.
 template <typename C>
 void fetch(const C* numbers, int64_t count) {
   for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(C))) __builtin_prefetch(numbers + i);
@@ -75,6 +77,28 @@ struct Slice {
   C* data;  // cache-line aligned: rows that span two lines take twice the time
 };
 
+constexpr auto sum_of_two = [](const auto& a, const auto& b) { return a + b; };
+constexpr auto larger_of_two = [](const auto& a, const auto& b) { return a > b ? a : b; };
+
+// Combines the halves of a vector until `left` elements are left.
+template <typename C, int count, int left, typename Combine>
+typename SimdVector<C, left>::Type fold(const typename SimdVector<C, count>::Type& vector, const Combine& combine) {
+  if constexpr (count == left) {
+    return vector;
+  } else {
+    using Half = typename SimdVector<C, count / 2>::Type;
+    const Half* const half = reinterpret_cast<const Half*>(&vector);
+    return fold<C, count / 2, left>(combine(half[0], half[1]), combine);
+  }
+}
+
+// Combines all elements of a vector.
+template <typename C, typename Combine>
+C reduce(const typename Vector<C>::Type& vector, const Combine& combine) {
+  const auto two = fold<C, Vector<C>::size, 2>(vector, combine);
+  return combine(two[0], two[1]);
+}
+
 // The samples of a few queries and one head over all levels and points. Corners are ordered top left, top right, bottom
 // left, bottom right.
 //
@@ -106,19 +130,28 @@ struct Samples {
         share(queries * 4 * padded),
         dot(4 * padded),
         locations(2 * padded),
-        weights(padded) {
+        weights(padded),
+        exists(padded),
+        softmax(args.softmax ? queries * padded : 0) {
     for (int64_t i = 0; i < count; ++i) {
       const DeformLevel& level = args.level[i / args.points];
       height[i] = static_cast<Integer>(level.height);
       width[i] = static_cast<Integer>(level.width);
       start[i] = static_cast<Integer>(level.start);
+      exists[i] = 1;
     }
+  }
+
+  // With softmax: the weights of query i with the samples from `first` on. For all queries before the first `locate`,
+  // as the processor would otherwise wait for each query's sum.
+  void normalize(const MsDeformAttn& args, int64_t first, int64_t i) const {
+    softmax_of(readable(static_cast<const C*>(args.weights), 1, first, weights), softmax + i * padded);
   }
 
   // The corners' rows in a slice, and their shares of the output, of query i with the samples from `first` on.
   void locate(const MsDeformAttn& args, int64_t first, int64_t i) const {
     const C* const location = readable(static_cast<const C*>(args.locations), 2, first, locations);
-    const C* const weight = readable(static_cast<const C*>(args.weights), 1, first, weights);
+    const C* const weight = weights_of(args, first, i);
     for (int64_t block = 0; block < padded; block += size) {
       locate_block(i, block, location + 2 * block, weight + block);
     }
@@ -126,8 +159,9 @@ struct Samples {
 
   // The gradients of locations and weights from those of the four corners' shares, `dot`, after `locate`.
   void differentiate(const MsDeformAttn& args, int64_t first, int64_t i, C* grad_locations, C* grad_weights) const {
-    const C* const weight = readable(static_cast<const C*>(args.weights), 1, first, weights);
+    const C* const weight = weights_of(args, first, i);
     for (int64_t block = 0; block < padded; block += size) differentiate_block(i * padded, block, weight + block);
+    if (args.softmax) differentiate_softmax(weight);
     copy_row<C, C>(locations, 2 * count, grad_locations + 2 * first);
     copy_row<C, C>(weights, count, grad_weights + first);
   }
@@ -143,6 +177,8 @@ struct Samples {
   Scratch<C> share;               // [queries, 4, padded], including the weight
   Scratch<C> dot;                 // [padded, 4]
   Scratch<C> locations, weights;  // [padded, 2], [padded]: copies of inputs, then gradients
+  Scratch<Integer> exists;        // [padded]: 1 up to `count`, then 0
+  Scratch<C> softmax;             // [queries, padded]: the weights, if the input has their logits
 
  private:
   static V& vector_at(C* numbers) { return *reinterpret_cast<V*>(numbers); }
@@ -154,6 +190,43 @@ struct Samples {
     if (first + padded <= total) return numbers;
     copy_row(numbers, count * size, own);
     return own;
+  }
+
+  const C* weights_of(const MsDeformAttn& args, int64_t first, int64_t i) const {
+    if (args.softmax) return softmax + i * padded;
+    return readable(static_cast<const C*>(args.weights), 1, first, weights);
+  }
+
+  // NaN in all weights if a logit is NaN or inf, or all are -inf.
+  void softmax_of(const C* logits, C* weight) const {
+    const V none = V{} - static_cast<C>(INFINITY);
+    V most = none, sum{};
+    for (int64_t block = 0; block < padded; block += size) {
+      const V x = vector_at(exists + block) != 0 ? *reinterpret_cast<const V*>(logits + block) : none;
+      vector_at(weight + block) = x;
+      most = x > most ? x : most;
+    }
+    const C largest = reduce<C>(most, larger_of_two);
+    for (int64_t block = 0; block < padded; block += size) {
+#pragma omp simd
+      for (int32_t k = 0; k < size; ++k) weight[block + k] = exp_of_negative_or_zero(weight[block + k] - largest);
+      sum += vector_at(weight + block);
+    }
+    const C scale = 1 / reduce<C>(sum, sum_of_two);
+    for (int64_t block = 0; block < padded; block += size) vector_at(weight + block) *= scale;
+  }
+
+  // Makes gradients of the logits from those of the weights.
+  void differentiate_softmax(const C* weight) const {
+    V sum{};
+    for (int64_t block = 0; block < padded; block += size) {
+      const V product = *reinterpret_cast<const V*>(weight + block) * vector_at(weights + block);
+      sum += vector_at(exists + block) != 0 ? product : V{};
+    }
+    const C dot = reduce<C>(sum, sum_of_two);
+    for (int64_t block = 0; block < padded; block += size) {
+      vector_at(weights + block) = *reinterpret_cast<const V*>(weight + block) * (vector_at(weights + block) - dot);
+    }
   }
 
   // One coordinate of `size` pairs.
@@ -221,24 +294,12 @@ struct Samples {
   }
 };
 
-// Adds the halves of a vector until four elements are left.
-template <typename C, int count>
-typename SimdVector<C, 4>::Type fold(const typename SimdVector<C, count>::Type& vector) {
-  if constexpr (count == 4) {
-    return vector;
-  } else {
-    using Half = typename SimdVector<C, count / 2>::Type;
-    const Half* const half = reinterpret_cast<const Half*>(&vector);
-    return fold<C, count / 2>(half[0] + half[1]);
-  }
-}
-
 // The sums of four vectors.
 template <typename C>
 typename SimdVector<C, 4>::Type sums_of(const typename Vector<C>::Type (&vectors)[4]) {
   constexpr int size = Vector<C>::size;
-  const auto a = fold<C, size>(vectors[0]), b = fold<C, size>(vectors[1]);
-  const auto c = fold<C, size>(vectors[2]), d = fold<C, size>(vectors[3]);
+  const auto a = fold<C, size, 4>(vectors[0], sum_of_two), b = fold<C, size, 4>(vectors[1], sum_of_two);
+  const auto c = fold<C, size, 4>(vectors[2], sum_of_two), d = fold<C, size, 4>(vectors[3], sum_of_two);
   // Halves of two vectors at a time: [a0 + a2, b0 + b2, a1 + a3, b1 + b3].
   const auto ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
   const auto cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
@@ -333,6 +394,9 @@ void located(const MsDeformAttn& args, const Samples<C>& samples, int64_t batch,
   constexpr int64_t step = Samples<C>::queries;
   for (int64_t q = 0; q < args.queries; q += step) {
     const int64_t n = q + step < args.queries ? step : args.queries - q;
+    for (int64_t i = 0; args.softmax && i < n; ++i) {
+      samples.normalize(args, ((batch * args.queries + q + i) * args.heads + head) * samples.count, i);
+    }
     for (int64_t i = 0; i < n; ++i) {
       samples.locate(args, ((batch * args.queries + q + i) * args.heads + head) * samples.count, i);
     }

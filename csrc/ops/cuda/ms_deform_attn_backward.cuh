@@ -13,6 +13,7 @@
 //                                                                                      └─► dot = value · gradient
 //                                            sum ─► global memory: once for a pixel, a head and a tile
 //   one thread a sample: four dots ─► gradients of location and weight
+//   softmax              the lanes of a query ─► before, its largest logit and sum; at the end, gradients of the logits
 //
 // A lane has 8 channels at a time (4 of double, or if vectors of 16 bytes are not aligned), so the lists of a head of
 // 32 are walked once. No lane waits for another: each stores its part of a dot. Shared memory: 49 KiB.
@@ -243,9 +244,10 @@ struct OwnSample {
     for (int i = 0; i < 4; ++i) has_pixel |= (corners.row[i] >= 0 ? 1u : 0u) << i;
   }
 
-  // dots: of its corners, `samples_at_once` apart. is_first: nothing was written yet.
-  __device__ __forceinline__ void add_gradients(const C (*dots)[lanes_of_pixel], C weight, const Level& level,
-                                                bool is_first, C* grad_locations, C* grad_weights) const {
+  // dots: of its corners, `samples_at_once` apart. is_first: nothing was written yet. Returns the gradient of the
+  // weight.
+  __device__ __forceinline__ C add_gradients(const C (*dots)[lanes_of_pixel], C weight, const Level& level,
+                                             bool is_first, C* grad_locations, C* grad_weights) const {
     C dot[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -261,8 +263,39 @@ struct OwnSample {
     *of_weight = is_first ? by_weight : *of_weight + by_weight;
     of_location[0] = is_first ? by_x : of_location[0] + by_x;
     of_location[1] = is_first ? by_y : of_location[1] + by_y;
+    return by_weight;
   }
 };
+
+// The softmax over the samples of a query and head. NaN in all weights if a logit is NaN or inf, or all are -inf.
+template <typename C>
+struct Softmax {
+  C largest, inverse_sum;
+
+  __device__ __forceinline__ C weight(C logit) const { return exponential(logit - largest) * inverse_sum; }
+};
+
+// Called as sum_over_lanes.
+template <int32_t lanes, typename C>
+__device__ __forceinline__ Softmax<C> softmax_of(const C* logits, int32_t samples) {
+  const C largest = largest_over_lanes<lanes>(logits, samples);
+  C sum = 0;
+#pragma unroll 1
+  for (int32_t s = threadIdx.x % lanes; s < samples; s += lanes) sum += exponential(logits[s] - largest);
+  return {largest, 1 / sum_over_lanes<lanes>(sum)};
+}
+
+// Makes gradients of the logits from those of the weights. dot: of a lane's weights and their gradients. Called as
+// sum_over_lanes.
+template <int32_t lanes, typename C>
+__device__ __forceinline__ void differentiate_softmax(const Softmax<C>& softmax, C dot, const C* logits,
+                                                      int32_t samples, C* grads) {
+  dot = sum_over_lanes<lanes>(dot);
+#pragma unroll 1
+  for (int32_t s = threadIdx.x % lanes; s < samples; s += lanes) {
+    grads[s] = softmax.weight(logits[s]) * (grads[s] - dot);
+  }
+}
 
 // Blocks per multiprocessor: before Hopper, most have shared memory for only two.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
@@ -272,13 +305,14 @@ constexpr int backward_blocks = 3;
 #endif
 
 // item = (batch item · heads + head) · tiles + tile.
-template <typename T, int V, bool fixed>
+template <typename T, int V, bool fixed, bool softmax>
 __global__ void __launch_bounds__(threads, fixed || sizeof(T) == 8 ? 2 : backward_blocks)
     attend_backward(MsDeformAttn args, DeformSums sums, const T* grad_output, Compute<T>* grad_locations,
                     Compute<T>* grad_weights) {
   using C = Compute<T>;
   BackwardMemory<C>& memory = *shared_memory<BackwardMemory<C>>();
   PixelLists<C>& lists = memory.lists;
+  Softmax<C>* const softmax_of_query = reinterpret_cast<Softmax<C>*>(&memory + 1);  // [tile_queries], with softmax
   clear_lists(lists);
   find_tiling(args, memory.tiling);
   const int32_t heads = static_cast<int32_t>(args.heads), levels = static_cast<int32_t>(args.levels);
@@ -292,17 +326,28 @@ __global__ void __launch_bounds__(threads, fixed || sizeof(T) == 8 ? 2 : backwar
     const int64_t batch_item = item / tiles / heads, query = i < tile_queries ? tile.query(i) : -1;
     const int64_t first_sample =
         ((batch_item * args.queries + max<int64_t>(query, 0)) * heads + head) * levels * points;
+    if constexpr (softmax) {
+      const Softmax<C> result = softmax_of<points_at_once<C>>(static_cast<const C*>(args.weights) + first_sample,
+                                                              query < 0 ? 0 : levels * points);
+      if (query >= 0 && point_of_thread == 0) {
+        softmax_of_query[i] = result;
+        if (fixed && result.inverse_sum != result.inverse_sum) mark_as_nan(sums, args.batch, batch_item);
+      }
+      __syncwarp();
+    }
     const C scale = fixed ? static_cast<C>(ldexp(1.0, exponent_of_fixed<C>(args, sums.largest, batch_item))) : C(1);
     const int64_t sum_at = (batch_item * args.pixels * heads + head) * args.channels;
     const T* const value = static_cast<const T*>(args.value) + sum_at;
     const T* const grad = grad_output + ((batch_item * args.queries + tile.first) * heads + head) * args.channels;
+    C weight_dot = 0;  // of a lane's weights and their gradients
     for (int32_t l = 0; l < levels; ++l) {
       for (int32_t first_point = 0; first_point < points; first_point += points_at_once<C>) {
         const int32_t point = first_point + point_of_thread;
         const bool exists = query >= 0 && point < points;
         const int64_t index = first_sample + (l * points + (exists ? point : 0));
         const Corners<C> corners(memory.tiling.level[l], static_cast<const C*>(args.locations) + 2 * index);
-        const C weight = static_cast<const C*>(args.weights)[index];
+        C weight = static_cast<const C*>(args.weights)[index];
+        if constexpr (softmax) weight = exists ? softmax_of_query[i].weight(weight) : C(0);
         if (exists) list_corners(corners, weight, static_cast<uint32_t>(query - tile.first), lists);
         const OwnSample<C> own(corners, index);
         const int32_t count = order_lists(lists);
@@ -311,10 +356,18 @@ __global__ void __launch_bounds__(threads, fixed || sizeof(T) == 8 ? 2 : backwar
           sum_lists<T, V, fixed>(lists, count, chunk, vectors, value, grad, pixel_bytes, sums, sum_at, scale);
           __syncthreads();
           if (!exists) continue;
-          own.add_gradients(lists.dots + threadIdx.x, weight, memory.tiling.level[l], chunk == 0, grad_locations,
-                            grad_weights);
+          const C by_weight = own.add_gradients(lists.dots + threadIdx.x, weight, memory.tiling.level[l], chunk == 0,
+                                                grad_locations, grad_weights);
+          if (softmax) weight_dot += weight * by_weight;
         }
       }
+    }
+    if constexpr (softmax) {
+      // After the barrier, gradients of other lanes can be read, and the next item's softmax may be written.
+      const Softmax<C> of_query = softmax_of_query[i % tile_queries];
+      __syncthreads();
+      differentiate_softmax<points_at_once<C>>(of_query, weight_dot, static_cast<const C*>(args.weights) + first_sample,
+                                               query < 0 ? 0 : levels * points, grad_weights + first_sample);
     }
   }
 }

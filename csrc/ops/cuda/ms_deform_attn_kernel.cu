@@ -1,6 +1,6 @@
 // Forward: a block has 64 queries and one head at a time. Where every pixel of the levels asks, as in an encoder, those
-// are 8 x 8 neighbors: they sample the same pixels, which then come from L1. The corners of a sample are computed by
-// one thread for all channels:
+// are 8 x 8 neighbors: they sample the same pixels, which then come from L1. Four threads a query compute the corners
+// of its samples for all channels. With softmax, they first find the largest logit; the sum divides the output:
 //
 //   samples   [64 queries][<= 16] corner pixels, their shares    shared memory, 32 bytes each: 25 KiB for 12 samples
 //
@@ -44,14 +44,15 @@ struct alignas(16) Sample {
   }
 };
 
-// Bytes of the samples of a query. 16 more than they need, so that four queries lie in different banks.
+// Bytes of the samples of a query. 16 more than they need, so that eight samples written at a time lie in different
+// banks; with softmax, the last of them are the reciprocal of its sum.
 template <typename C>
 MFVIS_HOST_DEVICE int32_t bytes_of_samples(int32_t samples) {
   return samples * static_cast<int32_t>(sizeof(Sample<C>)) + 16;
 }
 
 // item = (batch item · heads + head) · tiles + tile.
-template <typename T, int V>
+template <typename T, int V, bool softmax>
 __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 4 : 2)
     attend(MsDeformAttn args, T* output, int32_t samples_at_once) {
   using C = Compute<T>;
@@ -62,31 +63,45 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 4 : 2)
   const int32_t points = static_cast<int32_t>(args.points), samples = static_cast<int32_t>(args.levels) * points;
   const int32_t tiles = tiling.first_tile[args.levels], query_bytes = bytes_of_samples<C>(samples_at_once);
   const uint32_t pixel_bytes = static_cast<uint32_t>(heads) * vectors * static_cast<uint32_t>(sizeof(Channels<T, V>));
-  const float inverse = 1.0f / static_cast<float>(samples_at_once);
+  // The lanes that compute the samples of a query.
+  constexpr int32_t lanes = threads / tile_queries;
+  const int32_t lane = threadIdx.x % lanes, query_of_lane = threadIdx.x / lanes;
+  unsigned char* const samples_of_lane = shared_samples + query_of_lane * query_bytes;
   for (int64_t item = blockIdx.x; item < args.batch * heads * tiles; item += gridDim.x) {
     const QueryTile tile(args, tiling, static_cast<int32_t>(item % tiles));
     const int32_t head = static_cast<int32_t>(item / tiles % heads);
     const int64_t batch_item = item / tiles / heads;
-    const int64_t first_query = batch_item * args.queries;
+    const int64_t first_query = batch_item * args.queries, asks = tile.query(query_of_lane);
+    const int64_t first_sample = ((first_query + max<int64_t>(asks, 0)) * heads + head) * samples;
+    const int32_t end_of_lane = asks < 0 ? 0 : samples;
+    const C* const weights = static_cast<const C*>(args.weights) + first_sample;
+    const C largest = softmax ? largest_over_lanes<lanes>(weights, end_of_lane) : C(0);
     for (int32_t group = 0; group < tile_queries * vectors; group += threads) {
       const int32_t own = group + static_cast<int32_t>(threadIdx.x), i = own / vectors, vector = own - i * vectors;
       const int64_t query = i < tile_queries ? tile.query(i) : -1;
       const char* const value =
           static_cast<const char*>(args.value) +
           ((batch_item * args.pixels * heads + head) * vectors + vector) * static_cast<int64_t>(sizeof(Channels<T, V>));
-      C sum[V] = {};
+      C sum[V] = {}, weight_sum = 0;
       for (int32_t begin = 0; begin < samples; begin += samples_at_once) {
         const int32_t count = min(samples_at_once, samples - begin);
         if (group == 0 || samples > samples_at_once) {
           __syncthreads();
-          for (int32_t at = threadIdx.x; at < tile_queries * samples_at_once; at += threads) {
-            const int32_t of = row_of(at, inverse), sample = begin + at - of * samples_at_once;
-            const int64_t asks = tile.query(of);
-            if (asks < 0 || sample >= samples) continue;
-            const int64_t from = ((first_query + asks) * heads + head) * samples + sample;
-            reinterpret_cast<Sample<C>*>(shared_samples + of * query_bytes)[sample - begin] =
-                Sample<C>(tiling.level[sample / points], static_cast<const C*>(args.locations) + 2 * from,
-                          static_cast<const C*>(args.weights)[from]);
+          int32_t l = (begin + lane) / points, point = begin + lane - l * points;
+#pragma unroll 1
+          for (int32_t s = lane; s < min(count, end_of_lane - begin); s += lanes) {
+            C weight = weights[begin + s];
+            if constexpr (softmax) {
+              weight = exponential(weight - largest);
+              weight_sum += weight;
+            }
+            reinterpret_cast<Sample<C>*>(samples_of_lane)[s] = Sample<C>(
+                tiling.level[l], static_cast<const C*>(args.locations) + 2 * (first_sample + begin + s), weight);
+            for (point += lanes; point >= points; point -= points) ++l;
+          }
+          if (softmax && begin + count == samples) {
+            weight_sum = sum_over_lanes<lanes>(weight_sum);
+            if (lane == 0) reinterpret_cast<C*>(samples_of_lane + query_bytes)[-1] = 1 / weight_sum;
           }
           __syncthreads();
         }
@@ -109,9 +124,10 @@ __global__ void __launch_bounds__(threads, sizeof(T) < 8 ? 4 : 2)
         }
       }
       if (query < 0) continue;
+      const C scale = softmax ? reinterpret_cast<const C*>(shared_samples + (i + 1) * query_bytes)[-1] : C(1);
       Channels<T, V> result;
 #pragma unroll
-      for (int k = 0; k < V; ++k) store(sum[k], &result.at[k]);
+      for (int k = 0; k < V; ++k) store(softmax ? scale * sum[k] : sum[k], &result.at[k]);
       reinterpret_cast<Channels<T, V>*>(output)[((first_query + query) * heads + head) * vectors + vector] = result;
     }
   }
@@ -140,8 +156,9 @@ void ms_deform_attn(const MsDeformAttn& args, void* output) {
       constexpr int V = decltype(width)::value;
       const int32_t samples_at_once = static_cast<int32_t>(min<int64_t>(args.levels * args.points, max_samples));
       const int64_t bytes = round_up(sizeof(Tiling), 16) + tile_queries * bytes_of_samples<Compute<T>>(samples_at_once);
-      launch("ms_deform_attn", attend<T, V>, grid_for(args.batch * args.heads * max_tiles(args), 1), threads, bytes,
-             args, static_cast<T*>(output), samples_at_once);
+      const auto kernel = args.softmax ? attend<T, V, true> : attend<T, V, false>;
+      launch("ms_deform_attn", kernel, grid_for(args.batch * args.heads * max_tiles(args), 1), threads, bytes, args,
+             static_cast<T*>(output), samples_at_once);
     });
   });
 }
@@ -163,15 +180,21 @@ void ms_deform_attn_backward(const MsDeformAttn& args, const DeformSums& sums, c
       const int64_t weights = args.queries * args.heads * args.levels * args.points;
       launch(op, find_largest<T>, blocks_over(outputs), threads, 0, static_cast<const T*>(grad_output), outputs,
              args.batch, sums.largest);
-      launch(op, find_largest<C>, blocks_over(weights), threads, 0, static_cast<const C*>(args.weights), weights,
-             args.batch, sums.largest + args.batch);
+      if (!args.softmax) {
+        launch(op, find_largest<C>, blocks_over(weights), threads, 0, static_cast<const C*>(args.weights), weights,
+               args.batch, sums.largest + args.batch);
+      }
     }
     with_width<T>(args, grad_output, [&](auto width) {
       constexpr int V = decltype(width)::value;
-      const auto kernel = sums.in_fixed != nullptr ? attend_backward<T, V, true> : attend_backward<T, V, false>;
-      launch(op, kernel, grid_for(args.batch * args.heads * max_tiles(args), 1), threads, sizeof(BackwardMemory<C>),
-             args, sums, static_cast<const T*>(grad_output), static_cast<C*>(grad_locations),
-             static_cast<C*>(grad_weights));
+      const bool fixed = sums.in_fixed != nullptr;
+      const int64_t bytes_of_softmax = args.softmax ? tile_queries * sizeof(Softmax<C>) : 0;
+      const auto kernel = args.softmax
+                              ? (fixed ? attend_backward<T, V, true, true> : attend_backward<T, V, false, true>)
+                              : (fixed ? attend_backward<T, V, true, false> : attend_backward<T, V, false, false>);
+      launch(op, kernel, grid_for(args.batch * args.heads * max_tiles(args), 1), threads,
+             sizeof(BackwardMemory<C>) + bytes_of_softmax, args, sums, static_cast<const T*>(grad_output),
+             static_cast<C*>(grad_locations), static_cast<C*>(grad_weights));
     });
     if (sums.sums != grad_value) {
       launch(op, convert_sums<T>, blocks_over(args.pixels * args.heads * args.channels), threads, 0, args, sums,

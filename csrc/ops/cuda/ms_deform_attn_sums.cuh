@@ -10,8 +10,6 @@
 // product it is more exact than one of floats.
 #pragma once
 
-#include <cmath>
-
 #include "ms_deform_attn_tiles.cuh"
 
 namespace mfvis {
@@ -42,8 +40,13 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-// An upper bound of the products of gradient and weight in a batch item. Not finite if one of them, or the product, is
-// not.
+// Called for a query with softmax whose weights are NaN. Its products were added as any integers.
+__device__ __forceinline__ void mark_as_nan(const DeformSums& sums, int64_t batch, int64_t item) {
+  atomicMax(reinterpret_cast<unsigned long long*>(sums.largest + batch + item), ~0ull);
+}
+
+// An upper bound of the products of gradient and weight in a batch item, 0 with softmax. Not finite if one of them, or
+// the product, is not.
 template <typename C>
 __device__ __forceinline__ C largest_product(const MsDeformAttn& args, const uint64_t* largest, int64_t item) {
   C grad, weight;
@@ -57,7 +60,13 @@ __device__ __forceinline__ C largest_product(const MsDeformAttn& args, const uin
 template <typename C>
 __device__ __forceinline__ int exponent_of_fixed(const MsDeformAttn& args, const uint64_t* largest, int64_t item) {
   const double samples = static_cast<double>(args.queries) * static_cast<double>(args.levels * args.points);
-  const double bound = static_cast<double>(largest_product<C>(args, largest, item)) * samples;
+  C product;
+  if (args.softmax) {
+    from_bits(largest[item], &product);  // the weights are at most 1
+  } else {
+    product = largest_product<C>(args, largest, item);
+  }
+  const double bound = static_cast<double>(product) * samples;
   constexpr int most = sizeof(C) == sizeof(float) ? 126 : 1000;  // the power itself must be representable in C
   if (!(bound > 0)) return most;
   const int exponent = 61 - ilogb(bound);

@@ -1,6 +1,8 @@
-// What both passes of the attention share: the corners of a sample, and tiles of queries. Where every pixel of the
-// levels asks, as in an encoder, a tile has 8 x 8 neighbors: they sample the same pixels.
+// What both passes of the attention share: the corners of a sample, tiles of queries, and the lanes of a query. Where
+// every pixel of the levels asks, as in an encoder, a tile has 8 x 8 neighbors: they sample the same pixels.
 #pragma once
+
+#include <cmath>
 
 #include "../../common/cuda.h"
 #include "../ms_deform_attn.h"
@@ -124,6 +126,26 @@ struct QueryTile {
   int64_t first, end;
   int32_t step, rows, columns;
 };
+
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+
+// Called by whole warps, of which `lanes` next to each other have the same query; so is the next function.
+template <int32_t lanes, typename C>
+__device__ __forceinline__ C sum_over_lanes(C value) {
+  for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(whole_warp, value, step);
+  return value;
+}
+
+// The largest logit of a query's samples, NaN ignored; -inf if there is none.
+template <int32_t lanes, typename C>
+__device__ __forceinline__ C largest_over_lanes(const C* logits, int32_t samples) {
+  C largest = -static_cast<C>(INFINITY);
+#pragma unroll 1  // three times, for 12 samples
+  for (int32_t s = threadIdx.x % lanes; s < samples; s += lanes) largest = max(largest, logits[s]);
+  for (int step = lanes / 2; step > 0; step /= 2) largest = max(largest, __shfl_xor_sync(whole_warp, largest, step));
+  return largest;
+}
 
 }  // namespace
 }  // namespace mfvis
