@@ -109,7 +109,7 @@ class DeformableAttention(nn.Module):
         """
         count, length, dim = query_NQC.shape
         offsets = self.sampling_offsets(query_NQC).view(count, length, self.heads, self.levels, self.points, 2)
-        weights = self.attention_weights(query_NQC).view(count, length, self.heads, self.levels * self.points)
+        logits = self.attention_weights(query_NQC).view(count, length, self.heads, self.levels, self.points)
         reference = reference_NQL4[:, :, None, :, None]
         if reference.shape[-1] == 2:
             locations = reference + offsets / levels.sizes_L2[:, None]
@@ -123,5 +123,6 @@ class DeformableAttention(nn.Module):
             levels.shapes_L2,
             levels.starts_L,
             locations,
-            weights.softmax(-1).view(count, length, self.heads, self.levels, self.points),
+            logits,
+            softmax=True,
         )
