@@ -1,5 +1,6 @@
 """The pixel decoder's attention over the maps of a ResNet-50 at strides 32, 16 and 8, against the grid_sample form of
-Deformable DETR and `transformers`: every token asks, 8 heads of 32 channels, 4 points a level.
+Deformable DETR and `transformers`: every token asks, 8 heads of 32 channels, 4 points a level. With the softmax of its
+weights, also against `torch.softmax` and our operator without it.
 
 On the CPU its floor is arithmetic and what feeds it: 2 operations for each channel of the four corners of a sample, and
 twice as many again in the backward pass, each with a value from the second-level cache.
@@ -28,7 +29,7 @@ def maps(height: int, width: int) -> Tensor:
     return torch.tensor([[-(-height // step), -(-width // step)] for step in (8, 4, 2)])
 
 
-def arguments(frames: int, height: int, width: int) -> dict[str, Any]:
+def arguments(frames: int, height: int, width: int, softmax: bool) -> dict[str, Any]:
     """Random arguments of the operator; the points lie some pixels of their level away from the token."""
     seeded = generator()
     shapes = maps(height, width)
@@ -38,15 +39,31 @@ def arguments(frames: int, height: int, width: int) -> dict[str, Any]:
     ]
     tokens, levels = int(areas.sum()), len(shapes)
     offsets = 2 * torch.randn(frames, tokens, HEADS, levels, POINTS, 2, generator=seeded) / shapes.flip(1)[:, None]
-    weights = torch.randn(frames, tokens, HEADS, levels * POINTS, generator=seeded).softmax(-1)
+    logits = torch.randn(frames, tokens, HEADS, levels * POINTS, generator=seeded)
+    weights = logits if softmax else logits.softmax(-1)
     made = {
         "value": torch.randn(frames, tokens, HEADS, CHANNELS, generator=seeded),
         "spatial_shapes": shapes,
         "level_start_index": areas.cumsum(0) - areas,
         "sampling_locations": torch.cat(centers).flip(1)[:, None, None, None] + offsets,
         "attention_weights": weights.view(frames, tokens, HEADS, levels, POINTS),
+        "softmax": softmax,
     }
-    return {name: tensor.requires_grad_() if name in DIFFERENTIABLE else tensor for name, tensor in made.items()}
+    return {name: value.requires_grad_() if name in DIFFERENTIABLE else value for name, value in made.items()}
+
+
+def unfused(attention_weights: Tensor, softmax: bool, **others: Any) -> Tensor:
+    """Our operator after `torch.softmax`."""
+    weights = attention_weights.flatten(3).softmax(-1).view(attention_weights.shape)
+    return mfvis_ext.ms_deform_attn(attention_weights=weights, **others)
+
+
+VARIANTS = (
+    ("", False, reference),
+    ("softmax, ", True, reference),
+    ("softmax against torch.softmax and ours, ", True, unfused),
+)
+"""Kind, whether the softmax is part of it, and the baseline."""
 
 
 def loss_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -67,34 +84,34 @@ def agree(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
     assert apart.float().mean() < 1e-4
 
 
+def case_of(kind: str, softmax: bool, baseline: Callable[..., Tensor], passes: int, one: Setting) -> Case:
+    shapes = maps(one.height, one.width)
+    sampled = one.frames * int(shapes.prod(1).sum()) * HEADS * len(shapes) * POINTS * CHANNELS * 4  # bytes
+    wrap = loss_of if passes > 1 else lambda function: function
+    return Case(
+        make=lambda: arguments(one.frames, one.height, one.width, softmax),
+        setting=one,
+        size=f"{one.frames} frames, short side {4 * one.height}",
+        kind=kind + ("forward + backward" if passes > 1 else "forward"),
+        ours=wrap(mfvis_ext.ms_deform_attn),
+        reference=wrap(baseline),
+        bytes_moved=lambda made: passes * sum(made[name].nbytes for name in DIFFERENTIABLE),
+        operations=lambda made: passes * 8 * CHANNELS * made["attention_weights"].numel(),
+        reference_bytes=passes * sampled if baseline is reference else 0,
+        agree=agree if passes > 1 else agree_forward,
+        differentiate=passes > 1,
+        quick=one.frames == 1,
+    )
+
+
 def cases_of(setting: Setting) -> list[Case]:
     settings = [setting, replace(setting, frames=1, height=90, width=160)] if setting == Setting() else [setting]
-    cases = []
-    for one in settings:
-        shapes = maps(one.height, one.width)
-        sampled = one.frames * int(shapes.prod(1).sum()) * HEADS * len(shapes) * POINTS * CHANNELS * 4  # bytes
-        common = {
-            "make": lambda one=one: arguments(one.frames, one.height, one.width),
-            "setting": one,
-            "size": f"{one.frames} frames, short side {4 * one.height}",
-        }
-        for kind, passes in (("forward", 1), ("forward + backward", 3)):
-            wrap = loss_of if passes > 1 else lambda function: function
-            cases.append(
-                Case(
-                    kind=kind,
-                    ours=wrap(mfvis_ext.ms_deform_attn),
-                    reference=wrap(reference),
-                    bytes_moved=lambda made, passes=passes: passes * sum(made[name].nbytes for name in DIFFERENTIABLE),
-                    operations=lambda made, passes=passes: passes * 8 * CHANNELS * made["attention_weights"].numel(),
-                    reference_bytes=passes * sampled,
-                    agree=agree if passes > 1 else agree_forward,
-                    differentiate=passes > 1,
-                    quick=one.frames == 1,
-                    **common,
-                )
-            )
-    return cases
+    return [
+        case_of(kind, softmax, baseline, passes, one)
+        for one in settings
+        for kind, softmax, baseline in VARIANTS
+        for passes in (1, 3)  # with the backward pass, which takes twice the forward pass
+    ]
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ PREDICTED = {
     "patch_distance: forward + backward": 192,
     "ms_deform_attn: forward, 5": 130,
     "ms_deform_attn: forward + backward, 5": 382,
+    "ms_deform_attn: softmax, forward, 5": 135,
+    "ms_deform_attn: softmax, forward + backward, 5": 402,
 }
 """Microseconds on an H200 (`results/gpu_predictions.md`), by the beginning of "operator: case"."""
 LARGE = Setting(height=360, width=640)
@@ -66,7 +68,7 @@ def cases() -> dict[str, list[Case]]:
         "pairwise_loss": bench_pairwise_loss.cases_of(ALL_LAYERS),
         "mask_loss": bench_mask_loss.cases_of(ALL_LAYERS)[:1],
         "patch_distance": bench_patch_distance.cases_of(Setting()),
-        "ms_deform_attn": bench_ms_deform_attn.cases_of(Setting())[:2],
+        "ms_deform_attn": bench_ms_deform_attn.cases_of(Setting())[:4],
     }
 
 
