@@ -220,7 +220,8 @@ def test_a_single_frame_s_instance_queries_are_the_detector_s(detector, file: st
         encoded = model.encoder(model.backbone(frames[0])[1:], inside == 0)
         pixels = (frames[0] - model.backbone.mean) / model.backbone.std
         theirs = detector(pixels, inside)
-    torch.testing.assert_close(encoded.tokens_NSC, theirs.encoder_last_hidden_state, atol=1e-5, rtol=1e-5)
+    # On processors without AVX-512 plain PyTorch in place of our operator differs by 2.5e-5, too.
+    torch.testing.assert_close(encoded.tokens_NSC, theirs.encoder_last_hidden_state, atol=1e-4, rtol=1e-4)
     states = theirs.intermediate_hidden_states[0]
     for layer in range(3):
         torch.testing.assert_close(prediction.embeddings_LBQC[layer], states[layer][None], atol=1e-4, rtol=1e-4)
