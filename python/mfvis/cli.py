@@ -203,7 +203,7 @@ def _call(name: str, argv: list[str]) -> int:
 
 def _end_process_group() -> None:
     """The group of a command that ``torchrun`` or ``accelerate launch`` started: its threads may abort a process that
-    exits while it is open. After an error it stays open, because to end it could mean to wait for the other processes.
+    exits while it is open. After an error it stays open, because ending it could wait for the other processes.
     """
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

@@ -19,6 +19,7 @@ from mfvis.losses.inputs import MaskLossInputs
 from mfvis.losses.masks import mask_losses, point_sample, uncertain_points
 from mfvis.losses.matcher import match, matching_cost
 from mfvis.losses.pairwise import PairwiseConfig
+from mfvis.losses.position_prior import PositionPriorConfig
 from mfvis.losses.projection import projection_loss
 from mfvis.losses.propagation import BackgroundPropagationConfig
 from mfvis.losses.temporal import TemporalConfig
@@ -396,6 +397,18 @@ def test_pairwise_and_temporal_terms_rise_over_their_warmup(term: str) -> None:
     criterion = Criterion(config, 3)
     at = [criterion(prediction, batch, step).by_name[term].item() for step in (0, 4, 9, 100)]
     assert at[:3] == pytest.approx([at[3] / 10, at[3] / 2, at[3]], rel=1e-5)
+
+
+def test_masks_without_a_loss_at_a_step_have_a_gradient_of_zeros() -> None:
+    """Else processes that train together would wait for it."""
+    batch = make_batch()
+    prediction = make_prediction(batch)
+    late = {"pairwise": PairwiseConfig(start=5), "temporal": TemporalConfig(start=5)}
+    terms = Criterion(LossConfig(projection=0, prior=PositionPriorConfig(weight=0), **late), 3)(prediction, batch, 0)
+    assert terms.total == terms.by_name["classification"]
+    terms.total.backward()
+    gradient = prediction.masks.logits_LBQTHW.grad
+    assert gradient is not None and not gradient.any()
 
 
 @pytest.mark.parametrize("term", ["temporal", "pairwise"])

@@ -275,7 +275,7 @@ struct Softmax {
   __device__ __forceinline__ C weight(C logit) const { return exponential(logit - largest) * inverse_sum; }
 };
 
-// Called as sum_over_lanes.
+// For whole warps, as sum_over_lanes.
 template <int32_t lanes, typename C>
 __device__ __forceinline__ Softmax<C> softmax_of(const C* logits, int32_t samples) {
   const C largest = largest_over_lanes<lanes>(logits, samples);
@@ -285,8 +285,8 @@ __device__ __forceinline__ Softmax<C> softmax_of(const C* logits, int32_t sample
   return {largest, 1 / sum_over_lanes<lanes>(sum)};
 }
 
-// Makes gradients of the logits from those of the weights. dot: of a lane's weights and their gradients. Called as
-// sum_over_lanes.
+// Makes gradients of the logits from those of the weights. dot: of a lane's weights and their gradients. For whole
+// warps, as sum_over_lanes.
 template <int32_t lanes, typename C>
 __device__ __forceinline__ void differentiate_softmax(const Softmax<C>& softmax, C dot, const C* logits,
                                                       int32_t samples, C* grads) {

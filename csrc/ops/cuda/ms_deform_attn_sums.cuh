@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-// Called for a query with softmax whose weights are NaN. Its products were added as any integers.
+// Called for a query with softmax whose weights are NaN. Its products were added as arbitrary integers.
 __device__ __forceinline__ void mark_as_nan(const DeformSums& sums, int64_t batch, int64_t item) {
   atomicMax(reinterpret_cast<unsigned long long*>(sums.largest + batch + item), ~0ull);
 }

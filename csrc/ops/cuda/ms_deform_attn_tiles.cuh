@@ -130,7 +130,7 @@ struct QueryTile {
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 
-// Called by whole warps, of which `lanes` next to each other have the same query; so is the next function.
+// For whole warps, in which `lanes` adjacent lanes have the same query. So is the next function.
 template <int32_t lanes, typename C>
 __device__ __forceinline__ C sum_over_lanes(C value) {
   for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(whole_warp, value, step);

@@ -107,8 +107,8 @@ __device__ __forceinline__ void each_match(const TkLoss& args, int64_t list, int
   }
 }
 
-// The number of parts of the masks of instances that gives at least min_blocks, with `blocks` per part. A part has
-// every parts-th mask, because the instances of a video are often next to each other.
+// The number of parts of the masks of instances that gives at least min_blocks, with `blocks` per part. Part i
+// has the masks i, i + parts, i + 2 · parts, ..., because the instances of a video are often next to each other.
 int32_t parts_of(const TkLoss& args, int64_t blocks) {
   const int64_t needed = ceil_div(min_blocks, max<int64_t>(blocks, 1));
   return static_cast<int32_t>(min<int64_t>(needed, masks_of(args.instances)));

@@ -37,6 +37,7 @@ class MaskLossInputs:
     step: int
     """Optimizer steps done so far."""
     config: LossConfig
+    """Weights and settings of the losses."""
 
     @property
     def layers(self) -> int:
